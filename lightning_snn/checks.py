@@ -1,0 +1,42 @@
+"""One grammar for refusing bad arguments: the name, what was expected, what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+
+def check_integer(name: str, value: Any, minimum: int = 1) -> None:
+    """Refuse anything but an integer of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"Expected argument `{name}` to be an integer of at least {minimum}, but got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse anything but a finite number larger than 0."""
+    if not _is_number(value) or value <= 0:
+        raise ValueError(f"Expected argument `{name}` to be a finite number larger than 0, but got {value!r}")
+
+
+def check_between(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse anything but a finite number from `low` to `high`, both included; `high` may be infinite."""
+    if not _is_number(value) or not low <= value <= high:
+        expected = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
+        raise ValueError(f"Expected argument `{name}` to be {expected}, but got {value!r}")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Refuse anything but a number strictly between 0 and 1."""
+    if not _is_number(value) or not 0 < value < 1:
+        raise ValueError(f"Expected argument `{name}` to be a number between 0 and 1, both excluded, but got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Refuse anything that is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"Expected argument `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}")

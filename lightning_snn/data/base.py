@@ -1,0 +1,259 @@
+"""The data module that every data set of the library extends, and the data set of framed events that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
+
+from lightning_snn.checks import check_fraction, check_integer
+
+
+class LoadedBatch(NamedTuple):
+    """A batch as a loader gives it, batch first; :meth:`FrameDataModule.on_after_batch_transfer` makes it time first.
+
+    The type is the mark by which that hook tells a batch that it has yet to convert from one that it has converted.
+    """
+
+    frames: Tensor
+    labels: Tensor
+
+
+def collate(samples: Sequence[tuple[Any, Any]]) -> LoadedBatch:
+    """Stack ``(frames, label)`` samples into a :class:`LoadedBatch`."""
+    frames, labels = default_collate(list(samples))
+    return LoadedBatch(frames, torch.as_tensor(labels, dtype=torch.int64))
+
+
+class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Framed event recordings and their labels, read by one indexed access a batch.
+
+    Args:
+        frames: event counts, shape ``(N, T, C, H, W)``, uint8: a numpy array, a memory-mapped one or a tensor.
+        labels: class of each recording, shape ``(N,)``, integers from 0.
+
+    Raises:
+        ValueError: if the frames are not five-dimensional uint8, or there is not one label for each recording.
+    """
+
+    def __init__(self, frames: np.ndarray | Tensor, labels: np.ndarray | Tensor | Sequence[int]) -> None:
+        if frames.ndim != 5 or frames.dtype not in (np.uint8, torch.uint8):
+            raise ValueError(
+                f"Expected argument `frames` to be uint8 of shape (N, T, C, H, W), but got {frames.dtype} of shape "
+                f"{tuple(frames.shape)}"
+            )
+        self.frames = frames
+        self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        if self.labels.shape != (len(frames),):
+            raise ValueError(
+                f"Expected argument `labels` to be of shape ({len(frames)},), one label a recording, but got "
+                f"{tuple(self.labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Frames ``(T, C, H, W)`` uint8 and the label of one recording."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """The samples of a whole batch, views of one indexed read of the frames."""
+        selected = torch.as_tensor(self.frames[list(indices)])
+        return list(zip(selected, self.labels[list(indices)], strict=True))
+
+
+class EpochSampler(RandomSampler):
+    """A permutation of the data set keyed by ``(seed, epoch)``.
+
+    Neither the global generator nor the epochs that ran in this process matter, so a resumed run sees the order that
+    the uninterrupted run would have seen. The trainer calls ``set_epoch``.
+
+    Args:
+        data_source: the data set.
+        seed: integer from 0.
+    """
+
+    def __init__(self, data_source: Dataset, seed: int) -> None:
+        super().__init__(data_source)  # type: ignore[arg-type]
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation of the next pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        yield from np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples).tolist()
+
+
+class FrameDataModule(LightningDataModule):
+    """Base of the library's data modules: ``(x [T, B, C, H, W] float, y [B] int64)`` batches on the model's device.
+
+    A subclass sets the five facts below before ``setup``, and implements :meth:`load_sets`. Loaders hand over small
+    batch-first uint8 counts, which are cheap to move; the float, time-first form is made on the device.
+
+    Args:
+        batch_size: samples a batch.
+        num_workers: worker processes of each loader; 0 loads in the main process.
+        seed: of the order of the training samples and of every split and draw of a subclass.
+        max_count: event counts are clipped at it and divided by it, so that inputs lie in [0, 1]: 1 says whether a
+            cell saw an event at all. None leaves the counts as they are.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    num_classes: int
+    """number of classes"""
+    class_names: tuple[str, ...]
+    """name of each class, in the order of the labels"""
+    frame_shape: tuple[int, int, int]
+    """``(C, H, W)`` of a frame"""
+    time_steps: int
+    """frames a sample, T"""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """classes that only the direction of motion tells apart"""
+
+    def __init__(
+        self, *, batch_size: int = 64, num_workers: int = 0, seed: int = 0, max_count: int | None = None
+    ) -> None:
+        super().__init__()
+        check_integer("batch_size", batch_size)
+        check_integer("num_workers", num_workers, minimum=0)
+        check_integer("seed", seed, minimum=0)
+        if max_count is not None:
+            check_integer("max_count", max_count)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.max_count = max_count
+        self.train_set: Dataset | None = None
+        self.val_set: Dataset | None = None
+        self.test_set: Dataset | None = None
+
+    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
+        """The disjoint training, validation and test sets, of batch-first ``(frames, label)`` samples."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `load_sets`")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the three sets once, whatever the stage.
+
+        Raises:
+            ValueError: if one of them is empty.
+        """
+        if self.train_set is not None:
+            return
+        sets = self.load_sets()
+        for name, part in zip(("training", "validation", "test"), sets, strict=True):
+            if len(part) == 0:  # type: ignore[arg-type]
+                raise ValueError(f"Expected the {name} set of {type(self).__name__} to hold samples, but it is empty")
+        self.train_set, self.val_set, self.test_set = sets
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Network input ``(T, B, C, H, W)``, float32, from loaded frames ``(B, T, C, H, W)``, on their device."""
+        x = frames.transpose(0, 1).float()
+        return x if self.max_count is None else x.clamp(max=self.max_count) / self.max_count
+
+    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Randomly changed inputs and labels of a training batch; the identity unless a subclass overrides it.
+
+        Args:
+            x: inputs, shape ``(T, B, C, H, W)``.
+            y: labels, shape ``(B,)``.
+
+        Returns:
+            inputs and labels of the same shapes. Randomness comes from torch's global generator.
+        """
+        return x, y
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn a loaded batch into ``(x, y)`` on its device, augmented while training; leave any other batch alone."""
+        if not isinstance(batch, LoadedBatch):
+            return batch
+        x = self.preprocess(batch.frames)
+        if self.trainer is not None and self.trainer.training:
+            return self.augment(x, batch.labels)
+        return x, batch.labels
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the training set in an order keyed by ``(seed, epoch)``; the last one may be smaller."""
+        return self._loader(self.train_set, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of the validation set, in order."""
+        return self._loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the test set, in order."""
+        return self._loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of the test set, in order, with their labels."""
+        return self.test_dataloader()
+
+    def _loader(self, dataset: Dataset | None, shuffle: bool = False) -> DataLoader:
+        if dataset is None:
+            raise RuntimeError(f"Expected `setup` of {type(self).__name__} to have run before a loader is asked for")
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(dataset, self.seed) if shuffle else None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+
+def split_stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split sample indices in two with the class balance kept: of every class, ``fraction`` of the samples is held out.
+
+    Args:
+        labels: class of each sample, shape ``(N,)``.
+        fraction: share held out, in (0, 1); of each class at least one sample is held out and one kept.
+        seed: of the choice.
+
+    Returns:
+        sorted indices kept and sorted indices held out.
+
+    Raises:
+        ValueError: if ``fraction`` is out of range or a class has fewer than two samples.
+    """
+    check_fraction("fraction", fraction)
+    held_out = []
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if count < 2:
+            raise ValueError(f"Expected at least 2 samples of class {label} to split, but got {count}")
+        members = np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(labels == label))
+        held_out.append(members[: min(max(round(fraction * count), 1), count - 1)])
+    held = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def split_by_group(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split sample indices in two so that no group, for example a subject, is on both sides.
+
+    Args:
+        groups: group of each sample, shape ``(N,)``.
+        fraction: share of the groups held out, in (0, 1); at least one group is held out and one kept.
+        seed: of the choice.
+
+    Returns:
+        sorted indices kept and sorted indices held out.
+
+    Raises:
+        ValueError: if ``fraction`` is out of range or there are fewer than two groups.
+    """
+    check_fraction("fraction", fraction)
+    names = np.unique(groups)
+    if len(names) < 2:
+        raise ValueError(f"Expected at least 2 groups to split, but got {len(names)}")
+    count = min(max(round(fraction * len(names)), 1), len(names) - 1)
+    held = np.isin(groups, np.random.default_rng(seed).permutation(names)[:count])
+    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -1,0 +1,124 @@
+"""Frames from events: how many events each cell of a (time, polarity, row, column) grid received."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+
+from lightning_snn.checks import check_integer, check_positive
+
+
+def count_events(
+    x: np.ndarray,
+    y: np.ndarray,
+    p: np.ndarray,
+    t: np.ndarray,
+    *,
+    time_steps: int,
+    sensor_size: tuple[int, int],
+    size: tuple[int, int] | None = None,
+    start: float | None = None,
+    duration: float | None = None,
+) -> np.ndarray:
+    """Exact number of events in each cell; every event falls into exactly one.
+
+    Event ``(x, y, p, t)`` falls into frame ``floor((t - start) * time_steps / duration)``, channel ``p``, row
+    ``y // (H_sensor / H)`` and column ``x // (W_sensor / W)``.
+
+    Args:
+        x: columns, shape ``(N,)``, integers in ``[0, W_sensor)``.
+        y: rows, shape ``(N,)``, integers in ``[0, H_sensor)``.
+        p: polarities, shape ``(N,)``: 0 or False for a decrease of light (OFF), 1 or True for an increase (ON).
+        t: times, shape ``(N,)``, integers or floats in any unit and order.
+        time_steps: number of frames, equal in time.
+        sensor_size: rows and columns of the sensor.
+        size: rows and columns of a frame, divisors of the sensor's; None keeps the sensor's.
+        start: time at which the first frame begins, in the unit of ``t``; None takes the first event's.
+        duration: time that the frames cover together; None ends them with the last event.
+
+    Returns:
+        counts, int64, shape ``(time_steps, 2, H, W)``; channel 0 is OFF, channel 1 is ON.
+
+    Raises:
+        ValueError: if an argument is out of range, an event lies outside the sensor or the covered time, or ``start``
+            or ``duration`` is to be taken from the events and there are none.
+    """
+    check_integer("time_steps", time_steps)
+    height, width = sensor_size if size is None else size
+    for name, cells, pixels in (("rows", height, sensor_size[0]), ("columns", width, sensor_size[1])):
+        if cells < 1 or pixels % cells:
+            raise ValueError(
+                f"Expected argument `size` to divide the sensor's {pixels} {name} without a rest, but got {cells}"
+            )
+    if not x.shape == y.shape == p.shape == t.shape == (len(t),):
+        raise ValueError(
+            "Expected arguments `x`, `y`, `p` and `t` to be of one length, but got shapes "
+            f"{x.shape}, {y.shape}, {p.shape} and {t.shape}"
+        )
+    cell = _frame_index(t, time_steps, start, duration)
+    for name, value, stop, cells in (
+        ("p", p, 2, 2),
+        ("y", y, sensor_size[0], height),
+        ("x", x, sensor_size[1], width),
+    ):
+        if value.dtype.kind not in "biu":
+            raise ValueError(f"Expected argument `{name}` to hold integers, but got {value.dtype}")
+        if len(value) and (value.min() < 0 or value.max() >= stop):
+            raise ValueError(
+                f"Expected argument `{name}` to lie in [0, {stop}), but got values from {value.min()} to {value.max()}"
+            )
+        cell *= cells
+        cell += value.astype(np.int64) // (stop // cells)
+    counts = np.bincount(cell, minlength=time_steps * 2 * height * width)
+    return counts.reshape(time_steps, 2, height, width)
+
+
+def frame_events(
+    x: np.ndarray,
+    y: np.ndarray,
+    p: np.ndarray,
+    t: np.ndarray,
+    *,
+    time_steps: int,
+    sensor_size: tuple[int, int],
+    size: tuple[int, int] | None = None,
+    start: float | None = None,
+    duration: float | None = None,
+) -> np.ndarray:
+    """Event counts of each cell as uint8, saturated: a cell that received 255 events or more holds 255.
+
+    Arguments and errors are those of :func:`count_events`, which gives the exact numbers.
+
+    Returns:
+        counts, uint8, shape ``(time_steps, 2, H, W)``; channel 0 is OFF, channel 1 is ON.
+    """
+    counts = count_events(
+        x, y, p, t, time_steps=time_steps, sensor_size=sensor_size, size=size, start=start, duration=duration
+    )
+    return np.minimum(counts, 255).astype(np.uint8)
+
+
+def _frame_index(t: np.ndarray, time_steps: int, start: float | None, duration: float | None) -> np.ndarray:
+    """Frame of each event, int64; integer times and bounds give exact bins."""
+    if duration is not None:
+        check_positive("duration", duration)
+    if len(t) == 0:
+        if start is None or duration is None:
+            raise ValueError("Expected arguments `start` and `duration` to be given when there are no events")
+        return np.zeros(0, np.int64)
+    first, last = t.min().item(), t.max().item()
+    start = first if start is None else start
+    exact = t.dtype.kind in "iu" and isinstance(start, Integral) and isinstance(duration, Integral | None)
+    elapsed = t.astype(np.int64 if exact else np.float64) - start
+    if duration is None:
+        # The frames end just after the last event: one tick later where time is counted in ticks.
+        duration = last - start + 1 if exact else max(np.nextafter(last - start, np.inf), np.finfo(np.float64).tiny)
+    if first < start or not elapsed.max() < duration:
+        raise ValueError(
+            f"Expected argument `t` to lie in [{start}, {start + duration}), but got times from {first} to {last}"
+        )
+    if exact:
+        return elapsed * time_steps // int(duration)
+    # Rounding can carry the last moment before the end into the end itself.
+    return np.minimum((elapsed * time_steps / duration).astype(np.int64), time_steps - 1)

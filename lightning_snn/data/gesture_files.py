@@ -1,0 +1,223 @@
+"""Where the recordings of DVS128 Gesture lie in each of its three layouts on disk, and what they hold."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lightning_snn.data.aedat import read_aedat
+from lightning_snn.data.npz import read_npz
+
+CLASSES = 11
+LONGEST_SECONDS = 600
+SPLITS = ("train", "test")
+CSV_COLUMNS = ["class", "startTime_usec", "endTime_usec"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file of events.
+
+    Attributes:
+        path: the file.
+        group: what must stay on one side of a split: the subject, or the recording session where no subject is named.
+        label: the gesture, 0 to 10; None where the file holds several, listed in ``labels_path``.
+    """
+
+    path: Path
+    group: str
+    label: int | None = None
+
+    @property
+    def labels_path(self) -> Path:
+        """The list of gestures beside an AEDAT recording."""
+        return self.path.with_name(f"{self.path.stem}_labels.csv")
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the recording's gestures are read from."""
+        return [self.path] if self.label is not None else [self.path, self.labels_path]
+
+
+@dataclass(frozen=True)
+class Gesture:
+    """The events of one gesture: ``x``, ``y``, ``p``, ``t`` of shape ``(N,)``, times and bounds in integer us."""
+
+    x: np.ndarray
+    y: np.ndarray
+    p: np.ndarray
+    t: np.ndarray
+    start: int
+    stop: int
+    label: int
+
+
+def find_recordings(root: Path) -> tuple[Path, dict[str, list[Recording]]]:
+    """The recordings under ``root``, whichever layout it has, sorted by path and label.
+
+    ======================  ==========================================================================================
+    tonic                   ``ibmGesture{Train,Test}/userNN_<light>/<label 0..10>.npy``
+    SpikingJelly            ``events_np/{train,test}/<label 0..10>/userNN_<light>_<index>.npz``
+    the original            ``userNN_<light>.aedat``, ``userNN_<light>_labels.csv``, ``trials_to_{train,test}.txt``
+    ======================  ==========================================================================================
+
+    Args:
+        root: the folder that holds one of these, or its parent if that folder is called ``DVSGesture`` (tonic) or
+            ``DvsGesture`` (the original).
+
+    Returns:
+        the folder that holds the layout, and its recordings for ``"train"`` and ``"test"``.
+
+    Raises:
+        FileNotFoundError: if there is no such layout or a part of it is missing; names it.
+        ValueError: if a file's name or a trial list is not as expected; names it.
+    """
+    layouts: tuple[tuple[str, Callable[[Path, str], list[Recording]]], ...] = (
+        ("ibmGestureTrain", _list_tonic),
+        ("events_np/train", _list_spikingjelly),
+        ("trials_to_train.txt", _list_original),
+    )
+    for folder in (root, root / "DVSGesture", root / "DvsGesture", root / "extract" / "DvsGesture"):
+        for sign, list_recordings in layouts:
+            if (folder / sign).exists():
+                recordings = {split: list_recordings(folder, split) for split in SPLITS}
+                for split, found in recordings.items():
+                    if not found:
+                        raise FileNotFoundError(f"Expected {folder} to hold {split} recordings, but it holds none")
+                both = {recording.path for recording in recordings["train"]} & {r.path for r in recordings["test"]}
+                if both:
+                    raise ValueError(f"Expected the trial lists in {folder} to be disjoint, but both name {min(both)}")
+                return folder, recordings
+    raise FileNotFoundError(
+        f"Expected argument `root` to be a folder that holds one of {', '.join(sign for sign, _ in layouts)} and the "
+        f"rest of DVS128 Gesture, but {root} {'holds none of them' if root.is_dir() else 'is not a folder'}"
+    )
+
+
+def read_gestures(recording: Recording) -> Iterator[Gesture]:
+    """The gestures of one recording, in the order of the file.
+
+    Raises:
+        FileNotFoundError: if a file is missing; names it.
+        ValueError: if a file is truncated, corrupt or not as its layout has it; names it.
+    """
+    if recording.label is not None:
+        read = _read_npy if recording.path.suffix == ".npy" else _read_npz
+        x, y, p, t = read(recording.path)
+        if len(t) == 0:
+            raise ValueError(f"Expected {recording.path} to hold at least one event, but it is empty")
+        start, stop = int(t.min()), int(t.max()) + 1
+        if stop - start > LONGEST_SECONDS * 1_000_000:
+            raise ValueError(
+                f"Expected {recording.path} to last at most {LONGEST_SECONDS} s, its times being in "
+                f"{'ms' if read is _read_npy else 'us'}, but got {(stop - start) / 1e6:.0f} s"
+            )
+        yield Gesture(x, y, p, t, start, stop, recording.label)
+        return
+    x, y, p, t = read_aedat(recording.path)
+    for label, start, stop in _read_labels(recording.labels_path):
+        inside = (t >= start) & (t < stop)
+        if not inside.any():
+            raise ValueError(
+                f"Expected {recording.path} to hold events from {start} to {stop} us, where "
+                f"{recording.labels_path.name} has class {label + 1}, but its events lie from {t.min()} to {t.max()} us"
+            )
+        yield Gesture(x[inside], y[inside], p[inside], t[inside], start, stop, label)
+
+
+def _list_tonic(folder: Path, split: str) -> list[Recording]:
+    part = folder / f"ibmGesture{split.capitalize()}"
+    paths = sorted(part.glob("*/*.npy"), key=lambda path: (path.parent.name, len(path.stem), path.stem))
+    return [Recording(path, _group(path.parent.name), _label(path, path.stem)) for path in paths]
+
+
+def _list_spikingjelly(folder: Path, split: str) -> list[Recording]:
+    paths = sorted(
+        (folder / "events_np" / split).glob("*/*.npz"), key=lambda path: (path.name, len(path.parent.name), path.parent)
+    )
+    return [Recording(path, _group(re.sub(r"_\d+$", "", path.stem)), _label(path, path.parent.name)) for path in paths]
+
+
+def _list_original(folder: Path, split: str) -> list[Recording]:
+    trials = folder / f"trials_to_{split}.txt"
+    if not trials.is_file():
+        raise FileNotFoundError(f"Expected {trials} to list the {split} recordings, but it is missing")
+    recordings = []
+    for name in sorted({line.strip() for line in trials.read_text().splitlines()} - {""}):
+        recording = Recording(folder / name, _group(name))
+        for file in recording.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"Expected {file}, because {trials} lists {name}, but it is missing")
+        recordings.append(recording)
+    return recordings
+
+
+def _group(name: str) -> str:
+    subject = re.match(r"user\d+", name)
+    return subject.group() if subject else name
+
+
+def _label(path: Path, text: str) -> int:
+    if not text.isdecimal() or int(text) >= CLASSES:
+        raise ValueError(f"Expected {path} to be named by its class, 0 to {CLASSES - 1}, but got {text!r}")
+    return int(text)
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Columns x, y, p and t in ms, of any integer or float type."""
+    try:
+        events = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"Expected {path} to hold an array of events, but it is truncated or corrupt: {error}"
+        ) from error
+    if events.ndim != 2 or events.shape[1] != 4 or events.dtype.kind not in "iuf":
+        raise ValueError(
+            f"Expected {path} to hold numbers of shape (N, 4), columns x, y, p and t, but got {events.dtype} of shape "
+            f"{events.shape}"
+        )
+    if not np.isfinite(events).all() or (events[:, :3] % 1 != 0).any():
+        raise ValueError(f"Expected {path} to hold whole numbers x, y and p and finite times, but it does not")
+    x, y, p = events[:, :3].T.astype(np.int64)
+    return x, y, p, np.rint(events[:, 3].astype(np.float64) * 1000).astype(np.int64)
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Arrays x, y, p and t in us."""
+    x, y, p, t = read_npz(path, tuple("xypt"))
+    if any(array.dtype.kind not in "biu" for array in (x, y, p, t)) or not x.shape == y.shape == p.shape == t.shape:
+        raise ValueError(
+            f"Expected {path} to hold integer arrays x, y, p and t of one length, but got "
+            f"{', '.join(f'{array.dtype} of shape {array.shape}' for array in (x, y, p, t))}"
+        )
+    return x, y, p, t.astype(np.int64)
+
+
+def _read_labels(path: Path) -> list[tuple[int, int, int]]:
+    """Class from 0, start and end in us of each gesture; the file counts classes from 1."""
+    with open(path, newline="") as file:
+        rows = [[field.strip() for field in row] for row in csv.reader(file)]
+    if not rows or rows[0] != CSV_COLUMNS:
+        raise ValueError(
+            f"Expected {path} to begin with {','.join(CSV_COLUMNS)}, but got {','.join(rows[0] if rows else [])!r}"
+        )
+    gestures = []
+    for line, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
+        valid = len(row) == 3 and all(field.isdecimal() for field in row)
+        label, start, stop = map(int, row) if valid else (0, 0, 0)
+        if not (1 <= label <= CLASSES and start < stop):
+            raise ValueError(
+                f"Expected line {line} of {path} to hold a class from 1 to {CLASSES} and a start before an end in us, "
+                f"but got {','.join(row)!r}"
+            )
+        gestures.append((label - 1, start, stop))
+    if not gestures:
+        raise ValueError(f"Expected {path} to list at least one gesture, but it lists none")
+    return gestures

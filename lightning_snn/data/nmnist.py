@@ -1,0 +1,188 @@
+"""N-MNIST: the MNIST digits as an event camera on a moving mount saw them (Orchard et al. 2015)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from lightning_snn.checks import check_fraction, check_integer, check_positive
+from lightning_snn.data.base import FrameDataModule, FrameDataset, split_stratified
+from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
+from lightning_snn.data.frames import frame_events
+
+SENSOR_SIZE = (34, 34)
+OVERFLOW_ROW = 240
+OVERFLOW_TICKS = 1 << 13
+
+
+def read_nmnist(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Events of one original N-MNIST file.
+
+    An event is five bytes: x, y, ``p << 7 | t[22:16]``, ``t[15:8]``, ``t[7:0]``. A record with y = 240 is no event: it
+    marks an overflow of the recorder's clock and adds 2**13 us to the time of every event after it.
+
+    Args:
+        path: the ``.bin`` file.
+
+    Returns:
+        ``x``, ``y`` and ``p`` (uint8, 1 is ON) and ``t`` (int64, us), each of shape ``(N,)``, in the file's order.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty or truncated, or holds an event outside the sensor; names the file.
+
+    Source: Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking neuromorphic datasets
+    using saccades", Frontiers in Neuroscience 9, 2015, and the authors' ``Read_Ndataset.m``.
+    """
+    raw = np.fromfile(path, np.uint8)
+    if len(raw) == 0 or len(raw) % 5:
+        raise ValueError(f"Expected {path} to hold events of 5 bytes, at least one, but it is {len(raw)} bytes long")
+    x, y, high, middle, low = raw.reshape(-1, 5).T
+    t = (high & 0x7F).astype(np.int64) << 16 | middle.astype(np.int64) << 8 | low
+    overflow = y == OVERFLOW_ROW
+    if overflow.any():
+        t += OVERFLOW_TICKS * np.cumsum(overflow)
+        x, y, high, t = x[~overflow], y[~overflow], high[~overflow], t[~overflow]
+        if len(t) == 0:
+            raise ValueError(f"Expected {path} to hold at least one event, but it holds clock overflows only")
+    if x.max() >= SENSOR_SIZE[1] or y.max() >= SENSOR_SIZE[0]:
+        raise ValueError(
+            f"Expected the events of {path} to lie on the sensor, x and y in [0, 34), but got x up to {x.max()} and y "
+            f"up to {y.max()}"
+        )
+    return x, y, high >> 7, t
+
+
+class NMNIST(FrameDataModule):
+    """N-MNIST, read in place from its original tree ``{Train,Test}/<digit>/*.bin`` and framed once into a cache.
+
+    The time bins are equal parts of the first ``duration`` milliseconds of a recording, whatever its own length, so
+    that frame t shows the same phase of the three saccades (about 100 ms each) in every sample; later events are left
+    out. Frames are counts saturated at 255. Of the whole set the default frames take 1.9 GB on disk.
+
+    Args:
+        root: the folder that holds ``Train`` and ``Test``, or its parent if that folder is called ``NMNIST`` or
+            ``N-MNIST``.
+        time_steps: frames a sample, T; a multiple of 3 keeps saccades apart.
+        size: rows and columns of a frame: 34, or a divisor of it such as 17.
+        duration: time framed, in milliseconds from the start of a recording.
+        val_fraction: share of the training recordings, of every digit alike, that the validation set takes.
+        max_count: counts are clipped at it and divided by it; None leaves them as they are.
+        batch_size: samples a batch.
+        num_workers: worker processes of each loader.
+        seed: of the validation split and the order of the training samples.
+        cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    ``setup`` raises a FileNotFoundError for a missing folder and a ValueError for a damaged file, by name. Nothing is
+    downloaded.
+    """
+
+    num_classes = 10
+    class_names = tuple(str(digit) for digit in range(10))
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        time_steps: int = 12,
+        size: int = 34,
+        duration: float = 315.0,
+        val_fraction: float = 0.1,
+        max_count: int | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, max_count=max_count)
+        check_integer("time_steps", time_steps)
+        check_integer("size", size)
+        if SENSOR_SIZE[0] % size:
+            raise ValueError(
+                f"Expected argument `size` to divide the sensor's 34 pixels without a rest, but got {size}"
+            )
+        check_positive("duration", duration)
+        check_fraction("val_fraction", val_fraction)
+        self.root = root
+        self.time_steps = time_steps
+        self.frame_shape = (2, size, size)
+        self.duration = duration
+        self.val_fraction = val_fraction
+        self.cache_dir = cache_dir
+
+    def prepare_data(self) -> None:
+        """Frame the recordings into the cache unless they are there."""
+        for split in ("Train", "Test"):
+            self._framed(split)
+
+    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
+        """Training and validation recordings, both from ``Train``, and those of ``Test``."""
+        train, test = self._framed("Train"), self._framed("Test")
+        kept, held_out = split_stratified(train.labels.numpy(), self.val_fraction, self.seed)
+        return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
+
+    def _framed(self, split: str) -> FrameDataset:
+        folder = _find_root(Path(self.root).expanduser()) / split
+        files, labels = _list_files(folder)
+        parameters = {
+            "format": 1,
+            "time_steps": self.time_steps,
+            "size": self.frame_shape[1],
+            "duration": self.duration,
+            "sources": file_signature(files, folder),
+        }
+        arrays = cached_rows(
+            cache_root(self.cache_dir) / "nmnist" / f"{split.lower()}-{cache_key(parameters)}",
+            lambda: (
+                {"frames": self._read_frames(file)} for file in tqdm(files, f"Framing N-MNIST {split}", unit="file")
+            ),
+            {"frames": ((len(files), self.time_steps, *self.frame_shape), np.uint8)},
+        )
+        return FrameDataset(arrays["frames"], labels)
+
+    def _read_frames(self, file: Path) -> np.ndarray:
+        x, y, p, t = read_nmnist(file)
+        microseconds = round(self.duration * 1000)
+        covered = t < microseconds
+        return frame_events(
+            x[covered],
+            y[covered],
+            p[covered],
+            t[covered],
+            time_steps=self.time_steps,
+            sensor_size=SENSOR_SIZE,
+            size=self.frame_shape[1:],
+            start=0,
+            duration=microseconds,
+        )
+
+
+def _find_root(root: Path) -> Path:
+    for folder in (root, root / "NMNIST", root / "N-MNIST"):
+        if (folder / "Train").is_dir():
+            return folder
+    raise FileNotFoundError(
+        "Expected argument `root` to be a folder that holds N-MNIST as Train/<digit>/*.bin and Test/<digit>/*.bin, "
+        f"but {root} {'holds no folder Train' if root.is_dir() else 'is not a folder'}"
+    )
+
+
+def _list_files(folder: Path) -> tuple[list[Path], np.ndarray]:
+    """The recordings of one split in the order of (digit, name), which no file system decides, and their digits."""
+    files, labels = [], []
+    for digit in range(10):
+        found = sorted((folder / str(digit)).glob("*.bin"))
+        if not found:
+            raise FileNotFoundError(
+                f"Expected folder {folder / str(digit)} to hold N-MNIST recordings *.bin, but got none"
+            )
+        files += found
+        labels += [digit] * len(found)
+    return files, np.array(labels)

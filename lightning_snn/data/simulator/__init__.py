@@ -1,0 +1,32 @@
+"""Simulated event-camera gestures: an event camera looks at people who make the 11 gestures of DVS128 Gesture.
+
+The recordings are *simulated*: accuracies on them are not comparable with published ones on DVS128 Gesture. Only the
+direction of motion separates the classes of each pair in ``DIRECTION_PAIRS``.
+
+This package needs numpy alone, so that processes which generate recordings start without importing torch.
+
+The events of a real DVS128 camera: Lichtsteiner, Posch, Delbruck, "A 128x128 120 dB 15 us latency asynchronous temporal
+contrast vision sensor", IEEE J. Solid-State Circuits 43(2), 2008. The gestures: Amir et al., "A low power, fully
+event-based gesture recognition system", CVPR 2017.
+"""
+
+from __future__ import annotations
+
+from .body import CLASS_NAMES, Subject, draw_subject
+from .recording import DIRECTION_PAIRS, SIMULATOR_VERSION, Split, simulate_counts, simulate_events, simulate_frames
+from .scene import LIGHTS, UNSEEN_LIGHT, Light
+
+__all__ = [
+    "CLASS_NAMES",
+    "DIRECTION_PAIRS",
+    "LIGHTS",
+    "SIMULATOR_VERSION",
+    "UNSEEN_LIGHT",
+    "Light",
+    "Split",
+    "Subject",
+    "draw_subject",
+    "simulate_counts",
+    "simulate_events",
+    "simulate_frames",
+]

@@ -1,0 +1,178 @@
+"""Recordings: one person makes one gesture under one light before the camera; and the plan of a whole split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .body import CLASS_NAMES, Subject, draw_subject, move
+from .scene import LIGHTS, UNSEEN_LIGHT, Light, render
+from .sensor import Counts, Sensor, count_events, make_sensor
+
+SIMULATOR_VERSION = 1
+"""Changes whenever the same arguments would give other events, so that caches are not mixed."""
+
+DIRECTION_PAIRS = ((3, 4), (5, 6))
+"""Classes that differ in nothing but the direction of motion."""
+
+SPLITS = ("train", "val", "test")
+# Seconds between two images at most, and seconds simulated before the recording starts.
+LONGEST_STEP = 0.0125
+LEAD_TIME = 0.1
+
+_sensor = lru_cache(make_sensor)
+
+
+def simulate_counts(
+    class_index: int,
+    subject: Subject,
+    light: Light,
+    key: np.random.SeedSequence,
+    size: int = 32,
+    time_steps: int = 16,
+    duration: float = 1.6,
+) -> tuple[Counts, float]:
+    """Record one gesture at the simulation's own resolution in time.
+
+    Args:
+        class_index: gesture, an index into ``CLASS_NAMES``.
+        subject: who makes it.
+        light: how the room is lit.
+        key: of all randomness in this recording.
+        size: height and width of the sensor in pixels.
+        time_steps: frames that the counts can be summed to; the steps divide evenly among them.
+        duration: length in seconds.
+
+    Returns:
+        Events in each step, shape ``(S, 2, size, size)`` with polarity 0 OFF and 1 ON, where S is a multiple of
+        ``time_steps``; and the length of a step in seconds.
+    """
+    steps = time_steps * math.ceil(duration / time_steps / LONGEST_STEP - 1e-9)
+    step = duration / steps
+    lead = math.ceil(LEAD_TIME / step)
+    time = (np.arange(-lead, steps) + 0.5) * step
+    motion_key, scene_key, sensor_key = (np.random.Generator(np.random.Philox(child)) for child in _children(key))
+    motion = move(class_index, subject, time, motion_key)
+    brightness = render(subject, motion, light, size, scene_key)
+    counts = count_events(brightness, _sensor(size), step, light.bandwidth, light.noise, sensor_key)
+    return counts[lead:], step
+
+
+def simulate_frames(
+    class_index: int,
+    subject: Subject,
+    light: Light,
+    key: np.random.SeedSequence,
+    size: int = 32,
+    time_steps: int = 16,
+    duration: float = 1.6,
+) -> Counts:
+    """Record one gesture as event counts in equal bins of time; arguments as for :func:`simulate_counts`.
+
+    Returns:
+        Event counts, shape ``(time_steps, 2, size, size)``, polarity 0 OFF and 1 ON; a cell counts to 255 at most.
+    """
+    counts, _ = simulate_counts(class_index, subject, light, key, size, time_steps, duration)
+    frames = counts.reshape(time_steps, -1, 2, size, size).sum(axis=1, dtype=np.uint16)
+    return np.minimum(frames, 255).astype(np.uint8)
+
+
+def simulate_events(
+    class_index: int,
+    subject: Subject,
+    light: Light,
+    key: np.random.SeedSequence,
+    size: int = 32,
+    time_steps: int = 16,
+    duration: float = 1.6,
+) -> NDArray[np.void]:
+    """Record one gesture as a stream of events; arguments as for :func:`simulate_counts`.
+
+    A pixel's events within one step are spread evenly over it.
+
+    Returns:
+        Events ordered in time: a structured array with fields x, y (pixels), p (0 OFF, 1 ON) and t (microseconds from
+        the start). Counting them in ``time_steps`` bins gives :func:`simulate_frames` where no cell exceeds 255.
+    """
+    counts, step = simulate_counts(class_index, subject, light, key, size, time_steps, duration)
+    when, polarity, y, x = np.nonzero(counts)
+    repeats = counts[when, polarity, y, x].astype(np.int64)
+    rank = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    within = (rank + 0.5) / np.repeat(repeats, repeats)
+    microseconds = ((np.repeat(when, repeats) + within) * step * 1e6).astype(np.int64)
+    order = np.argsort(microseconds, kind="stable")
+    events = np.empty(len(order), dtype=[("x", np.int16), ("y", np.int16), ("p", np.int8), ("t", np.int64)])
+    for name, column in (("x", x), ("y", y), ("p", polarity)):
+        events[name] = np.repeat(column, repeats)[order]
+    events["t"] = microseconds[order]
+    return events
+
+
+def _children(key: np.random.SeedSequence) -> list[np.random.SeedSequence]:
+    """Three keys made from ``key`` without changing it, as its own ``spawn`` would."""
+    return [np.random.SeedSequence(key.entropy, spawn_key=(*key.spawn_key, child)) for child in range(3)]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A set of recordings: each of its subjects makes each gesture ``repetitions`` times.
+
+    A recording is keyed by ``(seed, split, subject, class, repetition)`` alone. Subjects of different splits are
+    different people. Lights of a training or validation recording are drawn from ``LIGHTS``; of the test recordings
+    every other repetition is under ``UNSEEN_LIGHT``.
+
+    Args:
+        name: "train", "val" or "test".
+        subjects: number of people.
+        repetitions: recordings of each person and gesture.
+        seed: of the people and recordings.
+        size: height and width in pixels.
+        time_steps: frames a recording.
+        duration: length of a recording in seconds.
+    """
+
+    name: str
+    subjects: int
+    repetitions: int
+    seed: int = 0
+    size: int = 32
+    time_steps: int = 16
+    duration: float = 1.6
+
+    def __len__(self) -> int:
+        return self.subjects * len(CLASS_NAMES) * self.repetitions
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each recording, shape ``(N,)``."""
+        return np.arange(len(self)) // self.repetitions % len(CLASS_NAMES)
+
+    @property
+    def subject_numbers(self) -> NDArray[np.int64]:
+        """Person in each recording, counted from 0 within the split, shape ``(N,)``."""
+        return np.arange(len(self)) // (self.repetitions * len(CLASS_NAMES))
+
+    @property
+    def under_unseen_light(self) -> NDArray[np.bool_]:
+        """Which recordings are under the light kept for the test split, shape ``(N,)``."""
+        return (self.name == "test") & (np.arange(len(self)) % self.repetitions % 2 == 1)
+
+    def subject(self, number: int) -> Subject:
+        """The person of this number."""
+        key = np.random.SeedSequence(self.seed, spawn_key=(SPLITS.index(self.name), number))
+        return draw_subject(np.random.Generator(np.random.Philox(key)))
+
+    def frames(self, index: int) -> Counts:
+        """One recording as counts, shape ``(time_steps, 2, size, size)``."""
+        number, label = int(self.subject_numbers[index]), int(self.labels[index])
+        key = np.random.SeedSequence(
+            self.seed, spawn_key=(SPLITS.index(self.name), number, label, index % self.repetitions)
+        )
+        light = LIGHTS[np.random.Generator(np.random.Philox(key)).integers(len(LIGHTS))]
+        if self.under_unseen_light[index]:
+            light = UNSEEN_LIGHT
+        return simulate_frames(label, self.subject(number), light, key, self.size, self.time_steps, self.duration)

@@ -1,0 +1,180 @@
+"""What the lens sees: lights, and the drawing of a moving body as soft capsules over a wall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .body import LEFT, RIGHT, Motion, Subject
+
+Frames = NDArray[np.float32]
+
+# Height and width in metres of what the camera sees at the subject's distance.
+FIELD_OF_VIEW = 1.75
+CAMERA_DISTANCE = 2.4
+# Place of the image's centre below the shoulders, in metres.
+VIEW_CENTRE = 0.12
+# Width in pixels over which an edge goes from one side's brightness to the other's.
+EDGE_WIDTH = 1.2
+
+
+@dataclass(frozen=True)
+class Light:
+    """A way to light the room.
+
+    Args:
+        name: what it is called.
+        gain: brightness of a white wall; the pixels' dark level is 0.03 on this scale.
+        gradient: largest relative change of brightness from the centre of the image to its edge.
+        noise: standard deviation of the relative shot noise of a white wall at gain 1, within 10 ms.
+        bandwidth: cut-off frequency of the photoreceptor in hertz; pixels are slower in dim light.
+    """
+
+    name: str
+    gain: float
+    gradient: float
+    noise: float
+    bandwidth: float
+
+
+LIGHTS = (
+    Light("led", gain=1.0, gradient=0.15, noise=0.02, bandwidth=40.0),
+    Light("fluorescent", gain=0.6, gradient=0.10, noise=0.03, bandwidth=30.0),
+    Light("daylight", gain=2.0, gradient=0.35, noise=0.02, bandwidth=60.0),
+    Light("lab", gain=0.4, gradient=0.20, noise=0.03, bandwidth=20.0),
+)
+# Kept for the test split alone.
+UNSEEN_LIGHT = Light("desk lamp", gain=0.2, gradient=0.5, noise=0.03, bandwidth=14.0)
+
+
+def render(subject: Subject, motion: Motion, light: Light, size: int, rng: np.random.Generator) -> Frames:
+    """Draw a moving subject under a light.
+
+    Args:
+        subject: measures, reflectances and texture.
+        motion: joints at S instants.
+        light: gain and gradient.
+        size: height and width of the image in pixels.
+        rng: draws the wall's pattern, the direction of the light and where textures begin.
+
+    Returns:
+        Brightness on the scale of ``Light.gain``, shape ``(S, size, size)``.
+    """
+    steps = len(motion.neck)
+    image = np.empty((steps, size, size), dtype=np.float32)
+    image[:] = subject.background * (1 + subject.background_texture * _pattern(size, rng))
+
+    def stroke(start: NDArray, end: NDArray, radius: float, reflectance: float, texture: float = 0.0) -> None:
+        length = float(np.linalg.norm(end - start, axis=-1).max())
+        begin, finish, scale = *(_project(point, size)[0] for point in (start, end)), _project(start, size)[1]
+        draw_capsule(
+            image,
+            begin,
+            finish,
+            radius * scale,
+            reflectance,
+            texture,
+            subject.texture_frequency * length,
+            rng.uniform(0, 2 * np.pi),
+        )
+
+    down = np.array([0.0, 1.0, 0.0])
+    chest = motion.neck + 0.9 * subject.torso_radius * down
+    stroke(chest, motion.neck + subject.torso_length * down, subject.torso_radius, subject.shirt, subject.shirt_texture)
+    stroke(motion.shoulders[RIGHT], motion.shoulders[LEFT], 1.1 * subject.limb_radius, subject.shirt)
+    chin = motion.neck - 1.3 * subject.head_radius * down
+    crown = motion.neck - 2.1 * subject.head_radius * down
+    stroke(crown, crown, 1.05 * subject.head_radius, subject.hair)
+    stroke(chin, chin, 0.95 * subject.head_radius, subject.skin)
+
+    right_is_far = (motion.hands[RIGHT, :, 2] < motion.hands[LEFT, :, 2])[:, None]
+    for near in (False, True):
+        shoulder, elbow, hand = (
+            np.where(right_is_far != near, joint[RIGHT], joint[LEFT])
+            for joint in (motion.shoulders, motion.elbows, motion.hands)
+        )
+        sleeve = subject.shirt if subject.long_sleeves else subject.skin
+        stroke(shoulder, elbow, 1.15 * subject.limb_radius, subject.shirt, subject.limb_texture)
+        stroke(elbow, hand, 0.9 * subject.limb_radius, sleeve, subject.limb_texture)
+        stroke(hand, hand, subject.hand_radius, subject.skin)
+
+    return image * np.float32(light.gain) * _illumination(light, size, rng)
+
+
+def draw_capsule(
+    image: Frames,
+    start: NDArray,
+    end: NDArray,
+    radius: NDArray,
+    reflectance: float,
+    texture: float,
+    cycles: float,
+    phase: float,
+) -> None:
+    """Draw over ``image``, in place, all points within ``radius`` of the segment from ``start`` to ``end``.
+
+    Only a window around the capsule is touched, of one shape for all instants so that they are drawn together.
+
+    Args:
+        image: shape ``(S, H, W)``.
+        start, end: ends of the segment in pixels (x, y), shape ``(S, 2)``.
+        radius: in pixels, shape ``(S,)``.
+        reflectance: brightness, in (0, 1).
+        texture: relative contrast of the stripes along the segment, in [0, 1).
+        cycles: number of stripes.
+        phase: where the stripes begin, in radians.
+    """
+    steps, height, width = image.shape
+    span = np.abs(end - start).max(axis=0) / 2 + float(radius.max()) + EDGE_WIDTH
+    window_x, window_y = np.minimum(2 * np.ceil(span).astype(int) + 1, (width, height))
+    corner = np.floor((start + end) / 2 - np.array([window_x, window_y]) / 2).astype(int) + 1
+    corner = np.clip(corner, 0, (width - window_x, height - window_y))
+
+    columns = corner[:, 0, None] + np.arange(window_x)
+    rows = corner[:, 1, None] + np.arange(window_y)
+    offset_x = (columns + 0.5 - start[:, 0, None]).astype(np.float32)[:, None, :]
+    offset_y = (rows + 0.5 - start[:, 1, None]).astype(np.float32)[:, :, None]
+    axis = (end - start).astype(np.float32)
+    axis_x, axis_y = axis[:, 0, None, None], axis[:, 1, None, None]
+    length_squared = np.maximum((axis**2).sum(axis=-1), np.float32(1e-6))[:, None, None]
+
+    along = np.clip(offset_x * (axis_x / length_squared) + offset_y * (axis_y / length_squared), 0, 1)
+    distance = np.sqrt((offset_x - along * axis_x) ** 2 + (offset_y - along * axis_y) ** 2)
+    radius = radius.astype(np.float32)[:, None, None]
+    coverage = np.clip((radius - distance) * np.float32(1 / EDGE_WIDTH) + np.float32(0.5), 0, 1)
+    brightness: Frames = np.float32(reflectance) * (1 - np.float32(0.3) * np.minimum(distance / radius, 1) ** 2)
+    if texture > 0:
+        brightness *= 1 + np.float32(texture) * np.sin(np.float32(2 * np.pi * cycles) * along + np.float32(phase))
+
+    index = (np.arange(steps)[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]
+    pixels = image.reshape(-1)
+    behind = pixels.take(index)
+    pixels[index] = behind + coverage * (brightness - behind)
+
+
+def _project(point: NDArray, size: int) -> tuple[NDArray, NDArray]:
+    """Pixel coordinates ``(S, 2)`` and pixels per metre ``(S,)`` of points ``(S, 3)`` before a pinhole camera."""
+    scale = size / FIELD_OF_VIEW * CAMERA_DISTANCE / (CAMERA_DISTANCE - point[:, 2])
+    shifted = point[:, :2] - np.array([0.0, VIEW_CENTRE])
+    return shifted * scale[:, None] + size / 2, scale
+
+
+def _pattern(size: int, rng: np.random.Generator) -> Frames:
+    """A smooth random pattern of mean 0 and values in [-1, 1], shape ``(size, size)``."""
+    coarse = rng.uniform(-1.0, 1.0, (7, 7))
+    position = np.linspace(0, 5.999, size)
+    cell = position.astype(int)
+    weight = np.zeros((size, 7))
+    weight[np.arange(size), cell] = 1 - (position - cell)
+    weight[np.arange(size), cell + 1] = position - cell
+    return (weight @ coarse @ weight.T).astype(np.float32)
+
+
+def _illumination(light: Light, size: int, rng: np.random.Generator) -> Frames:
+    """Relative brightness of the light over the image, shape ``(size, size)``: a plane that falls off to one side."""
+    direction = rng.uniform(0, 2 * np.pi)
+    position = np.linspace(-1, 1, size)
+    plane = np.cos(direction) * position[None, :] + np.sin(direction) * position[:, None]
+    return (1 + light.gradient * plane / np.sqrt(2)).astype(np.float32)

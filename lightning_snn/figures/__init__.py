@@ -1,0 +1,55 @@
+"""Figures of a training run: pure functions from numbers to a `matplotlib.figure.Figure`.
+
+They use matplotlib's object interface only: no window opens, pyplot keeps no reference, and a figure is freed like any
+other object. Arrays, tensors of any device and dtype, and nested sequences are taken wherever numbers are expected.
+matplotlib is imported when the first figure is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_snn.figures.classification import confusion_matrix, reliability_diagram
+from lightning_snn.figures.spikes import event_strip, spike_raster
+from lightning_snn.figures.training import read_history, training_curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "confusion_matrix",
+    "event_strip",
+    "read_history",
+    "reliability_diagram",
+    "save",
+    "spike_raster",
+    "training_curves",
+]
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as a PNG file, whole or not at all; missing folders are made.
+
+    Args:
+        figure: the figure.
+        path: the file, ending in `.png`; an older file is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the path has another ending.
+    """
+    target = Path(path)
+    if target.suffix != ".png":
+        raise ValueError(f"Expected argument `path` to end in .png, but got {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+    try:
+        figure.savefig(unfinished, format="png")
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,143 @@
+"""How a classifier errs, and whether it knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_snn.figures._house import BLUE, FAINT, INK, ORANGE, SKY, new_figure, numbers, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_CLASSES_WITH_NUMBERS = 20
+_MOST_CLASS_NAMES = 50
+
+
+@styled
+def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
+    """Confusion matrix: numbers are samples, colours are shares of the true class.
+
+    Args:
+        matrix: number of samples, shape `(C, C)`, rows the true class, columns the predicted class, as torchmetrics'
+            `ConfusionMatrix` gives it.
+        class_names: C names.
+
+    Returns:
+        The figure, with the accuracy in its title. The row of a class without samples stays empty. Above 20 classes the
+        numbers are left out, above 50 classes only every second, third, ... name is written.
+
+    Raises:
+        ValueError: if `matrix` is not square or has a negative entry, or the number of names is not C.
+    """
+    from matplotlib.colors import PowerNorm
+
+    expected = "a square matrix of sample counts"
+    counts = numbers("matrix", matrix, expected)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.min() < 0:
+        raise ValueError(
+            f"Expected argument `matrix` to be {expected}, "
+            f"but got shape {counts.shape} with smallest entry {counts.min():g}"
+        )
+    classes = len(counts)
+    if len(class_names) != classes:
+        raise ValueError(f"Expected argument `class_names` to hold {classes} names, but got {len(class_names)}")
+
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    few = classes <= _MOST_CLASSES_WITH_NUMBERS
+    side = float(np.clip(0.42 * classes, 2.5, 9))
+    figure = new_figure(side + 2.2, side + 1.4)
+    axes = figure.subplots()
+    # The root makes rare confusions visible beside the diagonal.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    for row, column in np.argwhere(counts) if few else ():
+        colour = "white" if shares[row, column] > 0.35 else INK
+        axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", color=colour, fontsize=8)
+    if few:
+        between = np.arange(classes - 1) + 0.5
+        axes.hlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
+        axes.vlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
+    named = range(0, classes, math.ceil(classes / _MOST_CLASS_NAMES))
+    names = [class_names[label] for label in named]
+    axes.set_xticks(named, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(named, names)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="predicted", ylabel="true")
+    samples = counts.sum()
+    title = f"accuracy {counts.trace() / samples:.3f} on {samples:g} samples" if samples else "no samples"
+    axes.set_title(title, fontweight="bold")
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25)
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    return figure
+
+
+@styled
+def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
+    """Accuracy against confidence in equal-width bins, above the number of samples in each.
+
+    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+
+    Args:
+        confidence: mean probability of the predicted class in each bin, shape `(n_bins,)`; nan where a bin is empty.
+        accuracy: share of right predictions in each bin, shape `(n_bins,)`; nan where a bin is empty.
+        count: number of samples in each bin, shape `(n_bins,)`. All three come from
+            `lightning_snn.metrics.functional.reliability_bins`.
+
+    Returns:
+        The figure, with the expected calibration error in its title.
+
+    Raises:
+        ValueError: if the shapes differ, a count is negative, all bins are empty, or a mean of a bin with samples is
+            outside [0, 1].
+    """
+    expected = "one number for each bin"
+    means = numbers("confidence", confidence, expected, finite=False)
+    shares = numbers("accuracy", accuracy, expected, finite=False)
+    counts = numbers("count", count, expected)
+    if not means.shape == shares.shape == counts.shape or counts.ndim != 1:
+        raise ValueError(
+            f"Expected arguments `confidence`, `accuracy` and `count` to be {expected}, "
+            f"but got shapes {means.shape}, {shares.shape} and {counts.shape}"
+        )
+    samples = counts.sum()
+    if counts.min() < 0 or samples == 0:
+        raise ValueError(f"Expected argument `count` to be bin sizes with a positive sum, but got {counts.tolist()}")
+    filled = counts > 0
+    centres, width = (np.arange(len(counts)) + 0.5) / len(counts), 1 / len(counts)
+    centres, means, shares, sizes = centres[filled], means[filled], shares[filled], counts[filled]
+    for name, values in (("confidence", means), ("accuracy", shares)):
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(
+                f"Expected argument `{name}` to be within [0, 1] where `count` > 0, but got {values.tolist()}"
+            )
+    error = (sizes * np.abs(shares - means)).sum() / samples
+
+    figure = new_figure(4.6, 5.4)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+    top.bar(centres, shares, width, color=SKY, edgecolor="white", linewidth=0.8, label="accuracy")
+    top.bar(
+        centres,
+        np.abs(shares - means),
+        0.94 * width,
+        bottom=np.minimum(means, shares),
+        facecolor="none",
+        edgecolor=ORANGE,
+        hatch="////",
+        linewidth=0.8,
+        label="gap to the confidence",
+    )
+    top.plot([0, 1], [0, 1], linestyle="--", color=INK, linewidth=1, label="perfect calibration")
+    top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
+    top.set_title(f"ECE {error:.3f}", fontweight="bold")
+    top.legend(loc="upper left")
+    bottom.bar(centres, sizes, width, color=FAINT, edgecolor="white", linewidth=0.8)
+    bottom.axvline((sizes * means).sum() / samples, color=ORANGE, linewidth=1.4, label="mean confidence")
+    bottom.axvline((sizes * shares).sum() / samples, color=BLUE, linewidth=1.4, linestyle=":", label="accuracy")
+    bottom.set(xlabel="confidence", ylabel="samples")
+    bottom.legend(loc="upper left")
+    return figure

@@ -1,0 +1,142 @@
+"""One sample as a spiking network sees it: its events, and the spikes that they cause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_snn.checks import check_positive
+from lightning_snn.figures._house import INK, evenly, new_figure, numbers, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Red and blue stay apart for colour-blind eyes, unlike red and green.
+_ON, _OFF, _PAPER = (0.79, 0.13, 0.15), (0.10, 0.36, 0.70), (0.96, 0.96, 0.95)
+_CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+_MOST_NEURONS = 100
+_MOST_FRAMES = 16
+_MOST_COLUMNS = 8
+
+
+@styled
+def spike_raster(spikes: Mapping[str, Any], time_step_ms: float | None = None) -> Figure:
+    """Spikes of one sample over time, one panel a layer.
+
+    Args:
+        spikes: for each layer, in order, its spikes, shape `(T, N)`, all with the same T; any value but 0 is a spike.
+            Of more than 100 neurons 100 are drawn, evenly spaced, and the panel's title says so.
+        time_step_ms: duration of a time step in ms; without it the axis counts steps.
+
+    Returns:
+        The figure. The rate in a title is the mean over all neurons of the layer, drawn or not.
+
+    Raises:
+        ValueError: if there is no layer, a layer has no spike matrix, T differs, or the time step is not positive.
+    """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import MaxNLocator
+
+    if not spikes:
+        raise ValueError("Expected argument `spikes` to hold at least one layer, but got none")
+    if time_step_ms is not None:
+        check_positive("time_step_ms", time_step_ms)
+    layers: dict[str, np.ndarray] = {}
+    for name, value in spikes.items():
+        argument, expected = f"spikes[{name!r}]", "spikes of shape (T, N)"
+        layers[name] = numbers(argument, value, expected) != 0
+        if layers[name].ndim != 2:
+            raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {layers[name].shape}")
+    length, *others = (len(layer) for layer in layers.values())
+    if any(other != length for other in others):
+        raise ValueError(f"Expected argument `spikes` to have the same T in each layer, but got {[length, *others]}")
+
+    step = 1.0 if time_step_ms is None else time_step_ms
+    # A spike takes up most of its time step, but never less than about a pixel.
+    width = max(0.6, length / 800)
+    shown = {name: evenly(layer.shape[1], _MOST_NEURONS) for name, layer in layers.items()}
+    heights = [0.45 + 1.5 * math.sqrt(len(index) / _MOST_NEURONS) for index in shown.values()]
+    figure = new_figure(8, sum(heights) + 0.35 * len(layers) + 0.5)
+    panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
+        index = shown[name]
+        time, row = layer[:, index].nonzero()
+        corners = np.empty((len(time), 4, 2))
+        corners[:, :, 0] = (time[:, None] + 0.5 + width * _CORNERS[:, 0]) * step
+        corners[:, :, 1] = row[:, None] + 0.9 * _CORNERS[:, 1]
+        axes.add_collection(PolyCollection(list(corners), facecolors=INK, edgecolors="none"))
+        neurons = _how_many(len(index), layer.shape[1])
+        axes.set_title(f"{name} (neurons: {neurons}), {layer.mean():.3f} spikes per neuron and step")
+        axes.set(xlim=(0, length * step), ylim=(len(index) - 0.5, -0.5), ylabel="neuron")
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=time_step_ms is None))
+        labelled = evenly(len(index), 5)
+        axes.set_yticks(labelled, [str(neuron) for neuron in index[labelled]])
+    panels[-1].set_xlabel("time step" if time_step_ms is None else "time (ms)")
+    return figure
+
+
+@styled
+def event_strip(frames: Any, time_step_ms: float | None = None) -> Figure:
+    """Event frames of one sample as a film strip: ON events red, OFF events blue.
+
+    Args:
+        frames: event counts, shape `(T, 2, H, W)`, at least 0; channel 0 is OFF (darker), channel 1 ON (brighter). Of
+            more than 16 frames 16 are drawn, evenly spaced, and the title says so.
+        time_step_ms: duration of a frame in ms; without it frames are labelled by their index.
+
+    Returns:
+        The figure. One scale holds for all frames: full colour is the 98th percentile of the cells with events.
+
+    Raises:
+        ValueError: if the shape is another, a count is negative, or the time step is not positive.
+    """
+    from matplotlib.patches import Patch
+
+    expected = "event counts of shape (T, 2, H, W)"
+    counts = numbers("frames", frames, expected)
+    if counts.ndim != 4 or counts.shape[1] != 2 or counts.min() < 0:
+        raise ValueError(
+            f"Expected argument `frames` to be {expected}, "
+            f"but got shape {counts.shape} with smallest entry {counts.min():g}"
+        )
+    if time_step_ms is not None:
+        check_positive("time_step_ms", time_step_ms)
+
+    index = evenly(len(counts), _MOST_FRAMES)
+    columns = min(_MOST_COLUMNS, len(index))
+    rows = math.ceil(len(index) / columns)
+    aspect = counts.shape[2] / counts.shape[3]
+    figure = new_figure(max(3.0, 1.25 * columns + 0.3), (1.25 * aspect + 0.25) * rows + 0.5)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    pictures = _event_colours(counts)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, frame in zip(grid, index, strict=False):
+        axes.imshow(pictures[frame], interpolation="nearest")
+        start, end = (f"{edge * (time_step_ms or 0):g}" for edge in (frame, frame + 1))
+        label = f"frame {frame}" if time_step_ms is None else f"{start} to {end} ms"
+        axes.set_title(label, fontsize=8, loc="center", pad=3)
+    title = f"frames: {_how_many(len(index), len(counts))}, events: {counts.sum():.0f}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    patches = [Patch(color=_ON, label="ON (brighter)"), Patch(color=_OFF, label="OFF (darker)")]
+    figure.legend(handles=patches, loc="outside lower left", ncols=2)
+    return figure
+
+
+def _how_many(shown: int, total: int) -> str:
+    return f"{shown} of {total}" if shown < total else f"{total}"
+
+
+def _event_colours(counts: np.ndarray) -> np.ndarray:
+    """RGB pictures `(T, H, W, 3)` of event counts `(T, 2, H, W)`: hue from the polarity, strength from the number."""
+    number = counts.sum(axis=1)
+    busy = number[number > 0]
+    scale = np.percentile(busy, 98) if busy.size else 1.0
+    # Strength starts well above zero, so that a single event is seen.
+    strength = np.where(number > 0, 0.25 + 0.75 * np.minimum(number / scale, 1), 0)[..., None]
+    share_on = np.divide(counts[:, 1], number, out=np.zeros_like(number), where=number > 0)[..., None]
+    hue = share_on * np.array(_ON) + (1 - share_on) * np.array(_OFF)
+    return (1 - strength) * np.array(_PAPER) + strength * hue

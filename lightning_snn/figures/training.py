@@ -1,0 +1,111 @@
+"""Logged values over the course of training."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_snn.figures._house import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STAGE_COLOURS = {"": BLUE, "train": BLUE, "val": ORANGE, "test": GREEN}
+_OTHER_COLOURS = (PURPLE, SKY, INK)
+_MOST_COLUMNS = 3
+_MOST_MARKERS = 40
+
+
+def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, float]]]:
+    """Read the `metrics.csv` of Lightning's CSVLogger into what `training_curves` draws.
+
+    Args:
+        path: the file, with a column `step` and one column for each logged name; an empty cell is a value not logged.
+
+    Returns:
+        For each logged name its (step, value) pairs in the order of the file. The column `epoch` is left out.
+
+    Raises:
+        ValueError: if the file has no column `step`, or a cell is not a number.
+    """
+    history: dict[str, list[tuple[float, float]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        names = rows.fieldnames or []
+        if "step" not in names:
+            raise ValueError(f"Expected file {os.fspath(path)} to have a column `step`, but got {list(names)}")
+        for row in rows:
+            for name in names:
+                if name in ("step", "epoch") or not row[name]:
+                    continue
+                try:
+                    pair = float(row["step"]), float(row[name])
+                except ValueError as error:
+                    raise ValueError(
+                        f"Expected file {os.fspath(path)}, line {rows.line_num}, to hold numbers, "
+                        f"but got {row[name]!r} for `{name}` at step {row['step']!r}"
+                    ) from error
+                history.setdefault(name, []).append(pair)
+    return history
+
+
+@styled
+def training_curves(history: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Logged values against the step, one panel a quantity, one line a stage.
+
+    Args:
+        history: for each logged name its (step, value) pairs. Names such as `train/loss` and `val/loss` share the panel
+            `loss`; a name without a slash has a panel of its own. Values that are not finite leave a gap.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if `history` or one of its series is empty or is no list of pairs.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not history:
+        raise ValueError("Expected argument `history` to hold at least one series, but got none")
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for name, series in history.items():
+        stage, _, quantity = name.rpartition("/")
+        argument, expected = f"history[{name!r}]", "(step, value) pairs"
+        pairs = numbers(argument, series, expected, finite=False)
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {pairs.shape}")
+        panels.setdefault(quantity, {})[stage] = pairs[np.argsort(pairs[:, 0], kind="stable")]
+
+    columns = min(_MOST_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(3.4 * columns + 0.2, 2.3 * rows + 0.3)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for index, (quantity, stages) in enumerate(panels.items()):
+        axes = grid[index]
+        others = iter(_OTHER_COLOURS * len(stages))
+        for stage, pairs in stages.items():
+            axes.plot(
+                pairs[:, 0],
+                pairs[:, 1],
+                color=_STAGE_COLOURS.get(stage) or next(others),
+                linewidth=1.3,
+                marker="o" if len(pairs) <= _MOST_MARKERS else "",
+                markersize=3,
+                label=stage,
+            )
+        axes.set_title(quantity.replace("_", " "), fontweight="bold")
+        axes.grid(color=GRID, linewidth=0.7)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if any(stages):
+            axes.legend(handlelength=1.4)
+        if index + columns >= len(panels):
+            axes.set_xlabel("step")
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure

@@ -1,0 +1,298 @@
+r"""The leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward.
+
+.. math::
+    v_t &= \beta\, u_{t-1} + x_t \; (+ W s_{t-1}), \qquad s_t = H(v_t - \theta), \\
+    u_t &= v_t - \theta s_t \;\text{("subtract")} \quad\text{or}\quad u_t = (1 - s_t)\, v_t \;\text{("zero")}.
+
+Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T steps. The
+gradient is that of surrogate-gradient backpropagation through time, exactly what autograd gives on the unrolled recurrence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lightning_snn.checks import check_choice
+from lightning_snn.functional.surrogate import ArcTangent, Surrogate
+
+Reset = Literal["subtract", "zero"]
+Order = Literal["reset_then_leak", "leak_then_reset"]
+
+
+class Dynamics(NamedTuple):
+    """What distinguishes one LIF recurrence from another, its decay and threshold apart.
+
+    Attributes:
+        reset: "subtract" the threshold from the membrane after a spike, or set it to "zero".
+        order: "reset_then_leak" resets at once, so that what a spike takes away leaks too (SpikingJelly, norse).
+            "leak_then_reset" subtracts one step later, after the leak (``v_t = beta v_{t-1} + x_t - theta s_{t-1}``): snntorch's.
+            With reset "zero" the two give the same spikes.
+        detach_reset: no gradient flows from the reset into the spike that caused it.
+        surrogate: the derivative of the spike.
+    """
+
+    reset: Reset = "subtract"
+    order: Order = "reset_then_leak"
+    detach_reset: bool = False
+    surrogate: Surrogate = ArcTangent()
+
+    def check(self) -> Dynamics:
+        """Self, or a ValueError that names the field which is wrong."""
+        check_choice("reset", self.reset, ("subtract", "zero"))
+        check_choice("order", self.order, ("reset_then_leak", "leak_then_reset"))
+        return self
+
+    @property
+    def pending_reset(self) -> bool:
+        """Whether the state is the membrane before its reset, which the next step still owes."""
+        return self.order == "leak_then_reset" and self.reset == "subtract"
+
+
+def lif_step(
+    x: Tensor, state: Tensor | None, beta: float | Tensor, threshold: float | Tensor = 1.0, dynamics: Dynamics = Dynamics()
+) -> tuple[Tensor, Tensor]:
+    """One step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
+
+    Args:
+        x: input current, shape `[B, ...]`.
+        state: what the previous step returned; None is the resting neuron.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `x`.
+        threshold: firing threshold, a number or a tensor that broadcasts to `x`.
+        dynamics: reset, order and surrogate.
+
+    Returns:
+        spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with "leak_then_reset").
+    """
+    surrogate = dynamics.surrogate
+    accumulator = torch.promote_types(x.dtype, torch.float32)
+    if state is None:
+        state = torch.zeros_like(x, dtype=accumulator)
+    membrane = beta * state + x
+    if dynamics.pending_reset:
+        membrane = membrane - threshold * _Spike.apply(state, threshold, surrogate, dynamics.detach_reset)
+    spikes = _Spike.apply(membrane, threshold, surrogate, False)
+    if dynamics.pending_reset:
+        return spikes.to(x.dtype), membrane
+    reset = spikes.detach() if dynamics.detach_reset else spikes
+    after = membrane - threshold * reset if dynamics.reset == "subtract" else membrane * (1 - reset)
+    return spikes.to(x.dtype), after
+
+
+def lif(
+    x: Tensor,
+    beta: float | Tensor,
+    threshold: float | Tensor = 1.0,
+    dynamics: Dynamics = Dynamics(),
+    state: Tensor | None = None,
+    recurrent: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The recurrence over a sequence, as one autograd node.
+
+    Args:
+        x: input current, shape `[T, B, ...]`, any floating dtype and strides. The state is held in float32 or wider.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
+        threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
+        dynamics: reset, order and surrogate.
+        state: membrane that a previous call returned, shape `[B, ...]`; None is the resting neuron.
+        recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape `[T, B, N]`.
+
+    Returns:
+        spikes in {0, 1} of the shape and dtype of `x`, and the final state `[B, ...]`.
+
+    Raises:
+        ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not fit or a state.
+    """
+    _check_input(x)
+    if recurrent is not None:
+        if x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1]):
+            raise ValueError(
+                "Expected argument `recurrent` to be [N, N] for an `x` of shape [T, B, N], "
+                f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
+            )
+        if state is not None:
+            raise ValueError("Expected argument `state` to be None with recurrent weights, whose state holds spikes too")
+    differentiable = torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, state, recurrent)
+    )
+    return _LIFScan.apply(x, beta, threshold, state, recurrent, dynamics.check(), differentiable)
+
+
+def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
+    """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`, before a readout."""
+    _check_input(x)
+    membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    trace = []
+    for current in x:
+        membrane = beta * membrane + current
+        trace.append(membrane)
+    return torch.stack(trace).to(x.dtype)
+
+
+def _check_input(x: Tensor) -> None:
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise ValueError(f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
+
+
+class _Spike(torch.autograd.Function):
+    """The spike of a single step: Heaviside forwards, surrogate backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate, detach: bool) -> Tensor:
+        ctx.surrogate, ctx.detach = surrogate, detach
+        ctx.save_for_backward(membrane - threshold)
+        ctx.threshold_shape = threshold.shape if isinstance(threshold, Tensor) else None
+        return surrogate.spike(membrane, threshold)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if ctx.detach:
+            return None, None, None, None
+        (distance,) = ctx.saved_tensors
+        grad = grad * ctx.surrogate.derivative(distance)
+        grad_threshold = None if ctx.threshold_shape is None else -grad.sum_to_size(ctx.threshold_shape)
+        return grad, grad_threshold, None, None
+
+
+def _minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
+    """``out = a - scale * b`` without a temporary."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(a, b, scale, value=-1, out=out)
+    return torch.sub(a, b, alpha=scale, out=out)
+
+
+class _LIFScan(torch.autograd.Function):
+    """Every step runs in place on buffers of one step's size: on a CPU the scan is bound by memory traffic, not by arithmetic."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        beta: float | Tensor,
+        threshold: float | Tensor,
+        state: Tensor | None,
+        recurrent: Tensor | None,
+        dynamics: Dynamics,
+        differentiable: bool,
+    ) -> tuple[Tensor, Tensor]:
+        steps, surrogate = x.shape[0], dynamics.surrogate
+        accumulator = torch.promote_types(x.dtype, torch.float32)
+        spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        kept = steps if differentiable else 1
+        membranes = torch.empty((kept, *x.shape[1:]), dtype=accumulator, device=x.device)
+        carried = torch.zeros_like(membranes[0]) if state is None else state.to(accumulator, copy=True)
+        owed = torch.zeros_like(spikes[0])
+        if dynamics.pending_reset and state is not None:
+            surrogate.spike(carried, threshold, out=owed)
+        for t, (current, spike) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
+            membrane = membranes[t if differentiable else 0]
+            # multiply, then add: a fused multiply-add would round differently from the textbook recurrence
+            torch.mul(carried, beta, out=membrane).add_(current)
+            if recurrent is not None and t > 0:
+                membrane.addmm_(spikes[t - 1].to(accumulator), recurrent.t().to(accumulator))
+            if dynamics.pending_reset:
+                _minus_scaled(membrane, owed, threshold, out=membrane)
+                surrogate.spike(membrane, threshold, out=spike)
+                owed = spike
+                carried = membrane if differentiable else carried.copy_(membrane)
+            else:
+                surrogate.spike(membrane, threshold, out=spike)
+                _reset(membrane, spike, threshold, dynamics, out=carried)
+        ctx.save_for_backward(
+            membranes, *(value if isinstance(value, Tensor) else None for value in (beta, threshold, state, recurrent))
+        )
+        ctx.dynamics, ctx.dtype = dynamics, x.dtype
+        ctx.numbers = (beta, threshold)
+        return spikes, carried.clone() if dynamics.pending_reset else carried
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        membranes, beta_tensor, threshold_tensor, state, recurrent = ctx.saved_tensors
+        beta = ctx.numbers[0] if beta_tensor is None else beta_tensor
+        threshold = ctx.numbers[1] if threshold_tensor is None else threshold_tensor
+        dynamics: Dynamics = ctx.dynamics
+        surrogate, accumulator = dynamics.surrogate, membranes.dtype
+        needs_beta, needs_threshold = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+
+        grad_x = torch.empty(membranes.shape, dtype=ctx.dtype, device=membranes.device)
+        slope, through, spike = (torch.empty_like(membranes[0]) for _ in range(3))
+        grad_membrane = torch.zeros_like(membranes[0])  # dL/dv of the step after
+        carried = grad_state.to(accumulator, copy=True)  # dL/du, what reaches this step through the leak
+        grad_beta = torch.zeros_like(membranes[0]) if needs_beta else None
+        grad_threshold = torch.zeros_like(membranes[0]) if needs_threshold else None
+        needs_spike = dynamics.reset == "zero" or needs_beta or needs_threshold
+        in_place = ctx.dtype == accumulator
+
+        for t in range(membranes.shape[0] - 1, -1, -1):
+            membrane, grad_spike = membranes[t], grad_spikes[t]
+            resetting = grad_membrane if dynamics.pending_reset else carried
+            if needs_spike:
+                surrogate.spike(membrane, threshold, out=spike)
+            if grad_beta is not None:
+                source = membrane if dynamics.pending_reset else _reset(membrane, spike, threshold, dynamics, out=slope)
+                grad_beta.addcmul_(grad_membrane, source)
+            if grad_threshold is not None and dynamics.reset == "subtract":
+                grad_threshold.addcmul_(resetting, spike, value=-1)
+            if recurrent is not None:
+                grad_spike = torch.addmm(grad_spike.to(accumulator), grad_membrane, recurrent.to(accumulator))
+            surrogate.derivative_(torch.sub(membrane, threshold, out=slope))
+            if dynamics.detach_reset:
+                torch.mul(slope, grad_spike, out=through)
+            elif dynamics.reset == "subtract":
+                _minus_scaled(grad_spike, resetting, threshold, out=through).mul_(slope)
+            else:
+                torch.addcmul(grad_spike, membrane, carried, value=-1, out=through).mul_(slope)
+            if dynamics.reset == "zero":
+                torch.addcmul(carried, carried, spike, value=-1, out=carried)
+            if grad_threshold is not None:
+                grad_threshold.sub_(through)
+            if in_place:
+                grad_membrane = torch.add(carried, through, out=grad_x[t])
+            else:
+                torch.add(carried, through, out=grad_membrane)
+                grad_x[t].copy_(grad_membrane)
+            torch.mul(grad_membrane, beta, out=carried)
+
+        if state is not None:
+            carried = _grad_of_initial_state(carried, grad_membrane, state, threshold, dynamics)
+            if grad_beta is not None:
+                grad_beta.addcmul_(grad_membrane, state)
+            if grad_threshold is not None and dynamics.pending_reset:
+                owed = surrogate.spike(state, threshold)
+                grad_threshold.addcmul_(grad_membrane, owed, value=-1)
+                if not dynamics.detach_reset:
+                    grad_threshold.add_(threshold * grad_membrane * surrogate.derivative(state - threshold))
+        grad_recurrent = None
+        if recurrent is not None and ctx.needs_input_grad[4]:
+            before = surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
+            grad_recurrent = (grad_x[1:].flatten(0, 1).to(accumulator).t() @ before).to(recurrent.dtype)
+        return (
+            grad_x,
+            None if grad_beta is None else grad_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype),
+            None if grad_threshold is None else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
+            None if state is None else carried.to(state.dtype),
+            grad_recurrent,
+            None,
+            None,
+        )
+
+
+def _reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
+    if dynamics.reset == "subtract":
+        return _minus_scaled(membrane, spike, threshold, out=out)
+    return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
+
+
+def _grad_of_initial_state(
+    carried: Tensor, grad_membrane: Tensor, state: Tensor, threshold: float | Tensor, dynamics: Dynamics
+) -> Tensor:
+    if not dynamics.pending_reset or dynamics.detach_reset:
+        return carried
+    return carried - threshold * grad_membrane * dynamics.surrogate.derivative(state - threshold)

@@ -1,0 +1,18 @@
+"""Learning rules: one file each, interchangeable."""
+
+from lightning_snn.methods.base import Method, Progress, Step
+from lightning_snn.methods.bayes import SpikingBayes
+from lightning_snn.methods.surrogate import SurrogateGradient
+from lightning_snn.methods.task import Classification, Prediction, Regression, Task
+
+__all__ = [
+    "Classification",
+    "Method",
+    "Prediction",
+    "Progress",
+    "Regression",
+    "SpikingBayes",
+    "Step",
+    "SurrogateGradient",
+    "Task",
+]

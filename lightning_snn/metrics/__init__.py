@@ -1,0 +1,7 @@
+"""torchmetrics classes; their functional twins are in `lightning_snn.metrics.functional`."""
+
+from __future__ import annotations
+
+from lightning_snn.metrics.probability import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+
+__all__ = ["BrierScore", "NegativeLogLikelihood", "WithinPairAccuracy"]

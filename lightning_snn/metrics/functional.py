@@ -1,0 +1,231 @@
+"""Scores of predicted class probabilities as pure functions: the twins of the classes in `lightning_snn.metrics`.
+
+All of them take class probabilities, not logits, of shape `(N, C)`: rows within [0, 1] that sum to one. Nothing is
+clamped or renormalised. Sums run in float64 whatever the dtype of the input (float32 on Apple's MPS, which lacks it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lightning_snn.checks import check_choice, check_integer
+
+# Rounding to bfloat16 makes a row of probabilities miss one by up to 0.2 %; independent sigmoids miss it by far more.
+_ROW_SUM_TOLERANCE = 0.01
+_INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+Reduction = Literal["mean", "none"]
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """The dtype in which scores are summed on `device`: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def negative_log_likelihood(probabilities: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Negative log-likelihood of the true classes under the predicted probabilities.
+
+    NLL = -1/N sum_n log p_n[y_n]
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        reduction: `"mean"` over samples, or `"none"` for one value a sample.
+
+    Returns:
+        A scalar, or shape `(N,)`, in nats, within [0, inf]. A true class that was given probability 0 makes it inf: the
+        model called what happened impossible. The mean of no sample is nan.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Example:
+        >>> negative_log_likelihood(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([1, 0]))
+        tensor(0.3466, dtype=torch.float64)
+    """
+    _check_samples(probabilities, targets)
+    of_true_class = probabilities.gather(1, targets.long().unsqueeze(1)).squeeze(1)
+    return _reduce(-of_true_class.to(accumulation_dtype(probabilities.device)).log(), reduction)
+
+
+def brier_score(probabilities: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Brier score for several classes: the squared distance of the probabilities from the one-hot truth.
+
+    BS = 1/N sum_n sum_c (p_n[c] - 1[y_n = c])^2
+
+    This is Brier's own definition, summed over the classes. It is twice the two-class form that looks at one class
+    only, and C times the form that is averaged over the classes.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        reduction: `"mean"` over samples, or `"none"` for one value a sample.
+
+    Returns:
+        A scalar, or shape `(N,)`, within [0, 2]. The mean of no sample is nan.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Source: G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78, 1950.
+
+    Example:
+        >>> brier_score(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([1, 0]))
+        tensor(0.2500, dtype=torch.float64)
+    """
+    _check_samples(probabilities, targets)
+    truth = one_hot(targets.long(), probabilities.shape[1])
+    difference = probabilities.to(accumulation_dtype(probabilities.device)) - truth
+    return _reduce(difference.square().sum(dim=1), reduction)
+
+
+def within_pair_accuracy(
+    probabilities: Tensor, targets: Tensor, pairs: Sequence[tuple[int, int]], reduction: Reduction = "mean"
+) -> Tensor:
+    """Accuracy of telling the two classes of a pair apart, over the samples whose true class is in a pair.
+
+    A = 1/M sum_m 1[argmax_{c in pair(y_m)} p_m[c] = y_m], over the M samples whose class y_m belongs to a pair
+
+    With pairs that differ in the direction of motion only (clockwise and counter-clockwise), it tells a model that uses
+    time, at most 1, from one that sums over time, near 0.5. Classes outside of the pair do not enter, so it is no
+    accuracy among all classes.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        pairs: disjoint pairs of classes. Equal probabilities are decided for the class that its pair names first.
+        reduction: `"mean"` over the samples in pairs, or `"none"` for one value (0 or 1) for each of them, in order.
+
+    Returns:
+        A scalar, or shape `(M,)`, within [0, 1]. The mean is nan if no sample belongs to a pair.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0], [0.1, 0.1, 0.8]])
+        >>> within_pair_accuracy(probabilities, torch.tensor([1, 1, 2]), pairs=[(0, 1)])
+        tensor(0.5000, dtype=torch.float64)
+    """
+    _check_samples(probabilities, targets)
+    check_pairs(pairs)
+    number_of_classes = probabilities.shape[1]
+    if max(max(pair) for pair in pairs) >= number_of_classes:
+        raise ValueError(
+            f"Expected argument `pairs` to name classes below {number_of_classes}, the number of columns of "
+            f"`probabilities`, but got {list(pairs)}"
+        )
+    first, second = torch.tensor(list(pairs), device=targets.device).unbind(dim=1)
+    prefers_second = probabilities[:, second] > probabilities[:, first]
+    predicted = torch.where(prefers_second, second, first)
+    in_pair = (targets.unsqueeze(1) == first) | (targets.unsqueeze(1) == second)
+    correct = (predicted == targets.unsqueeze(1))[in_pair]
+    return _reduce(correct.to(accumulation_dtype(probabilities.device)), reduction)
+
+
+def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, accuracy and count of the most probable class in equal-width bins of its probability.
+
+    Bin b holds the samples with b / n_bins <= max_c p_n[c] < (b + 1) / n_bins; the last bin also holds the value 1.
+    The expected calibration error is sum_b count_b / N |accuracy_b - confidence_b|.
+
+    It equals torchmetrics' `MulticlassCalibrationError(norm="l1")` with as many bins unless a confidence is exactly 1
+    in float32: torchmetrics counts such samples as a bin of their own, which can only make its error larger.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins.
+
+    Returns:
+        Mean confidence and accuracy, within [0, 1], nan where a bin is empty, and the integer count, each of shape
+        `(n_bins,)`.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, equations 2 to 4.
+    """
+    _check_samples(probabilities, targets)
+    check_integer("n_bins", n_bins)
+    confidence, predicted = probabilities.max(dim=1)
+    # Compared in float32, as torchmetrics does, so that a confidence on an edge falls on the same side of it.
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
+    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
+    membership = one_hot(index, n_bins)
+    count = membership.sum(dim=0)
+    dtype = accumulation_dtype(probabilities.device)
+    sums = torch.stack([confidence.to(dtype), (predicted == targets).to(dtype)]) @ membership.to(dtype)
+    mean_confidence, accuracy = sums / count
+    return mean_confidence, accuracy, count
+
+
+def check_pairs(pairs: Sequence[tuple[int, int]]) -> None:
+    """Refuse pairs that are not disjoint pairs of non-negative integers.
+
+    Raises:
+        ValueError: naming the offence.
+    """
+    expectation = (
+        f"Expected argument `pairs` to be disjoint pairs of class indices like [(1, 2), (3, 4)], but got {pairs!r}"
+    )
+    try:
+        classes = [label for first, second in pairs for label in (first, second)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(expectation) from error
+    if any(isinstance(label, bool) or not isinstance(label, int) or label < 0 for label in classes):
+        raise ValueError(expectation)
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(expectation)
+
+
+def _reduce(values: Tensor, reduction: Reduction) -> Tensor:
+    check_choice("reduction", reduction, ("mean", "none"))
+    return values.mean() if reduction == "mean" else values
+
+
+def _check_samples(probabilities: Tensor, targets: Tensor) -> None:
+    if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point() or probabilities.ndim != 2:
+        raise ValueError(
+            "Expected argument `probabilities` to be a floating-point tensor of shape (N, C), "
+            f"but got {_kind(probabilities)}"
+        )
+    if not isinstance(targets, Tensor) or targets.dtype not in _INTEGER_DTYPES or targets.ndim != 1:
+        raise ValueError(f"Expected argument `targets` to be an integer tensor of shape (N,), but got {_kind(targets)}")
+    samples, number_of_classes = probabilities.shape
+    if targets.shape[0] != samples:
+        raise ValueError(
+            f"Expected argument `targets` to hold one class for each of the {samples} rows of `probabilities`, "
+            f"but got {targets.shape[0]}"
+        )
+    if number_of_classes < 2:
+        raise ValueError(f"Expected argument `probabilities` to have at least 2 columns, but got {number_of_classes}")
+    if samples == 0:
+        return
+    low, high = probabilities.detach().aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"Expected argument `probabilities` to hold values within [0, 1], but got values from {low:g} to {high:g}"
+        )
+    excess = (probabilities.detach().float().sum(dim=1) - 1).abs().max()
+    if excess > _ROW_SUM_TOLERANCE:
+        raise ValueError(
+            f"Expected argument `probabilities` to sum to 1 over the classes, but got a row that misses 1 by {excess:g}"
+        )
+    lowest, highest = targets.aminmax()
+    if lowest < 0 or highest >= number_of_classes:
+        raise ValueError(
+            f"Expected argument `targets` to hold classes from 0 to {number_of_classes - 1}, "
+            f"but got values from {lowest} to {highest}"
+        )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
+    return f"{type(value).__name__}"

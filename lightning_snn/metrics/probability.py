@@ -1,0 +1,173 @@
+"""Scores of predicted class probabilities as torchmetrics classes.
+
+The mathematics is in `lightning_snn.metrics.functional`. For the expected calibration error use torchmetrics' own
+`MulticlassCalibrationError(num_classes, n_bins=15, norm="l1")`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_snn.metrics.functional import (
+    accumulation_dtype,
+    brier_score,
+    check_pairs,
+    negative_log_likelihood,
+    within_pair_accuracy,
+)
+
+
+class SampleMean(Metric, ABC):
+    """Mean of one value a sample, over batches and over distributed processes.
+
+    mean = sum_n v_n / N, of which the sum and N are kept and added up; nan if there was no sample.
+
+    The sum stays in float64 (float32 on Apple's MPS) when the metric, or a module that holds it, is cast to another
+    dtype: a sum in bfloat16 would stop growing after a few hundred samples. `set_dtype` has no effect for that reason.
+
+    Args:
+        measure: what is averaged; the names of the states begin with it.
+        kwargs: see `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+
+    def __init__(self, measure: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # MetricCollection makes two metrics share their states if the states' names and their values after the first
+        # batch agree. Names that tell what is measured keep apart two metrics that only start out alike.
+        self._total_name = f"{measure}_total"
+        self._count_name = f"{measure}_count"
+        dtype = accumulation_dtype(torch.device("cpu"))
+        self.add_state(self._total_name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state(self._count_name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        """The values to be averaged, shape `(M,)`, of a batch of class probabilities `(N, C)` and classes `(N,)`."""
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+            targets: true classes, integers of shape `(N,)`, in [0, C).
+
+        Raises:
+            ValueError: if an argument is not what is stated above.
+        """
+        values = self.sample_values(probabilities, targets)
+        setattr(self, self._total_name, getattr(self, self._total_name) + values.sum())
+        setattr(self, self._count_name, getattr(self, self._count_name) + values.numel())
+
+    def compute(self) -> Tensor:
+        """The mean over all samples so far, a scalar; nan if there was none."""
+        return getattr(self, self._total_name) / getattr(self, self._count_name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> SampleMean:
+        def follow_device(tensor: Tensor) -> Tensor:
+            # A probe in float32 tells the device: `fn` itself may refuse float64.
+            device = fn(torch.zeros((), device=tensor.device)).device
+            return tensor.to(accumulation_dtype(device)).to(device) if tensor.is_floating_point() else tensor.to(device)
+
+        super()._apply(follow_device, exclude_state)
+        return self
+
+
+class NegativeLogLikelihood(SampleMean):
+    """Mean negative log-likelihood of the true classes, in nats; inf once a true class was given probability 0.
+
+    NLL = -1/N sum_n log p_n[y_n]
+
+    Args:
+        kwargs: see `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = NegativeLogLikelihood()
+        >>> metric.update(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.compute()
+        tensor(0.3466, dtype=torch.float64)
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+    plot_lower_bound = 0.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("negative_log_likelihood", **kwargs)
+
+    def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        """-log p_n[y_n], shape `(N,)`."""
+        return negative_log_likelihood(probabilities, targets, reduction="none")
+
+
+class BrierScore(SampleMean):
+    """Mean squared distance of the probabilities from the one-hot truth, summed over classes, within [0, 2].
+
+    BS = 1/N sum_n sum_c (p_n[c] - 1[y_n = c])^2
+
+    Args:
+        kwargs: see `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = BrierScore()
+        >>> metric.update(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.compute()
+        tensor(0.2500, dtype=torch.float64)
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 2.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("brier_score", **kwargs)
+
+    def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        """sum_c (p_n[c] - 1[y_n = c])^2, shape `(N,)`."""
+        return brier_score(probabilities, targets, reduction="none")
+
+
+class WithinPairAccuracy(SampleMean):
+    """Accuracy of telling the two classes of a pair apart, over the samples whose true class is in a pair.
+
+    A = 1/M sum_m 1[argmax_{c in pair(y_m)} p_m[c] = y_m], over the M samples whose class y_m belongs to a pair
+
+    Args:
+        pairs: disjoint pairs of classes. Equal probabilities are decided for the class that its pair names first.
+        kwargs: see `torchmetrics.Metric`.
+
+    Returns:
+        `compute` gives a scalar within [0, 1]; nan if no sample of a pair was seen.
+
+    Raises:
+        ValueError: if `pairs` is not what is stated above.
+
+    Example:
+        >>> metric = WithinPairAccuracy(pairs=[(0, 1)])
+        >>> probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0], [0.1, 0.1, 0.8]])
+        >>> metric.update(probabilities, torch.tensor([1, 1, 2]))
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], **kwargs: Any) -> None:
+        check_pairs(pairs)
+        super().__init__("_".join(["within_pair", *(f"{first}_{second}" for first, second in pairs)]), **kwargs)
+        self.pairs = tuple((first, second) for first, second in pairs)
+
+    def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        """1 where the right class of the pair is the more probable one, else 0, shape `(M,)`."""
+        return within_pair_accuracy(probabilities, targets, self.pairs, reduction="none")

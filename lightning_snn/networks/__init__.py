@@ -1,0 +1,5 @@
+"""Architectures, as plain modules."""
+
+from lightning_snn.networks.mlp import MLP
+
+__all__ = ["MLP"]
