@@ -5,10 +5,41 @@ Example:
     >>> Trainer(max_epochs=3).fit(SpikingModule(network, methods.SpikingBayes(), num_classes=10), data.MNIST("data"))
 """
 
-from lightning_snn import data, functional, methods, metrics, networks, nn
-from lightning_snn.module import SpikingModule
-from lightning_snn.nn import LIF, run
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_snn._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
+    from lightning_snn.module import SpikingModule
+    from lightning_snn.nn import LIF, run
 
 __version__ = "0.1.0"
 
-__all__ = ["LIF", "SpikingModule", "__version__", "data", "functional", "methods", "metrics", "networks", "nn", "run"]
+__all__ = [
+    "LIF",
+    "SpikingModule",
+    "__version__",
+    "callbacks",
+    "data",
+    "functional",
+    "methods",
+    "metrics",
+    "networks",
+    "nn",
+    "run",
+]
+
+_SUBPACKAGES = ("callbacks", "data", "functional", "methods", "metrics", "networks", "nn")
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "LIF": "lightning_snn.nn",
+        "SpikingModule": "lightning_snn.module",
+        "run": "lightning_snn.nn",
+        **{name: f"{__name__}.{name}" for name in _SUBPACKAGES},
+    },
+)

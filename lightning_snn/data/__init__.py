@@ -1,9 +1,32 @@
 """LightningDataModules of event recordings, simulated and real, and of still images."""
 
-from lightning_snn.data.base import FrameDataModule, FrameDataset
-from lightning_snn.data.dvs_gesture import DVSGesture
-from lightning_snn.data.frames import frame_events
-from lightning_snn.data.images import CIFAR10, MNIST
-from lightning_snn.data.nmnist import NMNIST
+from __future__ import annotations
 
-__all__ = ["CIFAR10", "MNIST", "NMNIST", "DVSGesture", "FrameDataModule", "FrameDataset", "frame_events"]
+from typing import TYPE_CHECKING
+
+from lightning_snn._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lightning_snn.data.base import FrameDataModule, FrameDataset
+    from lightning_snn.data.dvs_gesture import DVSGesture
+    from lightning_snn.data.frames import frame_events
+    from lightning_snn.data.gestures import Gestures
+    from lightning_snn.data.images import CIFAR10, MNIST
+    from lightning_snn.data.nmnist import NMNIST
+
+__all__ = ["CIFAR10", "MNIST", "NMNIST", "DVSGesture", "FrameDataModule", "FrameDataset", "Gestures", "frame_events"]
+
+# Lazy, so that the processes that simulate gestures start with numpy alone.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CIFAR10": "lightning_snn.data.images",
+        "DVSGesture": "lightning_snn.data.dvs_gesture",
+        "FrameDataModule": "lightning_snn.data.base",
+        "FrameDataset": "lightning_snn.data.base",
+        "Gestures": "lightning_snn.data.gestures",
+        "MNIST": "lightning_snn.data.images",
+        "NMNIST": "lightning_snn.data.nmnist",
+        "frame_events": "lightning_snn.data.frames",
+    },
+)

@@ -48,7 +48,7 @@ class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"{tuple(frames.shape)}"
             )
         self.frames = frames
-        self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        self.labels = torch.as_tensor(np.array(labels), dtype=torch.int64)
         if self.labels.shape != (len(frames),):
             raise ValueError(
                 f"Expected argument `labels` to be of shape ({len(frames)},), one label a recording, but got "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from lightning_snn.checks import check_fraction, check_integer, check_positive
+from lightning_snn.checks import check_between, check_fraction, check_integer
 from lightning_snn.data.base import FrameDataModule, FrameDataset, split_by_group
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
 from lightning_snn.data.frames import frame_events
-from lightning_snn.data.gesture_files import Recording, find_recordings, read_gestures
+from lightning_snn.data.gesture_files import LONGEST_SECONDS, Recording, find_recordings, read_gestures
 from lightning_snn.data.simulator.body import CLASS_NAMES
 
 SENSOR_SIZE = (128, 128)
@@ -76,7 +76,7 @@ class DVSGesture(FrameDataModule):
                 f"Expected argument `size` to divide the sensor's 128 pixels without a rest, but got {size}"
             )
         if clip_duration is not None:
-            check_positive("clip_duration", clip_duration)
+            check_between("clip_duration", clip_duration, 0.001, LONGEST_SECONDS)
         check_fraction("val_fraction", val_fraction)
         self.root = root
         self.time_steps = time_steps
@@ -120,7 +120,7 @@ class DVSGesture(FrameDataModule):
         )
         return FrameDataset(arrays["frames"], arrays["labels"]), arrays["recordings"]
 
-    def _clips(self, recordings: Any) -> Iterator[dict[str, Any]]:
+    def _clips(self, recordings: Iterable[Recording]) -> Iterator[dict[str, Any]]:
         for index, recording in enumerate(recordings):
             for gesture in read_gestures(recording):
                 duration = gesture.stop - gesture.start

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
 from lightning_snn.checks import check_choice, check_fraction, check_integer
+from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset, LoadedBatch, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 
-Encoder = Callable[[Tensor], Tensor]
+# A module is callable, but only by its own name can a configuration file give one by its class.
+Encoder = nn.Module | Callable[[Tensor], Tensor]
 ENCODERS = ("direct", "poisson", "latency")
 
 
@@ -123,7 +125,7 @@ class ImageDataModule(FrameDataModule):
                 )
         if std is not None and min(std) <= 0:
             raise ValueError(f"Expected argument `std` to hold numbers larger than 0, but got {std}")
-        if not callable(encoder):
+        if isinstance(encoder, str) or not callable(encoder):
             check_choice("encoder", encoder, ENCODERS)
         if mean is not None and encoder in ("poisson", "latency"):
             raise ValueError(
@@ -137,7 +139,7 @@ class ImageDataModule(FrameDataModule):
         self.mean = mean
         self.std = std
         self.val_fraction = val_fraction
-        self.encoder = encoder if callable(encoder) else self._build_encoder(encoder)
+        self.encoder = self._build_encoder(encoder) if isinstance(encoder, str) else encoder
 
     def read_files(self, root: str) -> tuple[Images, Images]:
         """Training and test images from the files under ``root``."""
@@ -261,26 +263,5 @@ class CIFAR10(ImageDataModule):
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``(1, B, C, H, W)`` shifted and mirrored, each image by its own draw, if ``augmentation`` is set."""
-        return (shift_and_mirror(x, 4), y) if self.augmentation else (x, y)
+        return (shift(x, 4, mirror=True), y) if self.augmentation else (x, y)
 
-
-def shift_and_mirror(x: Tensor, pixels: int) -> Tensor:
-    """Shift each sample by up to ``pixels`` in both directions, zeros coming in, and mirror it with probability 1/2.
-
-    Args:
-        x: images over time, shape ``(T, B, C, H, W)``; all frames of a sample move alike.
-        pixels: largest shift.
-
-    Returns:
-        a tensor of the same shape and type. Randomness comes from torch's generator of the device.
-    """
-    batch, height, width = x.shape[1], x.shape[3], x.shape[4]
-    row, column = torch.randint(0, 2 * pixels + 1, (2, batch, 1), device=x.device)
-    mirrored = torch.rand(batch, 1, device=x.device) < 0.5
-    rows = row + torch.arange(height, device=x.device)
-    columns = column + torch.arange(width, device=x.device)
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    sample = torch.arange(batch, device=x.device)[:, None, None]
-    # Indices around the channel slice put their own axes first: (B, H, W, T, C).
-    moved = F.pad(x, (pixels,) * 4)[:, sample, :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(3, 0, 4, 1, 2)

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from lightning_snn.checks import check_fraction, check_integer, check_positive
+from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset, split_stratified
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
 from lightning_snn.data.frames import frame_events
@@ -71,6 +73,7 @@ class NMNIST(FrameDataModule):
         size: rows and columns of a frame: 34, or a divisor of it such as 17.
         duration: time framed, in milliseconds from the start of a recording.
         val_fraction: share of the training recordings, of every digit alike, that the validation set takes.
+        max_shift: training recordings are shifted at random by up to so many pixels.
         max_count: counts are clipped at it and divided by it; None leaves them as they are.
         batch_size: samples a batch.
         num_workers: worker processes of each loader.
@@ -95,6 +98,7 @@ class NMNIST(FrameDataModule):
         size: int = 34,
         duration: float = 315.0,
         val_fraction: float = 0.1,
+        max_shift: int = 2,
         max_count: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -110,6 +114,8 @@ class NMNIST(FrameDataModule):
             )
         check_positive("duration", duration)
         check_fraction("val_fraction", val_fraction)
+        check_integer("max_shift", max_shift, minimum=0)
+        self.max_shift = max_shift
         self.root = root
         self.time_steps = time_steps
         self.frame_shape = (2, size, size)
@@ -127,6 +133,10 @@ class NMNIST(FrameDataModule):
         train, test = self._framed("Train"), self._framed("Test")
         kept, held_out = split_stratified(train.labels.numpy(), self.val_fraction, self.seed)
         return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
+
+    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Each recording shifted as a whole; never mirrored, since that would make other digits."""
+        return (shift(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _framed(self, split: str) -> FrameDataset:
         folder = _find_root(Path(self.root).expanduser()) / split

@@ -73,7 +73,9 @@ def numbers(name: str, value: Any, expected: str, finite: bool = True) -> np.nda
         ValueError: if `value` is empty, holds no numbers or, where asked, one that is not finite.
     """
     try:
-        array = torch.as_tensor(value).detach().to("cpu", torch.float64).numpy()
+        if isinstance(value, torch.Tensor):
+            value = value.detach().to("cpu", torch.float64)
+        array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Expected argument `{name}` to be {expected}, but got {type(value).__name__}") from error
     if array.size == 0:

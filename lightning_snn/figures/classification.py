@@ -19,7 +19,7 @@ _MOST_CLASS_NAMES = 50
 
 @styled
 def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
-    """Confusion matrix: numbers are samples, colours are shares of the true class.
+    """Confusion matrix: numbers are samples, colours are shares of the true class on a square-root scale.
 
     Args:
         matrix: number of samples, shape `(C, C)`, rows the true class, columns the predicted class, as torchmetrics'
@@ -68,7 +68,7 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted", ylabel="true")
     samples = counts.sum()
-    title = f"accuracy {counts.trace() / samples:.3f} on {samples:g} samples" if samples else "no samples"
+    title = f"accuracy {counts.trace() / samples:.3f} on {samples:.0f} samples" if samples else "no samples"
     axes.set_title(title, fontweight="bold")
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25)
     bar.set_label("share of the true class")

@@ -106,8 +106,8 @@ def event_strip(frames: Any, time_step_ms: float | None = None) -> Figure:
         check_positive("time_step_ms", time_step_ms)
 
     index = evenly(len(counts), _MOST_FRAMES)
-    columns = min(_MOST_COLUMNS, len(index))
-    rows = math.ceil(len(index) / columns)
+    rows = math.ceil(len(index) / _MOST_COLUMNS)
+    columns = math.ceil(len(index) / rows)
     aspect = counts.shape[2] / counts.shape[3]
     figure = new_figure(max(3.0, 1.25 * columns + 0.3), (1.25 * aspect + 0.25) * rows + 0.5)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -68,11 +68,11 @@ def lif_step(
         spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with "leak_then_reset").
     """
     surrogate = dynamics.surrogate
-    accumulator = torch.promote_types(x.dtype, torch.float32)
     if state is None:
-        state = torch.zeros_like(x, dtype=accumulator)
-    membrane = beta * state + x
-    if dynamics.pending_reset:
+        membrane = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+    else:
+        membrane = beta * state + x
+    if dynamics.pending_reset and state is not None:
         membrane = membrane - threshold * _Spike.apply(state, threshold, surrogate, dynamics.detach_reset)
     spikes = _Spike.apply(membrane, threshold, surrogate, False)
     if dynamics.pending_reset:
@@ -160,6 +160,13 @@ class _Spike(torch.autograd.Function):
         return grad, grad_threshold, None, None
 
 
+def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A value a channel, written out for every neuron of one step: broadcasting it at every step anew is four times slower."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    return torch.empty_like(like).copy_(value)
+
+
 def _minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
     """``out = a - scale * b`` without a temporary."""
     if isinstance(scale, Tensor):
@@ -181,12 +188,16 @@ class _LIFScan(torch.autograd.Function):
         dynamics: Dynamics,
         differentiable: bool,
     ) -> tuple[Tensor, Tensor]:
-        steps, surrogate = x.shape[0], dynamics.surrogate
+        surrogate = dynamics.surrogate
         accumulator = torch.promote_types(x.dtype, torch.float32)
-        spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        kept = steps if differentiable else 1
-        membranes = torch.empty((kept, *x.shape[1:]), dtype=accumulator, device=x.device)
-        carried = torch.zeros_like(membranes[0]) if state is None else state.to(accumulator, copy=True)
+        # empty_like keeps a channels-last layout
+        spikes = torch.empty_like(x)
+        membranes = torch.empty_like(x if differentiable else x[:1], dtype=accumulator)
+        numbers = (beta, threshold)
+        beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
+        carried = torch.zeros_like(membranes[0])
+        if state is not None:
+            carried.copy_(state)
         owed = torch.zeros_like(spikes[0])
         if dynamics.pending_reset and state is not None:
             surrogate.spike(carried, threshold, out=owed)
@@ -205,23 +216,23 @@ class _LIFScan(torch.autograd.Function):
                 surrogate.spike(membrane, threshold, out=spike)
                 _reset(membrane, spike, threshold, dynamics, out=carried)
         ctx.save_for_backward(
-            membranes, *(value if isinstance(value, Tensor) else None for value in (beta, threshold, state, recurrent))
+            membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, recurrent))
         )
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
-        ctx.numbers = (beta, threshold)
+        ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
         return spikes, carried.clone() if dynamics.pending_reset else carried
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         membranes, beta_tensor, threshold_tensor, state, recurrent = ctx.saved_tensors
-        beta = ctx.numbers[0] if beta_tensor is None else beta_tensor
-        threshold = ctx.numbers[1] if threshold_tensor is None else threshold_tensor
+        beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
+        threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, membranes[0])
         dynamics: Dynamics = ctx.dynamics
         surrogate, accumulator = dynamics.surrogate, membranes.dtype
         needs_beta, needs_threshold = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
 
-        grad_x = torch.empty(membranes.shape, dtype=ctx.dtype, device=membranes.device)
+        grad_x = torch.empty_like(membranes, dtype=ctx.dtype)
         slope, through, spike = (torch.empty_like(membranes[0]) for _ in range(3))
         grad_membrane = torch.zeros_like(membranes[0])  # dL/dv of the step after
         carried = grad_state.to(accumulator, copy=True)  # dL/du, what reaches this step through the leak

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.functional.iwst import iwst_weight
-from lightning_snn.functional.lif import Dynamics
+from lightning_snn.functional.lif import Dynamics, spread_over
 
 _EPSILON = 1e-8  # keeps 1 / sqrt(Q) finite where no input has arrived yet
 
@@ -66,11 +66,16 @@ class _NoisyLIFScan(torch.autograd.Function):
         lam: float,
     ) -> Tensor:
         accumulator = torch.promote_types(mean.dtype, torch.float32)
-        spikes = torch.empty(mean.shape, dtype=mean.dtype, device=mean.device)
-        standardised = torch.empty(mean.shape, dtype=accumulator, device=mean.device)
+        # empty_like keeps a channels-last layout
+        spikes = torch.empty_like(mean)
+        standardised = torch.empty_like(mean, dtype=accumulator)
         precision_root = torch.empty_like(standardised)  # 1 / sqrt(Q)
-        noise = torch.empty_like(standardised[0])
-        membrane, spread = torch.zeros_like(noise), torch.zeros_like(noise)
+        membrane, spread = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
+        # drawn through a flat view: a generator fills a channels-last tensor four times slower
+        flat = torch.empty(membrane.numel(), dtype=accumulator, device=mean.device)
+        noise = flat.as_strided(membrane.shape, membrane.stride())
+        numbers = (beta, threshold)
+        beta, threshold = spread_over(beta, membrane), spread_over(threshold, membrane)
         beta_squared = beta * beta
         for t in range(mean.shape[0]):
             torch.mul(membrane, beta, out=membrane).add_(mean[t])
@@ -80,7 +85,8 @@ class _NoisyLIFScan(torch.autograd.Function):
             root, score, spike = precision_root[t], standardised[t], spikes[t]
             torch.add(spread, _EPSILON, out=root).rsqrt_()
             torch.sub(membrane, threshold, out=score).mul_(root)
-            torch.gt(score, noise.normal_(), out=spike)
+            flat.normal_()
+            torch.gt(score, noise, out=spike)
             if dynamics.reset == "subtract":
                 membrane.sub_(torch.mul(spike, threshold, out=noise))
             else:
@@ -90,9 +96,10 @@ class _NoisyLIFScan(torch.autograd.Function):
             standardised,
             precision_root,
             spikes,
-            *(value if isinstance(value, Tensor) else None for value in (beta, threshold, recurrent)),
+            *(value if isinstance(value, Tensor) else None for value in (*numbers, recurrent)),
         )
-        ctx.numbers, ctx.dynamics, ctx.lam = (beta, threshold), dynamics, lam
+        ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
+        ctx.dynamics, ctx.lam = dynamics, lam
         ctx.dtypes = mean.dtype, variance.dtype
         return spikes
 
@@ -100,20 +107,21 @@ class _NoisyLIFScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         standardised, precision_root, spikes, beta_tensor, threshold_tensor, recurrent = ctx.saved_tensors
-        beta = ctx.numbers[0] if beta_tensor is None else beta_tensor
-        threshold = ctx.numbers[1] if threshold_tensor is None else threshold_tensor
+        beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, standardised[0])
+        threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, standardised[0])
         dynamics: Dynamics = ctx.dynamics
         accumulator = standardised.dtype
         needs_beta, needs_threshold = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
         hard = dynamics.reset == "zero"
 
-        grad_mean = torch.empty(standardised.shape, dtype=ctx.dtypes[0], device=standardised.device)
-        grad_variance = torch.empty(standardised.shape, dtype=ctx.dtypes[1], device=standardised.device)
+        grad_mean = torch.empty_like(standardised, dtype=ctx.dtypes[0])
+        grad_variance = torch.empty_like(standardised, dtype=ctx.dtypes[1])
         # dL/d(U, Q) after the reset of the step at hand, and before the reset of the step after it
         after_u, after_q = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
         before_u, before_q = torch.zeros_like(after_u), torch.zeros_like(after_u)
         grad_beta = torch.zeros_like(after_u) if needs_beta else None
         grad_threshold = torch.zeros_like(after_u) if needs_threshold else None
+        beta_squared = beta * beta
 
         for t in range(standardised.shape[0] - 1, -1, -1):
             score, root = standardised[t], precision_root[t]
@@ -140,7 +148,7 @@ class _NoisyLIFScan(torch.autograd.Function):
             torch.add(after_u, through, out=before_u)
             torch.addcmul(after_q, through.mul_(root), score, value=-0.5, out=before_q)
             grad_mean[t], grad_variance[t] = before_u, before_q
-            after_u, after_q = before_u * beta, before_q * (beta * beta)
+            after_u, after_q = before_u * beta, before_q * beta_squared
 
         grad_recurrent = None
         if recurrent is not None and ctx.needs_input_grad[4]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_integer, check_positive
@@ -35,10 +36,11 @@ class SpikingBayes(Method):
         lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers and large batches.
         kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs.
         warmup_epochs: epochs over which the KL weight rises linearly, at least 0.
-        kappa: initial posterior standard deviation of a weight times sqrt(fan-in), larger than 0.
+        gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0; raise it where the input is sparse.
+        kappa: initial posterior standard deviation of a weight over the one its mean is drawn with, larger than 0.
         prior_scale: prior standard deviation of a weight times sqrt(fan-in), larger than 0.
         samples: K of `predict`; 0 predicts with the posterior mean, one deterministic run.
-        keep_weights: keep the network's weights as posterior means instead of drawing them from N(0, 1 / fan-in).
+        keep_weights: keep the network's weights as posterior means instead of drawing them.
         train_size: number of training samples N; None takes it from the Trainer's data.
 
     Raises:
@@ -56,6 +58,7 @@ class SpikingBayes(Method):
         lam: float = 0.5,
         kl_weight: float = 0.1,
         warmup_epochs: float = 1.0,
+        gain: float = 1.0,
         kappa: float = 0.5,
         prior_scale: float = 1.0,
         samples: int = 0,
@@ -66,13 +69,14 @@ class SpikingBayes(Method):
         check_between("lam", lam, 0.0, 1.0)
         check_between("kl_weight", kl_weight, 0.0, float("inf"))
         check_between("warmup_epochs", warmup_epochs, 0.0, float("inf"))
+        check_positive("gain", gain)
         check_positive("kappa", kappa)
         check_positive("prior_scale", prior_scale)
         check_integer("samples", samples, 0)
         if train_size is not None:
             check_integer("train_size", train_size)
         self.lam, self.kl_weight, self.warmup_epochs = lam, kl_weight, warmup_epochs
-        self.kappa, self.prior_scale, self.samples = kappa, prior_scale, samples
+        self.gain, self.kappa, self.prior_scale, self.samples = gain, kappa, prior_scale, samples
         self.keep_weights, self.train_size = keep_weights, train_size
 
     def prepare(self, network: nn.Module) -> nn.Module:
@@ -114,8 +118,8 @@ class SpikingBayes(Method):
 
     def extra_repr(self) -> str:
         return (
-            f"lam={self.lam:g}, kl_weight={self.kl_weight:g}, warmup_epochs={self.warmup_epochs:g}, kappa={self.kappa:g}, "
-            f"prior_scale={self.prior_scale:g}, samples={self.samples}"
+            f"lam={self.lam:g}, kl_weight={self.kl_weight:g}, warmup_epochs={self.warmup_epochs:g}, gain={self.gain:g}, "
+            f"kappa={self.kappa:g}, prior_scale={self.prior_scale:g}, samples={self.samples}"
         )
 
     def _noisy_output(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ class SpikingBayes(Method):
         return self.kl_weight * warmup * self.kl(network) / train_size
 
     def _bayesian(self, layer: nn.Linear | nn.Conv2d) -> BayesianLayer:
-        options = {"bias": layer.bias is not None, "kappa": self.kappa, "prior_scale": self.prior_scale}
+        options = {"bias": layer.bias is not None, "gain": self.gain, "kappa": self.kappa, "prior_scale": self.prior_scale}
         made: BayesianLayer
         if isinstance(layer, nn.Linear):
             made = BayesLinear(layer.in_features, layer.out_features, **options)
@@ -147,6 +151,8 @@ class SpikingBayes(Method):
             made.weight.data.copy_(layer.weight)
             if layer.bias is not None:
                 made.bias.data.copy_(layer.bias)
+        if layer.weight.dim() == 4 and layer.weight.is_contiguous(memory_format=torch.channels_last):
+            made = made.to(memory_format=torch.channels_last)
         return made.to(layer.weight)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,23 +16,29 @@ class MLP(nn.Sequential):
     """Linear layers with LIF neurons between them; the last Linear is read out.
 
     Args:
-        in_features: number of inputs; inputs of more dimensions are flattened.
+        input_shape: number of inputs, or the shape of an input, which is flattened.
         num_classes: number of outputs.
         hidden: sizes of the hidden layers.
         lif: options of every `LIF`.
 
     Shape:
-        `[T*B, ...]` to `[T*B, num_classes]`.
+        `[T*B, *input_shape]` to `[T*B, num_classes]`.
     """
 
     def __init__(
-        self, in_features: int = 784, num_classes: int = 10, hidden: Sequence[int] = (256, 256), lif: dict[str, Any] | None = None
+        self,
+        input_shape: int | tuple[int, ...] = 784,
+        num_classes: int = 10,
+        hidden: Sequence[int] = (256, 256),
+        lif: dict[str, Any] | None = None,
     ) -> None:
-        for name, value in (("in_features", in_features), ("num_classes", num_classes)):
-            check_integer(name, value)
+        for size in (input_shape,) if isinstance(input_shape, int) else input_shape:
+            check_integer("input_shape", size)
+        check_integer("num_classes", num_classes)
+        features = input_shape if isinstance(input_shape, int) else math.prod(input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden:
             check_integer("hidden", size)
-            layers += [nn.Linear(in_features, size), LIF(**(lif or {}))]
-            in_features = size
-        super().__init__(*layers, nn.Linear(in_features, num_classes))
+            layers += [nn.Linear(features, size), LIF(**(lif or {}))]
+            features = size
+        super().__init__(*layers, nn.Linear(features, num_classes))

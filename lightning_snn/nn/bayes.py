@@ -27,17 +27,16 @@ class BayesianLayer(nn.Module):
     Args:
         weight, bias: initial posterior means; bias may be None.
         fan_in: number of inputs of one output.
-        kappa: initial posterior standard deviation of a weight times sqrt(fan_in), larger than 0.
+        std: initial posterior standard deviation of a weight, larger than 0; of a bias it is 0.1.
         prior_scale: prior standard deviation of a weight times sqrt(fan_in), larger than 0.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, fan_in: int, kappa: float, prior_scale: float) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, fan_in: int, std: float, prior_scale: float) -> None:
         super().__init__()
-        check_positive("kappa", kappa)
         check_positive("prior_scale", prior_scale)
         self.prior_scale, self.fan_in = prior_scale, fan_in
         self.weight = nn.Parameter(weight.detach().clone())
-        self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(kappa / math.sqrt(fan_in))))
+        self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(std)))
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
         self.register_parameter(
             "bias_log_std", None if bias is None else nn.Parameter(torch.full_like(bias, math.log(0.1)))
@@ -70,14 +69,22 @@ class BayesLinear(BayesianLayer):
     Args:
         in_features, out_features: N and M.
         bias: whether there is one.
-        kappa, prior_scale: see `BayesianLayer`.
+        gain: initial means are drawn from N(0, gain^2 / fan_in), larger than 0.
+        kappa: initial posterior standard deviation over the one the means are drawn with, larger than 0.
+        prior_scale: see `BayesianLayer`.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, kappa: float = 0.5, prior_scale: float = 1.0
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        gain: float = 1.0,
+        kappa: float = 0.5,
+        prior_scale: float = 1.0,
     ) -> None:
-        weight = torch.randn(out_features, in_features) / math.sqrt(in_features)
-        super().__init__(weight, torch.zeros(out_features) if bias else None, in_features, kappa, prior_scale)
+        mean, std = _initial(torch.Size((out_features, in_features)), gain, kappa)
+        super().__init__(mean, torch.zeros(out_features) if bias else None, in_features, std, prior_scale)
         self.in_features, self.out_features = in_features, out_features
 
     def forward(self, x: Tensor) -> Moments | Tensor:
@@ -95,7 +102,9 @@ class BayesConv2d(BayesianLayer):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `nn.Conv2d`, zero padding.
-        kappa, prior_scale: see `BayesianLayer`.
+        gain: initial means are drawn from N(0, gain^2 / fan_in), larger than 0.
+        kappa: initial posterior standard deviation over the one the means are drawn with, larger than 0.
+        prior_scale: see `BayesianLayer`.
     """
 
     def __init__(
@@ -108,14 +117,14 @@ class BayesConv2d(BayesianLayer):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
+        gain: float = 1.0,
         kappa: float = 0.5,
         prior_scale: float = 1.0,
     ) -> None:
         # the shapes are nn.Conv2d's business
         like = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
-        fan_in = like.weight[0].numel()
-        mean = torch.randn_like(like.weight) / math.sqrt(fan_in)
-        super().__init__(mean, torch.zeros(out_channels) if bias else None, fan_in, kappa, prior_scale)
+        mean, std = _initial(like.weight.shape, gain, kappa)
+        super().__init__(mean, torch.zeros(out_channels) if bias else None, like.weight[0].numel(), std, prior_scale)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, like.kernel_size
         self.stride, self.padding, self.dilation, self.groups = like.stride, like.padding, like.dilation, groups
 
@@ -131,3 +140,11 @@ class BayesConv2d(BayesianLayer):
         parts += [f"padding={self.padding}"] if self.padding not in (0, (0, 0)) else []
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         return ", ".join([*parts, f"bias={self.bias is not None}"])
+
+
+def _initial(shape: torch.Size, gain: float, kappa: float) -> tuple[Tensor, float]:
+    """Means drawn from N(0, gain^2 / fan_in), and kappa times that standard deviation for the posterior's own."""
+    check_positive("gain", gain)
+    check_positive("kappa", kappa)
+    spread = gain / math.sqrt(shape[1:].numel())
+    return spread * torch.randn(shape), kappa * spread

@@ -26,6 +26,11 @@ def folded(time_steps: int) -> Iterator[None]:
         _time_steps.reset(token)
 
 
+def time_steps() -> int | None:
+    """T of the enclosing `run` or `folded`; None outside."""
+    return _time_steps.get()
+
+
 def run(network: nn.Module, x: Tensor) -> Any:
     """Run a network over a sequence.
 
@@ -52,7 +57,9 @@ def run(network: nn.Module, x: Tensor) -> Any:
 
 def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
     if isinstance(output, (tuple, list)):
-        return type(output)(_unfold_output(part, time_steps, batch_size) for part in output)
+        parts = [_unfold_output(part, time_steps, batch_size) for part in output]
+        # a named tuple takes its fields one by one
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     if isinstance(output, dict):
         return {key: _unfold_output(part, time_steps, batch_size) for key, part in output.items()}
     if output.shape[0] != time_steps * batch_size:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.checks import check_between, check_integer, check_positive
+from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
 from lightning_snn.functional.lif import Dynamics, Order, Reset, leaky_integrate, lif, lif_step
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
@@ -31,11 +31,14 @@ class LeakyLayer(nn.Module):
             check_integer("channels", channels)
         values = _values("beta", beta, channels)
         for value in values.flatten().tolist():
-            check_between("beta", value, 0.0, 1.0)
+            if learn_beta:
+                check_fraction("beta", value)
+            else:
+                check_between("beta", value, 0.0, 1.0)
         self.learn_beta = learn_beta
         self._beta: float | None = None
         if learn_beta:
-            self.beta_logit = nn.Parameter(torch.logit(values, eps=1e-4).float())
+            self.beta_logit = nn.Parameter(torch.logit(values).float())
         elif values.dim() == 0:
             self._beta = values.item()
         else:
@@ -61,7 +64,7 @@ class LIF(LeakyLayer):
     by the `Moments` of a Bayesian layer the neurons fire by that noise (`functional.noisy_lif`), and the surrogate plays no part.
 
     Args:
-        beta: decay of the membrane per step, in [0, 1]; a number, or one a channel.
+        beta: decay of the membrane per step, in [0, 1], in (0, 1) if it is learned; a number, or one a channel.
         threshold: firing threshold, larger than 0; a number, or one a channel.
         reset: "subtract" the threshold after a spike, or set the membrane to "zero".
         detach_reset: no gradient through the reset.
@@ -188,7 +191,7 @@ class LeakyIntegrator(LeakyLayer):
     r"""A membrane that never spikes, ``u_t = beta u_{t-1} + x_t``: the usual last layer before a readout.
 
     Args:
-        beta: decay of the membrane per step, in [0, 1]; a number, or one a channel.
+        beta: decay of the membrane per step, in [0, 1], in (0, 1) if it is learned; a number, or one a channel.
         learn_beta: train the decay (its logit).
         channels: number of channels when a number should become one value a channel.
 
@@ -210,7 +213,7 @@ class LeakyIntegrator(LeakyLayer):
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step for streaming: input `[B, ...]` to the membrane, which is the state too."""
-        membrane = x if state is None else over_channels(self.beta, x) * state + x
+        membrane = x.clone() if state is None else over_channels(self.beta, x) * state + x
         return membrane, membrane
 
     def extra_repr(self) -> str:
@@ -231,9 +234,12 @@ def over_channels(value: float | Tensor, x: Tensor) -> float | Tensor:
 
 
 def _values(name: str, value: PerChannel, channels: int | None) -> Tensor:
-    values = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    expected = "a number or one a channel" if channels is None else f"a number or {channels} numbers"
+    try:
+        values = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected argument `{name}` to be {expected}, but got {value!r}") from error
     if values.dim() > 1 or (values.dim() == 1 and channels not in (None, values.shape[0])):
-        expected = "a number or one a channel" if channels is None else f"a number or {channels} numbers"
         raise ValueError(f"Expected argument `{name}` to be {expected}, but got the shape {tuple(values.shape)}")
     return values.expand(channels).clone() if channels is not None else values
 

@@ -44,19 +44,24 @@ class Recorder(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "val": [], "test": [], "predict": []}
+        self.seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {
+            "train": [],
+            "val": [],
+            "test": [],
+            "predict": [],
+        }
 
-    def training_step(self, batch: tuple, _: int) -> torch.Tensor:
+    def training_step(self, batch: tuple, batch_idx: int) -> torch.Tensor:
         self.seen["train"].append(batch)
         return self.layer(torch.ones(1, 1)).sum()
 
-    def validation_step(self, batch: tuple, _: int) -> None:
+    def validation_step(self, batch: tuple, batch_idx: int) -> None:
         self.seen["val"].append(batch)
 
-    def test_step(self, batch: tuple, _: int) -> None:
+    def test_step(self, batch: tuple, batch_idx: int) -> None:
         self.seen["test"].append(batch)
 
-    def predict_step(self, batch: tuple, _: int) -> None:
+    def predict_step(self, batch: tuple, batch_idx: int) -> None:
         self.seen["predict"].append(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -70,7 +70,7 @@ def test_rows_are_stacked_as_they_come(tmp_path) -> None:
 
 
 def test_rows_that_differ_or_are_missing_leave_nothing_behind(tmp_path) -> None:
-    with pytest.raises(ValueError, match="Expected row 1 of .*set to hold"):
+    with pytest.raises(ValueError, match=r"Expected row 1 of .*set to hold"):
         save_rows(tmp_path / "set", [{"a": np.zeros(2)}, {"a": np.zeros(3)}])
     with pytest.raises(ValueError, match="at least one row"):
         save_rows(tmp_path / "set", [])

@@ -179,8 +179,9 @@ def test_two_recordings_of_a_subject_stay_on_one_side(seed: int, tmp_path: Path)
 
 def test_the_layouts_give_the_same_samples(tmp_path: Path) -> None:
     found = {}
+    # No gesture ends near the end of a clip, so that it does not matter whether a list or the last event ends it.
     for layout, write in WRITERS.items():
-        data = module(write(tmp_path / layout), clip_duration=0.5, time_steps=5, size=16)
+        data = module(write(tmp_path / layout), clip_duration=0.45, time_steps=5, size=16)
         found[layout] = [contents(data.train_set) + contents(data.val_set), contents(data.test_set)]
     for layout in ("spikingjelly", "original"):
         assert sorted(found[layout][0]) == sorted(found["tonic"][0])
@@ -200,9 +201,13 @@ def test_tonic_arrays_may_be_of_any_number_type(dtype: type, tmp_path: Path) -> 
 def test_whole_gestures_keep_every_event_and_clips_leave_out_the_rest(tmp_path: Path) -> None:
     root = write_tonic(tmp_path / "set")
     whole = module(root, clip_duration=None)
-    assert sorted((int(label), int(frames.sum())) for frames, label in whole.test_set) == [(0, 200), (3, 640), (10, 320)]
+    assert sorted((int(label), int(frames.sum())) for frames, label in whole.test_set) == [
+        (0, 200),
+        (3, 640),
+        (10, 320),
+    ]
     clips = module(root, clip_duration=1.5)
-    x, y, p, t = sources()["test", TEST[0], 3]
+    t = sources()["test", TEST[0], 3][3]
     counts = sorted(int(frames.sum()) for frames, label in clips.test_set if label == 3)
     assert counts == sorted([(t < 1_500_000).sum(), ((t >= 1_500_000) & (t < 3_000_000)).sum()])
     short = next(frames for frames, label in clips.test_set if label == 0)
@@ -262,7 +267,12 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "file", "content", "message"),
     [
-        ("tonic", "DVSGesture/ibmGestureTrain/user02_lab/3.npy", None, "user02_lab/3.npy to hold .*truncated or corrupt"),
+        (
+            "tonic",
+            "DVSGesture/ibmGestureTrain/user02_lab/3.npy",
+            None,
+            "user02_lab/3.npy to hold .*truncated or corrupt",
+        ),
         ("tonic", "DVSGesture/ibmGestureTrain/user02_lab/11.npy", b"", "11.npy to be named by its class, 0 to 10"),
         ("tonic", "DVSGesture/ibmGestureTest/user24_led/a.npy", b"", "a.npy to be named by its class, 0 to 10"),
         ("spikingjelly", "events_np/train/3/user02_lab_0.npz", None, "user02_lab_0.npz to hold .*truncated or corrupt"),
@@ -280,7 +290,12 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
             b"class,startTime_usec,endTime_usec\n1,999999000,999999999\n",
             "user02_lab.aedat to hold events from 999999000",
         ),
-        ("original", "DvsGesture/user02_lab_labels.csv", b"class,startTime_usec,endTime_usec\n", "at least one gesture"),
+        (
+            "original",
+            "DvsGesture/user02_lab_labels.csv",
+            b"class,startTime_usec,endTime_usec\n",
+            "at least one gesture",
+        ),
         ("original", "DvsGesture/trials_to_test.txt", b"user01_led.aedat\n", "disjoint, but both name .*user01_led"),
         ("original", "DvsGesture/trials_to_test.txt", b"user99.aedat\n", "user99.aedat, because .* but it is missing"),
         ("original", "DvsGesture/trials_to_test.txt", b"", "to hold test recordings, but it holds none"),
@@ -303,7 +318,10 @@ def test_a_damaged_file_is_named(layout: str, file: str, content: bytes | None, 
         (np.array([[0, 0, 0, np.nan]]), "finite times"),
         (np.array([[128, 0, 0, 0]]), r"user02_lab/3.npy to hold DVS128 events: .*`x` to lie in \[0, 128\)"),
         (np.array([[1, 0, -1, 0]]), r"user02_lab/3.npy to hold DVS128 events: .*`p` to lie in \[0, 2\)"),
-        (np.array([[0, 0, 0, 0], [0, 0, 0, 6_000_000]]), "to last at most 600 s, its times being in ms, but got 6000 s"),
+        (
+            np.array([[0, 0, 0, 0], [0, 0, 0, 6_000_000]]),
+            "to last at most 600 s, its times being in ms, but got 6000 s",
+        ),
     ],
 )
 def test_wrong_events_are_refused_with_their_file(events: np.ndarray, message: str, tmp_path: Path) -> None:

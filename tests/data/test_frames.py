@@ -52,9 +52,7 @@ def test_an_event_on_a_bound_belongs_to_the_frame_that_begins_there() -> None:
     t = np.array([0, 9, 10, 19, 20, 29])
     zeros = np.zeros(6, np.int64)
     for times, duration in ((t, 30), (t.astype(float), 30.0)):
-        counts = count_events(
-            zeros, zeros, zeros, times, time_steps=3, sensor_size=(1, 1), start=0, duration=duration
-        )
+        counts = count_events(zeros, zeros, zeros, times, time_steps=3, sensor_size=(1, 1), start=0, duration=duration)
         assert counts[:, 0, 0, 0].tolist() == [2, 2, 2]
 
 
@@ -73,7 +71,9 @@ def test_without_a_duration_the_frames_end_with_the_last_event() -> None:
 def test_frames_saturate_at_255_where_counts_do_not() -> None:
     for events, expected in ((254, 254), (255, 255), (256, 255), (100_000, 255)):
         zeros = np.zeros(events, np.int64)
-        counts, frames = (f(zeros, zeros, zeros, zeros, time_steps=1, sensor_size=(1, 1)) for f in (count_events, frame_events))
+        counts, frames = (
+            f(zeros, zeros, zeros, zeros, time_steps=1, sensor_size=(1, 1)) for f in (count_events, frame_events)
+        )
         assert counts[0, 0, 0, 0] == events
         assert frames.dtype == np.uint8
         assert frames[0, 0, 0, 0] == expected
@@ -90,7 +90,13 @@ def test_narrow_and_unsigned_and_boolean_types_do_not_overflow() -> None:
     p = np.array([False, True])
     for dtype in (np.int8, np.uint8, np.int16, np.uint64):
         counts = count_events(
-            x.astype(dtype), x.astype(dtype), p, np.array([0, 1], np.uint64), time_steps=2, sensor_size=(128, 128), size=(1, 1)
+            x.astype(dtype),
+            x.astype(dtype),
+            p,
+            np.array([0, 1], np.uint64),
+            time_steps=2,
+            sensor_size=(128, 128),
+            size=(1, 1),
         )
         assert counts.flatten().tolist() == [1, 0, 0, 1]
 

@@ -79,7 +79,7 @@ def test_a_damaged_file_is_named(data: bytes, message: str, tmp_path: Path) -> N
 
 def test_a_damaged_file_in_the_tree_stops_setup_and_leaves_no_cache(root: Path) -> None:
     (root / "Train" / "7" / "00002.bin").write_bytes(b"\x00" * 7)
-    with pytest.raises(ValueError, match="Train/7/00002.bin to hold events of 5 bytes"):
+    with pytest.raises(ValueError, match=r"Train/7/00002.bin to hold events of 5 bytes"):
         module(root).setup()
     assert list((root.parent / "cache" / "nmnist").iterdir()) == []
 

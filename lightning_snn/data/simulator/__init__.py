@@ -13,6 +13,7 @@ event-based gesture recognition system", CVPR 2017.
 from __future__ import annotations
 
 from .body import CLASS_NAMES, Subject, draw_subject
+from .parallel import simulate_split
 from .recording import DIRECTION_PAIRS, SIMULATOR_VERSION, Split, simulate_counts, simulate_events, simulate_frames
 from .scene import LIGHTS, UNSEEN_LIGHT, Light
 
@@ -29,4 +30,5 @@ __all__ = [
     "simulate_counts",
     "simulate_events",
     "simulate_frames",
+    "simulate_split",
 ]

@@ -1,0 +1,101 @@
+"""The LIF scan, forward and backward, against snntorch's loop and SpikingJelly's multi-step layer.
+
+    python benchmarks/lif.py [--json results.json] [--rounds 15]
+
+All compute the same neuron (soft reset, arctangent surrogate, attached reset where the peer has it) on the same input. SpikingJelly is
+measured if it is installed: pip install --no-deps spikingjelly, and what it imports. Ratios are peer time / our time; above 1 ours wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+
+import snntorch
+import torch
+from _timing import interleaved, ratio, table
+from torch import Tensor, nn
+
+from lightning_snn.functional import lif
+
+try:
+    from spikingjelly.activation_based import functional, neuron, surrogate
+except ImportError:
+    neuron = None
+
+SHAPES = [(16, 64, 32, 16, 16), (4, 64, 64, 16, 16), (16, 128, 512), (100, 128, 128)]
+BETA = 0.5
+
+
+def contenders(x: Tensor, grad: Tensor) -> dict[str, Callable[[], None]]:
+    """A forward and backward pass of every library over `x [T, B, ...]`."""
+
+    def trained(forward: Callable[[], Tensor]) -> Callable[[], None]:
+        def call() -> None:
+            x.grad = None
+            forward().backward(grad)
+
+        return call
+
+    leaky = snntorch.Leaky(beta=BETA, spike_grad=snntorch.surrogate.atan())
+
+    def loop() -> Tensor:
+        membrane, spikes = torch.zeros_like(x[0]), []
+        for current in x:
+            spike, membrane = leaky(current, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    calls = {"ours": trained(lambda: lif(x, BETA)[0]), "snntorch": trained(loop)}
+    if neuron is not None:
+        layer: nn.Module = neuron.LIFNode(
+            tau=1 / (1 - BETA), decay_input=False, v_reset=None, step_mode="m", surrogate_function=surrogate.ATan()
+        )
+
+        def multi_step() -> Tensor:
+            functional.reset_net(layer)
+            return layer(x)
+
+        calls["spikingjelly"] = trained(multi_step)
+    return calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", help="write the results to this file")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    options = parser.parse_args()
+
+    results = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for shape in SHAPES:
+            torch.manual_seed(0)
+            x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
+            times = interleaved(contenders(x, grad), options.rounds)
+            results.append(
+                {
+                    "threads": threads,
+                    "shape": list(shape),
+                    "ms": {name: statistics.median(values) for name, values in times.items()},
+                    "ratio": {name: ratio(times, name, "ours") for name in times if name != "ours"},
+                }
+            )
+    names = list(results[0]["ms"])
+    rows = [["threads", "T, B, ...", *(f"{n} ms" for n in names), *(f"{n} / ours" for n in names[1:])]]
+    for r in results:
+        shape = "x".join(map(str, r["shape"]))
+        rows.append(
+            [str(r["threads"]), shape, *(f"{r['ms'][n]:.1f}" for n in names), *(f"{r['ratio'][n]:.2f}" for n in names[1:])]
+        )
+    print(table(rows))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A whole training step by backpropagation through time, against the same network in snntorch and in SpikingJelly.
+
+    python benchmarks/step.py [--json results.json] [--rounds 15] [--compile]
+
+The network is the VGG 16-16-A-32-32-A-64 with batch-norm and average pooling on 32x32x3 images, T = 16, batch 16: forward, cross-entropy
+of the mean output, backward, SGD step. The limit is the same network with ReLU on the T * B images. snntorch runs it step by step in a
+Python loop, as its users write it; SpikingJelly in its multi-step mode; ours with time folded into the batch. SpikingJelly is
+measured if it is installed: pip install --no-deps spikingjelly, and what it imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+
+import snntorch
+import torch
+import torch.nn.functional as F
+from _timing import interleaved, ratio, table
+from torch import Tensor, nn
+
+from lightning_snn import LIF, run
+
+try:
+    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+except ImportError:
+    neuron = None
+
+T, B, BETA = 16, 16, 0.5
+WIDTHS = (16, 16, "A", 32, 32, "A", 64)
+
+
+def vgg(activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """Convolution, batch-norm and activation for every width, average pooling at every A, global average and a linear readout."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in WIDTHS:
+        if width == "A":
+            layers.append(nn.AvgPool2d(2))
+            continue
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def contenders(x: Tensor, y: Tensor, compiled: bool) -> dict[str, Callable[[], None]]:
+    """A training step of every library on images `x [T, B, 3, 32, 32]`."""
+
+    def step(network: nn.Module, forward: Callable[[nn.Module], Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+
+        def call() -> None:
+            optimizer.zero_grad()
+            F.cross_entropy(forward(network).mean(0), y).backward()
+            optimizer.step()
+
+        return call
+
+    def folded(network: nn.Module) -> Tensor:
+        return run(network, x)
+
+    def loop(network: nn.Module) -> Tensor:
+        for module in network:
+            if isinstance(module, snntorch.Leaky):
+                module.reset_mem()
+        return torch.stack([network(frame) for frame in x])
+
+    def leaky() -> nn.Module:
+        return snntorch.Leaky(beta=BETA, spike_grad=snntorch.surrogate.atan(), init_hidden=True)
+
+    calls = {
+        "ours": step(vgg(lambda: LIF(BETA)), folded),
+        "snntorch": step(vgg(leaky), loop),
+        "relu limit": step(vgg(nn.ReLU), lambda network: network(x.flatten(0, 1)).unflatten(0, (T, B))),
+    }
+    if compiled:
+        calls["ours compiled"] = step(torch.compile(vgg(lambda: LIF(BETA))), folded)
+    if neuron is not None:
+
+        def node() -> nn.Module:
+            tau = 1 / (1 - BETA)
+            return neuron.LIFNode(tau, decay_input=False, v_reset=None, step_mode="m", surrogate_function=surrogate.ATan())
+
+        def multi_step(network: nn.Module) -> Tensor:
+            functional.reset_net(network)
+            return network(x)
+
+        calls["spikingjelly"] = step(_multi_step_layers(vgg(node)), multi_step)
+    return calls
+
+
+def _multi_step_layers(network: nn.Sequential) -> nn.Sequential:
+    """Every stateless layer as SpikingJelly's multi-step twin with the same arguments."""
+    layers: list[nn.Module] = []
+    for module in network:
+        if isinstance(module, nn.Conv2d):
+            made = layer.Conv2d(module.in_channels, module.out_channels, 3, padding=1, bias=False)
+        elif isinstance(module, nn.BatchNorm2d):
+            made = layer.BatchNorm2d(module.num_features)
+        elif isinstance(module, nn.AvgPool2d):
+            made = layer.AvgPool2d(2)
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            made = layer.AdaptiveAvgPool2d(1)
+        elif isinstance(module, nn.Flatten):
+            made = layer.Flatten()
+        elif isinstance(module, nn.Linear):
+            made = layer.Linear(module.in_features, module.out_features)
+        else:
+            made = module
+        layers.append(made)
+    made = nn.Sequential(*layers)
+    functional.set_step_mode(made, "m")
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", help="write the results to this file")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser.add_argument("--compile", action="store_true", help="measure our network under torch.compile too")
+    options = parser.parse_args()
+
+    results = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        x, y = torch.rand(B, 3, 32, 32).expand(T, -1, -1, -1, -1), torch.randint(10, (B,))
+        times = interleaved(contenders(x, y, options.compile), options.rounds)
+        results.append(
+            {
+                "threads": threads,
+                "ms": {name: statistics.median(values) for name, values in times.items()},
+                "ratio": {name: ratio(times, name, "ours") for name in times if name != "ours"},
+            }
+        )
+    rows = [["threads", "contender", "ms", "time / ours"]]
+    for r in results:
+        rows += [[str(r["threads"]), name, f"{ms:.1f}", f"{r['ratio'].get(name, 1):.2f}"] for name, ms in r["ms"].items()]
+    print(table(rows))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,428 @@
+"""The LIF recurrence: trajectories, gradients against an independent reference, dtypes, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_snn.functional import Dynamics, Smooth, leaky_integrate, lif, lif_step
+from lightning_snn.functional.surrogate import SURROGATES
+
+RESETS, ORDERS = ("subtract", "zero"), ("reset_then_leak", "leak_then_reset")
+every_dynamics = pytest.mark.parametrize(
+    "dynamics",
+    [
+        pytest.param(
+            Dynamics(reset, order, detach, kind()), id=f"{reset}-{order}-{'detached' if detach else 'attached'}-{name}"
+        )
+        for reset, order, detach, (name, kind) in product(RESETS, ORDERS, (False, True), SURROGATES.items())
+    ],
+)
+every_reset_and_order = pytest.mark.parametrize(("reset", "order"), list(product(RESETS, ORDERS)))
+
+
+def double(*shape: int, low: float = -1.0, high: float = 1.0) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64).uniform_(low, high).requires_grad_()
+
+
+def stepped(x: Tensor, beta, threshold, dynamics: Dynamics, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The recurrence as a loop over `lif_step`."""
+    spikes = []
+    for current in x:
+        spike, state = lif_step(current, state, beta, threshold, dynamics)
+        spikes.append(spike)
+    return torch.stack(spikes), state
+
+
+def textbook(
+    x: Tensor, beta, threshold, dynamics: Dynamics, state: Tensor | None = None, recurrent: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The recurrence as plain autograd sees it: hard spikes whose gradient is that of the primitive, nothing hand-written."""
+
+    def fire(membrane: Tensor) -> Tensor:
+        distance = membrane - threshold
+        smooth = dynamics.surrogate.primitive(distance)
+        return (distance > 0).to(x.dtype) + smooth - smooth.detach()
+
+    late = dynamics.order == "leak_then_reset" and dynamics.reset == "subtract"
+    membrane = torch.zeros_like(x[0]) if state is None else state
+    spikes: list[Tensor] = []
+    owed = 0.0 if state is None or not late else threshold * (fire(state).detach() if dynamics.detach_reset else fire(state))
+    for current in x:
+        membrane = beta * membrane + current - owed
+        if recurrent is not None and spikes:
+            membrane = membrane + spikes[-1] @ recurrent.T
+        spikes.append(fire(membrane))
+        reset = spikes[-1].detach() if dynamics.detach_reset else spikes[-1]
+        if late:
+            owed = threshold * reset
+        else:
+            membrane = membrane - threshold * reset if dynamics.reset == "subtract" else membrane * (1 - reset)
+    return torch.stack(spikes), membrane
+
+
+def assert_same_values_and_gradients(one: Callable, other: Callable, inputs: list[Tensor], tolerance: float = 1e-12) -> None:
+    """Both functions of `inputs` agree in every output and in every gradient for the same random cotangents."""
+    ours, theirs = one(*inputs), other(*inputs)
+    cotangents = [torch.randn_like(output) for output in ours]
+    for got, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+    gradients = torch.autograd.grad(ours, inputs, cotangents)
+    references = torch.autograd.grad(theirs, inputs, cotangents)
+    for got, expected in zip(gradients, references, strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+INPUT = [0.75, 0.75, 0.75, 0.0, 3.5, 0.0, 0.0, 0.5, 1.5]
+TRAJECTORIES = {
+    ("subtract", "reset_then_leak"): (
+        [0, 1, 0, 0, 1, 1, 0, 0, 1],
+        [0.75, 0.125, 0.8125, 0.40625, 2.703125, 0.3515625, 0.17578125, 0.587890625, 0.7939453125],
+    ),
+    ("subtract", "leak_then_reset"): (
+        [0, 1, 0, 0, 1, 0, 0, 0, 1],
+        [0.75, 1.125, 0.3125, 0.15625, 3.578125, 0.7890625, 0.39453125, 0.697265625, 1.8486328125],
+    ),
+    ("zero", "reset_then_leak"): ([0, 1, 0, 0, 1, 0, 0, 0, 1], [0.75, 0, 0.75, 0.375, 0, 0, 0, 0.5, 0]),
+    ("zero", "leak_then_reset"): ([0, 1, 0, 0, 1, 0, 0, 0, 1], [0.75, 0, 0.75, 0.375, 0, 0, 0, 0.5, 0]),
+}
+
+
+@every_reset_and_order
+def test_nine_steps_go_as_written_out(reset, order):
+    expected_spikes, expected_membranes = TRAJECTORIES[reset, order]
+    x = torch.tensor(INPUT, dtype=torch.float64).view(9, 1, 1)
+    dynamics = Dynamics(reset, order)
+    assert lif(x, 0.5, 1.0, dynamics)[0].flatten().tolist() == expected_spikes
+    assert [lif(x[: t + 1], 0.5, 1.0, dynamics)[1].item() for t in range(9)] == expected_membranes
+    state, membranes, spikes = None, [], []
+    for current in x:
+        spike, state = lif_step(current, state, 0.5, 1.0, dynamics)
+        spikes.append(spike.item())
+        membranes.append(state.item())
+    assert (spikes, membranes) == (expected_spikes, expected_membranes)
+
+
+def test_the_four_trajectories_tell_resets_and_orders_apart():
+    spikes = {key: tuple(value[0]) for key, value in TRAJECTORIES.items()}
+    assert spikes["subtract", "reset_then_leak"] != spikes["subtract", "leak_then_reset"]
+    assert spikes["subtract", "reset_then_leak"] != spikes["zero", "reset_then_leak"]
+
+
+@every_reset_and_order
+def test_without_memory_a_neuron_compares_its_input_with_the_threshold(reset, order):
+    x = double(20, 3, 4, low=-2, high=3)
+    spikes, _ = lif(x, 0.0, 0.7, Dynamics(reset, "reset_then_leak"))
+    assert torch.equal(spikes, (x > 0.7).double())
+
+
+def test_without_leak_the_membrane_is_what_came_in_less_what_was_fired():
+    x = torch.randint(-8, 17, (40, 3, 5)).double() / 16
+    spikes, membrane = lif(x, 1.0, 1.0)
+    assert spikes.sum() > 0
+    assert torch.equal(membrane, x.sum(0) - spikes.sum(0))
+
+
+@every_reset_and_order
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_gradients_are_right_at_the_ends_of_the_range_of_the_decay(reset, order, beta):
+    dynamics = Dynamics(reset, order)
+    assert_same_values_and_gradients(
+        lambda x: lif(x, beta, 1.0, dynamics)[:1], lambda x: textbook(x, beta, 1.0, dynamics)[:1], [double(7, 2, 3, high=2)]
+    )
+
+
+@every_dynamics
+def test_the_scan_is_the_unrolled_recurrence(dynamics):
+    inputs = [double(7, 2, 3, 2, high=2), double(3, 1, low=0), double(3, 1, low=0.3), double(2, 3, 2, high=2)]
+    for reference in (stepped, textbook):
+        for given in (inputs, inputs[:3]):  # from a given state, and from rest
+            assert_same_values_and_gradients(
+                lambda x, beta, threshold, state=None: lif(x, beta, threshold, dynamics, state),
+                lambda x, beta, threshold, state=None: reference(x, beta, threshold, dynamics, state),  # noqa: B023
+                given,
+            )
+
+
+@every_dynamics
+def test_the_recurrent_scan_is_the_unrolled_recurrence(dynamics):
+    inputs = [double(7, 2, 4, high=2), double(4, low=0), double(4, low=0.3), double(4, 4)]
+    assert_same_values_and_gradients(
+        lambda x, beta, threshold, weight: lif(x, beta, threshold, dynamics, recurrent=weight),
+        lambda x, beta, threshold, weight: textbook(x, beta, threshold, dynamics, recurrent=weight),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (3, 2, 2), (2, 3, 2, 2)], ids=str)
+def test_decay_and_threshold_broadcast_to_a_step(shape):
+    assert_same_values_and_gradients(
+        lambda x, beta, threshold: lif(x, beta, threshold),
+        lambda x, beta, threshold: textbook(x, beta, threshold, Dynamics()),
+        [double(6, 2, 3, 2, 2, high=2), double(*shape, low=0.1), double(*shape, low=0.3)],
+    )
+
+
+def test_attached_and_detached_resets_have_different_gradients():
+    x = double(6, 2, 3, high=2)
+    gradients = [
+        torch.autograd.grad(lif(x, 0.8, 1.0, Dynamics(detach_reset=detach))[0].sum(), x)[0] for detach in (False, True)
+    ]
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-3
+
+
+@every_reset_and_order
+@pytest.mark.parametrize("name", SURROGATES)
+def test_gradients_are_exact_for_a_smooth_spike(reset, order, name):
+    dynamics = Dynamics(reset, order, surrogate=Smooth(SURROGATES[name](0.8)))
+    inputs = (double(4, 2, 3), double(3, low=0.1), double(3, low=0.3), double(2, 3))
+    assert torch.autograd.gradcheck(lambda x, beta, threshold, state: lif(x, beta, threshold, dynamics, state), inputs)
+
+
+@every_reset_and_order
+def test_recurrent_gradients_are_exact_for_a_smooth_spike(reset, order):
+    dynamics = Dynamics(reset, order, surrogate=Smooth())
+    inputs = (double(4, 2, 3), double(3, low=0.1), double(3, low=0.3), double(3, 3))
+    assert torch.autograd.gradcheck(
+        lambda x, beta, threshold, weight: lif(x, beta, threshold, dynamics, recurrent=weight), inputs
+    )
+
+
+def test_a_smooth_spike_with_a_detached_reset_has_no_exact_gradient():
+    dynamics = Dynamics(detach_reset=True, surrogate=Smooth())
+    assert not torch.autograd.gradcheck(lambda x: lif(x, 0.9, 1.0, dynamics), (double(4, 2, 3),), raise_exception=False)
+
+
+@every_reset_and_order
+def test_a_sequence_in_two_parts_is_the_sequence(reset, order):
+    dynamics, x = Dynamics(reset, order), double(9, 2, 3, high=2)
+
+    def in_parts(x: Tensor) -> tuple[Tensor, Tensor]:
+        first, state = lif(x[:4], 0.8, 1.0, dynamics)
+        second, state = lif(x[4:], 0.8, 1.0, dynamics, state)
+        return torch.cat([first, second]), state
+
+    assert_same_values_and_gradients(lambda x: lif(x, 0.8, 1.0, dynamics), in_parts, [x])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.permute(2, 0, 1, 3),
+        lambda x: x[::2, 1:],
+        lambda x: x.flip(0),
+        lambda x: x[:1].expand(5, *x.shape[1:]),
+    ],
+    ids=["permuted", "strided", "flipped", "expanded"],
+)
+def test_strides_of_the_input_and_of_the_cotangent_do_not_matter(view):
+    base = double(4, 3, 6, 2, high=2)
+    x = view(base)
+    contiguous = x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    cotangent = torch.randn(*x.shape[:-1], 2 * x.shape[-1], dtype=torch.float64)[..., ::2]
+    spikes, expected = lif(x, 0.8)[0], lif(contiguous, 0.8)[0]
+    assert torch.equal(spikes, expected)
+    (gradient,) = torch.autograd.grad(spikes, x, cotangent)
+    (reference,) = torch.autograd.grad(expected, contiguous, cotangent.contiguous())
+    torch.testing.assert_close(gradient, reference, rtol=0, atol=0)
+
+
+@every_reset_and_order
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_input_keeps_a_float32_membrane(reset, order, dtype):
+    dynamics = Dynamics(reset, order)
+    narrow = (torch.randn(50, 8, 16) + 0.2).to(dtype).requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    spikes, state = lif(narrow, 0.95, 1.0, dynamics)
+    expected, expected_state = lif(wide, 0.95, 1.0, dynamics)
+    assert (spikes.dtype, state.dtype) == (dtype, torch.float32)
+    assert torch.equal(spikes.float(), expected)
+    assert torch.equal(state, expected_state)
+    cotangent = torch.randn_like(expected).to(dtype)
+    (gradient,) = torch.autograd.grad(spikes, narrow, cotangent)
+    (reference,) = torch.autograd.grad(expected, wide, cotangent.float())
+    torch.testing.assert_close(gradient, reference.to(dtype), rtol=0.01, atol=1e-6)
+    assert torch.equal(stepped(narrow, 0.95, 1.0, dynamics)[0].float(), expected)
+
+
+def test_a_membrane_in_bfloat16_would_give_other_spikes():
+    x = (torch.randn(50, 8, 16) + 0.2).bfloat16()
+    membrane, mismatches = torch.zeros_like(x[0]), 0
+    for current, expected in zip(x, lif(x, 0.95)[0], strict=True):
+        membrane = 0.95 * membrane + current
+        spike = (membrane > 1).to(x.dtype)
+        membrane = membrane - spike
+        mismatches += int((spike != expected).sum())
+    assert mismatches > 10
+
+
+def test_autocast_changes_nothing_in_the_recurrence():
+    x, weight = torch.randn(9, 4, 6).requires_grad_(), torch.randn(6, 6).requires_grad_()
+    for recurrent in (None, weight):
+        inputs = [x] if recurrent is None else [x, weight]
+        expected = lif(x, 0.9, recurrent=recurrent)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            spikes = lif(x, 0.9, recurrent=recurrent)[0]
+        assert torch.equal(spikes, expected)
+        cotangent = torch.randn_like(x)
+        for got, reference in zip(
+            torch.autograd.grad(spikes, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent), strict=True
+        ):
+            assert torch.equal(got, reference)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_a_compiled_scan_equals_the_eager_one_without_a_graph_break(reset):
+    dynamics = Dynamics(reset)
+    x, beta = torch.randn(4, 2, 3).requires_grad_(), torch.tensor(0.8).requires_grad_()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x, beta: lif(x, beta, 1.0, dynamics)[0], backend="aot_eager", fullgraph=True)
+    spikes, expected = compiled(x, beta), lif(x, beta, 1.0, dynamics)[0]
+    assert torch.equal(spikes, expected)
+    cotangent = torch.randn_like(x)
+    for got, reference in zip(
+        torch.autograd.grad(spikes, (x, beta), cotangent), torch.autograd.grad(expected, (x, beta), cotangent), strict=True
+    ):
+        torch.testing.assert_close(got, reference, rtol=1e-6, atol=1e-7)
+
+
+class LargeAllocations(TorchDispatchMode):
+    """Storages of at least `size` elements that operations bring into being."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.storages: set[int] = set()
+        self._alive: list[Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.untyped_storage().nbytes() >= self.size * result.element_size():
+            self.storages.add(result.untyped_storage().data_ptr())
+            self._alive.append(result)
+        return result
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_membranes_are_kept_where_no_gradient_is_wanted(order):
+    x = torch.randn(32, 4, 8)
+
+    def storages(requires_grad: bool) -> int:
+        given = x.clone().requires_grad_(requires_grad)
+        with LargeAllocations(x.numel()) as allocations:
+            lif(given, 0.9, 1.0, Dynamics(order=order))
+        return len(allocations.storages - {given.untyped_storage().data_ptr()})
+
+    assert storages(requires_grad=True) == 2  # spikes and membranes
+    assert storages(requires_grad=False) == 1  # spikes
+    with torch.no_grad():
+        assert storages(requires_grad=True) == 1
+
+
+@every_reset_and_order
+@pytest.mark.parametrize("steps", [1, 8, 64])
+def test_one_tensor_of_the_size_of_the_input_is_saved_in_one_node(reset, order, steps):
+    x = torch.randn(steps, 3, 5).requires_grad_()
+    saved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        spikes, _ = lif(x, 0.9, 1.0, Dynamics(reset, order))
+    assert saved == [x.numel() * x.element_size()]
+    (parent,) = [node for node, _ in spikes.grad_fn.next_functions if node is not None]
+    assert type(parent).__name__ == "AccumulateGrad"
+
+
+def test_the_unrolled_recurrence_saves_more():
+    x = torch.randn(8, 3, 5).requires_grad_()
+    saved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        stepped(x, 0.9, 1.0, Dynamics("zero"))
+    assert len(saved) > len(x)
+    assert sum(saved) > x.numel() * x.element_size()
+
+
+def test_a_returned_state_survives_a_reused_input_buffer():
+    for reset, order in product(RESETS, ORDERS):
+        buffer = torch.full((1, 2), 0.6)
+        _, state = lif_step(buffer, None, 0.9, 1.0, Dynamics(reset, order))
+        buffer.zero_()
+        assert torch.equal(state, torch.full((1, 2), 0.6))
+
+
+def test_inputs_and_given_states_are_left_as_they_are():
+    x, state = torch.randn(5, 2, 3), torch.randn(2, 3)
+    before = x.clone(), state.clone()
+    for order in ORDERS:
+        lif(x, 0.9, 1.0, Dynamics(order=order), state)
+    assert torch.equal(x, before[0])
+    assert torch.equal(state, before[1])
+
+
+def test_a_gradient_comes_only_where_one_was_asked_for():
+    x = torch.randn(5, 2, 3)
+    beta = torch.tensor(0.9).requires_grad_()
+    threshold = torch.tensor(1.0)
+    lif(x, beta, threshold)[0].sum().backward()
+    assert beta.grad is not None
+    assert x.grad is None
+    assert threshold.grad is None
+    assert not lif(x, 0.9)[0].requires_grad
+
+
+def test_second_derivatives_are_refused_rather_than_wrong():
+    x = torch.randn(5, 2, 3).requires_grad_()
+    cotangent = torch.ones_like(x).requires_grad_()
+    (gradient,) = torch.autograd.grad(lif(x, 0.9)[0], x, cotangent, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: lif(torch.rand(3), 0.9), r"argument `x` to be of shape \[T, B, \.\.\.\].*got \(3,\)"),
+        (lambda: lif(torch.rand(0, 3), 0.9), r"argument `x` to be of shape \[T, B, \.\.\.\].*got \(0, 3\)"),
+        (lambda: lif(torch.ones(2, 3, dtype=torch.int64), 0.9), "argument `x` to be of a floating dtype, but got torch.int64"),
+        (lambda: leaky_integrate(torch.rand(3), 0.9), "argument `x` to be of shape"),
+        (
+            lambda: lif(torch.rand(2, 3, 4), 0.9, recurrent=torch.rand(4, 3)),
+            r"argument `recurrent` to be \[N, N\].*got \(4, 3\) for \(2, 3, 4\)",
+        ),
+        (
+            lambda: lif(torch.rand(2, 3, 4), 0.9, state=torch.rand(3, 4), recurrent=torch.rand(4, 4)),
+            "argument `state` to be None with recurrent weights",
+        ),
+        (lambda: lif(torch.rand(2, 3), 0.9, 1.0, Dynamics(reset="none")), "argument `reset` to be one of.*got 'none'"),
+        (lambda: lif(torch.rand(2, 3), 0.9, 1.0, Dynamics(order="late")), "argument `order` to be one of.*got 'late'"),
+    ],
+)
+def test_what_the_scan_cannot_take_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_leaky_integrator_is_a_discounted_sum():
+    x, beta = double(8, 2, 3), 0.7
+    powers = torch.tensor([[beta ** (t - k) if k <= t else 0.0 for k in range(8)] for t in range(8)], dtype=torch.float64)
+    torch.testing.assert_close(leaky_integrate(x, beta), torch.einsum("tk,kbn->tbn", powers, x), rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(leaky_integrate, (double(4, 2, 3), double(3, low=0.1)))
+
+
+def test_a_leaky_integrator_accumulates_bfloat16_input_in_float32():
+    x = torch.rand(200, 2, 3).bfloat16()
+    assert torch.equal(leaky_integrate(x, 1.0), leaky_integrate(x.float(), 1.0).bfloat16())

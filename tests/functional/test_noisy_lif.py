@@ -1,0 +1,190 @@
+"""Noisy LIF neurons: against the recurrence as autograd unrolls it with the same noise, and against their probabilities."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_snn.functional import Dynamics, iwst_weight, lif, noisy_lif
+
+RESETS = ("subtract", "zero")
+
+
+def double(*shape: int, low: float, high: float) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64).uniform_(low, high).requires_grad_()
+
+
+def unrolled(
+    mean: Tensor, variance: Tensor, beta: Tensor, threshold: Tensor, dynamics: Dynamics, lam: float, recurrent: Tensor | None
+) -> Tensor:
+    """The equations, step by step, with spikes whose gradient is the IW-ST weight and nothing else hand-written."""
+    potential, spread = torch.zeros_like(mean[0]), torch.zeros_like(mean[0])
+    spikes: list[Tensor] = []
+    for current, noise in zip(mean, variance, strict=True):
+        potential, spread = beta * potential + current, beta**2 * spread + noise
+        if recurrent is not None and spikes:
+            potential = potential + spikes[-1] @ recurrent.T
+        score = (potential - threshold) / (spread + 1e-8).sqrt()
+        hard = (score > torch.randn_like(score)).to(score.dtype)
+        spike = hard + iwst_weight(score.detach(), hard, lam) * (score - score.detach())
+        reset = spike.detach() if dynamics.detach_reset else spike
+        if dynamics.reset == "subtract":
+            potential = potential - threshold * reset
+        else:
+            potential, spread = potential * (1 - reset), spread * (1 - reset)
+        spikes.append(spike)
+    return torch.stack(spikes)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
+def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, lam, recurrent):
+    dynamics = Dynamics(reset, detach_reset=detach)
+    mean, variance = double(6, 3, 4, low=-1, high=2), double(6, 3, 4, low=0.1, high=1.1)
+    beta, threshold = double(4, low=0.1, high=0.95), double(4, low=0.5, high=1.5)
+    weight = double(4, 4, low=-1, high=1) if recurrent else None
+    inputs = [mean, variance, beta, threshold, *([] if weight is None else [weight])]
+    torch.manual_seed(3)
+    spikes = noisy_lif(mean, variance, beta, threshold, dynamics, lam, weight)
+    torch.manual_seed(3)
+    expected = unrolled(mean, variance, beta, threshold, dynamics, lam, weight)
+    assert torch.equal(spikes, expected)
+    assert 0 < spikes.mean() < 1
+    cotangent = torch.randn_like(spikes)
+    gradients = torch.autograd.grad(spikes, inputs, cotangent)
+    references = torch.autograd.grad(expected, inputs, cotangent)
+    for got, reference in zip(gradients, references, strict=True):
+        assert reference.abs().max() > 0
+        torch.testing.assert_close(got, reference, rtol=1e-9, atol=1e-9)
+
+
+def test_reset_detachment_and_lambda_each_change_the_gradient():
+    mean, variance = double(6, 3, 4, low=-1, high=2), double(6, 3, 4, low=0.1, high=1.1)
+    gradients = []
+    for reset, detach, lam in [("subtract", False, 0.5), ("subtract", True, 0.5), ("subtract", False, 1.0), ("zero", False, 0.5)]:
+        torch.manual_seed(3)
+        spikes = noisy_lif(mean, variance, 0.8, 1.0, Dynamics(reset, detach_reset=detach), lam)
+        gradients.append(torch.autograd.grad(spikes.sum(), mean)[0])
+    assert all((one - other).abs().max() > 1e-3 for one, other in product(gradients, repeat=2) if one is not other)
+
+
+@pytest.mark.parametrize("shape", [(), (4, 1, 1), (4, 2, 2)], ids=str)
+def test_decay_and_threshold_broadcast_to_a_step(shape):
+    mean, variance = double(5, 3, 4, 2, 2, low=-1, high=2), double(5, 3, 4, 2, 2, low=0.1, high=1)
+    beta, threshold = double(*shape, low=0.1, high=0.9), double(*shape, low=0.5, high=1.5)
+    torch.manual_seed(3)
+    spikes = noisy_lif(mean, variance, beta, threshold)
+    torch.manual_seed(3)
+    expected = unrolled(mean, variance, beta, threshold, Dynamics(), 0.5, None)
+    assert torch.equal(spikes, expected)
+    for got, reference in zip(
+        torch.autograd.grad(spikes.sum(), (beta, threshold)), torch.autograd.grad(expected.sum(), (beta, threshold)), strict=True
+    ):
+        assert got.shape == shape
+        torch.testing.assert_close(got, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_spikes_have_the_probability_of_the_membrane_moments(reset):
+    draws, beta, threshold = 40_000, 0.7, 1.0
+    mean, variance = torch.tensor([0.9, 0.6]), torch.tensor([0.4, 0.25])
+    spikes = noisy_lif(
+        mean.view(2, 1).expand(2, draws), variance.view(2, 1).expand(2, draws), beta, threshold, Dynamics(reset)
+    )
+
+    def fires(potential: float, spread: float) -> float:
+        return torch.special.ndtr(torch.tensor((potential - threshold) / spread**0.5)).item()
+
+    silent = (beta * 0.9 + 0.6, beta**2 * 0.4 + 0.25)
+    after_spike = (beta * (0.9 - threshold) + 0.6, beta**2 * 0.4 + 0.25) if reset == "subtract" else (0.6, 0.25)
+    for selected, expected in (
+        (spikes[0], fires(0.9, 0.4)),
+        (spikes[1][spikes[0] == 0], fires(*silent)),
+        (spikes[1][spikes[0] == 1], fires(*after_spike)),
+    ):
+        assert abs(selected.mean().item() - expected) < 4.5 * (0.25 / selected.numel()) ** 0.5
+    assert abs(fires(*silent) - fires(*after_spike)) > 0.1
+
+
+@pytest.mark.parametrize("lam", [1.0, 0.5])
+def test_the_mean_gradient_is_that_of_the_mean_spike_count(lam):
+    draws, beta = 60_000, 0.8
+    mean = torch.tensor([0.7, 0.8], dtype=torch.float64)
+    variance = torch.tensor([0.5, 0.4], dtype=torch.float64)
+
+    def expected_last_spike(mean: Tensor, variance: Tensor) -> Tensor:
+        """E[s_2] by summing over s_1."""
+        first = torch.special.ndtr((mean[0] - 1) / variance[0].sqrt())
+        root = (beta**2 * variance[0] + variance[1]).sqrt()
+        silent = torch.special.ndtr((beta * mean[0] + mean[1] - 1) / root)
+        spiked = torch.special.ndtr((beta * (mean[0] - 1) + mean[1] - 1) / root)
+        return (1 - first) * silent + first * spiked
+
+    truth = torch.autograd.functional.jacobian(expected_last_spike, (mean, variance))
+    inputs = [value.view(2, 1).expand(2, draws).clone().requires_grad_() for value in (mean, variance)]
+    estimates = torch.autograd.grad(noisy_lif(*inputs, beta, lam=lam)[1].sum(), inputs)
+    # the reset makes the second step nonlinear in the first spike, which costs the estimator a little bias
+    for estimate, exact in zip(estimates, truth, strict=True):
+        torch.testing.assert_close(estimate.mean(1), exact, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_gradients_are_finite_without_input_and_in_saturation(dtype, reset, lam):
+    mean = torch.tensor([0.0, 1e4, -1e4, 0.0, 30.0], dtype=dtype).view(5, 1, 1).requires_grad_()
+    variance = torch.tensor([0.0, 1.0, 1.0, 0.0, 1e-6], dtype=dtype).view(5, 1, 1).requires_grad_()
+    spikes = noisy_lif(mean, variance, 0.9, 1.0, Dynamics(reset), lam)
+    assert spikes.dtype == dtype
+    for gradient in torch.autograd.grad(spikes.sum(), (mean, variance)):
+        assert gradient.isfinite().all()
+        assert gradient.dtype == dtype
+
+
+def test_without_variance_the_neuron_is_the_deterministic_one():
+    mean = torch.rand(20, 4, 5, dtype=torch.float64)
+    noiseless = noisy_lif(mean, torch.zeros_like(mean), 0.9)
+    assert (noiseless != lif(mean, 0.9)[0]).double().mean() < 0.01
+    assert (noisy_lif(mean, torch.ones_like(mean), 0.9) != lif(mean, 0.9)[0]).double().mean() > 0.1
+
+
+def test_noise_follows_the_global_seed():
+    mean, variance = torch.rand(6, 3, 4), torch.rand(6, 3, 4)
+    samples = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        samples.append(noisy_lif(mean, variance, 0.9))
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
+
+
+def test_three_tensors_of_the_size_of_the_input_are_saved():
+    mean, variance = torch.rand(16, 3, 4).requires_grad_(), torch.rand(16, 3, 4).requires_grad_()
+    saved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        noisy_lif(mean, variance, 0.9)
+    assert saved == 3 * [mean.numel()]
+
+
+def test_strides_of_the_moments_do_not_matter():
+    mean, variance = torch.rand(4, 6, 3).permute(1, 0, 2), torch.rand(6, 4, 6)[..., ::2]
+    torch.manual_seed(3)
+    spikes = noisy_lif(mean, variance, 0.9)
+    torch.manual_seed(3)
+    assert torch.equal(noisy_lif(mean.contiguous(), variance.contiguous(), 0.9), spikes)
+
+
+def test_the_other_order_is_refused_by_name():
+    mean = torch.rand(2, 3)
+    with pytest.raises(ValueError, match='`dynamics.order` to be "reset_then_leak" for noisy neurons, but got "leak_then_reset"'):
+        noisy_lif(mean, mean, 0.9, 1.0, Dynamics(order="leak_then_reset"))

@@ -1,0 +1,397 @@
+"""Spiking layers: the same spikes as other libraries, learned decays and thresholds, streaming, Gaussian input."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import weakref
+
+import pytest
+import snntorch
+import snntorch.surrogate
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.functional import ArcTangent, FastSigmoid, Sigmoid, Smooth, Surrogate, noisy_lif
+from lightning_snn.nn import LIF, LeakyIntegrator, Moments, RecurrentLIF, folded, posterior_noise, run
+
+SETTINGS = 50
+
+
+def setting(index: int) -> tuple[float, float, Tensor]:
+    """Decay, threshold and input `[T, B, N]` of one random setting."""
+    generator = torch.Generator().manual_seed(index)
+    beta, threshold, drive = torch.rand(3, generator=generator).tolist()
+    return 0.05 + 0.9 * beta, 0.3 + threshold, torch.randn(20, 4, 8, generator=generator) + drive
+
+
+def spikes_and_gradient(network, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Spikes, and the gradient of a fixed random function of them."""
+    x = x.clone().requires_grad_()
+    spikes = network(x)
+    cotangent = torch.randn(spikes.shape, generator=torch.Generator().manual_seed(1))
+    return spikes.detach(), torch.autograd.grad(spikes, x, cotangent)[0]
+
+
+def snntorch_loop(beta: float, threshold: float, reset: str, surrogate):
+    layer = snntorch.Leaky(beta=beta, threshold=threshold, reset_mechanism=reset, spike_grad=surrogate)
+
+    def call(x: Tensor) -> Tensor:
+        membrane, spikes = layer.reset_mem(), []
+        for current in x:
+            spike, membrane = layer(current, membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    return call
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (snntorch.surrogate.atan(alpha=2), ArcTangent()),
+        (snntorch.surrogate.fast_sigmoid(slope=5), FastSigmoid(1 / 5)),
+        (snntorch.surrogate.sigmoid(slope=4), Sigmoid()),
+    ],
+    ids=["arctangent", "fast_sigmoid", "sigmoid"],
+)
+def test_spikes_and_gradients_are_those_of_snntorch(reset, theirs, ours):
+    # snntorch never differentiates its reset
+    mismatches = 0
+    for index in range(SETTINGS):
+        beta, threshold, x = setting(index)
+        layer = LIF(beta, threshold, reset, detach_reset=True, surrogate=ours, order="leak_then_reset")
+        spikes, gradient = spikes_and_gradient(lambda x: run(layer, x), x)  # noqa: B023
+        expected, reference = spikes_and_gradient(snntorch_loop(beta, threshold, reset, theirs), x)
+        mismatches += int((spikes != expected).sum())
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-5)
+    assert mismatches == 0
+
+
+def test_the_other_order_or_reset_gives_other_spikes_than_snntorch():
+    for options in ({"order": "reset_then_leak"}, {"order": "leak_then_reset", "reset": "zero"}):
+        mismatches = 0
+        for index in range(SETTINGS):
+            beta, threshold, x = setting(index)
+            expected = snntorch_loop(beta, threshold, "subtract", snntorch.surrogate.atan())(x)
+            mismatches += int((run(LIF(beta, threshold, **options), x) != expected).sum())
+        assert mismatches > 1000
+
+
+@pytest.mark.parametrize(("reset", "v_reset"), [("subtract", None), ("zero", 0.0)])
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize(
+    ("name", "alpha", "ours", "factor"),
+    [("ATan", 2.0, ArcTangent(), 1.0), ("ATan", 4.0, ArcTangent(1 / (2 * math.pi)), 2.0), ("Sigmoid", 4.0, Sigmoid(), 1.0)],
+    ids=["arctangent", "narrow_arctangent", "sigmoid"],
+)
+def test_spikes_and_gradients_are_those_of_spikingjelly(reset, v_reset, detach, name, alpha, ours, factor):
+    pytest.importorskip("spikingjelly")
+    from spikingjelly.activation_based import neuron, surrogate
+
+    mismatches = 0
+    for index in range(SETTINGS):
+        beta, threshold, x = setting(index)
+        node = neuron.LIFNode(
+            tau=1 / (1 - beta),
+            decay_input=False,
+            v_threshold=threshold,
+            v_reset=v_reset,
+            surrogate_function=getattr(surrogate, name)(alpha=alpha),
+            detach_reset=detach,
+            step_mode="m",
+        )
+        layer = LIF(beta, threshold, reset, detach_reset=detach, surrogate=_Scaled(ours, factor))
+        spikes, gradient = spikes_and_gradient(lambda x: run(layer, x), x)  # noqa: B023
+        expected, reference = spikes_and_gradient(node, x)
+        mismatches += int((spikes != expected).sum())
+        torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-4 * reference.abs().max().item())
+    assert mismatches == 0
+
+
+class _Scaled(Surrogate):
+    """A surrogate times the factor by which SpikingJelly's is higher than 1."""
+
+    def __init__(self, surrogate: Surrogate, factor: float) -> None:
+        self.surrogate, self.factor = surrogate, factor
+
+    def derivative_(self, distance: Tensor) -> Tensor:
+        return self.surrogate.derivative_(distance).mul_(self.factor)
+
+
+def test_the_other_order_gives_other_spikes_than_spikingjelly():
+    pytest.importorskip("spikingjelly")
+    from spikingjelly.activation_based import neuron
+
+    mismatches = 0
+    for index in range(SETTINGS):
+        beta, threshold, x = setting(index)
+        node = neuron.LIFNode(1 / (1 - beta), False, threshold, None, step_mode="m")
+        mismatches += int((run(LIF(beta, threshold, order="leak_then_reset"), x) != node(x)).sum())
+    assert mismatches > 1000
+
+
+LAYERS = {
+    "lif": lambda: LIF(0.8),
+    "lif_zero": lambda: LIF(0.8, reset="zero"),
+    "lif_snntorch_order": lambda: LIF(0.8, order="leak_then_reset"),
+    "lif_channels": lambda: LIF([0.5, 0.6, 0.7, 0.8], [0.8, 0.9, 1.0, 1.1]),
+    "lif_learned": lambda: LIF(0.8, learn_beta=True, learn_threshold=True, channels=4),
+    "recurrent": lambda: RecurrentLIF(4, 0.8),
+    "recurrent_learned": lambda: RecurrentLIF(4, 0.8, reset="zero", learn_beta=True, learn_threshold=True, channels=4),
+    "integrator": lambda: LeakyIntegrator(0.8),
+    "integrator_learned": lambda: LeakyIntegrator(0.8, learn_beta=True, channels=4),
+}
+every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+
+
+@every_layer
+def test_streaming_gives_the_sequence(make):
+    layer, x = make(), torch.randn(12, 3, 4) + 0.4
+    state, outputs = None, []
+    for current in x:
+        output, state = layer.step(current, state)
+        outputs.append(output)
+    torch.testing.assert_close(torch.stack(outputs), run(layer, x), rtol=1e-6, atol=1e-6)
+
+
+@every_layer
+def test_streaming_gives_the_gradients_of_the_sequence(make):
+    layer, x = make().double(), (torch.randn(12, 3, 4, dtype=torch.float64) + 0.4).requires_grad_()
+    parameters = [x, *layer.parameters()]
+    state, outputs = None, []
+    for current in x:
+        output, state = layer.step(current, state)
+        outputs.append(output)
+    cotangent = torch.randn(12, 3, 4, dtype=torch.float64)
+    expected = torch.autograd.grad(run(layer, x), parameters, cotangent)
+    for got, reference in zip(torch.autograd.grad(torch.stack(outputs), parameters, cotangent), expected, strict=True):
+        torch.testing.assert_close(got, reference, rtol=1e-10, atol=1e-12)
+
+
+@every_layer
+def test_a_state_outlives_the_buffer_that_its_first_input_came_in(make):
+    layer, frame = make(), torch.full((2, 4), 0.5)
+    _, state = layer.step(frame, None)
+    membrane = state[0] if isinstance(state, tuple) else state
+    frame.zero_()
+    assert torch.equal(membrane, torch.full((2, 4), 0.5))
+
+
+@every_layer
+def test_a_call_leaves_no_state_on_the_layer(make):
+    layer, x = make(), torch.randn(12, 3, 4) + 0.4
+    before = {name: id(value) for name, value in vars(layer).items()}
+    one, other = run(layer, x), run(layer, x)
+    assert torch.equal(one, other)
+    assert {name: id(value) for name, value in vars(layer).items()} == before
+    assert set(layer.state_dict()) == {name for name, _ in layer.named_parameters()} | {n for n, _ in layer.named_buffers()}
+
+
+@every_layer
+def test_another_layer_that_runs_between_changes_nothing(make):
+    layer, other, x = make(), make(), torch.randn(12, 3, 4) + 0.4
+    expected = run(layer, x)
+    with folded(6):
+        run(other, 10 * x)
+    assert torch.equal(run(layer, x), expected)
+    _, state = layer.step(x[0])
+    continued, _ = layer.step(x[1], state)
+    other.step(10 * x[0], state)
+    assert torch.equal(layer.step(x[1], state)[0], continued)
+
+
+@every_layer
+def test_a_layer_can_be_copied_after_a_backward_pass(make):
+    layer, x = make(), torch.randn(12, 3, 4, requires_grad=True)
+    run(layer, x).sum().backward()
+    twin = copy.deepcopy(layer)
+    assert torch.equal(run(twin, x), run(layer, x))
+
+
+@every_layer
+def test_a_dropped_layer_is_gone(make):
+    layer, x = make(), torch.randn(12, 3, 4, requires_grad=True)
+    output = run(layer, x)
+    output.sum().backward()
+    alive = weakref.ref(layer), weakref.ref(output)
+    del layer, output
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None]
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_layer_follows_the_dtype_of_its_input(make, dtype):
+    layer, x = make().to(dtype), torch.randn(12, 3, 4, dtype=dtype).requires_grad_()
+    output = run(layer, x)
+    assert output.dtype == dtype
+    output.float().sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.dtype == dtype
+
+
+@every_layer
+def test_a_layer_trains_under_autocast(make):
+    network, x = nn.Sequential(nn.Linear(5, 4), make()), torch.randn(12, 3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = run(network, x)
+    assert output.dtype == torch.bfloat16
+    output.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert network[0].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(None, ()), (4, (4,))], ids=["layer", "channel"])
+def test_decay_and_threshold_are_learned_as_logit_and_logarithm(channels, shape):
+    layer = LIF(0.9, 1.5, learn_beta=True, learn_threshold=True, channels=channels)
+    assert {name: tuple(value.shape) for name, value in layer.named_parameters()} == {
+        "beta_logit": shape,
+        "threshold_log": shape,
+    }
+    torch.testing.assert_close(layer.beta, torch.full(shape, 0.9))
+    torch.testing.assert_close(layer.threshold, torch.full(shape, 1.5))
+    before = layer.beta, layer.threshold
+    optimizer = torch.optim.SGD(layer.parameters(), 1.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        run(layer, torch.randn(9, 3, 4) + 0.5).sum().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in layer.parameters())
+        optimizer.step()
+    assert ((layer.beta > 0) & (layer.beta < before[0])).all()
+    assert (layer.threshold > before[1]).all()
+
+
+@pytest.mark.parametrize("channels", [None, 4])
+def test_gradients_of_decay_and_threshold_are_exact_for_a_smooth_spike(channels):
+    layer = LIF(0.8, learn_beta=True, learn_threshold=True, channels=channels, surrogate=Smooth()).double()
+    x = torch.randn(5, 2, 4, dtype=torch.float64)
+
+    def outputs(beta_logit: Tensor, threshold_log: Tensor) -> Tensor:
+        return run_with(layer, {"beta_logit": beta_logit, "threshold_log": threshold_log}, x)
+
+    assert torch.autograd.gradcheck(outputs, (layer.beta_logit, layer.threshold_log))
+
+
+def run_with(layer: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    with folded(len(x)):
+        return torch.func.functional_call(layer, parameters, x.flatten(0, 1))
+
+
+def test_values_that_are_not_learned_are_no_parameters():
+    assert list(LIF(0.9, 1.5).state_dict()) == []
+    layer = LIF([0.5, 0.9], 1.5, channels=2)
+    assert not list(layer.parameters())
+    assert layer.state_dict()["beta_channels"].tolist() == pytest.approx([0.5, 0.9])
+    assert layer.state_dict()["threshold_channels"].tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 3), (6, 2, 3, 4, 5)], ids=["features", "images"])
+def test_channels_are_dimension_one_of_the_input(shape):
+    betas, x = [0.2, 0.6, 0.95], torch.randn(shape) + 0.5
+    spikes = run(LIF(betas), x)
+    for channel, beta in enumerate(betas):
+        assert torch.equal(spikes[:, :, channel], run(LIF(beta), x[:, :, channel]))
+
+
+def test_a_number_of_channels_that_differs_is_refused():
+    with pytest.raises(ValueError, match=r"Expected an input with 3 channels in dimension 1, but got the shape \(2, 4\)"):
+        run(LIF([0.1, 0.2, 0.3]), torch.randn(5, 2, 4))
+
+
+def test_a_recurrent_layer_hears_its_last_spikes():
+    layer = RecurrentLIF(2, beta=0.0)
+    layer.weight.data = torch.tensor([[0.0, 0.0], [2.0, 0.0]])  # neuron 0 drives neuron 1
+    x = torch.zeros(4, 1, 2)
+    x[1, 0, 0] = 2.0
+    assert run(layer, x)[:, 0].tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]
+
+
+def test_a_recurrent_layer_without_recurrent_weights_is_a_plain_one():
+    layer, x = RecurrentLIF(4), torch.randn(12, 3, 4)
+    assert not torch.equal(run(layer, x), run(LIF(), x))
+    nn.init.zeros_(layer.weight)
+    assert torch.equal(run(layer, x), run(LIF(), x))
+
+
+def test_moments_drive_noisy_neurons():
+    mean, variance = torch.randn(6, 3, 4), torch.rand(6, 3, 4)
+    layer = LIF(0.7, 0.8, "zero")
+    torch.manual_seed(1)
+    with posterior_noise(0.5), folded(6):
+        spikes = layer(Moments(mean.flatten(0, 1), variance.flatten(0, 1))).unflatten(0, (6, 3))
+    torch.manual_seed(1)
+    assert torch.equal(spikes, noisy_lif(mean, variance, 0.7, 0.8, layer.dynamics, 0.5))
+
+
+def test_moments_outside_posterior_noise_are_refused():
+    with pytest.raises(RuntimeError, match="LIF was driven by a Gaussian current outside `posterior_noise`"), folded(2):
+        LIF()(Moments(torch.zeros(4, 3), torch.ones(4, 3)))
+
+
+@pytest.mark.parametrize("channels", [None, 4])
+def test_an_integrator_sums_moments_as_those_of_independent_steps(channels):
+    layer = LeakyIntegrator(0.7, learn_beta=channels is not None, channels=channels)
+    draws, steps = 20_000, 3
+    mean, variance = torch.randn(steps, 1, 4), torch.rand(steps, 1, 4) + 0.1
+    with folded(steps):
+        moments = layer(Moments(mean.flatten(0, 1), variance.flatten(0, 1)))
+    currents = mean + variance.sqrt() * torch.randn(steps, draws, 4)
+    sampled = run(layer, currents).detach()
+    expected_mean, expected_variance = moments.mean.detach(), moments.variance.detach()
+    assert ((sampled.mean(1) - expected_mean).abs() < 5 * (expected_variance / draws).sqrt()).all()
+    assert ((sampled.var(1) / expected_variance - 1).abs() < 5 * math.sqrt(2 / draws)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LIF(beta=1.5), "argument `beta` to be a number from 0 to 1, but got 1.5"),
+        (lambda: LIF(beta=[0.5, -0.1]), "argument `beta` to be a number from 0 to 1, but got -0.1"),
+        (lambda: LIF(beta=math.nan), "argument `beta` to be a number from 0 to 1, but got nan"),
+        (lambda: LIF(beta=[[0.5]]), r"argument `beta` to be a number or one a channel, but got the shape \(1, 1\)"),
+        (lambda: LIF(beta=[0.5, 0.6], channels=3), r"argument `beta` to be a number or 3 numbers, but got the shape \(2,\)"),
+        (lambda: LIF(beta="0.9"), "argument `beta` to be a number or one a channel, but got '0.9'"),
+        (lambda: LIF(beta=1.0, learn_beta=True), "argument `beta` to be a number between 0 and 1, both excluded, but got 1.0"),
+        (lambda: LIF(beta=0.0, learn_beta=True), "argument `beta` to be a number between 0 and 1, both excluded, but got 0.0"),
+        (lambda: LIF(threshold=0.0), "argument `threshold` to be a finite number larger than 0, but got 0.0"),
+        (lambda: LIF(threshold=[1.0, -1.0]), "argument `threshold` to be a finite number larger than 0, but got -1.0"),
+        (lambda: LIF(reset="none"), "argument `reset` to be one of 'subtract', 'zero', but got 'none'"),
+        (lambda: LIF(order="late"), "argument `order` to be one of 'reset_then_leak', 'leak_then_reset', but got 'late'"),
+        (lambda: LIF(surrogate="relu"), "argument `surrogate` to be a Surrogate or one of .* but got 'relu'"),
+        (lambda: LIF(channels=0), "argument `channels` to be an integer of at least 1, but got 0"),
+        (lambda: RecurrentLIF(0), "argument `features` to be an integer of at least 1, but got 0"),
+        (lambda: LeakyIntegrator(beta=2.0), "argument `beta` to be a number from 0 to 1, but got 2.0"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_the_ends_of_the_range_of_the_decay_are_allowed(beta):
+    assert LIF(beta).beta == beta
+    assert run(LIF(beta), torch.full((3, 1, 1), 0.6)).flatten().tolist() == ([0, 0, 0] if beta == 0 else [0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (LIF(), "LIF(beta=0.9, threshold=1, reset=subtract, surrogate=ArcTangent(width=0.3183098861837907))"),
+        (
+            LIF([0.5, 0.6], 0.8, "zero", True, "sigmoid", learn_threshold=True, order="leak_then_reset"),
+            "LIF(beta=[2 channels], threshold=0.8 (learned), reset=zero, surrogate=Sigmoid(width=0.25), detach_reset=True, "
+            "order=leak_then_reset)",
+        ),
+        (LeakyIntegrator(0.5, learn_beta=True), "LeakyIntegrator(beta=0.5 (learned))"),
+        (
+            RecurrentLIF(3, surrogate="triangular"),
+            "RecurrentLIF(3, beta=0.9, threshold=1, reset=subtract, surrogate=Triangular(width=1.0))",
+        ),
+    ],
+)
+def test_the_repr_tells_what_the_layer_does(layer, text):
+    assert repr(layer) == text

@@ -1,0 +1,394 @@
+"""The figures: what they show, what they refuse, and what they leave behind, which is nothing."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from lightning_snn import figures
+from lightning_snn.figures import _house
+from lightning_snn.metrics.functional import reliability_bins
+
+RANDOM = np.random.default_rng(0)
+HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.9)], "lr": [(0, 0.1)]}
+BINS = ([0.1, 0.4, float("nan"), 0.9], [0.2, 0.3, float("nan"), 0.8], [5, 10, 0, 25])
+BUILDERS = {
+    "training_curves": lambda: figures.training_curves(HISTORY),
+    "confusion_matrix": lambda: figures.confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"]),
+    "reliability_diagram": lambda: figures.reliability_diagram(*BINS),
+    "spike_raster": lambda: figures.spike_raster({"hidden": np.eye(6, 4), "output": np.ones((6, 2))}, 2.0),
+    "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
+}
+every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+
+
+def pixels(figure: Figure, folder: Path) -> np.ndarray:
+    return pyplot.imread(figures.save(figure, folder / "figure.png"))
+
+
+@every_figure
+def test_a_figure_becomes_a_png_file_with_something_on_it(build, tmp_path):
+    picture = pixels(build(), tmp_path)
+    assert min(picture.shape[:2]) > 200
+    assert picture[..., :3].std() > 0.02
+
+
+@every_figure
+def test_pyplot_knows_of_no_figure_and_its_settings_stay_as_they_were(build, tmp_path):
+    before = dict(matplotlib.rcParams)
+    pixels(build(), tmp_path)
+    assert pyplot.get_fignums() == []
+    assert dict(matplotlib.rcParams) == before
+
+
+@every_figure
+def test_a_figure_does_not_depend_on_the_style_of_the_calling_program(build, tmp_path):
+    expected = pixels(build(), tmp_path)
+    with pyplot.style.context(["dark_background", {"font.size": 20, "axes.grid": True, "figure.dpi": 40}]):
+        assert matplotlib.rcParams["text.color"] == "white"
+        np.testing.assert_array_equal(pixels(build(), tmp_path), expected)
+
+
+@every_figure
+def test_a_figure_is_freed_when_it_is_dropped(build, tmp_path):
+    figure = build()
+    figures.save(figure, tmp_path / "figure.png")
+    reference = weakref.ref(figure)
+    del figure
+    gc.collect()
+    assert reference() is None
+
+
+def test_matplotlib_is_imported_only_when_a_figure_is_drawn():
+    for module in Path(figures.__file__).parent.glob("*.py"):
+        lines = module.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if line.startswith(("import matplotlib", "from matplotlib"))]
+
+
+def test_arrays_tensors_of_any_dtype_and_lists_draw_the_same_figure(tmp_path):
+    frames = (RANDOM.random((3, 2, 4, 5)) < 0.3).astype(np.uint8)
+    frames.setflags(write=False)
+    expected = pixels(figures.event_strip(frames), tmp_path)
+    tensor = torch.tensor(frames)
+    for same in (frames.tolist(), tensor, tensor.to(torch.bfloat16), tensor.float().requires_grad_()):
+        np.testing.assert_array_equal(pixels(figures.event_strip(same), tmp_path), expected)
+    assert not np.array_equal(pixels(figures.event_strip(1 - frames), tmp_path), expected)
+
+
+# training_curves and read_history
+
+
+def test_the_stages_of_a_quantity_share_a_panel():
+    figure = figures.training_curves(HISTORY)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "lr"]
+    train, val = figure.axes[0].lines
+    assert (train.get_label(), val.get_label()) == ("train", "val")
+    assert train.get_color() != val.get_color()
+    np.testing.assert_array_equal(train.get_xydata(), HISTORY["train/loss"])
+    np.testing.assert_array_equal(val.get_xydata(), HISTORY["val/loss"])
+    assert figure.axes[0].get_legend() is not None
+    assert figure.axes[1].get_legend() is None
+
+
+def test_values_are_drawn_in_the_order_of_their_steps():
+    figure = figures.training_curves({"loss": [(20, 1.0), (0, 3.0), (10, 2.0)]})
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xydata(), [(0, 3.0), (10, 2.0), (20, 1.0)])
+
+
+def test_more_stages_than_named_colours_still_differ_where_there_are_few():
+    figure = figures.training_curves({f"{stage}/loss": [(0, 1.0)] for stage in ("train", "val", "test", "a", "b", "c")})
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 6
+
+
+def test_a_history_with_a_diverged_loss_is_drawn(tmp_path):
+    assert pixels(figures.training_curves({"loss": [(0, 1.0), (1, float("nan")), (2, float("inf"))]}), tmp_path).any()
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ({}, "`history` to hold at least one series, but got none"),
+        ({"loss": []}, r"`history\['loss'\]` to be \(step, value\) pairs, but got shape \(0,\)"),
+        ({"loss": [1.0, 2.0]}, r"`history\['loss'\]` to be \(step, value\) pairs, but got shape \(2,\)"),
+        ({"loss": "none"}, r"`history\['loss'\]` to be \(step, value\) pairs, but got str"),
+    ],
+)
+def test_what_is_no_history_is_refused(history, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.training_curves(history)
+
+
+def test_the_file_of_lightnings_csv_logger_is_read_back(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"train/loss": 2.5, "epoch": 0}, step=4)
+    logger.save()
+    logger.log_metrics({"val/loss": torch.tensor(0.25), "epoch": 0}, step=9)
+    logger.log_metrics({"train/loss": float("nan"), "epoch": 1}, step=9)
+    logger.save()
+    history = figures.read_history(Path(logger.log_dir) / "metrics.csv")
+    assert history.keys() == {"train/loss", "val/loss"}
+    assert history["val/loss"] == [(9.0, 0.25)]
+    assert history["train/loss"][0] == (4.0, 2.5)
+    assert np.isnan(history["train/loss"][1][1])
+
+
+def test_a_file_that_is_no_log_is_refused_by_name(tmp_path):
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,loss\n0,1\n")
+    with pytest.raises(
+        ValueError, match=r"Expected file .*metrics.csv to have a column `step`, but got \['epoch', 'loss'\]"
+    ):
+        figures.read_history(file)
+    file.write_text("step,loss\n0,1\n1,high\n")
+    with pytest.raises(
+        ValueError, match=r"metrics.csv, line 3, to hold numbers, but got 'high' for `loss` at step '1'"
+    ):
+        figures.read_history(file)
+    with pytest.raises(FileNotFoundError, match=r"absent\.csv"):
+        figures.read_history(tmp_path / "absent.csv")
+
+
+# confusion_matrix
+
+
+def test_rows_of_the_confusion_matrix_are_true_classes_and_its_title_is_the_accuracy():
+    figure = figures.confusion_matrix(torch.tensor([[7, 3, 0], [0, 5, 0], [0, 0, 0]]), ["a", "b", "c"])
+    axes = figure.axes[0]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "7", (1, 0): "3", (1, 1): "5"}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+    assert axes.get_title(loc="left") == "accuracy 0.800 on 15 samples"
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.7, 0.3, 0], [0, 1, 0], [0, 0, 0]])
+
+
+def test_numbers_stay_readable_on_their_cells():
+    def luminance(colour: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    for part in (1, 20, 34, 36, 50, 99):
+        axes = figures.confusion_matrix([[part, 100 - part], [0, 1]], ["a", "b"]).axes[0]
+        text = next(text for text in axes.texts if text.get_position() == (0, 0))
+        cell = axes.images[0].to_rgba(np.array([[part / 100]]))[0, 0]
+        dark, light = sorted([luminance(to_rgb(text.get_color())), luminance(cell)])
+        assert (light + 0.05) / (dark + 0.05) > 3, part
+
+
+def test_a_large_confusion_matrix_has_no_numbers_and_not_every_name():
+    axes = figures.confusion_matrix(np.eye(100), [f"class {label}" for label in range(100)]).axes[0]
+    assert not axes.texts
+    assert [label.get_text() for label in axes.get_yticklabels()][:3] == ["class 0", "class 2", "class 4"]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "names", "message"),
+    [
+        ([[1, 2, 3], [4, 5, 6]], ["a", "b"], r"`matrix` to be a square .* but got shape \(2, 3\)"),
+        ([[1, -2], [4, 5]], ["a", "b"], "`matrix` to be a square .* smallest entry -2"),
+        ([[1, float("nan")], [4, 5]], ["a", "b"], "`matrix` to be finite"),
+        ([[1, 2], [4, 5]], ["a"], "`class_names` to hold 2 names, but got 1"),
+    ],
+)
+def test_what_is_no_confusion_matrix_is_refused(matrix, names, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.confusion_matrix(matrix, names)
+
+
+# reliability_diagram
+
+
+def test_the_title_of_the_reliability_diagram_is_the_calibration_error_of_torchmetrics():
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(500, 5, generator=generator).mul(2).softmax(dim=1)
+    targets = torch.randint(5, (500,), generator=generator)
+    error = multiclass_calibration_error(probabilities, targets, num_classes=5, n_bins=15, norm="l1").item()
+    figure = figures.reliability_diagram(*reliability_bins(probabilities, targets))
+    assert figure.axes[0].get_title(loc="left") == f"ECE {error:.3f}"
+    assert error > 0.1
+
+
+def test_bars_of_the_reliability_diagram_are_accuracies_gaps_and_counts_of_the_bins_with_samples():
+    top, bottom = figures.reliability_diagram(*BINS).axes
+    accuracy, gap = top.containers
+    assert [bar.get_height() for bar in accuracy] == [0.2, 0.3, 0.8]
+    np.testing.assert_allclose([bar.get_x() for bar in accuracy], [0, 0.25, 0.75])
+    np.testing.assert_allclose([bar.get_y() for bar in gap], [0.1, 0.3, 0.8])
+    np.testing.assert_allclose([bar.get_height() for bar in gap], [0.1, 0.1, 0.1])
+    assert [bar.get_height() for bar in bottom.containers[0]] == [5, 10, 25]
+    assert top.get_title(loc="left") == "ECE 0.100"
+
+
+@pytest.mark.parametrize(
+    ("bins", "message"),
+    [
+        (
+            ([0.1], [0.1, 0.2], [1, 2]),
+            r"`confidence`, `accuracy` and `count` to be one number for each bin, but got shapes",
+        ),
+        (([0.1, 0.2], [0.1, 0.2], [0, 0]), r"`count` to be bin sizes with a positive sum, but got \[0.0, 0.0\]"),
+        (([0.1, 0.2], [0.1, 0.2], [2, -1]), "`count` to be bin sizes with a positive sum"),
+        (([0.1, 1.2], [0.1, 0.2], [1, 1]), r"`confidence` to be within \[0, 1\] where `count` > 0"),
+        (([0.1, 0.2], [0.1, float("nan")], [1, 1]), r"`accuracy` to be within \[0, 1\] where `count` > 0"),
+    ],
+)
+def test_what_are_no_bins_is_refused(bins, message):
+    with pytest.raises(ValueError, match="Expected arguments? " + message):
+        figures.reliability_diagram(*bins)
+
+
+# spike_raster
+
+
+def boxes(axes) -> np.ndarray:
+    """Left, right and middle row of each drawn spike."""
+    corners = np.array([path.vertices[:4] for path in axes.collections[0].get_paths()])
+    return np.stack([corners[:, :, 0].min(1), corners[:, :, 0].max(1), corners[:, :, 1].mean(1)], axis=1)
+
+
+def test_every_spike_is_drawn_within_its_time_step_and_on_its_neuron():
+    spikes = RANDOM.random((7, 5)) < 0.4
+    axes = figures.spike_raster({"hidden": spikes}, time_step_ms=2.0).axes[0]
+    drawn = boxes(axes)
+    assert {(int(left // 2), round(row)) for left, _, row in drawn} == set(zip(*spikes.nonzero(), strict=True))
+    assert len(drawn) == spikes.sum()
+    assert all(left // 2 == right // 2 for left, right, _ in drawn)
+    assert axes.get_xlim() == (0, 14)
+    assert axes.get_xlabel() == "time (ms)"
+
+
+def test_a_large_layer_is_subsampled_evenly_and_its_title_says_so_and_gives_the_rate_of_all():
+    spikes = np.zeros((4, 991))
+    spikes[1, ::10] = 1
+    spikes[2, 5] = 0.5
+    axes = figures.spike_raster({"conv": spikes}).axes[0]
+    assert axes.get_title(loc="left") == "conv (neurons: 100 of 991), 0.025 spikes per neuron and step"
+    assert len(boxes(axes)) == 100
+    assert axes.get_yticklabels()[0].get_text() == "0"
+    assert axes.get_yticklabels()[-1].get_text() == "990"
+    assert axes.get_xlabel() == "time step"
+
+
+def test_a_silent_layer_is_an_empty_panel(tmp_path):
+    figure = figures.spike_raster({"silent": torch.zeros(3, 4, dtype=torch.bool), "one": torch.ones(3, 1)})
+    assert len(figure.axes[0].collections[0].get_paths()) == 0
+    assert len(figure.axes[1].collections[0].get_paths()) == 3
+    assert pixels(figure, tmp_path).any()
+
+
+@pytest.mark.parametrize(
+    ("spikes", "time_step_ms", "message"),
+    [
+        ({}, None, "`spikes` to hold at least one layer"),
+        (
+            {"a": np.zeros((3, 2, 2))},
+            None,
+            r"`spikes\['a'\]` to be spikes of shape \(T, N\), but got shape \(3, 2, 2\)",
+        ),
+        ({"a": np.zeros((3, 0))}, None, r"`spikes\['a'\]` to be spikes of shape \(T, N\), but got shape \(3, 0\)"),
+        ({"a": np.full((3, 2), np.nan)}, None, r"`spikes\['a'\]` to be finite, but got 6 other values"),
+        ({"a": np.zeros((3, 2)), "b": np.zeros((4, 2))}, None, r"`spikes` to have the same T .* but got \[3, 4\]"),
+        ({"a": np.zeros((3, 2))}, 0.0, "`time_step_ms` to be a finite number larger than 0, but got 0.0"),
+    ],
+)
+def test_what_is_no_spike_raster_is_refused(spikes, time_step_ms, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.spike_raster(spikes, time_step_ms)
+
+
+# event_strip
+
+
+def test_on_events_are_red_off_events_blue_and_no_events_light():
+    frames = np.zeros((1, 2, 1, 4))
+    frames[0, 1, 0, 0] = frames[0, 0, 0, 1] = 3
+    frames[0, :, 0, 2] = 2
+    on, off, both, none = figures.event_strip(frames).axes[0].images[0].get_array()[0]
+    assert on[0] > on[2] + 0.4
+    assert off[2] > off[0] + 0.4
+    assert abs(both[0] - both[2]) < 0.1
+    assert none.min() > 0.9
+
+
+def test_a_single_event_is_visible_and_more_events_are_stronger_on_one_scale_for_all_frames():
+    frames = np.zeros((2, 2, 8, 8))
+    frames[0, 1, 0, 0] = 1
+    frames[1, 1, :4] = 10
+    first, second = (axes.images[0].get_array() for axes in figures.event_strip(frames).axes)
+    paper, faint, full = first[7, 7, 1], first[0, 0, 1], second[0, 0, 1]
+    assert paper - faint > 0.15
+    assert faint - full > 0.3
+
+
+def test_frames_are_labelled_with_their_time():
+    axes = figures.event_strip(np.zeros((3, 2, 4, 4)), time_step_ms=62.5).axes
+    assert [panel.get_title() for panel in axes] == ["0 to 62.5 ms", "62.5 to 125 ms", "125 to 187.5 ms"]
+    axes = figures.event_strip(np.zeros((3, 2, 4, 4))).axes
+    assert [panel.get_title() for panel in axes] == ["frame 0", "frame 1", "frame 2"]
+
+
+def test_a_long_recording_is_subsampled_evenly_and_the_title_says_so():
+    figure = figures.event_strip(np.ones((46, 2, 4, 4)))
+    assert figure.get_suptitle() == "frames: 16 of 46, events: 1472"
+    assert [panel.get_title() for panel in figure.axes] == [f"frame {3 * index}" for index in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "time_step_ms", "message"),
+    [
+        (
+            np.zeros((3, 1, 4, 4)),
+            None,
+            r"`frames` to be event counts of shape \(T, 2, H, W\), but got shape \(3, 1, 4, 4\)",
+        ),
+        (np.zeros((2, 4, 4)), None, r"`frames` to be event counts of shape \(T, 2, H, W\), but got shape \(2, 4, 4\)"),
+        (np.full((3, 2, 4, 4), -1.0), None, "`frames` to be event counts .* smallest entry -1"),
+        (np.zeros((0, 2, 4, 4)), None, r"`frames` to be event counts .* but got shape \(0, 2, 4, 4\)"),
+        (np.zeros((3, 2, 4, 4)), float("inf"), "`time_step_ms` to be a finite number larger than 0"),
+    ],
+)
+def test_what_are_no_event_frames_is_refused(frames, time_step_ms, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.event_strip(frames, time_step_ms)
+
+
+# save
+
+
+def test_saving_makes_folders_replaces_the_older_file_and_returns_the_path(tmp_path):
+    path = tmp_path / "report" / "new" / "figure.png"
+    assert figures.save(_house.new_figure(1, 1), str(path)) == path
+    assert pyplot.imread(path).shape[:2] == (150, 150)
+    figures.save(_house.new_figure(2, 1), path)
+    assert pyplot.imread(path).shape[:2] == (150, 300)
+    assert [file.name for file in path.parent.iterdir()] == ["figure.png"]
+
+
+def test_a_failure_while_saving_leaves_the_older_file_and_nothing_else(tmp_path):
+    path = figures.save(_house.new_figure(1, 1), tmp_path / "figure.png")
+    before = path.read_bytes()
+
+    class Broken(Figure):
+        def savefig(self, fname, **kwargs):
+            Path(fname).write_bytes(b"half a fig")
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        figures.save(Broken(), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.pdf", "figure.PNG"])
+def test_a_path_that_does_not_end_in_png_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"Expected argument `path` to end in .png, but got .*{name}"):
+        figures.save(_house.new_figure(1, 1), tmp_path / name)
