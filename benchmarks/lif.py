@@ -89,7 +89,12 @@ def main() -> None:
     for r in results:
         shape = "x".join(map(str, r["shape"]))
         rows.append(
-            [str(r["threads"]), shape, *(f"{r['ms'][n]:.1f}" for n in names), *(f"{r['ratio'][n]:.2f}" for n in names[1:])]
+            [
+                str(r["threads"]),
+                shape,
+                *(f"{r['ms'][n]:.1f}" for n in names),
+                *(f"{r['ratio'][n]:.2f}" for n in names[1:]),
+            ]
         )
     print(table(rows))
     if options.json:

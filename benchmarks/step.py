@@ -81,7 +81,9 @@ def contenders(x: Tensor, y: Tensor, compiled: bool) -> dict[str, Callable[[], N
 
         def node() -> nn.Module:
             tau = 1 / (1 - BETA)
-            return neuron.LIFNode(tau, decay_input=False, v_reset=None, step_mode="m", surrogate_function=surrogate.ATan())
+            return neuron.LIFNode(
+                tau, decay_input=False, v_reset=None, step_mode="m", surrogate_function=surrogate.ATan()
+            )
 
         def multi_step(network: nn.Module) -> Tensor:
             functional.reset_net(network)
@@ -138,7 +140,9 @@ def main() -> None:
         )
     rows = [["threads", "contender", "ms", "time / ours"]]
     for r in results:
-        rows += [[str(r["threads"]), name, f"{ms:.1f}", f"{r['ratio'].get(name, 1):.2f}"] for name, ms in r["ms"].items()]
+        rows += [
+            [str(r["threads"]), name, f"{ms:.1f}", f"{r['ratio'].get(name, 1):.2f}"] for name, ms in r["ms"].items()
+        ]
     print(table(rows))
     if options.json:
         with open(options.json, "w") as file:

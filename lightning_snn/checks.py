@@ -26,7 +26,9 @@ def check_positive(name: str, value: Any) -> None:
 def check_between(name: str, value: Any, low: float, high: float) -> None:
     """Refuse anything but a finite number from `low` to `high`, both included; `high` may be infinite."""
     if not _is_number(value) or not low <= value <= high:
-        expected = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
+        expected = (
+            f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
+        )
         raise ValueError(f"Expected argument `{name}` to be {expected}, but got {value!r}")
 
 

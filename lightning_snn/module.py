@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ class SpikingModule(pl.LightningModule):
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the regression's output).
-        method: the learning rule; surrogate gradients by default.
+        method: the learning rule, of which the module keeps a copy; surrogate gradients by default.
         num_classes: number of classes C, needed for classification.
         task: "classification" or "regression".
         readout: how T outputs become one: "mean", "max", "last", "sum", or a function `[T, B, ...] -> [B, ...]`.
@@ -63,6 +64,10 @@ class SpikingModule(pl.LightningModule):
         pairs: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
+        method = SurrogateGradient() if method is None else method
+        for name, value, kind in (("network", network, nn.Module), ("method", method, Method)):
+            if not isinstance(value, kind):
+                raise ValueError(f"Expected argument `{name}` to be a {kind.__name__}, but got {value!r}")
         check_choice("task", task, ("classification", "regression"))
         check_positive("learning_rate", learning_rate)
         if task == "classification":
@@ -75,7 +80,8 @@ class SpikingModule(pl.LightningModule):
         ]
         self.save_hyperparameters(ignore=["network", "method", "optimizer", *callables])
 
-        self.method = SurrogateGradient() if method is None else method
+        # a copy: the task and the progress are of this module, and the method may be handed to another one
+        self.method = copy.deepcopy(method)
         self.method.task = Classification(readout) if task == "classification" else Regression(readout)
         self.network = self.method.prepare(network)
         self.optimizer_factory, self.scheduler = optimizer, lr_scheduler
@@ -121,7 +127,9 @@ class SpikingModule(pl.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise ValueError('Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but the run has no end')
+            raise ValueError(
+                'Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but the run has no end'
+            )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, int(steps)), "interval": "step"},

@@ -72,6 +72,13 @@ class Report(pl.Callback):
         self._recording = ExitStack()
         self._begin_test()
 
+    def _begin_test(self) -> None:
+        self.activity = Activity()
+        self._predictions: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._recorded_samples = 0
+        self._first_input: Tensor | None = None
+
     @property
     def state_key(self) -> str:
         # by name, so that a run whose folder was moved still finds its history
@@ -81,7 +88,9 @@ class Report(pl.Callback):
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = {name: [(step, value) for step, value in series] for name, series in state_dict["history"].items()}
+        self.history = {
+            name: [(step, value) for step, value in series] for name, series in state_dict["history"].items()
+        }
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.seconds.setdefault("data", time.perf_counter() - self._made)
@@ -132,6 +141,8 @@ class Report(pl.Callback):
             self._recorded_samples += len(target)
         if not self._targets:
             self._first_input = _first_sample(batch)
+            if _is_classification(prediction, target):
+                _scores(prediction, target)  # refuses what are no probabilities while little work is lost
         self._predictions.append(prediction.detach())
         self._targets.append(target.detach())
 
@@ -171,13 +182,6 @@ class Report(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._recording.close()
-
-    def _begin_test(self) -> None:
-        self.activity = Activity()
-        self._predictions: list[Tensor] = []
-        self._targets: list[Tensor] = []
-        self._recorded_samples = 0
-        self._first_input: Tensor | None = None
 
     def _test_figures(self, trainer: pl.Trainer) -> dict[str, Figure]:
         if not self._targets:
@@ -256,6 +260,7 @@ def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
 def _gather(values: Tensor, pl_module: pl.LightningModule) -> Tensor:
     """Values of all processes, one after the other."""
     gathered = pl_module.all_gather(values)
+    assert isinstance(gathered, Tensor)
     return gathered.flatten(0, 1) if pl_module.trainer.world_size > 1 else gathered
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows
@@ -21,12 +21,13 @@ from lightning_snn.data.simulator import CLASS_NAMES, DIRECTION_PAIRS, SIMULATOR
 class Gestures(FrameDataModule):
     """Simulated gestures of people before an event camera: 11 classes, named as in DVS128 Gesture.
 
-    The recordings are *simulated*: accuracies are not comparable with published ones on DVS128 Gesture. Every person of a split
-    makes every gesture `repetitions` times; nobody is in two splits, and half of the test recordings are under a light that
-    training never saw. Clockwise and counter-clockwise differ in nothing but the direction of motion (`pairs`).
+    The recordings are *simulated*: accuracies are not comparable with published ones on DVS128 Gesture. Every person of
+    a split makes every gesture `repetitions` times; nobody is in two splits, and half of the test recordings are under
+    a light that training never saw. Clockwise and counter-clockwise differ in nothing but the direction of motion
+    (`pairs`).
 
-    Frames are generated once, on all processors, and cached under a key of everything that shapes them; the result does not depend on
-    the number of processes.
+    Frames are generated once, on all processors, and cached under a key of everything that shapes them; the result does
+    not depend on the number of processes.
 
     Args:
         size: height and width of the sensor in pixels, 32 or 64.
@@ -34,16 +35,17 @@ class Gestures(FrameDataModule):
         duration: length of a recording in seconds.
         train_subjects, val_subjects, test_subjects: people in each split.
         repetitions: recordings of each person and gesture in the training split; validation and test have two.
-        max_shift: training recordings are shifted at random by up to so many pixels.
+        max_shift: training recordings are shifted at random by up to so many pixels, `size` at most.
         batch_size: samples a batch.
         num_workers: worker processes of each loader; the frames lie in memory, so that 0 is fastest.
-        processes: processes that simulate; None takes one a processor.
+        processes: processes that simulate; None takes one for each processor that this one may use.
         seed: of people, recordings and the order of the training samples.
         max_count: counts are clipped at it and divided by it; None leaves them as they are.
         cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
 
     Raises:
         ValueError: if an argument is out of range. ``setup`` raises one, naming the file, for a damaged cache.
+        RuntimeError: from ``prepare_data`` and ``setup``, if a process that simulates fails.
     """
 
     num_classes = len(CLASS_NAMES)
@@ -70,25 +72,28 @@ class Gestures(FrameDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, max_count=max_count)
         check_choice("size", size, (32, 64))
-        check_positive("duration", duration)
-        for name, value in (("time_steps", time_steps), ("repetitions", repetitions), ("train_subjects", train_subjects)):
-            check_integer(name, value)
-        for name, value in (("val_subjects", val_subjects), ("test_subjects", test_subjects)):
+        for name, value in (
+            ("train_subjects", train_subjects),
+            ("val_subjects", val_subjects),
+            ("test_subjects", test_subjects),
+            ("repetitions", repetitions),
+        ):
             check_integer(name, value)
         check_integer("max_shift", max_shift, minimum=0)
+        check_between("max_shift", max_shift, 0, size)
         if processes is not None:
             check_integer("processes", processes)
-        self.frame_shape = (2, size, size)
-        self.time_steps = time_steps
-        self.max_shift = max_shift
-        self.processes = processes or os.cpu_count() or 1
-        self.cache_dir = cache_dir
         shape: dict[str, Any] = {"seed": seed, "size": size, "time_steps": time_steps, "duration": duration}
         self.splits = (
             Split("train", train_subjects, repetitions, **shape),
             Split("val", val_subjects, 2, **shape),
             Split("test", test_subjects, 2, **shape),
         )
+        self.frame_shape = (2, size, size)
+        self.time_steps = time_steps
+        self.max_shift = max_shift
+        self.processes = processes or _usable_processors()
+        self.cache_dir = cache_dir
 
     def prepare_data(self) -> None:
         """Simulate what the cache does not hold yet."""
@@ -114,3 +119,7 @@ class Gestures(FrameDataModule):
 
         return cached_rows(path, rows, {"frames": (shape, np.uint8)})["frames"]
 
+
+def _usable_processors() -> int:
+    # A batch system often grants fewer processors than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

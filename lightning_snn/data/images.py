@@ -264,4 +264,3 @@ class CIFAR10(ImageDataModule):
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``(1, B, C, H, W)`` shifted and mirrored, each image by its own draw, if ``augmentation`` is set."""
         return (shift(x, 4, mirror=True), y) if self.augmentation else (x, y)
-

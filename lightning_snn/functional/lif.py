@@ -53,7 +53,11 @@ class Dynamics(NamedTuple):
 
 
 def lif_step(
-    x: Tensor, state: Tensor | None, beta: float | Tensor, threshold: float | Tensor = 1.0, dynamics: Dynamics = Dynamics()
+    x: Tensor,
+    state: Tensor | None,
+    beta: float | Tensor,
+    threshold: float | Tensor = 1.0,
+    dynamics: Dynamics = Dynamics(),
 ) -> tuple[Tensor, Tensor]:
     """One step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
 
@@ -114,7 +118,9 @@ def lif(
                 f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
             )
         if state is not None:
-            raise ValueError("Expected argument `state` to be None with recurrent weights, whose state holds spikes too")
+            raise ValueError(
+                "Expected argument `state` to be None with recurrent weights, whose state holds spikes too"
+            )
     differentiable = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, state, recurrent)
     )
@@ -134,7 +140,9 @@ def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
 
 def _check_input(x: Tensor) -> None:
     if x.dim() < 2 or x.shape[0] == 0:
-        raise ValueError(f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}")
+        raise ValueError(
+            f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
+        )
     if not x.is_floating_point():
         raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
 
@@ -287,7 +295,9 @@ class _LIFScan(torch.autograd.Function):
         return (
             grad_x,
             None if grad_beta is None else grad_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype),
-            None if grad_threshold is None else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
+            None
+            if grad_threshold is None
+            else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
             None if state is None else carried.to(state.dtype),
             grad_recurrent,
             None,

@@ -49,7 +49,9 @@ def noisy_lif(
     """
     dynamics.check()
     if dynamics.order != "reset_then_leak":
-        raise ValueError(f'Expected `dynamics.order` to be "reset_then_leak" for noisy neurons, but got "{dynamics.order}"')
+        raise ValueError(
+            f'Expected `dynamics.order` to be "reset_then_leak" for noisy neurons, but got "{dynamics.order}"'
+        )
     return _NoisyLIFScan.apply(mean, variance, beta, threshold, recurrent, dynamics, lam)
 
 
@@ -158,7 +160,9 @@ class _NoisyLIFScan(torch.autograd.Function):
             grad_mean,
             grad_variance,
             None if grad_beta is None else grad_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype),
-            None if grad_threshold is None else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
+            None
+            if grad_threshold is None
+            else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
             grad_recurrent,
             None,
             None,

@@ -154,5 +154,7 @@ def surrogate_named(surrogate: SurrogateName | Surrogate) -> Surrogate:
     if isinstance(surrogate, Surrogate):
         return surrogate
     if surrogate not in SURROGATES:
-        raise ValueError(f"Expected argument `surrogate` to be a Surrogate or one of {sorted(SURROGATES)}, but got {surrogate!r}")
+        raise ValueError(
+            f"Expected argument `surrogate` to be a Surrogate or one of {sorted(SURROGATES)}, but got {surrogate!r}"
+        )
     return SURROGATES[surrogate]()

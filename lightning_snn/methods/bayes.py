@@ -25,7 +25,7 @@ from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.task import Prediction
 from lightning_snn.nn.bayes import BayesConv2d, BayesianLayer, BayesLinear
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.lif import LeakyLayer
+from lightning_snn.nn.lif import LIF, LeakyLayer
 from lightning_snn.nn.moments import Moments, posterior_noise
 
 
@@ -34,9 +34,10 @@ class SpikingBayes(Method):
 
     Args:
         lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers and large batches.
-        kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs.
+        kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs. A fresh posterior has
+            0.8 nats a weight: the network learns where ``0.8 * weights * kl_weight / N`` stays below about 0.5.
         warmup_epochs: epochs over which the KL weight rises linearly, at least 0.
-        gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0; raise it where the input is sparse.
+        gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0.
         kappa: initial posterior standard deviation of a weight over the one its mean is drawn with, larger than 0.
         prior_scale: prior standard deviation of a weight times sqrt(fan-in), larger than 0.
         samples: K of `predict`; 0 predicts with the posterior mean, one deterministic run.
@@ -56,11 +57,11 @@ class SpikingBayes(Method):
     def __init__(
         self,
         lam: float = 0.5,
-        kl_weight: float = 0.1,
+        kl_weight: float = 0.01,
         warmup_epochs: float = 1.0,
-        gain: float = 1.0,
+        gain: float = 2.0,
         kappa: float = 0.5,
-        prior_scale: float = 1.0,
+        prior_scale: float = 2.0,
         samples: int = 0,
         keep_weights: bool = False,
         train_size: int | None = None,
@@ -85,7 +86,7 @@ class SpikingBayes(Method):
         Raises:
             ValueError: naming every layer with parameters that has no Bayesian counterpart.
         """
-        refused = [f"{name or 'the network'} ({type(layer).__name__})" for name, layer in _untrainable(network)]
+        refused = _untrainable(network)
         if refused:
             raise ValueError(
                 "Expected a network of Linear, Conv2d, spiking and parameter-free layers for SpikingBayes, but got "
@@ -96,7 +97,8 @@ class SpikingBayes(Method):
             return self._bayesian(network)
         replaced: dict[nn.Module, BayesianLayer] = {}
         for parent in list(network.modules()):
-            for name, child in parent.named_children():
+            # not named_children, which passes over the second place of a layer that stands twice in one parent
+            for name, child in parent._modules.items():
                 if isinstance(child, (nn.Linear, nn.Conv2d)):
                     layer = replaced[child] if child in replaced else replaced.setdefault(child, self._bayesian(child))
                     setattr(parent, name, layer)
@@ -140,29 +142,44 @@ class SpikingBayes(Method):
         return self.kl_weight * warmup * self.kl(network) / train_size
 
     def _bayesian(self, layer: nn.Linear | nn.Conv2d) -> BayesianLayer:
-        options = {"bias": layer.bias is not None, "gain": self.gain, "kappa": self.kappa, "prior_scale": self.prior_scale}
+        options = {"gain": self.gain, "kappa": self.kappa, "prior_scale": self.prior_scale}
         made: BayesianLayer
         if isinstance(layer, nn.Linear):
-            made = BayesLinear(layer.in_features, layer.out_features, **options)
+            made = BayesLinear(layer.in_features, layer.out_features, layer.bias is not None, **options)
         else:
-            geometry = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
-            made = BayesConv2d(layer.in_channels, layer.out_channels, *geometry, **options)
+            made = BayesConv2d(
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                layer.groups,
+                layer.bias is not None,
+                **options,
+            )
         if self.keep_weights:
-            made.weight.data.copy_(layer.weight)
-            if layer.bias is not None:
-                made.bias.data.copy_(layer.bias)
-        if layer.weight.dim() == 4 and layer.weight.is_contiguous(memory_format=torch.channels_last):
-            made = made.to(memory_format=torch.channels_last)
-        return made.to(layer.weight)
+            made.weight.data = layer.weight.detach().clone()
+            if made.bias is not None and layer.bias is not None:
+                made.bias.data = layer.bias.detach().clone()
+        made.to(layer.weight)
+        for parameter in (made.weight, made.weight_log_std):
+            parameter.data = torch.empty_like(layer.weight).copy_(parameter)  # the layer's memory format
+        return made
 
 
-def _untrainable(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Modules that own parameters or running statistics and have no Bayesian counterpart."""
+def _untrainable(network: nn.Module) -> list[str]:
+    """Names and kinds of the modules that own parameters or running statistics and have no Bayesian counterpart."""
     known = (nn.Linear, nn.Conv2d, BayesianLayer, LeakyLayer)
     refused = []
     for name, module in network.named_modules():
+        kind = type(module).__name__
         owns = any(True for _ in module.parameters(recurse=False)) or isinstance(module, nn.modules.batchnorm._NormBase)
-        other_padding = isinstance(module, nn.Conv2d) and module.padding_mode != "zeros"
-        if (owns and not isinstance(module, known)) or other_padding:
-            refused.append((name, module))
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            kind += f" with padding_mode={module.padding_mode!r}"
+        elif isinstance(module, LIF) and module.dynamics.order != "reset_then_leak":
+            kind += f" with order={module.dynamics.order!r}"
+        elif isinstance(module, known) or not owns:
+            continue
+        refused.append(f"{name or 'the network'} ({kind})")
     return refused

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn.nn.bayes import BayesConv2d, BayesLinear
@@ -34,12 +33,12 @@ _CONNECTIONS = (*_LINEAR, *_CONVOLUTIONS)
 def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
     """Effective synaptic operations of one call of a connection layer.
 
-    N = sum_i 1[x_i != 0] fan_out(i), where fan_out(i) is the number of outputs that input i reaches: the output features
-    of a linear layer; of a convolution the output channels of its group times the output positions whose kernel covers
-    it, so that stride, padding, dilation and the image's rim are accounted for exactly.
+    N = sum_i 1[x_i != 0] fan_out(i), where fan_out(i) is the number of outputs that input i reaches: the output
+    features of a linear layer; of a convolution the output channels of its group times the output positions whose
+    kernel covers it, so that stride, padding, dilation and the image's rim are accounted for exactly.
 
     Args:
-        layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `BayesLinear` or `BayesConv2d`.
+        layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `BayesLinear` or `BayesConv2d`, with zero padding.
         x: input of the layer, as its `forward` takes it.
 
     Returns:
@@ -47,6 +46,7 @@ def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
 
     Raises:
         TypeError: if the layer is of another kind.
+        ValueError: if a convolution pads with anything but zeros.
 
     Source: J. Yik et al., "The NeuroBench framework for benchmarking neuromorphic computing algorithms and systems",
     Nature Communications 16, 2025.
@@ -54,6 +54,8 @@ def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, _LINEAR):
         return torch.count_nonzero(x) * layer.out_features
     if isinstance(layer, _CONVOLUTIONS):
+        if not _pads_with_zeros(layer):
+            raise ValueError(f"Expected argument `layer` to have padding_mode 'zeros', but got {layer.padding_mode!r}")
         return _convolution_operations(layer, x)
     expected = ", ".join(kind.__name__ for kind in _CONNECTIONS)
     raise TypeError(f"Expected argument `layer` to be one of {expected}, but got {type(layer).__name__}")
@@ -125,7 +127,7 @@ def record_activity(
         for name, layer in spiking_layers(network):
             handles.append(layer.register_forward_hook(_spike_counter(activity, name, first_sample)))
         for name, layer in network.named_modules():
-            if isinstance(layer, _CONNECTIONS):
+            if isinstance(layer, _CONNECTIONS) and _pads_with_zeros(layer):
                 handles.append(layer.register_forward_pre_hook(_operation_counter(activity, name)))
             elif _has_weight_matrix(layer) and not isinstance(layer, RecurrentLIF) and name not in activity.uncounted:
                 activity.uncounted.append(name)
@@ -175,6 +177,10 @@ def _over_time(layer: nn.Module, spikes: Tensor, steps: int | None) -> Tensor:
     return spikes if getattr(layer, "step_mode", "s") == "m" else spikes[None]
 
 
+def _pads_with_zeros(layer: nn.Module) -> bool:
+    return getattr(layer, "padding_mode", "zeros") == "zeros"
+
+
 def _has_weight_matrix(layer: nn.Module) -> bool:
     return any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
 
@@ -182,14 +188,15 @@ def _has_weight_matrix(layer: nn.Module) -> bool:
 def _convolution_operations(layer: Any, x: Tensor) -> Tensor:
     axes = len(layer.kernel_size)
     padding = _padding(layer)
-    if getattr(layer, "padding_mode", "zeros") != "zeros":
-        # padding that repeats inputs makes each of them reach the outputs that its copies reach
-        x = F.pad(x, [width for sides in reversed(padding) for width in sides], mode=layer.padding_mode)
-        padding = [(0, 0)] * axes
     operations = (x != 0).flatten(0, x.dim() - axes - 1).sum(0)
     for axis in range(axes):
         reached = _reached(
-            x.shape[axis - axes], layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis], padding[axis], x.device
+            x.shape[axis - axes],
+            layer.kernel_size[axis],
+            layer.stride[axis],
+            layer.dilation[axis],
+            padding[axis],
+            x.device,
         )
         operations = operations * reached.view(-1, *(1,) * (axes - axis - 1))
     return operations.sum() * (layer.out_channels // layer.groups)

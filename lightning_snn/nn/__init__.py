@@ -1,6 +1,7 @@
 """Spiking layers, Bayesian layers, encoders: thin modules over `functional`."""
 
 from lightning_snn.nn.bayes import BayesConv2d, BayesianLayer, BayesLinear
+from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.encoders import DirectEncoder, LatencyEncoder, PoissonEncoder
 from lightning_snn.nn.folding import folded, run
 from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
@@ -18,6 +19,7 @@ __all__ = [
     "Moments",
     "PoissonEncoder",
     "RecurrentLIF",
+    "SynapticDelays",
     "folded",
     "is_spiking_layer",
     "posterior_noise",

@@ -31,6 +31,9 @@ class BayesianLayer(nn.Module):
         prior_scale: prior standard deviation of a weight times sqrt(fan_in), larger than 0.
     """
 
+    bias: nn.Parameter | None
+    bias_log_std: nn.Parameter | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None, fan_in: int, std: float, prior_scale: float) -> None:
         super().__init__()
         check_positive("prior_scale", prior_scale)
@@ -44,23 +47,28 @@ class BayesianLayer(nn.Module):
 
     def variances(self) -> tuple[Tensor, Tensor | None]:
         """Posterior variances of weights and biases; the log-std acts clamped to [-10, 2]."""
-        weight = (2 * self.weight_log_std.clamp(*LOG_STD_RANGE)).exp()
-        return weight, None if self.bias is None else (2 * self.bias_log_std.clamp(*LOG_STD_RANGE)).exp()
+        weight, bias = self._log_stds()
+        return (2 * weight).exp(), None if bias is None else (2 * bias).exp()
 
     def kl(self) -> Tensor:
         """``KL(q || prior)`` of weights and biases, a scalar in nats."""
-        kl = gaussian_kl(self.weight, self.weight_log_std.clamp(*LOG_STD_RANGE), self.prior_scale / math.sqrt(self.fan_in))
-        if self.bias is not None:
-            kl = kl + gaussian_kl(self.bias, self.bias_log_std.clamp(*LOG_STD_RANGE), 1.0)
+        log_std, bias_log_std = self._log_stds()
+        kl = gaussian_kl(self.weight, log_std, self.prior_scale / math.sqrt(self.fan_in))
+        if self.bias is not None and bias_log_std is not None:
+            kl = kl + gaussian_kl(self.bias, bias_log_std, 1.0)
         return kl
 
     def sample_weights(self) -> tuple[Tensor, Tensor | None]:
         """One draw of weights and biases from the posterior."""
         variance, bias_variance = self.variances()
         weight = self.weight + variance.sqrt() * torch.randn_like(self.weight)
-        if bias_variance is None:
+        if self.bias is None or bias_variance is None:
             return weight, None
         return weight, self.bias + bias_variance.sqrt() * torch.randn_like(self.bias)
+
+    def _log_stds(self) -> tuple[Tensor, Tensor | None]:
+        weight = self.weight_log_std.clamp(*LOG_STD_RANGE)
+        return weight, None if self.bias_log_std is None else self.bias_log_std.clamp(*LOG_STD_RANGE)
 
 
 class BayesLinear(BayesianLayer):
@@ -111,10 +119,10 @@ class BayesConv2d(BayesianLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         bias: bool = True,
         gain: float = 1.0,
@@ -129,10 +137,10 @@ class BayesConv2d(BayesianLayer):
         self.stride, self.padding, self.dilation, self.groups = like.stride, like.padding, like.dilation, groups
 
     def forward(self, x: Tensor) -> Moments | Tensor:
-        geometry = self.stride, self.padding, self.dilation, self.groups
         if estimator() is None:
-            return F.conv2d(x, self.weight, self.bias, *geometry)
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         variance, bias_variance = self.variances()
+        geometry = self.stride, self.padding, self.dilation, self.groups
         return Moments(*conv2d_moments(x, self.weight, variance, self.bias, bias_variance, *geometry))
 
     def extra_repr(self) -> str:

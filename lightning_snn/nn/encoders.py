@@ -62,4 +62,6 @@ class LatencyEncoder(DirectEncoder):
 def _check_unit_range(x: Tensor, encoder: nn.Module) -> None:
     low, high = torch.aminmax(x)
     if low < 0 or high > 1:
-        raise ValueError(f"Expected the input of {type(encoder).__name__} in [0, 1], but got values from {low:g} to {high:g}")
+        raise ValueError(
+            f"Expected the input of {type(encoder).__name__} in [0, 1], but got values from {low:g} to {high:g}"
+        )

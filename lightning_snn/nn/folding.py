@@ -50,7 +50,9 @@ def run(network: nn.Module, x: Tensor) -> Any:
         torch.Size([10, 2, 3])
     """
     if x.dim() < 2 or x.shape[0] == 0:
-        raise ValueError(f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}")
+        raise ValueError(
+            f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
+        )
     with folded(x.shape[0]):
         return _unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
 

@@ -25,6 +25,8 @@ class LeakyLayer(nn.Module):
     so that no step can take it out of (0, 1).
     """
 
+    beta_channels: Tensor
+
     def __init__(self, beta: PerChannel, learn_beta: bool, channels: int | None) -> None:
         super().__init__()
         if channels is not None:
@@ -80,6 +82,8 @@ class LIF(LeakyLayer):
     Shape:
         input and output `[T*B, C, ...]`.
     """
+
+    threshold_channels: Tensor
 
     def __init__(
         self,
@@ -229,7 +233,9 @@ def over_channels(value: float | Tensor, x: Tensor) -> float | Tensor:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     if x.dim() < 2 or x.shape[1] != value.shape[0]:
-        raise ValueError(f"Expected an input with {value.shape[0]} channels in dimension 1, but got the shape {tuple(x.shape)}")
+        raise ValueError(
+            f"Expected an input with {value.shape[0]} channels in dimension 1, but got the shape {tuple(x.shape)}"
+        )
     return value.view(-1, *(1,) * (x.dim() - 2))
 
 

@@ -87,13 +87,16 @@ class Moments:
     def __add__(self, other: Moments | Tensor | float) -> Moments:
         if isinstance(other, Moments):
             return Moments(self.mean + other.mean, self.variance + other.variance)
-        return Moments(self.mean + other, self.variance)
+        mean = self.mean + other
+        return Moments(mean, self.variance.expand_as(mean))
 
     __radd__ = __add__
 
     def __mul__(self, factor: Tensor | float) -> Moments:
         if isinstance(factor, Moments):
-            raise TypeError("The product of two Gaussian activations is not Gaussian: put a spiking layer before one of them")
+            raise TypeError(
+                "The product of two Gaussian activations is not Gaussian: put a spiking layer before one of them"
+            )
         return Moments(self.mean * factor, self.variance * factor**2)
 
     __rmul__ = __mul__
@@ -107,6 +110,12 @@ class Moments:
     def __sub__(self, other: Moments | Tensor | float) -> Moments:
         return self + -other
 
+    def __rsub__(self, other: Tensor | float) -> Moments:
+        return -self + other
+
+    def __getitem__(self, index: Any) -> Moments:
+        return self.map(lambda x: x[index])
+
     def __repr__(self) -> str:
         return f"Moments(shape={tuple(self.shape)})"
 
@@ -117,12 +126,14 @@ class Moments:
         handler = _HANDLERS.get(func)
         if handler is None:
             name = getattr(func, "__name__", repr(func))
-            raise TypeError(f"`{name}` of a Gaussian activation has no exact mean and variance: put a spiking layer before it")
+            raise TypeError(
+                f"`{name}` of a Gaussian activation has no exact mean and variance: put a spiking layer before it"
+            )
         return handler(*args, **(kwargs or {}))
 
 
 _REARRANGEMENTS = frozenset(
-    {"flatten", "unflatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "to", "__getitem__"}
+    {"flatten", "unflatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "to"}
 )
 
 
@@ -135,12 +146,18 @@ def _handles(*functions: Callable[..., Any]) -> Callable[[Callable[..., Any]], C
     return register
 
 
-for _function in (torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze):
+for _function in (
+    torch.flatten,
+    torch.unflatten,
+    torch.reshape,
+    torch.permute,
+    torch.transpose,
+    torch.squeeze,
+    torch.unsqueeze,
+):
 
     @_handles(_function)
-    def _rearrange(
-        x: Moments, *args: Any, _function: Callable[..., Tensor] = _function, **kwargs: Any
-    ) -> Moments:
+    def _rearrange(x: Moments, *args: Any, _function: Callable[..., Tensor] = _function, **kwargs: Any) -> Moments:
         return x.map(lambda tensor: _function(tensor, *args, **kwargs))
 
 
@@ -172,16 +189,21 @@ def _average_pool(
     divisor_override: int | None = None,
 ) -> Moments:
     if ceil_mode or not count_include_pad or divisor_override is not None:
-        raise TypeError("avg_pool2d of a Gaussian activation needs windows of one size: no ceil_mode, count_include_pad=True")
+        raise TypeError(
+            "avg_pool2d of a Gaussian activation needs windows of one size: no ceil_mode, count_include_pad=True"
+        )
     area = kernel_size**2 if isinstance(kernel_size, int) else math.prod(kernel_size)
     return Moments(
-        F.avg_pool2d(x.mean, kernel_size, stride, padding), F.avg_pool2d(x.variance, kernel_size, stride, padding) / area
+        F.avg_pool2d(x.mean, kernel_size, stride, padding),
+        F.avg_pool2d(x.variance, kernel_size, stride, padding) / area,
     )
 
 
 @_handles(F.adaptive_avg_pool2d)
 def _global_average_pool(x: Moments, output_size: Any) -> Moments:
     if output_size not in (1, (1, 1), [1, 1]):
-        raise TypeError(f"adaptive_avg_pool2d of a Gaussian activation is exact for output size 1 only, but got {output_size}")
+        raise TypeError(
+            f"adaptive_avg_pool2d of a Gaussian activation is exact for output size 1 only, but got {output_size}"
+        )
     area = x.shape[-1] * x.shape[-2]
     return Moments(F.adaptive_avg_pool2d(x.mean, 1), F.adaptive_avg_pool2d(x.variance, 1) / area)

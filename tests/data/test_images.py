@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_snn.data.image_files import read_cifar10, read_mnist
-from lightning_snn.data.images import CIFAR10, MNIST, ImageDataModule, shift_and_mirror
+from lightning_snn.data.images import CIFAR10, MNIST, ImageDataModule
 
 
 def repeat(images: torch.Tensor) -> torch.Tensor:
@@ -296,26 +296,6 @@ def test_an_encoder_of_another_length_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"`encoder` to give inputs of shape \(5, 20, ...\), but got \(4, 20, 1, 28, 28"
     ):
         data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
-
-
-def test_shifted_and_mirrored_images_are_windows_of_the_padded_image() -> None:
-    images = torch.rand(3, 200, 2, 6, 5)
-    moved = shift_and_mirror(images, 2)
-    assert moved.shape == images.shape
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    seen = set()
-    for sample in range(200):
-        windows = {
-            (row, column, mirrored): (window.flip(-1) if mirrored else window)
-            for row in range(5)
-            for column in range(5)
-            for mirrored in (False, True)
-            for window in [padded[:, sample, :, row : row + 6, column : column + 5]]
-        }
-        matches = [key for key, window in windows.items() if torch.equal(window, moved[:, sample])]
-        assert len(matches) == 1
-        seen.update(matches)
-    assert len(seen) == 50
 
 
 def test_augmentation_is_drawn_anew_in_training_and_absent_elsewhere(tmp_path: Path) -> None:

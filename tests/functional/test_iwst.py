@@ -186,7 +186,9 @@ def test_the_backward_is_the_weight_times_the_slope(noise, lam):
     t, slope = torch.randn(50, dtype=torch.float64).requires_grad_(), torch.randn(50, dtype=torch.float64)
     spikes = iwst(t, lam, noise)
     (gradient,) = torch.autograd.grad(spikes, t, slope)
-    torch.testing.assert_close(gradient, slope * iwst_weight(t.detach(), spikes.detach(), lam, noise), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        gradient, slope * iwst_weight(t.detach(), spikes.detach(), lam, noise), rtol=1e-12, atol=0
+    )
 
 
 @every_noise
@@ -216,5 +218,7 @@ def test_a_generator_makes_samples_reproducible_and_leaves_the_global_one_alone(
 def test_arguments_out_of_range_are_refused_by_name():
     with pytest.raises(ValueError, match="Expected argument `lam` to be a number from -1 to 1, but got 1.5"):
         iwst(torch.zeros(2), 1.5)
-    with pytest.raises(ValueError, match="Expected argument `noise` to be one of 'gaussian', 'logistic', but got 'cauchy'"):
+    with pytest.raises(
+        ValueError, match="Expected argument `noise` to be one of 'gaussian', 'logistic', but got 'cauchy'"
+    ):
         iwst(torch.zeros(2), 0.5, "cauchy")

@@ -1,4 +1,4 @@
-"""Noisy LIF neurons: against the recurrence as autograd unrolls it with the same noise, and against their probabilities."""
+"""Noisy LIF neurons: against the unrolled recurrence with the same noise, and against their probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ def double(*shape: int, low: float, high: float) -> Tensor:
 
 
 def unrolled(
-    mean: Tensor, variance: Tensor, beta: Tensor, threshold: Tensor, dynamics: Dynamics, lam: float, recurrent: Tensor | None
+    mean: Tensor,
+    variance: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    dynamics: Dynamics,
+    lam: float,
+    recurrent: Tensor | None,
 ) -> Tensor:
     """The equations, step by step, with spikes whose gradient is the IW-ST weight and nothing else hand-written."""
     potential, spread = torch.zeros_like(mean[0]), torch.zeros_like(mean[0])
@@ -66,7 +72,12 @@ def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, 
 def test_reset_detachment_and_lambda_each_change_the_gradient():
     mean, variance = double(6, 3, 4, low=-1, high=2), double(6, 3, 4, low=0.1, high=1.1)
     gradients = []
-    for reset, detach, lam in [("subtract", False, 0.5), ("subtract", True, 0.5), ("subtract", False, 1.0), ("zero", False, 0.5)]:
+    for reset, detach, lam in [
+        ("subtract", False, 0.5),
+        ("subtract", True, 0.5),
+        ("subtract", False, 1.0),
+        ("zero", False, 0.5),
+    ]:
         torch.manual_seed(3)
         spikes = noisy_lif(mean, variance, 0.8, 1.0, Dynamics(reset, detach_reset=detach), lam)
         gradients.append(torch.autograd.grad(spikes.sum(), mean)[0])
@@ -83,7 +94,9 @@ def test_decay_and_threshold_broadcast_to_a_step(shape):
     expected = unrolled(mean, variance, beta, threshold, Dynamics(), 0.5, None)
     assert torch.equal(spikes, expected)
     for got, reference in zip(
-        torch.autograd.grad(spikes.sum(), (beta, threshold)), torch.autograd.grad(expected.sum(), (beta, threshold)), strict=True
+        torch.autograd.grad(spikes.sum(), (beta, threshold)),
+        torch.autograd.grad(expected.sum(), (beta, threshold)),
+        strict=True,
     ):
         assert got.shape == shape
         torch.testing.assert_close(got, reference, rtol=1e-9, atol=1e-9)
@@ -186,5 +199,7 @@ def test_strides_of_the_moments_do_not_matter():
 
 def test_the_other_order_is_refused_by_name():
     mean = torch.rand(2, 3)
-    with pytest.raises(ValueError, match='`dynamics.order` to be "reset_then_leak" for noisy neurons, but got "leak_then_reset"'):
+    with pytest.raises(
+        ValueError, match='`dynamics.order` to be "reset_then_leak" for noisy neurons, but got "leak_then_reset"'
+    ):
         noisy_lif(mean, mean, 0.9, 1.0, Dynamics(order="leak_then_reset"))

@@ -22,5 +22,7 @@ def test_the_mean_is_the_default():
 
 
 def test_an_unknown_readout_is_refused_by_name():
-    with pytest.raises(ValueError, match="Expected argument `readout` to be one of 'mean', 'max', 'last', 'sum', but got 'median'"):
+    with pytest.raises(
+        ValueError, match="Expected argument `readout` to be one of 'mean', 'max', 'last', 'sum', but got 'median'"
+    ):
         readout(OUTPUTS, "median")

@@ -49,7 +49,12 @@ def test_a_wrong_variance_is_noticed():
 
 @pytest.mark.parametrize(
     ("stride", "padding", "dilation", "groups"),
-    [((1, 1), (0, 0), (1, 1), 1), ((2, 1), (1, 0), (1, 1), 1), ((1, 1), (2, 2), (2, 1), 2), ((2, 2), (1, 1), (1, 1), 4)],
+    [
+        ((1, 1), (0, 0), (1, 1), 1),
+        ((2, 1), (1, 0), (1, 1), 1),
+        ((1, 1), (2, 2), (2, 1), 2),
+        ((2, 2), (1, 1), (1, 1), 4),
+    ],
     ids=["plain", "stride-padding", "dilation-groups", "depthwise"],
 )
 def test_convolution_moments_are_those_of_sampled_weights(stride, padding, dilation, groups):
@@ -70,7 +75,9 @@ def test_convolution_moments_are_those_of_sampled_weights(stride, padding, dilat
 def test_the_kl_is_that_of_torch_distributions(dtype, prior):
     mean = torch.randn(30, 7, dtype=dtype)
     log_std = torch.empty_like(mean).uniform_(-10, 2)
-    expected = kl_divergence(Normal(mean, log_std.exp()), Normal(torch.zeros_like(mean), torch.full_like(mean, prior))).sum()
+    expected = kl_divergence(
+        Normal(mean, log_std.exp()), Normal(torch.zeros_like(mean), torch.full_like(mean, prior))
+    ).sum()
     tolerance = 1e-6 if dtype == torch.float32 else 1e-13
     torch.testing.assert_close(gaussian_kl(mean, log_std, prior), expected, rtol=tolerance, atol=0)
 

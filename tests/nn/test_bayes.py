@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from lightning_snn import run
 from lightning_snn.nn import LIF, BayesConv2d, BayesianLayer, BayesLinear, Moments, posterior_noise
 
-DRAWS = 3000
+DRAWS = 2000
 GEOMETRIES = {
     "plain": {},
     "stride": {"stride": 2},
@@ -93,14 +93,17 @@ def test_weights_of_a_plain_layer_load_into_the_mean():
         assert unexpected == []
 
 
-@pytest.mark.parametrize("make", [lambda: BayesLinear(6, 4, prior_scale=0.7), lambda: BayesConv2d(2, 4, 3, prior_scale=0.7)])
+@pytest.mark.parametrize(
+    "make", [lambda: BayesLinear(6, 4, prior_scale=0.7), lambda: BayesConv2d(2, 4, 3, prior_scale=0.7)]
+)
 def test_the_kl_is_that_of_torch_distributions(make):
     layer = make().double()
     randomise(layer)
-    prior = 0.7 / math.sqrt(layer.weight[0].numel())
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    prior = 0.7 / math.sqrt(layer.weight[0].numel()) * one
     expected = (
-        kl_divergence(Normal(layer.weight, layer.weight_log_std.exp()), Normal(0.0, prior)).sum()
-        + kl_divergence(Normal(layer.bias, layer.bias_log_std.exp()), Normal(0.0, 1.0)).sum()
+        kl_divergence(Normal(layer.weight, layer.weight_log_std.exp()), Normal(zero, prior)).sum()
+        + kl_divergence(Normal(layer.bias, layer.bias_log_std.exp()), Normal(zero, one)).sum()
     )
     torch.testing.assert_close(layer.kl(), expected, rtol=1e-12, atol=0)
 
@@ -166,7 +169,10 @@ def test_two_draws_of_the_weights_differ():
     ("make", "message"),
     [
         (lambda: BayesLinear(6, 4, kappa=0.0), "argument `kappa` to be a finite number larger than 0, but got 0.0"),
-        (lambda: BayesConv2d(2, 4, 3, prior_scale=-1), "argument `prior_scale` to be a finite number larger than 0, but got -1"),
+        (
+            lambda: BayesConv2d(2, 4, 3, prior_scale=-1),
+            "argument `prior_scale` to be a finite number larger than 0, but got -1",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, message):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn import run
-from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF, folded
+from lightning_snn.nn import LIF, LeakyIntegrator, folded
 from lightning_snn.nn.folding import unfold
 
 
@@ -40,21 +40,19 @@ def test_a_spiking_network_gives_what_its_layers_give_one_after_the_other():
         spikes, states[0] = first.step(linear(step), states[0])
         output, states[1] = second.step(spikes, states[1])
         outputs.append(output)
-    torch.testing.assert_close(run(nn.Sequential(linear, first, second), x), torch.stack(outputs), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        run(nn.Sequential(linear, first, second), x), torch.stack(outputs), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_samples_of_a_batch_do_not_see_each_other():
-    network, x = nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 2)).double(), torch.randn(7, 5, 4, dtype=torch.float64)
+    network, x = (
+        nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 2)).double(),
+        torch.randn(7, 5, 4, dtype=torch.float64),
+    )
     whole = run(network, x)
     for index in range(5):
         torch.testing.assert_close(run(network, x[:, index : index + 1])[:, 0], whole[:, index], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("layer", [LIF(), RecurrentLIF(4), LeakyIntegrator()], ids=lambda layer: type(layer).__name__)
-def test_outside_run_a_layer_says_how_to_call_it(layer):
-    remedy = r"lightning_snn\.run\(network, x\).*\[T, B, \.\.\.\].*layer\.step\(x, state\)"
-    with pytest.raises(RuntimeError, match=f"{type(layer).__name__} does not know the number of time steps.*{remedy}"):
-        layer(torch.rand(6, 4))
 
 
 def test_contexts_nest():
@@ -82,7 +80,11 @@ def test_a_network_may_run_another_one_inside():
 
     network = Outer()
     run(network, torch.rand(2, 6, 1))
-    assert (network.before.shapes, network.inner.shapes, network.after.shapes) == ([(2, 6, 1)], [(3, 4, 1)], [(2, 6, 1)])
+    assert (network.before.shapes, network.inner.shapes, network.after.shapes) == (
+        [(2, 6, 1)],
+        [(3, 4, 1)],
+        [(2, 6, 1)],
+    )
 
 
 def test_the_number_of_time_steps_is_restored_after_an_exception():

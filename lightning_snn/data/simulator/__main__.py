@@ -1,8 +1,9 @@
-"""A process of `parallel`: ``python -m lightning_snn.data.simulator SPLIT FIRST STRIDE`` writes raw frames to its output."""
+"""A process of `parallel`: ``python -m lightning_snn.data.simulator SPLIT FIRST STRIDE`` writes frames to stdout."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 from .recording import Split
@@ -10,6 +11,8 @@ from .recording import Split
 
 def main() -> None:
     """Recordings FIRST, FIRST + STRIDE, ... of the split, a JSON object, one after the other."""
+    # Ctrl-C reaches every process of the terminal; the one that reads ends this one, without a traceback from each.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     split = Split(**json.loads(sys.argv[1]))
     for index in range(int(sys.argv[2]), len(split), int(sys.argv[3])):
         sys.stdout.buffer.write(split.frames(index).tobytes())

@@ -1,7 +1,7 @@
 """People and their movements: seeded subjects, and the joint positions of each gesture over time.
 
-Lengths are metres, times seconds, angles radians. World axes as the camera sees them: x to the right, y down, z from the
-subject towards the camera; the origin lies midway between the shoulders. The subject faces the camera, so the subject's
+Lengths are metres, times seconds, angles radians. World axes as the camera sees them: x to the right, y down, z from
+the subject towards the camera; the origin lies midway between the shoulders. The subject faces the camera, so that the
 right arm is on the left of the image. "Clockwise" is as the camera sees it.
 """
 
@@ -145,19 +145,17 @@ def move(class_index: int, subject: Subject, time: Array, rng: np.random.Generat
 
 
 def wander(time: Array, amplitude: float, rng: np.random.Generator) -> Array:
-    """A slow random function of time, shape ``(S,)``, of root mean square ``amplitude``: three sinusoids of 0.15-0.8 Hz."""
+    """A slow random function of time, ``(S,)``, of root mean square ``amplitude``: three sinusoids of 0.15-0.8 Hz."""
     frequency = rng.uniform(0.15, 0.8, (3, 1))
     phase = rng.uniform(0.0, 2 * np.pi, (3, 1))
     return amplitude * np.sqrt(2 / 3) * np.sin(2 * np.pi * frequency * time + phase).sum(axis=0)
 
 
-def bend_arms(
-    shoulders: Array, hands: Array, pole: Array, upper_arm: float, forearm: float
-) -> tuple[Array, Array]:
+def bend_arms(shoulders: Array, hands: Array, pole: Array, upper_arm: float, forearm: float) -> tuple[Array, Array]:
     """Elbows of two-bone arms from shoulder and hand, bent towards ``pole``; hands out of reach are drawn in.
 
-    With d the distance from shoulder to hand, the elbow lies ``(d^2 + u^2 - f^2) / 2d`` along the line and off it towards
-    the pole, so that both bones keep their lengths u and f.
+    With d the distance from shoulder to hand, the elbow lies ``(d^2 + u^2 - f^2) / 2d`` along the line and off it
+    towards the pole, so that both bones keep their lengths u and f.
     """
     line = hands - shoulders
     distance = np.linalg.norm(line, axis=-1, keepdims=True)
@@ -171,7 +169,7 @@ def bend_arms(
 
 
 def hand_paths(class_index: int, subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """Hand paths of a gesture from each shoulder, in arm lengths along (outward, down, to the camera), ``(2, S, 3)``."""
+    """Hand paths of a gesture from each shoulder in arm lengths, ``(2, S, 3)``: outward, down, towards the camera."""
     match class_index:
         case 0:
             return _clap(subject, time, rng)

@@ -1,7 +1,7 @@
 """A split simulated by several processes.
 
-The processes are plain commands rather than `multiprocessing` workers: those import the user's main script again, which fails
-without an ``if __name__ == "__main__"`` guard and otherwise loads torch in every process.
+The processes are plain commands rather than `multiprocessing` workers: those import the user's main script again, which
+fails without an ``if __name__ == "__main__"`` guard and otherwise loads torch in every process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ def simulate_split(split: Split, processes: int) -> Iterator[Counts]:
 
 
 def _from_processes(split: Split, processes: int) -> Iterator[Counts]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        # Else `-m` puts the working folder first, and a json.py that lies there is imported instead of Python's.
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     plan = json.dumps(dataclasses.asdict(split))
     shape = split.time_steps, 2, split.size, split.size
     size = int(np.prod(shape))
@@ -59,7 +65,9 @@ def _from_processes(split: Split, processes: int) -> Iterator[Counts]:
             assert worker.stdout is not None
             data = worker.stdout.read(size)
             if len(data) < size:
-                raise RuntimeError(f"Simulating recording {index} failed: its process ended with exit code {worker.wait()}")
+                raise RuntimeError(
+                    f"Simulating recording {index} failed: its process ended with exit code {worker.wait()}"
+                )
             yield np.frombuffer(data, np.uint8).reshape(shape)
     finally:
         for worker in workers:

@@ -9,9 +9,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_snn.checks import check_choice, check_integer, check_positive
+
 from .body import CLASS_NAMES, Subject, draw_subject, move
 from .scene import LIGHTS, UNSEEN_LIGHT, Light, render
-from .sensor import Counts, Sensor, count_events, make_sensor
+from .sensor import Counts, count_events, make_sensor
 
 SIMULATOR_VERSION = 1
 """Changes whenever the same arguments would give other events, so that caches are not mixed."""
@@ -23,6 +25,8 @@ SPLITS = ("train", "val", "test")
 # Seconds between two images at most, and seconds simulated before the recording starts.
 LONGEST_STEP = 0.0125
 LEAD_TIME = 0.1
+# Of a frame in seconds; below it the lead time alone would fill the memory.
+SHORTEST_FRAME = 1e-4
 
 _sensor = lru_cache(make_sensor)
 
@@ -36,7 +40,9 @@ def simulate_counts(
     time_steps: int = 16,
     duration: float = 1.6,
 ) -> tuple[Counts, float]:
-    """Record one gesture at the simulation's own resolution in time.
+    """Record one gesture at the simulation's own resolution in time, 12.5 ms or finer.
+
+    Pixel noise is sampled once a step, so that frames shorter than 12.5 ms hold more noise events in all.
 
     Args:
         class_index: gesture, an index into ``CLASS_NAMES``.
@@ -50,11 +56,16 @@ def simulate_counts(
     Returns:
         Events in each step, shape ``(S, 2, size, size)`` with polarity 0 OFF and 1 ON, where S is a multiple of
         ``time_steps``; and the length of a step in seconds.
+
+    Raises:
+        ValueError: if ``class_index``, ``size``, ``time_steps`` or ``duration`` is out of range.
     """
+    check_choice("class_index", class_index, range(len(CLASS_NAMES)))
+    _check_shape(size, time_steps, duration)
     steps = time_steps * math.ceil(duration / time_steps / LONGEST_STEP - 1e-9)
     step = duration / steps
     lead = math.ceil(LEAD_TIME / step)
-    time = (np.arange(-lead, steps) + 0.5) * step
+    time = (np.arange(-lead, steps, dtype=np.float64) + 0.5) * step
     motion_key, scene_key, sensor_key = (np.random.Generator(np.random.Philox(child)) for child in _children(key))
     motion = move(class_index, subject, time, motion_key)
     brightness = render(subject, motion, light, size, scene_key)
@@ -112,6 +123,17 @@ def simulate_events(
     return events
 
 
+def _check_shape(size: int, time_steps: int, duration: float) -> None:
+    check_integer("size", size, minimum=2)
+    check_integer("time_steps", time_steps)
+    check_positive("duration", duration)
+    if duration / time_steps < SHORTEST_FRAME:
+        raise ValueError(
+            f"Expected argument `duration` to give each of {time_steps} frames at least {SHORTEST_FRAME:g} seconds, "
+            f"but got {duration!r}"
+        )
+
+
 def _children(key: np.random.SeedSequence) -> list[np.random.SeedSequence]:
     """Three keys made from ``key`` without changing it, as its own ``spawn`` would."""
     return [np.random.SeedSequence(key.entropy, spawn_key=(*key.spawn_key, child)) for child in range(3)]
@@ -133,6 +155,9 @@ class Split:
         size: height and width in pixels.
         time_steps: frames a recording.
         duration: length of a recording in seconds.
+
+    Raises:
+        ValueError: if ``name``, ``size``, ``time_steps`` or ``duration`` is out of range.
     """
 
     name: str
@@ -142,6 +167,10 @@ class Split:
     size: int = 32
     time_steps: int = 16
     duration: float = 1.6
+
+    def __post_init__(self) -> None:
+        check_choice("name", self.name, SPLITS)
+        _check_shape(self.size, self.time_steps, self.duration)
 
     def __len__(self) -> int:
         return self.subjects * len(CLASS_NAMES) * self.repetitions

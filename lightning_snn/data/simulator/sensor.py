@@ -4,8 +4,9 @@ A pixel follows the logarithm of its brightness I through a first-order photorec
 
     dL/dt = 2 pi f (log(I + dark) - L),
 
-and fires an ON event each time L has risen by its ON threshold above the level R at its last event, an OFF event each time
-it has fallen by its OFF threshold below; R then moves to that level. What happens within the refractory period is lost.
+and fires an ON event each time L has risen by its ON threshold above the level R at its last event, an OFF event each
+time it has fallen by its OFF threshold below; R then moves to that level. What happens within the refractory period is
+lost: a step holds as many events as periods fit into it, and a step shorter than one period a single event.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Sensor:
 
     Args:
         on_threshold, off_threshold: change of log brightness that makes an event, shape ``(H, W)``.
-        hot_rate: events per second that a pixel fires by itself, shape ``(H, W)``; zero except for a few hot pixels.
+        hot_rate: events per second and polarity that a pixel fires by itself, shape ``(H, W)``; zero except for a few.
         background_rate: events per second and polarity of every pixel.
         dark: brightness that a pixel reports in darkness, on the scale of ``Light.gain``.
         refractory: dead time after an event in seconds.
@@ -80,20 +81,22 @@ def count_events(
     light = brightness + np.float32(sensor.dark)
     level = np.log(light)
     # Photons arrive as a Poisson process: relative noise falls with the root of brightness and of time.
-    level += rng.standard_normal(level.shape, dtype=np.float32) * np.float32(noise * np.sqrt(0.01 / step)) / np.sqrt(light)
+    level += (
+        rng.standard_normal(level.shape, dtype=np.float32) * np.float32(noise * np.sqrt(0.01 / step)) / np.sqrt(light)
+    )
 
     follow = np.float32(1 - np.exp(-2 * np.pi * bandwidth * step))
     state = level[0].copy()
     reference = state + rng.uniform(-0.5, 0.5, shape).astype(np.float32) * sensor.on_threshold
     crossings = np.empty_like(level)
-    for current, crossed in zip(level, crossings):
+    for current, crossed in zip(level, crossings, strict=True):
         state += follow * (current - state)
         change = state - reference
         threshold = np.where(change > 0, sensor.on_threshold, sensor.off_threshold)
         np.trunc(change / threshold, out=crossed)
         reference += crossed * threshold
 
-    most = int(step / sensor.refractory)
+    most = max(1, int(step / sensor.refractory))
     counts = np.empty((steps, 2, *shape), dtype=np.uint8)
     np.clip(crossings, 0, most, out=counts[:, 1], casting="unsafe")
     np.clip(-crossings, 0, most, out=counts[:, 0], casting="unsafe")

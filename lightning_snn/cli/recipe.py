@@ -1,48 +1,44 @@
-"""The command line that all recipes share: every option of data, network, method and Trainer; a run; a report.
-
-A recipe is a script that calls `main(__file__, defaults)`. `--data`, `--network` and `--method` name a class of the library, or give
-the import path of one's own; its options follow as `--data.size 64`. YAML files say the same with `--config`.
-"""
+"""A recipe as a LightningCLI: options, the run, the table, and what to do after Ctrl-C."""
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import netrc
-import os
+import logging
 import platform
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse.typing import Path_fr
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from torch import nn
 
-from lightning_snn import __version__, data, methods, networks
+from lightning_snn import __version__
 from lightning_snn.callbacks import Report
+from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes
+from lightning_snn.cli.last_checkpoint import LastCheckpoint
+from lightning_snn.cli.wandb import wandb_logger
 from lightning_snn.data import FrameDataModule
-from lightning_snn.methods import Method
 from lightning_snn.module import SpikingModule
 
-_USAGE = "%(prog)s [--data NAME] [--network NAME] [--method NAME] [--GROUP.OPTION VALUE ...]"
-_GROUPS: dict[str, tuple[ModuleType, type, str]] = {
-    "data": (data, FrameDataModule, "What is learned"),
-    "network": (networks, nn.Module, "The network"),
-    "method": (methods, Method, "How it learns"),
-}
+_LINKED = ("input_shape", "num_classes")  # what a network gets from the data
+# what Lightning says on every run and no user needs to act on
+_NOISE = ("💡", "TPU available", "Loading `train_dataloader` to estimate", "`weights_only` was not set")
+_NEEDLESS_WARNINGS = (
+    ".*does not have many workers",  # frames lie in memory or are mapped: workers would only cost
+    ".*smaller than the logging interval",
+    ".*LeafSpec",
+    "Checkpoint directory .* exists and is not empty",  # a resumed run
+)
 _TABLE = {
     "accuracy": ("accuracy", ".4f"),
     "pair_accuracy": ("within-pair direction accuracy", ".4f"),
@@ -69,6 +65,10 @@ def main(recipe: str, defaults: Mapping[str, Any], presets: Mapping[str, Mapping
     Raises:
         SystemExit: with status 2 for bad options; with status 130 after Ctrl-C, having said how to resume.
     """
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_worth_saying)
+    for message in _NEEDLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     cli = None
     try:
         cli = RecipeCLI(recipe, defaults, presets or {})
@@ -94,7 +94,7 @@ class RecipeCLI(LightningCLI):
 
     def __init__(self, recipe: str, defaults: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]]) -> None:
         self.recipe = Path(recipe).stem
-        self.classes = _chosen_classes(sys.argv[1:], defaults)
+        self.classes = chosen_classes(sys.argv[1:], defaults)
         self.option_defaults = dict(defaults)
         for kind in self.classes.values():
             self.option_defaults.update(presets.get(kind.__name__, {}))
@@ -109,7 +109,8 @@ class RecipeCLI(LightningCLI):
             load_from_checkpoint_support=False,
             parser_kwargs={
                 "description": inspect.getdoc(sys.modules["__main__"]),
-                "usage": _USAGE,
+                "usage": USAGE,
+                "formatter_class": BriefHelp,
                 "allow_abbrev": False,
             },
         )
@@ -119,23 +120,25 @@ class RecipeCLI(LightningCLI):
         parser.add_argument("--wandb", type=bool, default=False, help="log to Weights & Biases, offline without a key")
         parser.add_argument("--ckpt_path", type=Path_fr | None, help="checkpoint from which to resume")
         options = dict(self.option_defaults)
-        for group, (package, base, title) in _GROUPS.items():
-            kind = self.classes[group]
-            # of networks only the library's are offered: every layer of torch is an nn.Module
-            bases = (*_known_classes(package, base).values(), kind) if base is nn.Module else (base,)
-            names = ", ".join(_known_classes(package, base))
-            parser.add_subclass_arguments(
-                tuple(dict.fromkeys(bases)),
-                group,
-                metavar="NAME",
-                help=f"{names}, or an import path; then --{group}.OPTION VALUE. See --{group}.help NAME",
-                default={"class_path": _import_path(kind), "init_args": _pop_group(options, group)},
+        for name, group in GROUPS.items():
+            known, kind = group.classes(), self.classes[name]
+            # every layer of torch is an nn.Module: of networks only the library's are offered
+            bases = dict.fromkeys((*known.values(), kind)) if group.base is nn.Module else (group.base,)
+            own = [f"--{name}.{option}" for option in inspect.signature(kind).parameters if option not in _LINKED]
+            section = parser.add_argument_group(
+                group.title, f"{kind.__name__} takes {' '.join(own) or 'no options'}", name=name
             )
-            parser.groups[group].title = title
-        options = {name: value for name, value in options.items() if name not in _GROUPS}
+            section.add_subclass_arguments(
+                tuple(bases),
+                name,
+                as_group=False,
+                metavar="NAME",
+                help=f"{', '.join(known)}, or an import path; then --{name}.OPTION VALUE. See --{name}.help NAME",
+                default={"class_path": _import_path(kind), "init_args": _pop_group(options, name)},
+            )
         parser.add_class_arguments(SpikingModule, "model", fail_untyped=False)
         parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults(options)
+        parser.set_defaults({option: value for option, value in options.items() if option not in GROUPS})
         for source, target in (
             ("data.frame_shape", "network.init_args.input_shape"),
             ("data.num_classes", "network.init_args.num_classes"),
@@ -147,13 +150,7 @@ class RecipeCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
-        folder = Path(self.config.ckpt_path or "").absolute().parent
-        if self.config.output is not None:
-            self.output = Path(self.config.output)
-        elif self.config.ckpt_path is not None and folder.name == "checkpoints":
-            self.output = folder.parent
-        else:
-            self.output = Path("runs", self.recipe, time.strftime("%Y-%m-%d_%H-%M-%S"))
+        self.output = self._output_folder()
         groups = ("seed_everything", "data", "network", "method", "model", "trainer")
         configuration = yaml.safe_load(self.parser.dump(self.config))
         self.hyperparameters = {group: configuration[group] for group in groups}
@@ -172,6 +169,10 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         options = self.config.trainer
         names = {group: kind.__name__ for group, kind in self.classes.items()}
+        if options.logger is None:
+            kwargs["logger"] = self._logger(list(names.values()))
+        elif self.config.wandb:
+            self.parser.error("Expected either option --wandb or option --trainer.logger, but got both")
         versions = {"lightning_snn": __version__, "torch": torch.__version__, "lightning": pl.__version__}
         self.report = Report(
             self.output,
@@ -187,33 +188,32 @@ class RecipeCLI(LightningCLI):
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # the likelihood sees accuracy and calibration both; without validation data the last epoch is the best
-            monitor = "val/nll" if options.limit_val_batches != 0 else None
+            monitor = "val/nll" if self.config.model.task == "classification" else "val/mse"
             callbacks += [
                 ModelCheckpoint(
                     str(checkpoints),
                     "best",
-                    monitor=monitor,
+                    monitor=monitor if options.limit_val_batches != 0 else None,
                     save_on_train_epoch_end=True,
                     enable_version_counter=False,
                 ),
                 LastCheckpoint(checkpoints / "last.ckpt"),
             ]
         self.trainer_defaults["callbacks"] = callbacks
-        if options.logger is None:
-            kwargs["logger"] = self._wandb_logger(names) if self.config.wandb else CSVLogger(self.output, "logs")
-        elif self.config.wandb:
-            self.parser.error("Expected either option --wandb or option --trainer.logger, but got both")
         return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
 
     def run(self) -> None:
         """Train, test the best checkpoint, print the table."""
-        print(f"{self.recipe}: {self.report.details['method']}, run folder {self.output}")
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.output.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, self.output / "config.yaml", overwrite=True)
-            for logger in self.trainer.loggers:
-                logger.log_hyperparams(self.hyperparameters)
-        self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config.ckpt_path and str(self.config.ckpt_path))
+            print(f"The run is kept in {self.output}")
+            self._save_configuration()
+        resume = self.config.ckpt_path and str(self.config.ckpt_path)
+        try:
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=resume)
+        except (FileNotFoundError, ValueError) as error:
+            if self.datamodule.train_set is not None:
+                raise
+            self.parser.error(str(error))  # the data are missing or damaged, which the message says
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:
@@ -236,138 +236,45 @@ class RecipeCLI(LightningCLI):
         """What to tell a user who pressed Ctrl-C."""
         last = self.output / "checkpoints" / "last.ckpt"
         if not last.is_file():
-            return "Interrupted before training began; nothing is lost by starting again."
+            return "Interrupted; there is no checkpoint to resume from yet: start again with the same command."
         command = shlex.join(["python", sys.argv[0], *_without_option(sys.argv[1:], "--ckpt_path")])
         return (
             f"Interrupted; the last checkpoint is kept. An epoch that was not finished starts again on resuming, by\n"
             f"  {command} --ckpt_path {shlex.quote(str(last))}"
         )
 
+    def _output_folder(self) -> Path:
+        if self.config.output is not None:
+            return Path(self.config.output)
+        if self.config.ckpt_path is not None:
+            checkpoints = Path(self.config.ckpt_path).parent
+            if checkpoints.name == "checkpoints":  # of an interrupted run, which goes on there
+                return checkpoints.parent
+        return Path("runs", self.recipe, time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+    def _save_configuration(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        repeatable = self.config.clone()
+        repeatable.ckpt_path = None
+        self.parser.save(repeatable, self.output / "config.yaml", overwrite=True)
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(self.hyperparameters)
+
     def _with_links(self, network: dict[str, Any]) -> dict[str, Any]:
         """The network's configuration with the arguments that it got from the data."""
-        linked = {"input_shape": list(self.datamodule.frame_shape), "num_classes": self.datamodule.num_classes}
+        linked = dict(zip(_LINKED, (list(self.datamodule.frame_shape), self.datamodule.num_classes), strict=True))
         accepted = inspect.signature(self.classes["network"]).parameters
         linked = {name: value for name, value in linked.items() if name in accepted}
         return {**network, "init_args": {**network.get("init_args", {}), **linked}}
 
-    def _wandb_logger(self, names: Mapping[str, str]) -> WandbLogger:
-        import wandb
-
-        self.output.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {
-            "project": "lightning_snn",
-            "group": self.recipe,
-            "tags": list(names.values()),
-            "save_dir": str(self.output),
-        }
-        reason = _why_offline()
-        if reason is None:
-            logger = WandbLogger(**options)
-            try:
-                _ = logger.experiment
-                return logger
-            except wandb.errors.CommError as error:
-                reason = f"the server cannot be reached ({error})"
-        print(f"Weights & Biases: {reason}, so the run is kept offline in {self.output / 'wandb'}")
-        return WandbLogger(**options, offline=True)
+    def _logger(self, tags: list[str]) -> Logger | bool:
+        if self.config.trainer.fast_dev_run:
+            return False
+        return wandb_logger(self.output, self.recipe, tags) if self.config.wandb else CSVLogger(self.output, "logs")
 
 
-class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: at the start of training and after every epoch.
-
-    With it goes the state of torch's random number generators, so that a resumed run continues as the uninterrupted one
-    would have. Lightning can also save and resume in the middle of an epoch, but then shows the same samples again.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.path = trainer.strategy.broadcast(self.path)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == 0:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        torch.set_rng_state(state_dict["cpu"])
-        if len(state_dict["cuda"]) == torch.cuda.device_count() > 0:
-            torch.cuda.set_rng_state_all(state_dict["cuda"])
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path)
-
-
-def _chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, type]:
-    """The class that each group ends up with.
-
-    It is looked up before the options are parsed, because jsonargparse would hand options of the default class on to the
-    chosen one where their names agree: the image size of one data set to another.
-    """
-    scan = argparse.ArgumentParser(usage=_USAGE, add_help=False, allow_abbrev=False)
-    for option in (*_GROUPS, "config"):
-        flags = ("-c", "--config") if option == "config" else (f"--{option}",)
-        scan.add_argument(*flags, dest="given", action="append", default=[], type=partial(_mapping, option))
-    names = {group: defaults[group] for group in _GROUPS}
-    for given in scan.parse_known_args(arguments)[0].given:
-        for group in _GROUPS:
-            value = given.get(group)
-            names[group] = (value.get("class_path") if isinstance(value, dict) else value) or names[group]
-    classes = {}
-    for group, (package, base, _) in _GROUPS.items():
-        try:
-            classes[group] = _class_named(names[group], package, base)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            known = ", ".join(_known_classes(package, base))
-            scan.error(
-                f"Expected option --{group} to be one of {known}, or the import path of a {base.__name__}, but got "
-                f"{names[group]!r} ({error})"
-            )
-    return classes
-
-
-def _mapping(option: str, text: str) -> dict[str, Any]:
-    """What an option says, as a configuration file would; an unreadable one is left for the parser to refuse."""
-    try:
-        value = yaml.safe_load(Path(text).read_text(encoding="utf-8") if option == "config" else text)
-    except (OSError, yaml.YAMLError):
-        return {}
-    if option != "config":
-        return {option: value}
-    return value if isinstance(value, dict) else {}
-
-
-def _class_named(name: str, package: ModuleType, base: type) -> type:
-    if "." in name:
-        module, _, attribute = name.rpartition(".")
-        kind = getattr(import_module(module), attribute)
-    elif name in _known_classes(package, base):
-        return _known_classes(package, base)[name]
-    else:
-        raise ValueError("no such name")
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise TypeError(f"it is no {base.__name__}")
-    return kind
-
-
-def _known_classes(package: ModuleType, base: type) -> dict[str, type]:
-    public = {name: getattr(package, name) for name in package.__all__}
-    return {
-        name: kind
-        for name, kind in sorted(public.items())
-        if isinstance(kind, type) and issubclass(kind, base) and kind is not base
-    }
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOISE)
 
 
 def _import_path(kind: type) -> str:
@@ -378,22 +285,6 @@ def _pop_group(options: dict[str, Any], group: str) -> dict[str, Any]:
     """Take the options ``group.name`` out, by their names."""
     names = [name for name in options if name.startswith(f"{group}.")]
     return {name.removeprefix(f"{group}."): options.pop(name) for name in names}
-
-
-def _why_offline() -> str | None:
-    """Why a run cannot be uploaded to Weights & Biases; None if it can."""
-    import wandb
-
-    settings = wandb.setup().settings
-    if settings.mode in ("offline", "dryrun"):
-        return "WANDB_MODE asks for it"
-    if settings.mode == "disabled" or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return None
-    hosts = {urlsplit(settings.base_url).netloc, "api.wandb.ai"}
-    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    if file.is_file() and hosts & set(netrc.netrc(file).hosts):
-        return None
-    return "no API key was found"
 
 
 def _without_option(arguments: Sequence[str], option: str) -> list[str]:

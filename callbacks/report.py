@@ -1,0 +1,56 @@
+"""`Report` on a LightningModule of one's own: its `test_step` returns the prediction and the target, nothing else changes.
+
+    python callbacks/report.py [FOLDER]
+"""
+
+import sys
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn import LIF, run
+from lightning_snn.callbacks import Report
+
+STEPS = 10
+
+
+class Classifier(pl.LightningModule):
+    """A module that knows nothing of this library but its LIF layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(8, 32), LIF(), nn.Linear(32, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return run(self.network, x.expand(STEPS, -1, -1)).mean(0)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss)
+        return loss
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        return {"prediction": self(batch[0]).softmax(-1), "target": batch[1]}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def main(folder: str) -> None:
+    """Three noisy clusters, learned and reported on."""
+    pl.seed_everything(0)
+    y = torch.arange(600) % 3
+    x = torch.eye(3, 8)[y] * 2 + torch.randn(600, 8)
+    train, test = (DataLoader(TensorDataset(x[part], y[part]), 50) for part in (slice(400), slice(400, None)))
+    module = Classifier()
+    trainer = pl.Trainer(max_epochs=5, callbacks=[Report(folder)], logger=False, enable_checkpointing=False)
+    trainer.fit(module, train)
+    trainer.test(module, test)
+    print(f"The report is in {folder}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "runs/report")

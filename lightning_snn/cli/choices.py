@@ -1,0 +1,120 @@
+"""The classes that a command line chooses by name, and the help that tells of them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import DefaultHelpFormatter
+from torch import nn
+
+from lightning_snn import data, methods, networks
+from lightning_snn.data import FrameDataModule
+from lightning_snn.methods import Method
+
+USAGE = "%(prog)s [--data NAME] [--network NAME] [--method NAME] [--GROUP.OPTION VALUE ...]"
+
+
+class Group(NamedTuple):
+    """An option group that stands for a class.
+
+    Attributes:
+        title: heading in the help.
+        package: where the library's classes of the group are.
+        base: what every class of the group extends.
+    """
+
+    title: str
+    package: ModuleType
+    base: type
+
+    def classes(self) -> dict[str, type]:
+        """The library's classes, by name."""
+        public = {name: getattr(self.package, name) for name in sorted(self.package.__all__)}
+        return {name: kind for name, kind in public.items() if self.accepts(kind) and kind is not self.base}
+
+    def accepts(self, kind: Any) -> bool:
+        """Whether something is a class of this group."""
+        return isinstance(kind, type) and issubclass(kind, self.base)
+
+    def find(self, name: Any) -> type:
+        """The class of a name of the library or of an import path; a ValueError or ImportError says what is wrong."""
+        if not isinstance(name, str) or ("." not in name and name not in self.classes()):
+            raise ValueError("no such name")
+        if "." not in name:
+            return self.classes()[name]
+        module, _, attribute = name.rpartition(".")
+        kind = getattr(import_module(module), attribute, None)
+        if not self.accepts(kind):
+            raise ValueError(f"{module} has no such {self.base.__name__}")
+        return kind
+
+
+GROUPS = {
+    "data": Group("What is learned", data, FrameDataModule),
+    "network": Group("The network", networks, nn.Module),
+    "method": Group("How it learns", methods, Method),
+}
+
+
+class BriefHelp(DefaultHelpFormatter):
+    """jsonargparse's help without its lists of all subclasses and without the help options of Trainer and module."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if not action.dest.endswith(".help") or action.dest.removesuffix(".help") in GROUPS:
+            super().add_argument(action)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r", known subclasses: .*\)", ")", super()._expand_help(action))
+
+
+def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, type]:
+    """The class that each group ends up with.
+
+    It is looked up before the options are parsed, because jsonargparse would hand options of the default class on to
+    the chosen one where their names agree: the image size of one data set to another.
+
+    Args:
+        arguments: the command line, without the program's name.
+        defaults: for each group the name that holds if nothing else is said; other keys are ignored.
+
+    Raises:
+        SystemExit: with status 2 and a message, if a name is that of no class of its group.
+    """
+    scan = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    for option in (*GROUPS, "config"):
+        flags = ("-c", "--config") if option == "config" else (f"--{option}",)
+        scan.add_argument(*flags, dest="given", action="append", default=[], type=partial(_as_mapping, option))
+    names = {group: defaults[group] for group in GROUPS}
+    for given in scan.parse_known_args(arguments)[0].given:
+        for group in GROUPS.keys() & given.keys():
+            value = given[group]
+            names[group] = value.get("class_path", names[group]) if isinstance(value, dict) else value
+    classes = {}
+    for name, group in GROUPS.items():
+        try:
+            classes[name] = group.find(names[name])
+        except (ImportError, ValueError) as error:
+            scan.error(
+                f"Expected option --{name} to be one of {', '.join(group.classes())}, or the import path of a "
+                f"{group.base.__name__}, but got {names[name]!r} ({error})"
+            )
+    return classes
+
+
+def _as_mapping(option: str, text: str) -> dict[str, Any]:
+    """What an option says, as a configuration file would; an unreadable one is left for the parser to refuse."""
+    try:
+        value = yaml.safe_load(Path(text).read_text(encoding="utf-8") if option == "config" else text)
+    except (OSError, yaml.YAMLError):
+        return {}
+    if option != "config":
+        return {option: value}
+    return value if isinstance(value, dict) else {}

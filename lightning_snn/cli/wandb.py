@@ -1,0 +1,56 @@
+"""Weights & Biases for recipes: online with a key and a server, else offline, which is said."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import WandbLogger
+
+_SECONDS_TO_CONNECT = 30
+
+
+def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
+    """A logger whose run has begun, in the project `lightning_snn`.
+
+    Args:
+        folder: where W&B keeps its files; made if need be.
+        group: of the run: the recipe.
+        tags: of the run.
+    """
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"project": "lightning_snn", "group": group, "tags": tags, "save_dir": str(folder)}
+    reason = why_offline()
+    if reason is None:
+        logger = WandbLogger(**options, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
+        try:
+            _ = logger.experiment
+            return logger
+        except wandb.errors.CommError as error:
+            reason = f"the server cannot be reached ({error})"
+    print(f"Weights & Biases: {reason}, so the run is kept offline in {folder / 'wandb'}")
+    # the mode too, because W&B has read its environment by now
+    logger = WandbLogger(**options, offline=True, mode="offline")
+    _ = logger.experiment
+    return logger
+
+
+def why_offline() -> str | None:
+    """Why a run cannot be uploaded; None if, as far as settings tell, it can."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.mode in ("offline", "dryrun"):
+        return "WANDB_MODE asks for it"
+    if settings.mode == "disabled" or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return None
+    hosts = {urlsplit(settings.base_url).netloc, "api.wandb.ai"}
+    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    if file.is_file() and hosts & netrc.netrc(file).hosts.keys():
+        return None
+    return "no API key was found"

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassCalibrationError
+
+import lightning_snn.callbacks.report as report_module
+from lightning_snn import LIF, SpikingModule, run
+from lightning_snn.callbacks import Report
+from lightning_snn.callbacks.report import write_json
+from lightning_snn.methods import Prediction
+from lightning_snn.metrics.activity import record_activity
+
+STEPS, CLASSES = 4, 3
+FIGURES = {"training_curves.png", "confusion_matrix.png", "reliability.png", "raster.png", "events.png"}
+X = (torch.rand(24, STEPS, 2, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+Y = torch.arange(24) % CLASSES
+
+
+def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    frames, labels = zip(*samples, strict=True)
+    return torch.stack(frames, 1), torch.stack(labels)
+
+
+def loader(batch_size: int = 8) -> DataLoader:
+    return DataLoader(TensorDataset(X, Y), batch_size, collate_fn=time_first)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 16), LIF(0.5, threshold=0.2), nn.Linear(16, CLASSES))
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
+        monkeypatch.setattr(Report, "_test_figures", lambda self, trainer: {})
+        monkeypatch.setattr(report_module, "log_figure", lambda *arguments: None)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Asks for figures; drawing takes longer than everything else here."""
+
+
+class Plain(pl.LightningModule):
+    """A module that knows nothing of the library but its layers."""
+
+    def __init__(self, returns: str = "probabilities") -> None:
+        super().__init__()
+        self.net, self.returns = network(), returns
+
+    def outputs(self, x: Tensor) -> Tensor:
+        return run(self.net, x).mean(0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.outputs(batch[0]), batch[1])
+        self.log("fit_loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.outputs(batch[0]), batch[1]))
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        probabilities = self.outputs(batch[0]).softmax(-1)
+        return {
+            "probabilities": {"prediction": probabilities, "target": batch[1]},
+            "object": {"prediction": Prediction(probabilities), "target": batch[1]},
+            "loss": probabilities.sum(),
+            "other keys": {"output": probabilities, "label": batch[1]},
+            "nothing": None,
+        }[self.returns]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 1,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+
+def report_of(tmp_path: Path, module: pl.LightningModule | None = None, **options: Any) -> Report:
+    report = Report(tmp_path / "report", **options)
+    trainer(report).test(module or Plain(), loader(), verbose=False)
+    return report
+
+
+@pytest.mark.parametrize("returns", ["probabilities", "object"])
+def test_a_plain_module_gets_all_figures_and_numbers(tmp_path: Path, returns: str, drawn: None) -> None:
+    module, report = Plain(returns), Report(tmp_path / "new" / "folder", {"recipe": "mine"})
+    fitter = trainer(report)
+    fitter.fit(module, loader(), loader())
+    fitter.test(module, loader(), verbose=False)
+    assert {path.name for path in report.folder.iterdir()} == {*FIGURES, "metrics.json"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in report.folder.glob("*.png"))
+
+    found = json.loads((report.folder / "metrics.json").read_text())
+    assert found["recipe"] == "mine"
+    assert 0 < found["seconds"]["training"] < found["seconds"]["total"]
+    with torch.no_grad():
+        probabilities = module.outputs(X.transpose(0, 1)).softmax(-1)
+    chosen = probabilities.gather(1, Y[:, None]).squeeze(1)
+    assert found["accuracy"] == pytest.approx((probabilities.argmax(1) == Y).float().mean().item())
+    assert found["nll"] == pytest.approx(-chosen.log().mean().item(), rel=1e-5)
+    error = MulticlassCalibrationError(CLASSES, n_bins=15, norm="l1")(probabilities, Y)
+    assert found["ece"] == pytest.approx(error.item(), rel=1e-4)
+
+
+def test_numbers_that_the_module_logs_come_first(tmp_path: Path) -> None:
+    class Logging(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("test/accuracy", 0.125, batch_size=8)
+            self.log("test/own", 7.0, batch_size=8)
+            return super().test_step(batch, batch_idx)
+
+    results = report_of(tmp_path, Logging()).results
+    assert (results["accuracy"], results["own"]) == (0.125, 7.0)
+    assert results["nll"] != 0.125
+
+
+def test_the_library_s_module_and_the_report_agree(tmp_path: Path) -> None:
+    module = SpikingModule(network(), num_classes=CLASSES, pairs=[(0, 1)])
+    results = report_of(tmp_path, module).results
+    plain = report_of(tmp_path, Plain()).results
+    assert {"accuracy", "nll", "brier", "ece", "pair_accuracy"} <= set(results)
+    for name in ("accuracy", "nll", "brier", "ece", "spikes_per_neuron_per_step", "synaptic_operations_per_sample"):
+        assert results[name] == pytest.approx(plain[name], rel=1e-5)
+
+
+def test_activity_is_that_of_the_first_batches(tmp_path: Path) -> None:
+    net = network()
+    for batches in (1, 2, 9):
+        with record_activity(net) as activity, torch.no_grad():
+            run(net, X[: 8 * batches].transpose(0, 1))
+        results = report_of(tmp_path, activity_batches=batches).results
+        assert results["spikes_per_neuron_per_step"] == pytest.approx(activity.spikes_per_neuron_per_step())
+        assert results["synaptic_operations_per_sample"] == pytest.approx(activity.synaptic_operations_per_sample())
+        assert results["spikes_per_neuron_per_step_by_layer"].keys() == {"net.2"}
+    assert "spikes_per_neuron_per_step" not in report_of(tmp_path, activity_batches=0).results
+
+
+def test_a_prediction_costs_every_run_that_it_takes(tmp_path: Path) -> None:
+    class Twice(Plain):
+        def outputs(self, x: Tensor) -> Tensor:
+            return (super().outputs(x) + super().outputs(x)) / 2
+
+    once, twice = report_of(tmp_path, Plain()), report_of(tmp_path, Twice())
+    cost = "synaptic_operations_per_sample"
+    assert twice.results[cost] == 2 * once.results[cost]
+    assert twice.results["spikes_per_neuron_per_step"] == once.results["spikes_per_neuron_per_step"]
+    assert twice.activity.first_sample()["net.2"].shape == (STEPS, 16)
+
+
+def hooks(module: nn.Module) -> int:
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
+def test_hooks_are_there_during_a_recorded_batch_only(tmp_path: Path) -> None:
+    class Watching(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(hooks(self))
+            if batch_idx == 2 and self.returns == "object":
+                raise RuntimeError("broken")
+            return super().test_step(batch, batch_idx)
+
+    seen: list[int] = []
+    module = Watching()
+    report_of(tmp_path, module, activity_batches=2)
+    assert seen[0] == seen[1] > 0
+    assert seen[2] == 0
+    module = Watching("object")
+    with pytest.raises(RuntimeError, match="broken"):
+        report_of(tmp_path, module, activity_batches=9)
+    assert seen[-1] > 0
+    assert hooks(module) == 0
+
+
+@pytest.mark.parametrize(
+    ("returns", "got"),
+    [("loss", "Tensor"), ("other keys", r"a dict with the keys \['output', 'label'\]"), ("nothing", "NoneType")],
+)
+def test_what_a_test_step_lacks_is_said(tmp_path: Path, returns: str, got: str) -> None:
+    with pytest.raises(ValueError, match=f'`test_step` of Plain to return .*"prediction".*"target".* but got {got}'):
+        report_of(tmp_path, Plain(returns))
+
+
+def test_outputs_that_are_no_probabilities_are_refused_at_the_first_batch(tmp_path: Path) -> None:
+    class Logits(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            batches.append(batch_idx)
+            return {"prediction": 3 * self.outputs(batch[0]) - 2, "target": batch[1]}
+
+    batches: list[int] = []
+    with pytest.raises(ValueError, match=r"argument `probabilities` to hold values within \[0, 1\]"):
+        report_of(tmp_path, Logits())
+    assert batches == [0]
+
+
+def test_negative_numbers_of_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="argument `activity_batches` to be an integer of at least 0, but got -1"):
+        Report("folder", activity_batches=-1)
+
+
+def test_history_has_a_value_for_each_epoch_in_which_it_was_new(tmp_path: Path) -> None:
+    report = Report(tmp_path)
+    trainer(report, max_epochs=4, check_val_every_n_epoch=2).fit(Plain(), loader(), loader())
+    assert [step for step, _ in report.history["fit_loss"]] == [3, 6, 9, 12]
+    assert [step for step, _ in report.history["val_loss"]] == [6, 12]
+    assert set(report.history) == {"fit_loss", "val_loss"}
+
+
+def test_a_resumed_run_continues_the_curves(tmp_path: Path) -> None:
+    whole = Report(tmp_path / "whole")
+    trainer(whole, max_epochs=3).fit(Plain(), loader(), loader())
+    first, second = Report(tmp_path / "part"), Report(tmp_path / "moved" / "part")
+    fitter = trainer(first, max_epochs=2)
+    fitter.fit(Plain(), loader(), loader())
+    fitter.save_checkpoint(tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 2
+    trainer(second, max_epochs=3).fit(Plain(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert second.history == whole.history
+    assert first.history != whole.history
+
+
+def test_two_reports_go_into_one_trainer(tmp_path: Path, drawn: None) -> None:
+    reports = [Report(tmp_path / "a"), Report(tmp_path / "b")]
+    trainer(*reports).test(Plain(), loader(), verbose=False)
+    assert reports[0].results["nll"] == reports[1].results["nll"]
+    assert (tmp_path / "a" / "raster.png").read_bytes() == (tmp_path / "b" / "raster.png").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"fast_dev_run": True}, {"fast_dev_run": True, "logger": True}])
+def test_a_fast_dev_run_writes_nothing(tmp_path: Path, drawn: None, options: dict[str, Any]) -> None:
+    report = Report(tmp_path / "report")
+    fitter = trainer(report, **options, default_root_dir=tmp_path)
+    fitter.fit(Plain(), loader(), loader())
+    fitter.test(Plain(), loader(), verbose=False)
+    assert "accuracy" in report.results
+    assert not list(tmp_path.iterdir())
+
+
+def test_limited_batches_and_a_second_test_are_reported_by_themselves(tmp_path: Path) -> None:
+    report = Report(tmp_path)
+    tester = trainer(report, limit_test_batches=1)
+    tester.test(Plain(), loader(6), verbose=False)
+    once = dict(report.results)
+    tester.test(Plain(), loader(6), verbose=False)
+    assert report._target.shape == (6,)
+    assert {name: report.results[name] for name in ("nll", "accuracy")} == {
+        name: once[name] for name in ("nll", "accuracy")
+    }
+
+
+def test_activity_is_logged(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer(Report(tmp_path / "report"), logger=logger).test(Plain(), loader(), verbose=False)
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"test/spikes_per_neuron_per_step", "test/synaptic_operations_per_sample", "test/nll"} <= set(header)
+
+
+def test_a_regression_has_numbers_but_no_confusion(tmp_path: Path, drawn: None) -> None:
+    class Regressing(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("test/mse", 0.5, batch_size=8)
+            return {"prediction": self.outputs(batch[0]), "target": torch.zeros(8, CLASSES)}
+
+    report = report_of(tmp_path, Regressing())
+    assert report.results["mse"] == 0.5
+    assert "accuracy" not in report.results
+    assert {path.name for path in report.folder.iterdir()} == {"metrics.json", "raster.png", "events.png"}
+
+
+def test_json_is_whole_or_absent_and_has_no_nan(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "numbers.json", {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": 2}})
+    assert json.loads(path.read_text()) == {"a": None, "b": [1.0, None], "c": {"d": 2}}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": np.zeros(2)})
+    assert json.loads(path.read_text())["c"] == {"d": 2}
+    assert [file.name for file in tmp_path.iterdir()] == ["numbers.json"]
+
+
+def test_callbacks_do_not_know_the_library_s_module() -> None:
+    tree = ast.parse(Path(report_module.__file__).read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert "lightning_snn.metrics.activity" in imported
+    assert not {"lightning_snn.module", "lightning_snn.methods"} & imported

@@ -1,0 +1,94 @@
+"""What is enrolled: a new method or spiking layer adds one row and is put through every promise.
+
+An exception names the promise, the test's name without `test_`, and says why it does not hold; it is expected to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from torch import nn
+
+from lightning_snn.functional import Smooth
+from lightning_snn.methods import Method, SpikingBayes, SurrogateGradient
+from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
+from tests.contract.task import small_network
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method as it is put to the test.
+
+    Attributes:
+        name: what the tests call it.
+        make: builds the method.
+        network: builds the network that it trains on the order of two events.
+        learning_rate: with which it learns the task.
+        epochs: in which it learns the task, 4 batches each.
+        exceptions: promises that it does not keep, and why.
+    """
+
+    name: str
+    make: Callable[[], Method]
+    network: Callable[[], nn.Module] = small_network
+    learning_rate: float = 3e-2
+    epochs: int = 20
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer with a state, as it is put to the test on inputs `[T*B, 4]`.
+
+    Attributes:
+        name: what the tests call it.
+        make: builds the layer.
+        exceptions: promises that it does not keep, and why.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+
+
+METHODS = (
+    MethodRow("surrogate_gradient", SurrogateGradient),
+    MethodRow("spiking_bayes_posterior_mean", SpikingBayes),
+    MethodRow(
+        "spiking_bayes_samples",
+        lambda: SpikingBayes(samples=4),
+        exceptions={
+            "a_prediction_does_not_depend_on_the_size_of_the_batch": "noise is drawn for the whole batch at once",
+        },
+    ),
+)
+
+LEARNED = {"learn_beta": True, "learn_threshold": True, "channels": 4}
+
+LAYERS = (
+    LayerRow("lif", lambda: LIF(0.8)),
+    LayerRow("lif_reset_to_zero", lambda: LIF(0.8, reset="zero")),
+    LayerRow("lif_leak_then_reset", lambda: LIF(0.8, order="leak_then_reset")),
+    LayerRow("lif_smooth", lambda: LIF(0.8, surrogate=Smooth())),
+    LayerRow("lif_channels", lambda: LIF([0.5, 0.6, 0.7, 0.8], [0.8, 0.9, 1.0, 1.1])),
+    LayerRow("lif_learned", lambda: LIF(0.8, **LEARNED)),
+    LayerRow("recurrent_lif", lambda: RecurrentLIF(4, 0.8)),
+    LayerRow("recurrent_lif_learned", lambda: RecurrentLIF(4, 0.8, reset="zero", **LEARNED)),
+    LayerRow("leaky_integrator", lambda: LeakyIntegrator(0.8)),
+    LayerRow("leaky_integrator_learned", lambda: LeakyIntegrator(0.8, learn_beta=True, channels=4)),
+    LayerRow("synaptic_delays", lambda: SynapticDelays((0, 1, 3))),
+)
+
+
+def for_promise(table: Sequence[MethodRow | LayerRow], promise: str) -> list:
+    """The rows of a table as parameters of the test of a promise."""
+    return [
+        pytest.param(
+            row,
+            id=row.name,
+            marks=[pytest.mark.xfail(reason=row.exceptions[promise], strict=True)] if promise in row.exceptions else [],
+        )
+        for row in table
+    ]

@@ -1,0 +1,57 @@
+"""A small task that only a memory can solve: which of two events came first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn import LIF
+
+TIME_STEPS, CHANNELS, CLASSES = 8, 2, 2
+
+
+def order_of_events(pairs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Sequences `[T, 2 * pairs, 2]` and classes: an event on channel 0 comes before one on channel 1, or after it.
+
+    Every sequence of class 0 has its time reversal in class 1, so that sums over time say nothing about the class.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = 0.1 * torch.rand(TIME_STEPS, pairs, CHANNELS, generator=generator)
+    early = torch.randint(0, TIME_STEPS // 2, (pairs,), generator=generator)
+    late = torch.randint(TIME_STEPS // 2, TIME_STEPS, (pairs,), generator=generator)
+    x[early, torch.arange(pairs), 0] += 1
+    x[late, torch.arange(pairs), 1] += 1
+    shuffled = torch.randperm(2 * pairs, generator=generator)
+    labels = torch.arange(CLASSES).repeat_interleave(pairs)
+    return torch.cat([x, x.flip(0)], 1)[:, shuffled], labels[shuffled]
+
+
+def loader(x: Tensor, y: Tensor, batch_size: int = 32) -> DataLoader:
+    """Batches `(x [T, B, ...], y [B])` in the given order; the last one may be smaller."""
+    return DataLoader(TensorDataset(x.transpose(0, 1), y), batch_size, collate_fn=_time_first)
+
+
+def _time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([x for x, _ in samples], 1), torch.stack([y for _, y in samples])
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(CHANNELS, 32), LIF(0.9), nn.Linear(32, CLASSES))
+
+
+def trainer(folder: Any, **options: Any) -> pl.Trainer:
+    """A stock Trainer that writes nothing unless it is told to."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(**(defaults | options))

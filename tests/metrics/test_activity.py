@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_snn import LIF, run
+from lightning_snn.metrics.activity import Activity, record_activity, synaptic_operations
+from lightning_snn.nn import BayesConv2d, BayesLinear, RecurrentLIF, posterior_noise, register_spiking_layer
+
+CONVOLUTIONS = [
+    nn.Conv2d(2, 3, 3),
+    nn.Conv2d(2, 3, 3, padding=1),
+    nn.Conv2d(2, 4, (3, 2), stride=(2, 3), padding=(1, 0)),
+    nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2),
+    nn.Conv2d(2, 3, 4, padding="same"),
+    nn.Conv2d(2, 3, 3, padding="same", dilation=2),
+    nn.Conv2d(2, 3, 3, padding="valid", stride=3),
+    nn.Conv2d(2, 3, 3, stride=4, padding=1),  # rows and columns at the rim that no kernel covers
+    nn.Conv1d(2, 3, 3, stride=2, padding=1),
+    nn.Conv3d(1, 2, (1, 2, 3), padding=(0, 1, 1)),
+    BayesConv2d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2),
+    BayesConv2d(2, 3, (1, 3), padding="same"),
+]
+
+
+def sparse(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.3)
+
+
+def reached_outputs(layer: nn.Module, x: Tensor) -> int:
+    """Outputs that change with each nonzero input, found by differentiation, sample by sample."""
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.0)
+    total = 0
+    for sample in x:
+        jacobian = torch.autograd.functional.jacobian(
+            lambda value: layer(value[None]).flatten(), sample, vectorize=True
+        )
+        total += int((jacobian != 0).sum(0)[sample != 0].sum())
+    return total
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
+def test_convolution_operations_are_the_outputs_that_nonzero_inputs_reach(layer: nn.Module) -> None:
+    axes = len(layer.kernel_size)
+    x = sparse(2, layer.weight.shape[1] * layer.groups, *(6, 7, 5)[:axes])
+    assert synaptic_operations(layer, x).item() == reached_outputs(layer, x) > 0
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(5, 7), BayesLinear(5, 3)], ids=str)
+def test_linear_operations_are_the_outputs_that_nonzero_inputs_reach(layer: nn.Module) -> None:
+    x = sparse(4, 5)
+    assert synaptic_operations(layer, x).item() == reached_outputs(layer, x) > 0
+
+
+def test_operations_do_not_depend_on_values_or_on_samples_being_batched() -> None:
+    layer, x = nn.Conv2d(2, 3, 3, padding=1), sparse(3, 2, 5, 5)
+    operations = synaptic_operations(layer, x)
+    assert operations == synaptic_operations(layer, -7 * x)
+    assert operations == sum(synaptic_operations(layer, sample) for sample in x)
+    assert synaptic_operations(layer, torch.zeros_like(x)) == 0
+
+
+def test_layers_that_are_no_connections_are_refused() -> None:
+    with pytest.raises(TypeError, match="argument `layer` to be one of Linear, .*, but got MaxPool2d"):
+        synaptic_operations(nn.MaxPool2d(2), torch.ones(1, 1, 4, 4))
+
+
+def test_padding_that_repeats_the_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="padding_mode 'zeros', but got 'circular'"):
+        synaptic_operations(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), torch.ones(1, 1, 4, 4))
+
+
+def test_totals_of_a_network_are_those_of_its_layers() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2), LIF(), nn.Flatten(), nn.Linear(16, 6), LIF(0.5, threshold=0.1), nn.Linear(6, 2)
+    )
+    x = 5 * sparse(3, 5, 2, 6, 6)
+    with record_activity(network, first_sample=True) as activity:
+        run(network, x)
+    first = run(network[:2], x)
+    second = run(network[:5], x)
+    assert first.sum() > 0
+    assert second.sum() > 0
+    assert {name: int(count) for name, count in activity.spikes.items()} == {
+        "1": int(first.sum()),
+        "4": int(second.sum()),
+    }
+    assert activity.neuron_steps == {"1": 3 * 5 * 16, "4": 3 * 5 * 6}
+    total = (first.sum() + second.sum()).item() / (3 * 5 * 22)
+    assert activity.spikes_per_neuron_per_step() == pytest.approx(total)
+    assert activity.spike_rates()["4"] == pytest.approx(second.mean().item())
+    operations = (
+        synaptic_operations(network[0], x.flatten(0, 1)) + 6 * first.count_nonzero() + 2 * second.count_nonzero()
+    )
+    assert activity.samples == 5
+    assert activity.synaptic_operations_per_sample() == pytest.approx(operations.item() / 5)
+    torch.testing.assert_close(activity.first_sample()["1"], first[:, 0].flatten(1))
+    torch.testing.assert_close(activity.first_sample()["4"], second[:, 0])
+
+
+def test_recurrent_spikes_reach_the_whole_layer() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), RecurrentLIF(6))
+    x = 3 * sparse(5, 2, 4)
+    with record_activity(network) as activity:
+        spikes = run(network, x)
+    assert spikes.sum() > 0
+    expected = 6 * x.count_nonzero() + 6 * spikes.count_nonzero()
+    assert activity.synaptic_operations_per_sample() == expected.item() / 2
+    assert activity.uncounted == []
+
+
+def test_noisy_and_deterministic_bayesian_layers_count_by_the_same_rule() -> None:
+    network = nn.Sequential(BayesLinear(4, 6), LIF(), BayesLinear(6, 3))
+    x = sparse(5, 2, 4)
+    with record_activity(network) as activity, posterior_noise():
+        run(network, x)
+    assert int(activity.operations["0"]) == 6 * x.count_nonzero()
+    assert int(activity.operations["2"]) == 3 * int(activity.spikes["1"]) > 0
+
+
+def test_calls_and_contexts_add_up() -> None:
+    network, x = nn.Sequential(nn.Linear(4, 6), LIF()), 5 * sparse(5, 3, 4)
+    with record_activity(network) as once:
+        run(network, x)
+    total = Activity()
+    for _ in range(2):
+        with record_activity(network, total):
+            run(network, x)
+            run(network, x)
+    assert total.samples == 4 * once.samples == 12
+    assert int(total.spikes["1"]) == 4 * int(once.spikes["1"]) > 0
+    assert total.spikes_per_neuron_per_step() == once.spikes_per_neuron_per_step()
+    assert total.synaptic_operations_per_sample() == once.synaptic_operations_per_sample()
+
+
+def test_no_hook_outlives_the_context_even_after_an_exception() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), LIF())
+    with record_activity(network) as activity:
+        assert any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    with pytest.raises(ValueError, match="shape"), record_activity(network, activity):
+        run(network, torch.ones(5))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    run(network, sparse(5, 3, 4))
+    assert activity.samples == 0
+
+
+def test_nothing_recorded_gives_nan() -> None:
+    assert math.isnan(Activity().spikes_per_neuron_per_step())
+    assert math.isnan(Activity().synaptic_operations_per_sample())
+
+
+def test_weight_matrices_that_are_not_counted_are_named() -> None:
+    mirrored = nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")
+    network = nn.Sequential(nn.ConvTranspose2d(1, 2, 2), nn.BatchNorm2d(2), LIF(), mirrored, nn.Conv2d(2, 1, 1))
+    with record_activity(network) as activity:
+        run(network, sparse(3, 2, 1, 4, 4))
+    assert activity.uncounted == ["0", "3"]
+    assert set(activity.operations) == {"4"}
+
+
+def test_layers_of_another_library_are_recorded_step_by_step() -> None:
+    snntorch = pytest.importorskip("snntorch")
+    linear, leaky = nn.Linear(4, 6), snntorch.Leaky(beta=0.8)
+    network, x = nn.ModuleList([linear, leaky]), 5 * sparse(5, 3, 4)
+    spikes, membrane = [], leaky.init_leaky()
+    with record_activity(network, first_sample=True) as activity:
+        for step in x:
+            spike, membrane = leaky(linear(step), membrane)
+            spikes.append(spike)
+    activity.samples = 3
+    assert int(activity.spikes["1"]) == torch.stack(spikes).sum() > 0
+    assert activity.neuron_steps["1"] == 5 * 3 * 6
+    assert activity.synaptic_operations_per_sample() == 6 * x.count_nonzero().item() / 3
+    torch.testing.assert_close(activity.first_sample()["1"], torch.stack(spikes)[:, 0].detach())
+
+
+def test_a_multi_step_layer_gives_all_its_steps_in_one_call() -> None:
+    @register_spiking_layer
+    class Threshold(nn.Module):
+        step_mode = "m"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x > 0).float()
+
+    network, x = Threshold(), sparse(5, 3, 4)
+    with record_activity(network, first_sample=True) as activity:
+        network(x)
+    torch.testing.assert_close(activity.first_sample()[""], (x[:, 0] > 0).float())

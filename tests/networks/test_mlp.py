@@ -1,0 +1,53 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_snn import LIF, run
+from lightning_snn.networks import MLP
+
+
+def test_the_layers_are_as_asked_for():
+    network = MLP(6, 3, hidden=(5, 4), lif={"beta": 0.5, "reset": "zero"})
+    assert [type(layer) for layer in network] == [nn.Flatten, nn.Linear, LIF, nn.Linear, LIF, nn.Linear]
+    assert [tuple(layer.weight.shape) for layer in network if isinstance(layer, nn.Linear)] == [(5, 6), (4, 5), (3, 4)]
+    assert [(layer.beta, layer.dynamics.reset) for layer in network if isinstance(layer, LIF)] == [(0.5, "zero")] * 2
+
+
+def test_images_are_flattened():
+    network = MLP((2, 4, 4), 3, hidden=[5])
+    x = torch.rand(7, 2, 2, 4, 4)
+    assert run(network, x).shape == (7, 2, 3)
+    torch.testing.assert_close(run(network, x.flatten(2)), run(network, x))
+
+
+def test_without_hidden_layers_it_is_linear():
+    network, x = MLP(6, 3, hidden=()), torch.rand(4, 2, 6)
+    torch.testing.assert_close(run(network, x), network[-1](x))
+
+
+def test_the_defaults_are_for_mnist():
+    assert run(MLP(), torch.rand(2, 3, 1, 28, 28)).shape == (2, 3, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"input_shape": 0}, "input_shape"),
+        ({"input_shape": (2, 0)}, "input_shape"),
+        ({"num_classes": 2.0}, "num_classes"),
+        ({"hidden": [5, 0]}, "hidden"),
+    ],
+    ids=str,
+)
+def test_bad_sizes_are_refused_by_name(options, name):
+    with pytest.raises(ValueError, match=f"Expected argument `{name}` to be an integer of at least 1"):
+        MLP(**options)
+
+
+def test_bad_options_of_the_neurons_are_refused_by_name():
+    with pytest.raises(ValueError, match="argument `beta` to be a number from 0 to 1, but got 2"):
+        MLP(lif={"beta": 2})

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from lightning_snn import methods
+from lightning_snn.callbacks import Report
+from lightning_snn.cli import RecipeCLI, main
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "sbnn_dvs.py"
+TINY = [
+    *("--data.train_subjects", "2", "--data.val_subjects", "1", "--data.test_subjects", "1", "--data.repetitions", "1"),
+    *("--data.time_steps", "4", "--trainer.accelerator", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sbnn_dvs", RECIPE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(cache: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, str(RECIPE), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "LIGHTNING_SNN_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def write_nmnist(root: Path) -> None:
+    """A tree of N-MNIST recordings in which each digit makes events in its own place."""
+    rng = np.random.default_rng(0)
+    for split, samples in (("Train", 3), ("Test", 1)):
+        for digit in range(10):
+            for sample in range(samples):
+                t = np.sort(rng.integers(0, 300_000, 200))
+                x, y = 3 * digit + rng.integers(0, 4, 200), rng.integers(0, 34, 200)
+                high = (rng.integers(0, 2, 200) << 7) | (t >> 16)
+                file = root / split / str(digit) / f"{sample:05d}.bin"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(np.stack([x, y, high, t >> 8 & 255, t & 255], 1).astype(np.uint8).tobytes())
+
+
+def test_the_recipe_runs_from_the_command_line(cache: Path, tmp_path: Path) -> None:
+    process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    for line in (
+        "accuracy",
+        "within-pair direction accuracy",
+        "expected calibration error",
+        "spikes per neuron per step",
+    ):
+        assert f"\n  {line} " in out
+    assert "Epoch 0" in out + err, "no progress bar"
+    (folder,) = (tmp_path / "runs" / "sbnn_dvs").iterdir()
+    assert {path.name for path in folder.glob("*.png")} == {
+        "training_curves.png",
+        "confusion_matrix.png",
+        "reliability.png",
+        "raster.png",
+        "events.png",
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["data"], metrics["method"]) == ("Gestures", "SpikingBayes")
+    for noise in ("💡", "Traceback", "Warning", "does not have many workers"):
+        assert noise not in out + err
+
+
+def test_ctrl_c_during_training_says_how_to_resume(cache: Path, tmp_path: Path) -> None:
+    process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1000", "--output", "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    metrics = tmp_path / "run" / "logs" / "version_0" / "metrics.csv"
+    deadline = time.monotonic() + 300
+    while not (last.is_file() and metrics.is_file()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    command = shlex.split(err.strip().splitlines()[-1])
+    assert command[:2] == ["python", str(RECIPE)]
+    assert command[-2:] == ["--ckpt_path", "run/checkpoints/last.ckpt"]
+    assert command[2:-2] == [*TINY, "--trainer.max_epochs", "1000", "--output", "run"]
+
+
+def test_the_recipe_learns_real_formats_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nmnist(tmp_path / "nmnist")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
+    arguments = ["--data", "NMNIST", "--data.root", "nmnist", "--data.time_steps", "4", "--data.val_fraction", "0.4"]
+    monkeypatch.setattr(Report, "_test_figures", lambda self, trainer: {})
+    quick = [
+        "--trainer.max_epochs",
+        "1",
+        "--network.hidden",
+        "8",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.accelerator",
+        "cpu",
+        "--output",
+        "run",
+    ]
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments, *quick])
+    script = recipe()
+    results = main(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", None)).report.results
+    assert results["data"] == "NMNIST"
+    assert "pair_accuracy" not in results
+    assert results["synaptic_operations_per_sample"] > 0
+
+
+@pytest.mark.parametrize("method", [name for name in methods.__all__ if name in ("SpikingBayes", "SurrogateGradient")])
+@pytest.mark.parametrize("network", ["EventConvNet", "MLP"])
+@pytest.mark.parametrize("data", [["Gestures"], ["MNIST", "--data.root", "x"], ["DVSGesture", "--data.root", "x"]])
+def test_every_choice_can_be_combined_with_every_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: list[str], network: str, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", *data, "--network", network, "--method", method, "--trainer.accelerator", "cpu"]
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments])
+    script = recipe()
+    cli = RecipeCLI(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", {}))
+    assert [kind.__name__ for kind in cli.classes.values()] == [data[0], network, method]

@@ -1,0 +1,97 @@
+"""The package as it is imported: what it costs, what it brings along, what it offers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_snn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# a child process each time, so that every import starts from the same state: Lightning loaded, nothing of ours
+MEASURE = """
+import json, os, sys, time
+import lightning.pytorch
+before = set(sys.modules)
+
+def in_child(action):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, json.dumps(action()).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        result = json.loads(stream.read())
+    os.waitpid(child, 0)
+    return result
+
+def seconds():
+    start = time.process_time()  # of the processor, so that other work on the machine does not count
+    import lightning_snn
+    lightning_snn.SpikingModule, lightning_snn.LIF, lightning_snn.run, lightning_snn.methods
+    return time.process_time() - start
+
+def modules():
+    import lightning_snn
+    for name in lightning_snn.__all__:
+        getattr(lightning_snn, name)
+    from torch import nn
+    lightning_snn.nn.is_spiking_layer(nn.ReLU())
+    return sorted(set(sys.modules) - before)
+
+print(json.dumps({"seconds": [in_child(seconds) for _ in range(5)], "modules": in_child(modules)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    if not hasattr(os, "fork"):
+        pytest.skip("measured in forked processes, which this system has not")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=True)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_the_import_adds_at_most_0_3_seconds_to_that_of_lightning(measured):
+    assert min(measured["seconds"]) <= 0.3
+
+
+@pytest.mark.parametrize("library", ["torchvision", "tonic", "snntorch", "spikingjelly", "wandb", "h5py"])
+def test_the_import_brings_no_library_along_that_only_some_need(measured, library):
+    assert "lightning_snn.module" in measured["modules"]
+    assert [name for name in measured["modules"] if name.split(".")[0] == library] == []
+
+
+def test_public_names_are_present_and_listed():
+    expected = {
+        *("SpikingModule", "LIF", "run"),
+        *("methods", "functional", "nn", "networks", "data", "metrics", "callbacks"),
+    }
+    assert expected <= set(lightning_snn.__all__)
+    assert expected <= set(dir(lightning_snn))
+    for name in lightning_snn.__all__:
+        assert getattr(lightning_snn, name) is not None
+
+
+@pytest.mark.parametrize("package", ["methods", "functional", "nn", "networks", "data", "metrics", "callbacks"])
+def test_every_listed_name_of_a_subpackage_is_there_and_documented(package):
+    module = getattr(lightning_snn, package)
+    assert module.__all__
+    assert [name for name in module.__all__ if not getattr(module, name).__doc__] == []
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Spiking'"):
+        lightning_snn.Spiking  # noqa: B018
+
+
+def test_the_package_is_marked_as_typed():
+    assert (ROOT / "lightning_snn" / "py.typed").is_file()
