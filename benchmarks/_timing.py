@@ -1,4 +1,5 @@
-"""Interleaved timing: every contender once per round, the median over rounds, so that a drifting machine hits all alike."""
+"""Interleaved timing: every contender once per round, the median over rounds, so that a drifting machine hits all
+alike."""
 
 from __future__ import annotations
 

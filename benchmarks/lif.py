@@ -2,8 +2,10 @@
 
     python benchmarks/lif.py [--json results.json] [--rounds 15]
 
-All compute the same neuron (soft reset, arctangent surrogate, attached reset where the peer has it) on the same input. SpikingJelly is
-measured if it is installed: pip install --no-deps spikingjelly, and what it imports. Ratios are peer time / our time; above 1 ours wins.
+All compute the same neuron (soft reset, arctangent surrogate, attached reset where the peer has it) on the same
+input. SpikingJelly is
+measured if it is installed: pip install --no-deps spikingjelly, and what it imports. Ratios are peer time / our time;
+above 1 ours wins.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python benchmarks/step.py [--json results.json] [--rounds 15] [--compile]
 
-The network is the VGG 16-16-A-32-32-A-64 with batch-norm and average pooling on 32x32x3 images, T = 16, batch 16: forward, cross-entropy
-of the mean output, backward, SGD step. The limit is the same network with ReLU on the T * B images. snntorch runs it step by step in a
-Python loop, as its users write it; SpikingJelly in its multi-step mode; ours with time folded into the batch. SpikingJelly is
+The network is the VGG 16-16-A-32-32-A-64 with batch-norm and average pooling on 32x32x3 images, T = 16, batch 16:
+forward, cross-entropy of the mean output, backward, SGD step. The limit is the same network with ReLU on the T * B
+images. snntorch runs it step by step in a Python loop, as its users write it; SpikingJelly in its multi-step mode;
+ours with time folded into the batch. SpikingJelly is
 measured if it is installed: pip install --no-deps spikingjelly, and what it imports.
 """
 
@@ -33,7 +34,8 @@ WIDTHS = (16, 16, "A", 32, 32, "A", 64)
 
 
 def vgg(activation: Callable[[], nn.Module]) -> nn.Sequential:
-    """Convolution, batch-norm and activation for every width, average pooling at every A, global average and a linear readout."""
+    """Convolution, batch-norm and activation for every width, average pooling at every A, global average and a linear
+    readout."""
     layers: list[nn.Module] = []
     channels = 3
     for width in WIDTHS:

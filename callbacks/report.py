@@ -1,4 +1,5 @@
-"""`Report` on a LightningModule of one's own: its `test_step` returns the prediction and the target, nothing else changes.
+"""`Report` on a LightningModule of one's own: its `test_step` returns the prediction and the target, nothing else
+changes.
 
     python callbacks/report.py [FOLDER]
 """

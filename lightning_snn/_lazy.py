@@ -1,4 +1,5 @@
-"""Names that are imported when first used, so that processes which need a corner of the library do not wait for torch."""
+"""Names that are imported when first used, so that processes which need a corner of the library do not wait for
+torch."""
 
 from __future__ import annotations
 

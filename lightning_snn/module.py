@@ -28,8 +28,9 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 class SpikingModule(pl.LightningModule):
     """A network and the method that trains it, ready for a stock `Trainer`.
 
-    A batch is ``(x [T, B, ...], y [B, ...])``. Logged are `train/loss`, and on validation and test data accuracy, negative
-    log-likelihood, Brier score and expected calibration error (15 bins), or the mean squared error of a regression.
+    A batch is ``(x [T, B, ...], y [B, ...])``. Logged are `train/loss`, and on validation and test data accuracy,
+    negative log-likelihood, Brier score and expected calibration error (15 bins), or the mean squared error of a
+    regression.
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the regression's output).
@@ -39,7 +40,8 @@ class SpikingModule(pl.LightningModule):
         readout: how T outputs become one: "mean", "max", "last", "sum", or a function `[T, B, ...] -> [B, ...]`.
         optimizer: makes the optimiser from the parameters; Adam by default. A method that needs its own comes first.
         learning_rate: of the default Adam, larger than 0.
-        lr_scheduler: makes a scheduler that steps once an epoch, or "cosine": to 0 over all steps of the run, stepped every batch.
+        lr_scheduler: makes a scheduler that steps once an epoch, or "cosine": to 0 over all steps of the run, stepped
+            every batch.
         pairs: pairs of classes that only the order of events tells apart; their within-pair accuracy is logged.
 
     Raises:

@@ -13,7 +13,7 @@ DEFAULTS = {
     "method": "SpikingBayes",
     "model.learning_rate": 3e-3,
     "model.lr_scheduler": "cosine",
-    "trainer.max_epochs": 16,
+    "trainer.max_epochs": 20,
     "trainer.gradient_clip_val": 1.0,
     "trainer.log_every_n_steps": 10,
 }

@@ -32,21 +32,22 @@ class Passes(nn.Module):
 
 
 def logits() -> tuple[Tensor, Tensor]:
-    """Outputs `[T, B, 4]` and classes, so that the metrics can be computed by hand."""
-    return 2 * torch.randn(3, 50, 4), torch.randint(4, (50,))
+    """Outputs `[T, B, 4]`, and classes drawn by them, so that some bins are under- and some overconfident."""
+    outputs = 2 * torch.randn(3, 50, 4)
+    return outputs, torch.distributions.Categorical(logits=outputs.mean(0)).sample()
 
 
-def expected_metrics(outputs: Tensor, y: Tensor) -> dict[str, float]:
-    """Accuracy, negative log-likelihood, Brier score and calibration error in 15 bins, one sample at a time."""
+def expected_metrics(outputs: Tensor, y: Tensor, number_of_bins: int = 15) -> dict[str, float]:
+    """Accuracy, negative log-likelihood, Brier score and expected calibration error, one sample at a time."""
     probabilities = outputs.mean(0).softmax(-1).tolist()
     right, nll, brier = [], [], []
-    bins: list[list[tuple[float, float]]] = [[] for _ in range(15)]
+    bins: list[list[tuple[float, float]]] = [[] for _ in range(number_of_bins)]
     for p, label in zip(probabilities, y.tolist(), strict=True):
         confidence = max(p)
         right.append(float(p.index(confidence) == label))
         nll.append(-math.log(p[label]))
         brier.append(sum((value - (index == label)) ** 2 for index, value in enumerate(p)))
-        bins[min(int(confidence * 15), 14)].append((confidence, right[-1]))
+        bins[min(int(confidence * number_of_bins), number_of_bins - 1)].append((confidence, right[-1]))
     gaps = [abs(sum(c for c, _ in each) - sum(r for _, r in each)) for each in bins]
     count = len(right)
     return {
@@ -69,6 +70,7 @@ def test_classification_metrics_are_logged_and_equal_those_computed_by_hand(tmp_
     expected[f"{stage}/pair_accuracy"] = sum(chosen) / len(chosen)
     assert logged == pytest.approx(expected, rel=1e-5)
     assert 0 < logged[f"{stage}/accuracy"] < 1
+    assert abs(logged[f"{stage}/ece"] - expected_metrics(outputs, y, 10)["ece"]) > 1e-3
 
 
 def test_metrics_start_afresh_in_every_run(tmp_path):
@@ -236,15 +238,18 @@ def test_a_scheduler_of_ones_own_steps_once_an_epoch(tmp_path):
     assert rates.seen == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
 
 
-def test_an_optimiser_of_ones_own_gets_the_trainable_parameters():
+@pytest.mark.parametrize(
+    ("factory", "kind"),
+    [(None, torch.optim.Adam), (lambda parameters: torch.optim.SGD(parameters, 0.3), torch.optim.SGD)],
+)
+def test_the_optimiser_gets_the_trainable_parameters(factory, kind):
     network = small_network()
     network[0].bias.requires_grad_(False)
-    module = SpikingModule(network, num_classes=2, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.3))
-    optimizer = module.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.SGD)
+    optimizer = SpikingModule(network, num_classes=2, learning_rate=0.3, optimizer=factory).configure_optimizers()
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == 0.3
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in network.parameters() if parameter is not network[0].bias}
-    assert isinstance(SpikingModule(small_network(), num_classes=2).configure_optimizers(), torch.optim.Adam)
 
 
 def test_the_optimiser_of_a_method_comes_first():

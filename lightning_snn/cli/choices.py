@@ -51,7 +51,7 @@ class Group(NamedTuple):
         if "." not in name:
             return self.classes()[name]
         module, _, attribute = name.rpartition(".")
-        kind = getattr(import_module(module), attribute, None)
+        kind: Any = getattr(import_module(module), attribute, None)
         if not self.accepts(kind):
             raise ValueError(f"{module} has no such {self.base.__name__}")
         return kind

@@ -14,8 +14,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps one file: written at the start of training and after every epoch.
 
     With it goes the state of torch's random number generators, so that a resumed run continues as the uninterrupted one
-    would have. (`ModelCheckpoint(save_last=True)` writes only when a best checkpoint is written too. Lightning could also
-    resume in the middle of an epoch, but would show it the same samples again.)
+    would have. (`ModelCheckpoint(save_last=True)` writes only when a best checkpoint is written too. Lightning could
+    also resume in the middle of an epoch, but would then show the same samples again.)
 
     Args:
         path: the file.

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
 from lightning_snn.checks import check_choice, check_fraction, check_integer

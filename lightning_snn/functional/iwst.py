@@ -1,12 +1,14 @@
-r"""IW-ST: importance-weighted straight-through gradients of noisy binary units (after Walker et al. 2025, arXiv 2505.17962).
+r"""IW-ST: importance-weighted straight-through gradients of noisy binary units (after Walker et al. 2025, arXiv
+2505.17962).
 
-A unit spikes when its standardised pre-activation t exceeds a noise sample, ``x = 1[t + eps > 0]``, so ``P(x = 1) = F(t)``. One
-backward pass estimates ``dE[f(x)]/dt = F'(t) (f(1) - f(0))`` by ``w(x, t) f'(x)`` with
+A unit spikes when its standardised pre-activation t exceeds a noise sample, ``x = 1[t + eps > 0]``, so ``P(x = 1) =
+F(t)``. One backward pass estimates ``dE[f(x)]/dt = F'(t) (f(1) - f(0))`` by ``w(x, t) f'(x)`` with
 
 .. math:: w(x, t) = F'(t)\,[\lambda + (1 - \lambda) / (2 P(x))] .
 
-lambda = 1 is the straight-through estimator whose surrogate is the noise density (no variance for linear losses); lambda = 0 is
-DARN(1/2), ReinMax for logistic noise (no bias for quadratic losses, but a variance that explodes in saturated units).
+lambda = 1 is the straight-through estimator whose surrogate is the noise density (no variance for linear losses);
+lambda = 0 is DARN(1/2), ReinMax for logistic noise (no bias for quadratic losses, but a variance that explodes in
+saturated units).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def iwst_weight(t: Tensor, spikes: Tensor, lam: float = 0.5, noise: Noise = "gau
         noise: "gaussian" (probit units) or "logistic".
 
     Returns:
-        weights of the shape and dtype of `t`, in [0, 4.06] for Gaussian and [0, 1/2] for logistic noise when lambda is in [0, 1].
+        weights of the shape and dtype of `t`, in [0, 4.06] for Gaussian and [0, 1/2] for logistic noise when lambda
+        is in [0, 1].
     """
     t = t.clamp(-_SATURATED, _SATURATED)
     if noise == "logistic":

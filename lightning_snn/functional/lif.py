@@ -4,8 +4,9 @@ r"""The leaky integrate-and-fire recurrence over a whole sequence, with a hand-w
     v_t &= \beta\, u_{t-1} + x_t \; (+ W s_{t-1}), \qquad s_t = H(v_t - \theta), \\
     u_t &= v_t - \theta s_t \;\text{("subtract")} \quad\text{or}\quad u_t = (1 - s_t)\, v_t \;\text{("zero")}.
 
-Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T steps. The
-gradient is that of surrogate-gradient backpropagation through time, exactly what autograd gives on the unrolled recurrence.
+Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T
+steps. The gradient is that of surrogate-gradient backpropagation through time, exactly what autograd gives on the
+unrolled recurrence.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Dynamics(NamedTuple):
     Attributes:
         reset: "subtract" the threshold from the membrane after a spike, or set it to "zero".
         order: "reset_then_leak" resets at once, so that what a spike takes away leaks too (SpikingJelly, norse).
-            "leak_then_reset" subtracts one step later, after the leak (``v_t = beta v_{t-1} + x_t - theta s_{t-1}``): snntorch's.
+            "leak_then_reset" subtracts one step later, after the leak: snntorch's
+            ``v_t = beta v_{t-1} + x_t - theta s_{t-1}``.
             With reset "zero" the two give the same spikes.
         detach_reset: no gradient flows from the reset into the spike that caused it.
         surrogate: the derivative of the spike.
@@ -69,7 +71,8 @@ def lif_step(
         dynamics: reset, order and surrogate.
 
     Returns:
-        spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with "leak_then_reset").
+        spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with
+        "leak_then_reset").
     """
     surrogate = dynamics.surrogate
     if state is None:
@@ -102,13 +105,15 @@ def lif(
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         dynamics: reset, order and surrogate.
         state: membrane that a previous call returned, shape `[B, ...]`; None is the resting neuron.
-        recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape `[T, B, N]`.
+        recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape `[T, B,
+            N]`.
 
     Returns:
         spikes in {0, 1} of the shape and dtype of `x`, and the final state `[B, ...]`.
 
     Raises:
-        ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not fit or a state.
+        ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not
+            fit or a state.
     """
     _check_input(x)
     if recurrent is not None:
@@ -128,7 +133,7 @@ def lif(
 
 
 def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
-    """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`, before a readout."""
+    """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`."""
     _check_input(x)
     membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
     trace = []
@@ -169,13 +174,13 @@ class _Spike(torch.autograd.Function):
 
 
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A value a channel, written out for every neuron of one step: broadcasting it at every step anew is four times slower."""
+    """A value a channel, written out for every neuron of a step: to broadcast it at every step is far slower."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return torch.empty_like(like).copy_(value)
 
 
-def _minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
+def minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
     """``out = a - scale * b`` without a temporary."""
     if isinstance(scale, Tensor):
         return torch.addcmul(a, b, scale, value=-1, out=out)
@@ -183,7 +188,8 @@ def _minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> T
 
 
 class _LIFScan(torch.autograd.Function):
-    """Every step runs in place on buffers of one step's size: on a CPU the scan is bound by memory traffic, not by arithmetic."""
+    """Every step runs in place on buffers of one step's size: on a CPU the scan is bound by memory traffic, not by
+    arithmetic."""
 
     @staticmethod
     def forward(
@@ -216,7 +222,7 @@ class _LIFScan(torch.autograd.Function):
             if recurrent is not None and t > 0:
                 membrane.addmm_(spikes[t - 1].to(accumulator), recurrent.t().to(accumulator))
             if dynamics.pending_reset:
-                _minus_scaled(membrane, owed, threshold, out=membrane)
+                minus_scaled(membrane, owed, threshold, out=membrane)
                 surrogate.spike(membrane, threshold, out=spike)
                 owed = spike
                 carried = membrane if differentiable else carried.copy_(membrane)
@@ -265,7 +271,7 @@ class _LIFScan(torch.autograd.Function):
             if dynamics.detach_reset:
                 torch.mul(slope, grad_spike, out=through)
             elif dynamics.reset == "subtract":
-                _minus_scaled(grad_spike, resetting, threshold, out=through).mul_(slope)
+                minus_scaled(grad_spike, resetting, threshold, out=through).mul_(slope)
             else:
                 torch.addcmul(grad_spike, membrane, carried, value=-1, out=through).mul_(slope)
             if dynamics.reset == "zero":
@@ -307,7 +313,7 @@ class _LIFScan(torch.autograd.Function):
 
 def _reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
     if dynamics.reset == "subtract":
-        return _minus_scaled(membrane, spike, threshold, out=out)
+        return minus_scaled(membrane, spike, threshold, out=out)
     return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
 
 

@@ -6,9 +6,11 @@ The membrane is a Gaussian whose moments follow the input's, redrawn at each ste
     U_t &= \beta U_{t-1} + \mu_t, \qquad Q_t = \beta^2 Q_{t-1} + v_t, \qquad t_t = (U_t - \theta) / \sqrt{Q_t}, \\
     s_t &= 1[t_t + \epsilon > 0], \qquad U_t \leftarrow U_t - \theta s_t ,
 
-or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``. So ``P(s_t = 1) = Phi(t_t)`` and there is neither a noise parameter nor a
-surrogate width: the surrogate is ``phi(t) / sqrt(Q)`` with the width that the posterior has learned. Exact in expectation for one
-layer and a linear loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three saved tensors of the size of the input.
+or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``. So ``P(s_t = 1) = Phi(t_t)`` and there is neither a noise
+parameter nor a
+surrogate width: the surrogate is ``phi(t) / sqrt(Q)`` with the width that the posterior has learned. Exact in
+expectation for one layer and a linear loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three saved
+tensors of the size of the input.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.functional.iwst import iwst_weight
-from lightning_snn.functional.lif import Dynamics, spread_over
+from lightning_snn.functional.lif import Dynamics, minus_scaled, spread_over
 
 _EPSILON = 1e-8  # keeps 1 / sqrt(Q) finite where no input has arrived yet
 
@@ -118,19 +120,23 @@ class _NoisyLIFScan(torch.autograd.Function):
 
         grad_mean = torch.empty_like(standardised, dtype=ctx.dtypes[0])
         grad_variance = torch.empty_like(standardised, dtype=ctx.dtypes[1])
+        # through t = (U - threshold) / sqrt(Q): dt/dU = root and dt/dQ = -t root^2 / 2
+        to_u = iwst_weight(standardised, spikes, ctx.lam).mul_(precision_root)
+        to_q = torch.mul(standardised, precision_root).mul_(-0.5)
         # dL/d(U, Q) after the reset of the step at hand, and before the reset of the step after it
         after_u, after_q = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
         before_u, before_q = torch.zeros_like(after_u), torch.zeros_like(after_u)
+        through = torch.empty_like(after_u)
         grad_beta = torch.zeros_like(after_u) if needs_beta else None
         grad_threshold = torch.zeros_like(after_u) if needs_threshold else None
         beta_squared = beta * beta
+        in_place = ctx.dtypes == (accumulator, accumulator)
 
         for t in range(standardised.shape[0] - 1, -1, -1):
-            score, root = standardised[t], precision_root[t]
             spike, grad = spikes[t].to(accumulator), grad_spikes[t].to(accumulator)
             if hard or grad_beta is not None:
-                membrane = score / root + threshold
-                spread = root.square().reciprocal_().sub_(_EPSILON)
+                membrane = standardised[t] / precision_root[t] + threshold
+                spread = precision_root[t].square().reciprocal_().sub_(_EPSILON)
             if grad_beta is not None:
                 kept_u = membrane * (1 - spike) if hard else membrane - threshold * spike
                 kept_q = spread * (1 - spike) if hard else spread
@@ -139,18 +145,26 @@ class _NoisyLIFScan(torch.autograd.Function):
                 grad_threshold.addcmul_(after_u, spike, value=-1)
             if recurrent is not None:
                 grad = torch.addmm(grad, before_u, recurrent.to(accumulator))
-            if not dynamics.detach_reset:
-                grad = grad - after_u * membrane - after_q * spread if hard else grad - after_u * threshold
+            if dynamics.detach_reset:
+                through.copy_(grad)
+            elif hard:
+                torch.addcmul(grad, after_u, membrane, value=-1, out=through).addcmul_(after_q, spread, value=-1)
+            else:
+                minus_scaled(grad, after_u, threshold, out=through)
+            through.mul_(to_u[t])
             if hard:
-                after_u, after_q = after_u * (1 - spike), after_q * (1 - spike)
-            # through t = (U - threshold) / sqrt(Q): dt/dU = root, dt/dQ = -t root^2 / 2
-            through = iwst_weight(score, spike, ctx.lam).mul_(grad).mul_(root)
+                after_u.mul_(1 - spike)
+                after_q.mul_(1 - spike)
             if grad_threshold is not None:
                 grad_threshold.sub_(through)
+            if in_place:
+                before_u, before_q = grad_mean[t], grad_variance[t]
             torch.add(after_u, through, out=before_u)
-            torch.addcmul(after_q, through.mul_(root), score, value=-0.5, out=before_q)
-            grad_mean[t], grad_variance[t] = before_u, before_q
-            after_u, after_q = before_u * beta, before_q * beta_squared
+            torch.addcmul(after_q, through, to_q[t], out=before_q)
+            if not in_place:
+                grad_mean[t], grad_variance[t] = before_u, before_q
+            torch.mul(before_u, beta, out=after_u)
+            torch.mul(before_q, beta_squared, out=after_q)
 
         grad_recurrent = None
         if recurrent is not None and ctx.needs_input_grad[4]:

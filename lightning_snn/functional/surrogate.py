@@ -1,8 +1,8 @@
 """The spike nonlinearity and the surrogate derivatives that stand in for its own.
 
 A spiking neuron emits ``s = H(v - threshold)``. The Heaviside step has no useful derivative, so the backward pass uses
-``k((v - threshold) / width)`` with a bump ``k`` of height 1. Every default width makes the bump integrate to 1: the surrogate is then
-the density of a threshold noise, and its `primitive` a smooth step from 0 to 1.
+``k((v - threshold) / width)`` with a bump ``k`` of height 1. Every default width makes the bump integrate to 1: the
+surrogate is then the density of a threshold noise, and its `primitive` a smooth step from 0 to 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from lightning_snn.checks import check_positive
 class Surrogate:
     """Base of the surrogate derivatives: a hard spike forwards, a bump backwards.
 
-    A new surrogate is a frozen dataclass that defines `derivative_` and `primitive`; nothing else in the library knows their shapes.
+    A new surrogate is a frozen dataclass that defines `derivative_` and `primitive`; nothing else in the library
+    knows their shapes.
     """
 
     def spike(self, membrane: Tensor, threshold: float | Tensor, out: Tensor | None = None) -> Tensor:
@@ -75,7 +76,7 @@ class FastSigmoid(_Bump):
 
 @dataclass(frozen=True)
 class ArcTangent(_Bump):
-    """``k(z) = 1 / (1 + z^2)`` (after Fang et al. 2021). The default width is SpikingJelly's and snntorch's ``alpha = 2``."""
+    """``k(z) = 1 / (1 + z^2)`` (after Fang et al. 2021). The default width is ``alpha = 2`` of other libraries."""
 
     width: float = 1 / math.pi
 

@@ -13,7 +13,12 @@ from torch import Tensor
 
 
 def linear_moments(
-    x: Tensor, weight: Tensor, weight_variance: Tensor, bias: Tensor | None, bias_variance: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    weight_variance: Tensor,
+    bias: Tensor | None,
+    bias_variance: Tensor | None,
+    binary: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of a Bayesian linear map.
 
@@ -21,11 +26,13 @@ def linear_moments(
         x: input `[..., N]`.
         weight, weight_variance: posterior mean and variance `[M, N]`.
         bias, bias_variance: posterior mean and variance `[M]`, both None without a bias.
+        binary: `x` holds 0 and 1 only, so that ``x^2 = x``: the square is skipped, and the gradient of the variance
+            with respect to a spike is its exact difference.
 
     Returns:
         mean and variance, each `[..., M]`.
     """
-    return F.linear(x, weight, bias), F.linear(x.square(), weight_variance, bias_variance)
+    return F.linear(x, weight, bias), F.linear(x if binary else x.square(), weight_variance, bias_variance)
 
 
 def conv2d_moments(
@@ -38,13 +45,16 @@ def conv2d_moments(
     padding: tuple[int, ...] | str,
     dilation: tuple[int, ...],
     groups: int,
+    binary: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of a Bayesian 2-D convolution of `x` `[B, C, H, W]`; weights `[C_out, C / groups, kh, kw]`.
 
     The noise of each output position is taken as independent: marginals are exact, spatial correlation is dropped.
+    `binary` is as in `linear_moments`.
     """
     mean = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return mean, F.conv2d(x.square(), weight_variance, bias_variance, stride, padding, dilation, groups)
+    squared = x if binary else x.square()
+    return mean, F.conv2d(squared, weight_variance, bias_variance, stride, padding, dilation, groups)
 
 
 def gaussian_kl(mean: Tensor, log_std: Tensor, prior_std: float | Tensor) -> Tensor:

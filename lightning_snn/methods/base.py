@@ -1,6 +1,7 @@
 """A method: how a network becomes trainable, what a step descends, how it predicts.
 
-A method never reaches into the Trainer. What it may know of the run is told to it: the `task`, and before every step the `progress`.
+A method never reaches into the Trainer. What it may know of the run is told to it: the `task`, and before every step
+the `progress`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Progress:
 
 
 class Method(nn.Module):
-    """Base of the learning rules. A new one is one file here, its mathematics in `functional`, one row in the contract table.
+    """Base of the learning rules. A new one is one file here, its mathematics in `functional`, one row in the
+    contract table.
 
     Attributes:
         citation: BibTeX of what the method is after.

@@ -1,15 +1,18 @@
 r"""Spiking Bayesian networks: variational posteriors whose noise is the spike noise, trained by IW-ST gradients.
 
-Every weight has a Gaussian posterior ``N(m, sigma^2)``. A layer passes on mean and variance of its pre-activation (local
-reparameterisation), the neuron fires with ``P(spike) = Phi((U - threshold) / sqrt(Q))`` of its membrane moments, and the backward pass is
-IW-ST(lambda). The objective is the tempered evidence bound
+Every weight has a Gaussian posterior ``N(m, sigma^2)``. A layer passes on mean and variance of its pre-activation
+(local reparameterisation), the neuron fires with ``P(spike) = Phi((U - threshold) / sqrt(Q))`` of its membrane
+moments, and the backward pass is IW-ST(lambda). The objective is the tempered evidence bound
 
-.. math:: \text{loss} + \beta_t \, \mathrm{KL}(q \,\|\, p) / N , \qquad \beta_t = \beta \min(1, \text{epoch} / \text{warm-up}) .
+.. math::
+    \text{loss} + \beta_t \, \mathrm{KL}(q \,\|\, p) / N , \qquad
+    \beta_t = \beta \min(1, \text{epoch} / \text{warm-up}) .
 
-Approximates: IW-ST has little bias through time and a bias that grows with the number of layers; noise is redrawn each step, which
-understates the variance of one static weight sample. Exact: the KL, the moments of one layer, the gradient of linear losses. Cost: O(T)
-time and memory as for backpropagation through time, with two matrix products where one was. After Walker, Khajehnejad & Razi 2025; what
-the library reconstructs rather than reproduces is said in the README. Not dropout, and not a deep ensemble.
+Approximates: IW-ST has little bias through time and a bias that grows with the number of layers; noise is redrawn
+each step, which understates the variance of one static weight sample. Exact: the KL, the moments of one layer, the
+gradient of linear losses. Cost: O(T) time and memory as for backpropagation through time, with two matrix products
+where one was. After Walker, Khajehnejad & Razi 2025; what the library reconstructs rather than reproduces is said in
+the README. Not dropout, and not a deep ensemble.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_integer, check_positive
+from lightning_snn.functional.surrogate import Smooth
 from lightning_snn.functional.variational import sample
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.task import Prediction
 from lightning_snn.nn.bayes import BayesConv2d, BayesianLayer, BayesLinear
+from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.lif import LIF, LeakyLayer
 from lightning_snn.nn.moments import Moments, posterior_noise
@@ -33,9 +38,11 @@ class SpikingBayes(Method):
     """Spiking Bayesian neural networks with IW-ST gradients (after Walker et al. 2025, arXiv 2505.17962).
 
     Args:
-        lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers and large batches.
-        kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs. A fresh posterior has
-            0.8 nats a weight: the network learns where ``0.8 * weights * kl_weight / N`` stays below about 0.5.
+        lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers
+            and large batches.
+        kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs. A
+            fresh posterior has 0.8 nats a weight: the network learns where ``0.8 * weights * kl_weight / N`` stays
+            below about 0.5.
         warmup_epochs: epochs over which the KL weight rises linearly, at least 0.
         gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0.
         kappa: initial posterior standard deviation of a weight over the one its mean is drawn with, larger than 0.
@@ -102,6 +109,7 @@ class SpikingBayes(Method):
                 if isinstance(child, (nn.Linear, nn.Conv2d)):
                     layer = replaced[child] if child in replaced else replaced.setdefault(child, self._bayesian(child))
                     setattr(parent, name, layer)
+        _mark_binary_inputs(network)
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -120,8 +128,8 @@ class SpikingBayes(Method):
 
     def extra_repr(self) -> str:
         return (
-            f"lam={self.lam:g}, kl_weight={self.kl_weight:g}, warmup_epochs={self.warmup_epochs:g}, gain={self.gain:g}, "
-            f"kappa={self.kappa:g}, prior_scale={self.prior_scale:g}, samples={self.samples}"
+            f"lam={self.lam:g}, kl_weight={self.kl_weight:g}, warmup_epochs={self.warmup_epochs:g}, "
+            f"gain={self.gain:g}, kappa={self.kappa:g}, prior_scale={self.prior_scale:g}, samples={self.samples}"
         )
 
     def _noisy_output(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -183,3 +191,28 @@ def _untrainable(network: nn.Module) -> list[str]:
             continue
         refused.append(f"{name or 'the network'} ({kind})")
     return refused
+
+
+def _mark_binary_inputs(network: nn.Module) -> None:
+    """Tell every Bayesian layer of a chain whether spikes alone drive it.
+
+    Only `nn.Sequential` says what follows what; in any other module the general path stays.
+    """
+    driven: dict[BayesianLayer, list[bool]] = {}
+    _follow_chain(network, False, driven)
+    for layer, binary in driven.items():
+        layer.binary_input = all(binary)
+
+
+def _follow_chain(network: nn.Module, binary: bool, driven: dict[BayesianLayer, list[bool]]) -> bool:
+    """Whether the output is binary, given whether the input is; `driven` gathers the inputs of the Bayesian layers."""
+    if isinstance(network, nn.Sequential):
+        for layer in network:
+            binary = _follow_chain(layer, binary, driven)
+        return binary
+    if isinstance(network, BayesianLayer):
+        driven.setdefault(network, []).append(binary)
+        return False
+    if isinstance(network, LIF):
+        return not isinstance(network.dynamics.surrogate, Smooth)
+    return binary and isinstance(network, (nn.Flatten, nn.Identity, nn.MaxPool2d, SynapticDelays))

@@ -1,8 +1,10 @@
 """Surrogate-gradient backpropagation through time: the baseline that everyone knows.
 
-Computes the gradient of the loss through the unrolled network, with the derivative of each spike replaced by that of its layer's
-surrogate. The forward pass is exact; the gradient is that of no function, and unbiased only where the surrogate is. Cost: O(T) time
-and memory. After Neftci, Mostafa & Zenke 2019. Not to be confused with rate-based backpropagation, whose memory does not grow with T.
+Computes the gradient of the loss through the unrolled network, with the derivative of each spike replaced by that of
+its layer's surrogate. The forward pass is exact; the gradient is that of no function, and unbiased only where the
+surrogate is.
+Cost: O(T) time and memory. After Neftci, Mostafa & Zenke 2019. Not to be confused with rate-based backpropagation,
+whose memory does not grow with T.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class Regression(Task):
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         if output.shape != y.shape:
             raise ValueError(
-                f"Expected the target of a regression to have the readout's shape {tuple(output.shape)}, but got {tuple(y.shape)}"
+                f"Expected the target of a regression to have the readout's shape {tuple(output.shape)}, but got "
+                f"{tuple(y.shape)}"
             )
         return F.mse_loss(output, y)
 

@@ -13,10 +13,11 @@ from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
 
 
 class EventConvNet(nn.Sequential):
-    """Strided convolutions find what is where; delayed synapses onto a recurrent layer tell in which order it was there.
+    """Strided convolutions find what is where; delayed synapses onto a recurrent layer tell in which order it was
+    there.
 
-    Decays are learned, one a channel. In every layer they start spread over `beta_range`, so that fast neurons see the present and
-    slow ones the past.
+    Decays are learned, one a channel. In every layer they start spread over `beta_range`, so that fast neurons see
+    the present and slow ones the past.
 
     Args:
         input_shape: channels, height and width of a frame.
@@ -25,7 +26,8 @@ class EventConvNet(nn.Sequential):
         hidden: neurons of the recurrent layer.
         delays: steps by which the synapses onto the recurrent layer are delayed, each connection once per delay.
         beta_range: smallest and largest initial decay of a neuron per step.
-        gain: weights start as N(0, gain^2 / fan-in). Sparse events keep every layer awake from 2 on (5 to 10 % of the neurons fire).
+        gain: weights start as N(0, gain^2 / fan-in). Sparse events keep every layer awake from 2 on (5 to 10 % of the
+            neurons fire).
 
     Shape:
         `[T*B, C, H, W]` to `[T*B, num_classes]`.

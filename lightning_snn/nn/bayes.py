@@ -1,6 +1,7 @@
 """Layers with Gaussian posteriors over their weights.
 
-Within `posterior_noise` they return `Moments`, from which the spiking layer after them samples. Outside it the same network computes
+Within `posterior_noise` they return `Moments`, from which the spiking layer after them samples. Outside it the same
+network computes
 with the posterior mean: a plain deterministic spiking network.
 """
 
@@ -20,9 +21,11 @@ LOG_STD_RANGE = (-10.0, 2.0)
 
 
 class BayesianLayer(nn.Module):
-    r"""A layer with posterior ``q(w) = N(m, sigma^2)`` and prior ``N(0, prior_scale^2 / fan_in)``; biases have the prior N(0, 1).
+    r"""A layer with posterior ``q(w) = N(m, sigma^2)`` and prior ``N(0, prior_scale^2 / fan_in)``; biases have the
+    prior N(0, 1).
 
-    The mean keeps the names `weight` and `bias` of the layer it replaces, so that weights of a deterministic network load into it.
+    The mean keeps the names `weight` and `bias` of the layer it replaces, so that weights of a deterministic network
+    load into it.
 
     Args:
         weight, bias: initial posterior means; bias may be None.
@@ -33,11 +36,14 @@ class BayesianLayer(nn.Module):
 
     bias: nn.Parameter | None
     bias_log_std: nn.Parameter | None
+    binary_input: bool
+    """whether the input is known to hold 0 and 1 only, which saves squaring it; `SpikingBayes.prepare` finds out"""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, fan_in: int, std: float, prior_scale: float) -> None:
         super().__init__()
         check_positive("prior_scale", prior_scale)
         self.prior_scale, self.fan_in = prior_scale, fan_in
+        self.binary_input = False
         self.weight = nn.Parameter(weight.detach().clone())
         self.weight_log_std = nn.Parameter(torch.full_like(self.weight, math.log(std)))
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
@@ -72,7 +78,8 @@ class BayesianLayer(nn.Module):
 
 
 class BayesLinear(BayesianLayer):
-    """`nn.Linear` with a Gaussian posterior: input `[..., N]` to `Moments` `[..., M]`, or to the mean outside `posterior_noise`.
+    """`nn.Linear` with a Gaussian posterior: input `[..., N]` to `Moments` `[..., M]`, or to the mean outside
+    `posterior_noise`.
 
     Args:
         in_features, out_features: N and M.
@@ -99,7 +106,7 @@ class BayesLinear(BayesianLayer):
         if estimator() is None:
             return F.linear(x, self.weight, self.bias)
         variance, bias_variance = self.variances()
-        return Moments(*linear_moments(x, self.weight, variance, self.bias, bias_variance))
+        return Moments(*linear_moments(x, self.weight, variance, self.bias, bias_variance, self.binary_input))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
@@ -109,7 +116,8 @@ class BayesConv2d(BayesianLayer):
     """`nn.Conv2d` with a Gaussian posterior: `[B, C, H, W]` to `Moments`, or to the mean outside `posterior_noise`.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `nn.Conv2d`, zero padding.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `nn.Conv2d`, zero
+            padding.
         gain: initial means are drawn from N(0, gain^2 / fan_in), larger than 0.
         kappa: initial posterior standard deviation over the one the means are drawn with, larger than 0.
         prior_scale: see `BayesianLayer`.
@@ -141,7 +149,8 @@ class BayesConv2d(BayesianLayer):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         variance, bias_variance = self.variances()
         geometry = self.stride, self.padding, self.dilation, self.groups
-        return Moments(*conv2d_moments(x, self.weight, variance, self.bias, bias_variance, *geometry))
+        posterior = self.weight, variance, self.bias, bias_variance
+        return Moments(*conv2d_moments(x, *posterior, *geometry, self.binary_input))
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

@@ -14,7 +14,8 @@ from lightning_snn.nn.folding import unfold
 class SynapticDelays(nn.Module):
     """Every input heard now and some steps later, side by side, so that the next layer can compare moments.
 
-    A neuron over delayed inputs is a Reichardt detector: it answers to one thing here now and another there a moment ago.
+    A neuron over delayed inputs is a Reichardt detector: it answers to one thing here now and another there a moment
+    ago.
 
     Args:
         delays: delay of each copy in steps, integers from 0.

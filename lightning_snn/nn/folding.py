@@ -1,7 +1,7 @@
 """Time folded into the batch: how a plain network runs over a sequence.
 
-Inside a network tensors are `[T*B, ...]`, so any stateless layer works unchanged and runs as one large call; only spiking layers
-unfold T. `run` is the one place that folds, tells the spiking layers T, and unfolds.
+Inside a network tensors are `[T*B, ...]`, so any stateless layer works unchanged and runs as one large call; only
+spiking layers unfold T. `run` is the one place that folds, tells the spiking layers T, and unfolds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def run(network: nn.Module, x: Tensor) -> Any:
         x: input, shape `[T, B, ...]`, time first.
 
     Returns:
-        what the network returns with every tensor unfolded to `[T, B, ...]`; tuples, lists and dicts are walked through.
+        what the network returns with every tensor unfolded to `[T, B, ...]`; tuples, lists and dicts are walked
+        through.
 
     Raises:
         ValueError: if `x` has no time and batch axis, or an output does not have `T * B` rows.
@@ -66,8 +67,8 @@ def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
         return {key: _unfold_output(part, time_steps, batch_size) for key, part in output.items()}
     if output.shape[0] != time_steps * batch_size:
         raise ValueError(
-            f"Expected the network to return {time_steps} * {batch_size} = {time_steps * batch_size} rows, one for every "
-            f"time step and sample, but got the shape {tuple(output.shape)}"
+            f"Expected the network to return {time_steps} * {batch_size} = {time_steps * batch_size} rows, one for "
+            f"every time step and sample, but got the shape {tuple(output.shape)}"
         )
     return output.unflatten(0, (time_steps, batch_size))
 
@@ -83,11 +84,12 @@ def unfold(x: Tensor, layer: nn.Module) -> Tensor:
     if time_steps is None:
         raise RuntimeError(
             f"{type(layer).__name__} does not know the number of time steps. Call the network as "
-            "`lightning_snn.run(network, x)` with x of shape [T, B, ...], or one step at a time with `layer.step(x, state)`"
+            "`lightning_snn.run(network, x)` with x of shape [T, B, ...], or one step at a time with "
+            "`layer.step(x, state)`"
         )
     if x.dim() == 0 or x.shape[0] % time_steps:
         raise ValueError(
-            f"Expected the input of {type(layer).__name__} to have a multiple of T = {time_steps} rows, time folded into the "
-            f"batch, but got the shape {tuple(x.shape)}"
+            f"Expected the input of {type(layer).__name__} to have a multiple of T = {time_steps} rows, time folded "
+            f"into the batch, but got the shape {tuple(x.shape)}"
         )
     return x.unflatten(0, (time_steps, -1))

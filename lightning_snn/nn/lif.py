@@ -1,4 +1,5 @@
-"""Leaky integrate-and-fire layers: thin modules over `functional.lif`. State lives inside the scan, never on the module."""
+"""Leaky integrate-and-fire layers: thin modules over `functional.lif`. State lives inside the scan, never on the
+module."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ PerChannel = float | Sequence[float] | Tensor
 class LeakyLayer(nn.Module):
     """What every layer with a leaking membrane shares: a decay, fixed or learned, one number or one a channel.
 
-    A fixed number stays a Python number, exact in every dtype. Fixed channels are a buffer. A learned decay is stored as its logit,
-    so that no step can take it out of (0, 1).
+    A fixed number stays a Python number, exact in every dtype. Fixed channels are a buffer. A learned decay is stored
+    as its logit, so that no step can take it out of (0, 1).
     """
 
     beta_channels: Tensor
@@ -60,21 +61,25 @@ class LeakyLayer(nn.Module):
 class LIF(LeakyLayer):
     r"""Leaky integrate-and-fire neurons, where a ReLU would stand.
 
-    .. math:: v_t = \beta u_{t-1} + x_t, \quad s_t = H(v_t - \theta), \quad u_t = v_t - \theta s_t \;\text{or}\; (1 - s_t) v_t
+    .. math:: v_t = \beta u_{t-1} + x_t, \quad s_t = H(v_t - \theta), \quad u_t = v_t - \theta s_t \;\text{or}\; (1 -
+    s_t) v_t
 
-    Called inside `lightning_snn.run` on a folded input of shape `[T*B, C, ...]`; spikes in {0, 1} of the same shape come back. Driven
-    by the `Moments` of a Bayesian layer the neurons fire by that noise (`functional.noisy_lif`), and the surrogate plays no part.
+    Called inside `lightning_snn.run` on a folded input of shape `[T*B, C, ...]`; spikes in {0, 1} of the same shape
+    come back. Driven by the `Moments` of a Bayesian layer the neurons fire by that noise (`functional.noisy_lif`),
+    and the surrogate plays no part.
 
     Args:
         beta: decay of the membrane per step, in [0, 1], in (0, 1) if it is learned; a number, or one a channel.
         threshold: firing threshold, larger than 0; a number, or one a channel.
         reset: "subtract" the threshold after a spike, or set the membrane to "zero".
         detach_reset: no gradient through the reset.
-        surrogate: derivative of the spike: a `Surrogate`, or its name ("arctangent", "fast_sigmoid", "sigmoid", "triangular").
+        surrogate: derivative of the spike: a `Surrogate`, or its name ("arctangent", "fast_sigmoid", "sigmoid",
+            "triangular").
         learn_beta: train the decay (its logit).
         learn_threshold: train the threshold (its logarithm).
         channels: number of channels (dimension 1 of the input) when a number should become one value a channel.
-        order: "reset_then_leak" (SpikingJelly's), or "leak_then_reset": snntorch's order, where the reset comes after the next leak.
+        order: "reset_then_leak" (SpikingJelly's), or "leak_then_reset": snntorch's order, where the reset comes after
+            the next leak.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -132,7 +137,7 @@ class LIF(LeakyLayer):
         return noisy_lif(mean, variance, *self.parameters_for(mean[0]), self.dynamics, lam, recurrent)
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One time step for streaming: input `[B, ...]` and the last state (None at rest) to spikes and the next state."""
+        """One time step for streaming: input `[B, ...]` and the last state, None at rest, to spikes and next state."""
         return lif_step(x, state, *self.parameters_for(x), self.dynamics)
 
     def parameters_for(self, x: Tensor) -> tuple[float | Tensor, float | Tensor]:

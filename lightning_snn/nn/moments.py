@@ -19,7 +19,8 @@ _estimator: ContextVar[float | None] = ContextVar("estimator", default=None)
 
 @contextmanager
 def posterior_noise(lam: float | None = 0.5) -> Iterator[None]:
-    """Within this context Bayesian layers pass on mean and variance, and the spiking layers they drive fire by that noise.
+    """Within this context Bayesian layers pass on mean and variance, and the spiking layers they drive fire by that
+    noise.
 
     Args:
         lam: lambda of the IW-ST gradient estimator, in [0, 1]; None switches the noise off.
@@ -44,7 +45,8 @@ _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}
 class Moments:
     """A Gaussian activation: mean and variance of the same shape, elements taken as independent.
 
-    What is linear acts on both: reshaping, sums, scaling, average pooling. Anything else raises a TypeError that names the operation,
+    What is linear acts on both: reshaping, sums, scaling, average pooling. Anything else raises a TypeError that
+    names the operation,
     because a nonlinearity of a Gaussian has no exact mean and variance: put a spiking layer before it.
 
     Args:
@@ -80,8 +82,8 @@ class Moments:
         if name in _REARRANGEMENTS:
             return lambda *args, **kwargs: self.map(lambda x: getattr(x, name)(*args, **kwargs))
         raise AttributeError(
-            f"A Gaussian activation has no exact `{name}`: only {', '.join(sorted(_REARRANGEMENTS))}, sums, scaling and average "
-            "pooling act on its mean and variance. Put a spiking layer before this operation"
+            f"A Gaussian activation has no exact `{name}`: only {', '.join(sorted(_REARRANGEMENTS))}, sums, scaling "
+            "and average pooling act on its mean and variance. Put a spiking layer before this operation"
         )
 
     def __add__(self, other: Moments | Tensor | float) -> Moments:

@@ -242,6 +242,20 @@ def test_strides_of_the_input_and_of_the_cotangent_do_not_matter(view):
 
 
 @every_reset_and_order
+def test_channels_last_input_gives_the_same_and_keeps_its_layout(reset, order):
+    contiguous = torch.randn(4, 2, 3, 5, 6, dtype=torch.float64)
+    last = contiguous.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    beta, threshold = double(3, 1, 1, low=0.1), double(3, 1, 1, low=0.3)
+    cotangent, results = torch.randn_like(contiguous), []
+    for x in (contiguous.requires_grad_(), last.requires_grad_()):
+        spikes, state = lif(x, beta, threshold, Dynamics(reset, order))
+        results.append([spikes, state, *torch.autograd.grad(spikes, [x, beta, threshold], cotangent)])
+        assert spikes.stride() == x.stride()
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@every_reset_and_order
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_input_keeps_a_float32_membrane(reset, order, dtype):
     dynamics = Dynamics(reset, order)

@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_snn import LIF, SpikingModule, run
-from lightning_snn.functional import Dynamics
+from lightning_snn.functional import Dynamics, Smooth
 from lightning_snn.methods import Progress, SpikingBayes
-from lightning_snn.nn import BayesConv2d, BayesianLayer, BayesLinear, LeakyIntegrator, Moments, RecurrentLIF
+from lightning_snn.nn import (
+    BayesConv2d,
+    BayesianLayer,
+    BayesLinear,
+    LeakyIntegrator,
+    Moments,
+    RecurrentLIF,
+    SynapticDelays,
+)
 from lightning_snn.nn import posterior_noise as noise
 from tests.contract.task import loader, order_of_events, small_network, trainer
 
@@ -158,7 +166,9 @@ def test_the_argument_train_size_comes_before_what_the_loader_tells():
     prepared = method.prepare(small_network())
     method.progress = Progress(0.0, 50)
     step = training_step(method, prepared)
-    torch.testing.assert_close(step.objective - step.loss, 0.1 * method.kl(prepared) / 1000, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        step.objective - step.loss, method.kl_weight * method.kl(prepared) / 1000, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_without_the_number_of_training_samples_the_kl_term_is_refused():
@@ -306,3 +316,34 @@ def test_a_hard_reset_is_trained_too():
 def test_bad_arguments_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=f"Expected {message}"):
         SpikingBayes(**options)
+
+
+def test_spikes_are_not_squared_where_the_chain_shows_them():
+    network = nn.Sequential(
+        nn.Linear(4, 4), LIF(), nn.Sequential(nn.Flatten(), SynapticDelays((0, 1)), nn.Linear(8, 4))
+    )
+    prepared = SpikingBayes().prepare(network)
+    driven_by_spikes = prepared[2][2]
+    assert driven_by_spikes.binary_input
+    assert not prepared[0].binary_input
+    x = torch.randn(6, 5, 4)
+    variances = []
+    for binary in (True, False):
+        driven_by_spikes.binary_input = binary
+        torch.manual_seed(1)
+        with noise(1.0):
+            variances.append(run(prepared, x).variance)
+    torch.testing.assert_close(*variances)
+
+
+def test_inputs_that_may_be_no_spikes_are_squared():
+    shared = nn.Linear(4, 4)
+    chains = {
+        "real input": nn.Sequential(nn.Linear(4, 4)),
+        "used with real input too": nn.Sequential(shared, LIF(), shared),
+        "smooth spikes": nn.Sequential(LIF(surrogate=Smooth()), nn.Linear(4, 4)),
+        "averaged spikes": nn.Sequential(LIF(), nn.AvgPool2d(1), nn.Linear(4, 4)),
+    }
+    for name, chain in chains.items():
+        layers = [layer for layer in SpikingBayes().prepare(chain) if isinstance(layer, BayesLinear)]
+        assert not any(layer.binary_input for layer in layers), name
