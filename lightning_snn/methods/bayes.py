@@ -6,7 +6,7 @@ moments, and the backward pass is IW-ST(lambda). The objective is the tempered e
 
 .. math::
     \text{loss} + \beta_t \, \mathrm{KL}(q \,\|\, p) / N , \qquad
-    \beta_t = \beta \min(1, \text{epoch} / \text{warm-up}) .
+    \beta_t = \beta \min(1, \text{noisy epochs} / \text{warm-up}) .
 
 Approximates: IW-ST has little bias through time and a bias that grows with the number of layers; noise is redrawn
 each step, which understates the variance of one static weight sample. Exact: the KL, the moments of one layer, the
@@ -43,7 +43,9 @@ class SpikingBayes(Method):
         kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs. A
             fresh posterior has 0.8 nats a weight: the network learns where ``0.8 * weights * kl_weight / N`` stays
             below about 0.5.
-        warmup_epochs: epochs over which the KL weight rises linearly, at least 0.
+        mean_epochs: epochs at the start in which the posterior means alone learn, without noise or KL term and by the
+            surrogate gradients of the neurons, at least 0. Means that already fit need far fewer noisy epochs.
+        warmup_epochs: epochs after those over which the KL weight rises linearly, at least 0.
         gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0.
         kappa: initial posterior standard deviation of a weight over the one its mean is drawn with, larger than 0.
         prior_scale: prior standard deviation of a weight times sqrt(fan-in), larger than 0.
@@ -65,6 +67,7 @@ class SpikingBayes(Method):
         self,
         lam: float = 0.5,
         kl_weight: float = 0.01,
+        mean_epochs: float = 0.0,
         warmup_epochs: float = 1.0,
         gain: float = 2.0,
         kappa: float = 0.5,
@@ -76,6 +79,7 @@ class SpikingBayes(Method):
         super().__init__()
         check_between("lam", lam, 0.0, 1.0)
         check_between("kl_weight", kl_weight, 0.0, float("inf"))
+        check_between("mean_epochs", mean_epochs, 0.0, float("inf"))
         check_between("warmup_epochs", warmup_epochs, 0.0, float("inf"))
         check_positive("gain", gain)
         check_positive("kappa", kappa)
@@ -83,7 +87,8 @@ class SpikingBayes(Method):
         check_integer("samples", samples, 0)
         if train_size is not None:
             check_integer("train_size", train_size)
-        self.lam, self.kl_weight, self.warmup_epochs = lam, kl_weight, warmup_epochs
+        self.lam, self.kl_weight = lam, kl_weight
+        self.mean_epochs, self.warmup_epochs = mean_epochs, warmup_epochs
         self.gain, self.kappa, self.prior_scale, self.samples = gain, kappa, prior_scale, samples
         self.keep_weights, self.train_size = keep_weights, train_size
 
@@ -113,7 +118,8 @@ class SpikingBayes(Method):
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        output = self._noisy_output(network, x)
+        noiseless = self.progress.epoch < self.mean_epochs
+        output = self.task.read(run(network, x)) if noiseless else self._noisy_output(network, x)
         loss = self.task.loss(output, y)
         return Step(loss + self._kl_term(network), loss.detach(), output.detach())
 
@@ -128,8 +134,9 @@ class SpikingBayes(Method):
 
     def extra_repr(self) -> str:
         return (
-            f"lam={self.lam:g}, kl_weight={self.kl_weight:g}, warmup_epochs={self.warmup_epochs:g}, "
-            f"gain={self.gain:g}, kappa={self.kappa:g}, prior_scale={self.prior_scale:g}, samples={self.samples}"
+            f"lam={self.lam:g}, kl_weight={self.kl_weight:g}, mean_epochs={self.mean_epochs:g}, "
+            f"warmup_epochs={self.warmup_epochs:g}, gain={self.gain:g}, kappa={self.kappa:g}, "
+            f"prior_scale={self.prior_scale:g}, samples={self.samples}"
         )
 
     def _noisy_output(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -146,7 +153,10 @@ class SpikingBayes(Method):
                 "The KL term needs the number of training samples, which this data loader does not tell. "
                 "Expected argument `train_size` of SpikingBayes to be an integer, but got None"
             )
-        warmup = min(1.0, self.progress.epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        noisy_epochs = self.progress.epoch - self.mean_epochs
+        if noisy_epochs < 0:
+            return 0.0 * self.kl(network)  # nothing, yet every parameter has a gradient, as several processes require
+        warmup = min(1.0, noisy_epochs / self.warmup_epochs) if self.warmup_epochs else 1.0
         return self.kl_weight * warmup * self.kl(network) / train_size
 
     def _bayesian(self, layer: nn.Linear | nn.Conv2d) -> BayesianLayer:

@@ -347,3 +347,22 @@ def test_inputs_that_may_be_no_spikes_are_squared():
     for name, chain in chains.items():
         layers = [layer for layer in SpikingBayes().prepare(chain) if isinstance(layer, BayesLinear)]
         assert not any(layer.binary_input for layer in layers), name
+
+
+def test_the_means_learn_first_without_noise_and_by_themselves():
+    method = SpikingBayes(mean_epochs=2, warmup_epochs=1, train_size=50)
+    prepared = method.prepare(small_network())
+    steps = {}
+    for epoch in (0.0, 1.9, 2.0, 2.5, 9.0):
+        method.progress = Progress(epoch)
+        prepared.zero_grad()
+        step = training_step(method, prepared)
+        step.objective.backward()
+        spread = max(layer.weight_log_std.grad.abs().max() for layer in prepared.modules() if hasattr(layer, "kl"))
+        steps[epoch] = step.loss, step.objective.detach() - step.loss, spread
+    full = method.kl_weight * method.kl(prepared) / 50
+    assert torch.equal(steps[0.0][0], steps[1.9][0])  # the same deterministic pass
+    assert not torch.equal(steps[1.9][0], steps[2.0][0])  # noise
+    assert [bool(spread > 0) for *_, spread in steps.values()] == [False, False, True, True, True]
+    for epoch, share in zip(steps, (0, 0, 0, 0.5, 1), strict=True):
+        torch.testing.assert_close(steps[epoch][1], share * full.detach(), rtol=1e-4, atol=1e-6)
