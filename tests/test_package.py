@@ -56,7 +56,7 @@ def measured() -> dict:
         pytest.skip("measured in forked processes, which this system has not")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURE]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=True)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
     return json.loads(finished.stdout.splitlines()[-1])
 
 

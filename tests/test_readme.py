@@ -26,6 +26,6 @@ def test_the_example_runs_in_an_empty_folder(tmp_path):
     script.write_text(first_example())
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LIGHTNING_SNN_CACHE": str(tmp_path / "cache")}
     finished = subprocess.run(
-        [sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert finished.returncode == 0, finished.stderr[-3000:]

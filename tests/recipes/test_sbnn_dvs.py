@@ -100,7 +100,7 @@ def test_ctrl_c_during_training_says_how_to_resume(cache: Path, tmp_path: Path) 
     while not (last.is_file() and metrics.is_file()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     command = shlex.split(err.strip().splitlines()[-1])
