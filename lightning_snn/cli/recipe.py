@@ -116,7 +116,7 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output", type=str | None, help="folder of the run; runs/RECIPE/TIME if not given")
+        parser.add_argument("--output", type=str | None, help="folder of the run; runs/RECIPE/TIME_SEED if not given")
         parser.add_argument("--wandb", type=bool, default=False, help="log to Weights & Biases, offline without a key")
         parser.add_argument("--ckpt_path", type=Path_fr | None, help="checkpoint from which to resume")
         options = dict(self.option_defaults)
@@ -250,7 +250,9 @@ class RecipeCLI(LightningCLI):
             checkpoints = Path(self.config.ckpt_path).parent
             if checkpoints.name == "checkpoints":  # of an interrupted run, which goes on there
                 return checkpoints.parent
-        return Path("runs", self.recipe, time.strftime("%Y-%m-%d_%H-%M-%S"))
+        # with the seed, for seeds are started together
+        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{self.config.seed_everything}"
+        return Path("runs", self.recipe, name)
 
     def _save_configuration(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)

@@ -188,8 +188,7 @@ def minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Te
 
 
 class _LIFScan(torch.autograd.Function):
-    """Every step runs in place on buffers of one step's size: on a CPU the scan is bound by memory traffic, not by
-    arithmetic."""
+    """Works in place on buffers that fit into the cache: a CPU is bound by memory traffic here, not by arithmetic."""
 
     @staticmethod
     def forward(
@@ -239,76 +238,69 @@ class _LIFScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        """With h the surrogate derivative, every reset and order gives dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}.
+
+        h and k are made for blocks of steps that fit into the cache, so that the recursion itself is one operation a
+        step.
+        """
         membranes, beta_tensor, threshold_tensor, state, recurrent = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
         threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, membranes[0])
         dynamics: Dynamics = ctx.dynamics
-        surrogate, accumulator = dynamics.surrogate, membranes.dtype
-        needs_beta, needs_threshold = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        surrogate, accumulator, steps = dynamics.surrogate, membranes.dtype, membranes.shape[0]
 
-        grad_x = torch.empty_like(membranes, dtype=ctx.dtype)
-        slope, through, spike = (torch.empty_like(membranes[0]) for _ in range(3))
-        grad_membrane = torch.zeros_like(membranes[0])  # dL/dv of the step after
-        carried = grad_state.to(accumulator, copy=True)  # dL/du, what reaches this step through the leak
-        grad_beta = torch.zeros_like(membranes[0]) if needs_beta else None
-        grad_threshold = torch.zeros_like(membranes[0]) if needs_threshold else None
-        needs_spike = dynamics.reset == "zero" or needs_beta or needs_threshold
-        in_place = ctx.dtype == accumulator
+        grad_membranes = torch.empty_like(membranes)
+        block = min(steps, max(1, _CACHED_ELEMENTS // membranes[0].numel()))
+        slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
+        after: Tensor | None = None  # dL/dv of the step after
+        for start in range((steps - 1) // block * block, -1, -block):
+            part = membranes[start : start + block]
+            slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
+            surrogate.derivative_(torch.sub(part, threshold, out=slope))
+            _keep(part, slope, beta, threshold, dynamics, out=keep)
+            torch.mul(slope, grad_spikes[start : start + block], out=grads)
+            for t in range(len(part) - 1, -1, -1):
+                if after is None:
+                    # the state is the membrane before its reset, or after it and before any leak
+                    last = _keep(part[t], slope[t], 1.0, threshold, dynamics, out=keep[t])
+                    after = grads[t].add_(grad_state) if dynamics.pending_reset else grads[t].addcmul_(last, grad_state)
+                    continue
+                if recurrent is not None:
+                    grads[t].addcmul_(after @ recurrent.to(accumulator), slope[t])
+                after = grads[t].addcmul_(keep[t], after)
+        assert after is not None
 
-        for t in range(membranes.shape[0] - 1, -1, -1):
-            membrane, grad_spike = membranes[t], grad_spikes[t]
-            resetting = grad_membrane if dynamics.pending_reset else carried
-            if needs_spike:
-                surrogate.spike(membrane, threshold, out=spike)
-            if grad_beta is not None:
-                source = membrane if dynamics.pending_reset else _reset(membrane, spike, threshold, dynamics, out=slope)
-                grad_beta.addcmul_(grad_membrane, source)
-            if grad_threshold is not None and dynamics.reset == "subtract":
-                grad_threshold.addcmul_(resetting, spike, value=-1)
-            if recurrent is not None:
-                grad_spike = torch.addmm(grad_spike.to(accumulator), grad_membrane, recurrent.to(accumulator))
-            surrogate.derivative_(torch.sub(membrane, threshold, out=slope))
-            if dynamics.detach_reset:
-                torch.mul(slope, grad_spike, out=through)
-            elif dynamics.reset == "subtract":
-                minus_scaled(grad_spike, resetting, threshold, out=through).mul_(slope)
-            else:
-                torch.addcmul(grad_spike, membrane, carried, value=-1, out=through).mul_(slope)
-            if dynamics.reset == "zero":
-                torch.addcmul(carried, carried, spike, value=-1, out=carried)
-            if grad_threshold is not None:
-                grad_threshold.sub_(through)
-            if in_place:
-                grad_membrane = torch.add(carried, through, out=grad_x[t])
-            else:
-                torch.add(carried, through, out=grad_membrane)
-                grad_x[t].copy_(grad_membrane)
-            torch.mul(grad_membrane, beta, out=carried)
-
-        if state is not None:
-            carried = _grad_of_initial_state(carried, grad_membrane, state, threshold, dynamics)
-            if grad_beta is not None:
-                grad_beta.addcmul_(grad_membrane, state)
-            if grad_threshold is not None and dynamics.pending_reset:
-                owed = surrogate.spike(state, threshold)
-                grad_threshold.addcmul_(grad_membrane, owed, value=-1)
-                if not dynamics.detach_reset:
-                    grad_threshold.add_(threshold * grad_membrane * surrogate.derivative(state - threshold))
-        grad_recurrent = None
-        if recurrent is not None and ctx.needs_input_grad[4]:
-            before = surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
-            grad_recurrent = (grad_x[1:].flatten(0, 1).to(accumulator).t() @ before).to(recurrent.dtype)
         return (
-            grad_x,
-            None if grad_beta is None else grad_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype),
-            None
-            if grad_threshold is None
-            else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
-            None if state is None else carried.to(state.dtype),
-            grad_recurrent,
+            grad_membranes.to(ctx.dtype),
+            *_grad_parameters(ctx, membranes, grad_membranes, grad_state, beta, threshold),
+            _grad_of_initial_state(after, state, beta, threshold, dynamics),
+            _grad_recurrent(ctx, membranes, grad_membranes, threshold),
             None,
             None,
         )
+
+
+# of one buffer of the backward pass: two of them and what they are made from stay in a core's cache
+_CACHED_ELEMENTS = 1 << 18
+
+
+def _keep(
+    membrane: Tensor, slope: Tensor, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor
+) -> Tensor:
+    """How much of dL/dv of the next step reaches this one, through the leak and through the reset of this spike.
+
+    It is beta (1 - threshold h) for "subtract", beta (1 - s - v h) for "zero", and beta - threshold h for a reset
+    after the leak; h is 0 with a detached reset.
+    """
+    if dynamics.reset == "zero":
+        dynamics.surrogate.spike(membrane, threshold, out=out)
+        if not dynamics.detach_reset:
+            out.addcmul_(membrane, slope)
+        return out.neg_().add_(1).mul_(beta)
+    if dynamics.detach_reset:
+        return out.fill_(1).mul_(beta)
+    torch.mul(slope, threshold, out=out).neg_()
+    return out.add_(beta) if dynamics.pending_reset else out.add_(1).mul_(beta)
 
 
 def _reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
@@ -317,9 +309,61 @@ def _reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics:
     return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
 
 
+def _grad_parameters(
+    ctx: Any,
+    membranes: Tensor,
+    grad_membranes: Tensor,
+    grad_state: Tensor,
+    beta: float | Tensor,
+    threshold: float | Tensor,
+) -> tuple[Tensor | None, Tensor | None]:
+    """dL/dbeta and dL/dthreshold, where they are wanted."""
+    _, beta_tensor, threshold_tensor, state, _ = ctx.saved_tensors
+    dynamics: Dynamics = ctx.dynamics
+    if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+        return None, None
+    spikes = dynamics.surrogate.spike(membranes, threshold)
+    if dynamics.pending_reset:
+        carried = membranes
+    else:
+        carried = _reset(membranes, spikes, threshold, dynamics, out=torch.empty_like(membranes))
+    grad_beta = grad_threshold = None
+    if ctx.needs_input_grad[1]:
+        grad = (grad_membranes[1:] * carried[:-1]).sum(0)
+        if state is not None:
+            grad.addcmul_(grad_membranes[0], state)
+        grad_beta = grad.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype)
+    if ctx.needs_input_grad[2]:
+        # dL/d(what carries on after the step), through the leak
+        onward = torch.cat([grad_membranes[1:] * beta, grad_state.to(membranes.dtype)[None]])
+        through_leak = onward * (1 - spikes) if dynamics.reset == "zero" else onward
+        grad = -(grad_membranes - through_leak).sum(0)
+        if dynamics.pending_reset:
+            grad -= (grad_membranes[1:] * spikes[:-1]).sum(0)
+            if state is not None:
+                grad -= grad_membranes[0] * dynamics.surrogate.spike(state, threshold)
+                if not dynamics.detach_reset:
+                    grad += threshold * grad_membranes[0] * dynamics.surrogate.derivative(state - threshold)
+        elif dynamics.reset == "subtract":
+            grad -= (onward * spikes).sum(0)
+        grad_threshold = grad.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype)
+    return grad_beta, grad_threshold
+
+
 def _grad_of_initial_state(
-    carried: Tensor, grad_membrane: Tensor, state: Tensor, threshold: float | Tensor, dynamics: Dynamics
-) -> Tensor:
-    if not dynamics.pending_reset or dynamics.detach_reset:
-        return carried
-    return carried - threshold * grad_membrane * dynamics.surrogate.derivative(state - threshold)
+    grad_membrane: Tensor, state: Tensor | None, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics
+) -> Tensor | None:
+    if state is None:
+        return None
+    grad = grad_membrane * beta
+    if dynamics.pending_reset and not dynamics.detach_reset:
+        grad -= threshold * grad_membrane * dynamics.surrogate.derivative(state - threshold)
+    return grad.to(state.dtype)
+
+
+def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, threshold: float | Tensor) -> Tensor | None:
+    recurrent = ctx.saved_tensors[4]
+    if recurrent is None or not ctx.needs_input_grad[4]:
+        return None
+    before = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
+    return (grad_membranes[1:].flatten(0, 1).t() @ before).to(recurrent.dtype)

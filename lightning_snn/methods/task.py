@@ -70,6 +70,11 @@ class Classification(Task):
     def predict(self, output: Tensor) -> Prediction:
         return Prediction(output.softmax(-1))
 
+    def combine(self, predictions: list[Prediction]) -> Prediction:
+        mixture = super().combine(predictions)
+        mixture.mean = mixture.mean.clamp(max=1)  # a mean of ones may round to more than 1
+        return mixture
+
 
 class Regression(Task):
     """Squared error of the readout."""
