@@ -1,15 +1,30 @@
-"""Interleaved timing: every contender once per round, the median over rounds, so that a drifting machine hits all
-alike."""
+"""What benchmarks share: interleaved timing, so that a drifting machine hits every contender alike, and the table."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Milliseconds of every call, by contender; `warmup` rounds come first and do not count."""
+def parser(description: str | None, threads: Sequence[int]) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", help="write the results to this file")
+    made.add_argument("--rounds", type=int, default=15)
+    made.add_argument("--threads", type=int, nargs="+", default=list(threads))
+    return made
+
+
+def compare(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, Any]:
+    """Medians over interleaved rounds, after `warmup` rounds that do not count.
+
+    Returns:
+        `ms`: milliseconds of a call by contender; `ratio`: the time of each contender over ours, taken round by round.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for index in range(warmup + rounds):
         for name, call in contenders.items():
@@ -17,15 +32,22 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, war
             call()
             if index >= warmup:
                 times[name].append(1e3 * (time.perf_counter() - start))
-    return times
+    ours = times["ours"]
+    return {
+        "ms": {name: statistics.median(values) for name, values in times.items()},
+        "ratio": {
+            name: statistics.median(theirs / our for theirs, our in zip(values, ours, strict=True))
+            for name, values in times.items()
+        },
+    }
 
 
-def ratio(times: Mapping[str, list[float]], peer: str, ours: str) -> float:
-    """Median over rounds of peer / ours: how many times faster ours is."""
-    return statistics.median(a / b for a, b in zip(times[peer], times[ours], strict=True))
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows as aligned columns, the first row as heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+def show(heading: list[str], rows: list[list[str]], results: list[dict[str, Any]], path: str | None) -> None:
+    """Print the rows as aligned columns, and write the results to `path` if there is one."""
+    lines = [heading, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    if path:
+        with open(path, "w") as file:
+            json.dump(results, file, indent=2)

@@ -10,14 +10,11 @@ above 1 ours wins.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 from collections.abc import Callable
 
 import snntorch
 import torch
-from _timing import interleaved, ratio, table
+from _timing import compare, parser, show
 from torch import Tensor, nn
 
 from lightning_snn.functional import lif
@@ -65,43 +62,21 @@ def contenders(x: Tensor, grad: Tensor) -> dict[str, Callable[[], None]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="write the results to this file")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    options = parser.parse_args()
-
-    results = []
+    options = parser(__doc__, threads=(1, 2)).parse_args()
+    results, rows = [], []
     for threads in options.threads:
         torch.set_num_threads(threads)
         for shape in SHAPES:
             torch.manual_seed(0)
             x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
-            times = interleaved(contenders(x, grad), options.rounds)
-            results.append(
-                {
-                    "threads": threads,
-                    "shape": list(shape),
-                    "ms": {name: statistics.median(values) for name, values in times.items()},
-                    "ratio": {name: ratio(times, name, "ours") for name in times if name != "ours"},
-                }
-            )
+            found = compare(contenders(x, grad), options.rounds)
+            results.append({"threads": threads, "shape": list(shape), **found})
+            times = [f"{ms:.1f}" for ms in found["ms"].values()]
+            ratios = [f"{value:.2f}" for name, value in found["ratio"].items() if name != "ours"]
+            rows.append([str(threads), "x".join(map(str, shape)), *times, *ratios])
     names = list(results[0]["ms"])
-    rows = [["threads", "T, B, ...", *(f"{n} ms" for n in names), *(f"{n} / ours" for n in names[1:])]]
-    for r in results:
-        shape = "x".join(map(str, r["shape"]))
-        rows.append(
-            [
-                str(r["threads"]),
-                shape,
-                *(f"{r['ms'][n]:.1f}" for n in names),
-                *(f"{r['ratio'][n]:.2f}" for n in names[1:]),
-            ]
-        )
-    print(table(rows))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(results, file, indent=2)
+    heading = ["threads", "T, B, ...", *(f"{n} ms" for n in names), *(f"{n} / ours" for n in names if n != "ours")]
+    show(heading, rows, results, options.json)
 
 
 if __name__ == "__main__":

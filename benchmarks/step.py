@@ -11,15 +11,12 @@ measured if it is installed: pip install --no-deps spikingjelly, and what it imp
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 from collections.abc import Callable
 
 import snntorch
 import torch
 import torch.nn.functional as F
-from _timing import interleaved, ratio, table
+from _timing import compare, parser, show
 from torch import Tensor, nn
 
 from lightning_snn import LIF, run
@@ -120,35 +117,18 @@ def _multi_step_layers(network: nn.Sequential) -> nn.Sequential:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="write the results to this file")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=[2])
-    parser.add_argument("--compile", action="store_true", help="measure our network under torch.compile too")
-    options = parser.parse_args()
-
-    results = []
+    made = parser(__doc__, threads=(2,))
+    made.add_argument("--compile", action="store_true", help="measure our network under torch.compile too")
+    options = made.parse_args()
+    results, rows = [], []
     for threads in options.threads:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         x, y = torch.rand(B, 3, 32, 32).expand(T, -1, -1, -1, -1), torch.randint(10, (B,))
-        times = interleaved(contenders(x, y, options.compile), options.rounds)
-        results.append(
-            {
-                "threads": threads,
-                "ms": {name: statistics.median(values) for name, values in times.items()},
-                "ratio": {name: ratio(times, name, "ours") for name in times if name != "ours"},
-            }
-        )
-    rows = [["threads", "contender", "ms", "time / ours"]]
-    for r in results:
-        rows += [
-            [str(r["threads"]), name, f"{ms:.1f}", f"{r['ratio'].get(name, 1):.2f}"] for name, ms in r["ms"].items()
-        ]
-    print(table(rows))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(results, file, indent=2)
+        found = compare(contenders(x, y, options.compile), options.rounds)
+        results.append({"threads": threads, **found})
+        rows += [[str(threads), name, f"{ms:.1f}", f"{found['ratio'][name]:.2f}"] for name, ms in found["ms"].items()]
+    show(["threads", "contender", "ms", "time / ours"], rows, results, options.json)
 
 
 if __name__ == "__main__":
