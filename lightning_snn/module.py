@@ -157,6 +157,8 @@ def _metrics(task: str, num_classes: int | None, pairs: Sequence[tuple[int, int]
     }
     if pairs:
         metrics["pair_accuracy"] = WithinPairAccuracy(pairs)
+        if max(max(pair) for pair in pairs) >= num_classes:
+            raise ValueError(f"Expected argument `pairs` to hold classes below {num_classes}, but got {list(pairs)!r}")
     return MetricCollection(metrics, compute_groups=False)
 
 

@@ -384,6 +384,7 @@ def test_evaluation_leaves_the_module_as_it_is(tmp_path):
         ({"num_classes": 2, "readout": "median"}, "argument `readout` to be one of .*, but got 'median'"),
         ({"num_classes": 2, "learning_rate": 0}, "argument `learning_rate` to be a finite number larger than 0"),
         ({"num_classes": 2, "lr_scheduler": "linear"}, "argument `lr_scheduler` to be .*, but got 'linear'"),
+        ({"num_classes": 3, "pairs": [(1, 3)]}, r"argument `pairs` to hold classes below 3, but got \[\(1, 3\)\]"),
         ({"num_classes": 2, "pairs": [(0, 0)]}, r"argument `pairs` to be disjoint pairs .* but got \[\(0, 0\)\]"),
         ({"num_classes": 2, "method": SpikingBayes}, "argument `method` to be a Method, but got <class"),
         ({"num_classes": 2, "network": [LIF()]}, "argument `network` to be a Module, but got"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from lightning_snn.checks import check_fraction, check_integer, check_positive
+from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
 from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset, split_stratified
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
@@ -73,7 +73,7 @@ class NMNIST(FrameDataModule):
         size: rows and columns of a frame: 34, or a divisor of it such as 17.
         duration: time framed, in milliseconds from the start of a recording.
         val_fraction: share of the training recordings, of every digit alike, that the validation set takes.
-        max_shift: training recordings are shifted at random by up to so many pixels.
+        max_shift: training recordings are shifted at random by up to so many pixels, `size` at most.
         max_count: counts are clipped at it and divided by it; None leaves them as they are.
         batch_size: samples a batch.
         num_workers: worker processes of each loader.
@@ -115,6 +115,7 @@ class NMNIST(FrameDataModule):
         check_positive("duration", duration)
         check_fraction("val_fraction", val_fraction)
         check_integer("max_shift", max_shift, minimum=0)
+        check_between("max_shift", max_shift, 0, size)
         self.max_shift = max_shift
         self.root = root
         self.time_steps = time_steps

@@ -172,7 +172,15 @@ def test_the_parent_of_the_set_is_accepted(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("time_steps", 0), ("size", 16), ("size", 68), ("duration", 0.0), ("val_fraction", 1.0), ("batch_size", 0)],
+    [
+        ("time_steps", 0),
+        ("size", 16),
+        ("size", 68),
+        ("duration", 0.0),
+        ("val_fraction", 1.0),
+        ("max_shift", 35),
+        ("batch_size", 0),
+    ],
 )
 def test_an_argument_out_of_range_is_named(name: str, value: object, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"Expected argument `{name}` .*but got {value}"):
