@@ -411,6 +411,8 @@ def wandb_records(path: Path) -> list[Any]:
             position += left
             continue
         _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        if position + 7 + length > len(content):
+            break  # still being written
         parts += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last chunk of one
@@ -427,7 +429,7 @@ def test_wandb_gets_configuration_metrics_and_figures(
     monkeypatch.setenv("WANDB_MODE", "offline")  # the logger changes it
     cli = call(monkeypatch, "--wandb", "true", "--output", "out", "--seed_everything", "4")
     (file,) = Path("out/wandb").glob("offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not any(record.HasField("exit") for record in wandb_records(file)) and time.monotonic() < deadline:
         time.sleep(0.1)
     records = wandb_records(file)
