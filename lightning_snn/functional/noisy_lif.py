@@ -7,10 +7,9 @@ The membrane is a Gaussian whose moments follow the input's, redrawn at each ste
     s_t &= 1[t_t + \epsilon > 0], \qquad U_t \leftarrow U_t - \theta s_t ,
 
 or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``. So ``P(s_t = 1) = Phi(t_t)`` and there is neither a noise
-parameter nor a
-surrogate width: the surrogate is ``phi(t) / sqrt(Q)`` with the width that the posterior has learned. Exact in
-expectation for one layer and a linear loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three saved
-tensors of the size of the input.
+parameter nor a surrogate width: the surrogate is ``phi(t) / sqrt(Q)`` with the width that the posterior has learned.
+Exact in expectation for one layer and a linear loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three
+saved tensors of the size of the input.
 """
 
 from __future__ import annotations
