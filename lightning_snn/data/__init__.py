@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from lightning_snn.data.gestures import Gestures
     from lightning_snn.data.images import CIFAR10, MNIST
     from lightning_snn.data.nmnist import NMNIST
+    from lightning_snn.data.shd import SHD
 
-__all__ = ["CIFAR10", "MNIST", "NMNIST", "DVSGesture", "FrameDataModule", "FrameDataset", "Gestures", "frame_events"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "NMNIST",
+    "SHD",
+    "DVSGesture",
+    "FrameDataModule",
+    "FrameDataset",
+    "Gestures",
+    "frame_events",
+]
 
 # Lazy, so that the processes that simulate gestures start with numpy alone.
 __getattr__, __dir__ = lazy_names(
@@ -27,6 +38,7 @@ __getattr__, __dir__ = lazy_names(
         "Gestures": "lightning_snn.data.gestures",
         "MNIST": "lightning_snn.data.images",
         "NMNIST": "lightning_snn.data.nmnist",
+        "SHD": "lightning_snn.data.shd",
         "frame_events": "lightning_snn.data.frames",
     },
 )

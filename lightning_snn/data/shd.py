@@ -1,0 +1,202 @@
+"""Spiking Heidelberg Digits: spoken digits as an artificial cochlea heard them (Cramer et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from lightning_snn.checks import check_between, check_integer
+from lightning_snn.data.base import FrameDataModule, FrameDataset
+from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
+from lightning_snn.data.frames import frame_events
+from lightning_snn.data.shd_files import LONGEST_SECONDS, UNITS, WHERE_FROM, SHDFile, find_shd
+
+ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+GERMAN = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
+
+
+class SHD(FrameDataModule):
+    r"""Spiking Heidelberg Digits, read in place from ``shd_train.h5`` and ``shd_test.h5`` and binned once into a cache.
+
+    Batches are ``(x [T, B, channels], y [B])``, where x counts the spikes of ``700 / channels`` neighbouring units of
+    the cochlea in time bin ``floor(t T / duration)``. The files hold times as float16, 1 ms apart after the first
+    second; they are binned as they stand, in float64. Counts saturate at 255.
+
+    Spikes from ``duration`` on are left out; ``setup`` says how many and keeps their numbers in ``left_out``. The
+    longest recording lasts some 1.4 s: ``time_steps=140, duration=1.4`` keeps every spike in bins of the same 10 ms.
+
+    The validation set takes whole speakers of the training file. Most of the test file is spoken by two people, 4 and
+    5, whom training never hears, so a validation set of familiar voices would overrate a network and pick the wrong
+    checkpoint. Speakers are named instead of drawn, so that runs of different seeds are judged by the same voices;
+    the default takes the last two of the ten in the training file.
+
+    Args:
+        root: the folder that holds the two files, or its parent if that folder is called ``SHD``.
+        time_steps: bins a sample, T, equal in time.
+        duration: time binned, in seconds from the start of a recording, at most 5.
+        channels: inputs of a step: 700 or a divisor of it.
+        val_speakers: speakers of the training file that the validation set takes, at least one.
+        max_shift: training recordings are shifted at random by up to so many channels, towards high or low pitch, at
+            most `channels`; what is shifted beyond the first or last channel is lost. 0 leaves them as they are.
+        max_count: counts are clipped at it and divided by it; None leaves them as they are.
+        batch_size: samples a batch.
+        num_workers: worker processes of each loader.
+        seed: of the order of the training samples.
+        cache_dir: folder of the cached counts; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
+
+    Raises:
+        ValueError: if an argument is out of range, or ``root`` is None: the message says where the files come from.
+
+    ``setup`` raises a FileNotFoundError for a missing file and a ValueError for a damaged one, by name, and an
+    ImportError where h5py is missing. Nothing is downloaded.
+
+    Source: Cramer, Stradmann, Schemmel and Zenke, "The Heidelberg spiking data sets for the systematic evaluation of
+    spiking neural networks", IEEE Transactions on Neural Networks and Learning Systems 33, 2022.
+    """
+
+    num_classes = 20
+    class_names = (*ENGLISH, *GERMAN)
+    frame_shape: tuple[int]  # type: ignore[assignment]
+    left_out: dict[str, int]
+    """of each file, by its split, the spikes that are later than ``duration``"""
+
+    def __init__(
+        self,
+        root: str | None = None,
+        *,
+        time_steps: int = 100,
+        duration: float = 1.0,
+        channels: int = 140,
+        val_speakers: Sequence[int] = (10, 11),
+        max_shift: int = 0,
+        max_count: int | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, max_count=max_count)
+        if root is None:
+            raise ValueError(f"Expected argument `root` to be a folder, but got None. {WHERE_FROM}")
+        check_integer("time_steps", time_steps)
+        check_between("duration", duration, 0.001, LONGEST_SECONDS)
+        check_integer("channels", channels)
+        if UNITS % channels:
+            raise ValueError(
+                f"Expected argument `channels` to divide the cochlea's {UNITS} units without a rest, but got {channels}"
+            )
+        if not val_speakers:
+            raise ValueError(f"Expected argument `val_speakers` to name at least one speaker, but got {val_speakers}")
+        for speaker in val_speakers:
+            check_integer("val_speakers", speaker, minimum=0)
+        check_integer("max_shift", max_shift, minimum=0)
+        check_between("max_shift", max_shift, 0, channels)
+        self.root = root
+        self.time_steps = time_steps
+        self.duration = float(duration)
+        self.frame_shape = (channels,)
+        self.val_speakers = tuple(val_speakers)
+        self.max_shift = max_shift
+        self.cache_dir = cache_dir
+        self.left_out = {}
+
+    def prepare_data(self) -> None:
+        """Bin the recordings into the cache unless they are there."""
+        for split, path in find_shd(Path(self.root).expanduser()).items():
+            self._binned(split, path)
+
+    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
+        """Recordings of the training and of the validation speakers, and those of the test file."""
+        paths = find_shd(Path(self.root).expanduser())
+        train, test = (self._binned(split, path) for split, path in paths.items())
+        speakers = np.unique(train["speakers"]).tolist()
+        if not set(self.val_speakers) < set(speakers):
+            raise ValueError(
+                f"Expected argument `val_speakers` to be some, but not all, of the speakers {speakers} in "
+                f"{paths['train']}, but got {list(self.val_speakers)}"
+            )
+        self.left_out = {"train": int(train["left_out"].sum()), "test": int(test["left_out"].sum())}
+        if any(self.left_out.values()):
+            rank_zero_info(
+                f"SHD: spikes later than {self.duration:g} s are left out, {self.left_out['train']} in the training "
+                f"file and {self.left_out['test']} in the test file"
+            )
+        held_out = np.isin(train["speakers"], self.val_speakers)
+        recordings = _dataset(train)
+        return (
+            Subset(recordings, np.flatnonzero(~held_out).tolist()),
+            Subset(recordings, np.flatnonzero(held_out).tolist()),
+            _dataset(test),
+        )
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Network input ``(T, B, channels)``, float32, from loaded counts ``(B, T, channels, 1, 1)``."""
+        return super().preprocess(frames).flatten(2)
+
+    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Each recording shifted along the channels as a whole, as a voice of another pitch would be."""
+        return (_shift_channels(x, self.max_shift), y) if self.max_shift else (x, y)
+
+    def _binned(self, split: str, path: Path) -> dict[str, np.ndarray]:
+        """Counts, labels, speakers and numbers of spikes left out of all recordings of a file."""
+        parameters = {
+            "format": 1,
+            "time_steps": self.time_steps,
+            "duration": self.duration,
+            "channels": self.frame_shape[0],
+            "sources": file_signature([path], path.parent),
+        }
+        return cached_rows(
+            cache_root(self.cache_dir) / "shd" / f"{split}-{cache_key(parameters)}",
+            lambda: self._rows(split, path),
+            {
+                "counts": ((None, self.time_steps, *self.frame_shape), np.uint8),
+                "labels": ((None,), np.int64),
+                "speakers": ((None,), np.int64),
+                "left_out": ((None,), np.int64),
+            },
+        )
+
+    def _rows(self, split: str, path: Path) -> Iterator[dict[str, Any]]:
+        with SHDFile(path) as recordings:
+            for times, units, label, speaker in tqdm(recordings, f"Binning SHD {split}", unit="recording"):
+                covered = times < self.duration
+                # a cochlea is a sensor of one row and one polarity
+                row = np.zeros(np.count_nonzero(covered), np.int64)
+                counts = frame_events(
+                    units[covered],
+                    row,
+                    row,
+                    times[covered],
+                    time_steps=self.time_steps,
+                    sensor_size=(1, UNITS),
+                    size=(1, *self.frame_shape),
+                    start=0,
+                    duration=self.duration,
+                )[:, 0, 0]
+                yield {
+                    "counts": counts,
+                    "labels": np.int64(label),
+                    "speakers": np.int64(speaker),
+                    "left_out": np.int64(len(times) - len(row)),
+                }
+
+
+def _dataset(binned: dict[str, np.ndarray]) -> FrameDataset:
+    return FrameDataset(binned["counts"][..., None, None], binned["labels"])
+
+
+def _shift_channels(x: Tensor, channels: int) -> Tensor:
+    """Shift each sample of ``(T, B, C)`` by up to ``channels`` either way, zeros coming in; torch's CPU generator."""
+    padded = functional.pad(x, (channels, channels))
+    starts = torch.randint(0, 2 * channels + 1, (x.shape[1],)).tolist()
+    return torch.stack([padded[:, sample, start : start + x.shape[2]] for sample, start in enumerate(starts)], 1)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import h5py
+import numpy as np
+import pytest
+
+from lightning_snn.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "sbnn_shd.py"
+
+
+def write_shd(root: Path) -> None:
+    """Files in the published layout. A class is a band of channels that glides upwards, or downwards from class 10 on:
+    the counts of a whole recording tell ten pairs of classes apart, the order of spikes the two of a pair."""
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    for split, samples, speakers in (("train", 400, (0, 1, 2, 3, 6, 7, 8, 9, 10, 11)), ("test", 100, (4, 5))):
+        with h5py.File(root / f"shd_{split}.h5", "w") as file:
+            times = file.create_dataset("spikes/times", (samples,), h5py.vlen_dtype(np.float16))
+            units = file.create_dataset("spikes/units", (samples,), h5py.vlen_dtype(np.uint16))
+            labels = np.arange(samples) % 20
+            for index, label in enumerate(labels):
+                t = np.sort(rng.uniform(0.05, 0.95, 2000))
+                glide = 60 * (t if label < 10 else 1 - t)
+                times[index] = t.astype(np.float16)
+                units[index] = (64 * (label % 10) + glide + rng.uniform(0, 40, 2000)).astype(np.uint16)
+            file["labels"] = labels.astype(np.uint16)
+            file["extra/speaker"] = np.array(speakers, np.uint16)[np.arange(samples) // 20 % len(speakers)]
+            file["extra/keys"] = np.array([f"key{index}" for index in range(20)], "S10")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shd")
+    write_shd(folder / "files")
+    return folder
+
+
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sbnn_shd", RECIPE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def learn(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
+    """What the recipe finds on the simplified digits with a small network."""
+    monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(folder / "cache"))
+    small = ["--data.root", str(folder / "files"), "--data.batch_size", "32", "--data.time_steps", "20"]
+    quick = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *small, *quick, *arguments])
+    script = recipe()
+    return main(str(RECIPE), script.DEFAULTS, script.PRESETS).report.results
+
+
+def test_without_data_the_recipe_says_where_they_come_from_and_does_nothing(tmp_path: Path) -> None:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    finished = subprocess.run(
+        [sys.executable, str(RECIPE)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "LIGHTNING_SNN_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 2
+    for part in ("`root`", "zenkelab.org/resources", "shd_train.h5", "shd_test.h5", "gunzip", "CC BY 4.0"):
+        assert part in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("absent", ["files", "folder"])
+def test_a_root_without_the_files_ends_with_what_to_do(
+    absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path if absent == "files" else tmp_path / "absent"
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), "--data.root", str(root), "--trainer.accelerator", "cpu"])
+    script = recipe()
+    with pytest.raises(SystemExit, match="2"):
+        main(str(RECIPE), script.DEFAULTS, script.PRESETS)
+    assert "zenkelab.org/resources" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("network", "method"), [("MLP", "SpikingBayes"), ("RecurrentNet", "SurrogateGradient")])
+def test_other_networks_and_methods_take_the_same_data(
+    network: str, method: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--network", network, "--network.hidden", "[8]", "--method", method)
+    results = learn(folder, monkeypatch, *options, "--trainer.fast_dev_run", "true")
+    assert (results["network"], results["method"]) == (network, method)
+
+
+def test_it_learns_what_only_the_order_of_spikes_tells_apart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--network.hidden", "[64]", "--model.learning_rate", "0.01", "--trainer.max_epochs", "8")
+    noisy = ("--method.mean_epochs", "4", "--method.warmup_epochs", "2")
+    results = learn(folder, monkeypatch, *options, *noisy, "--output", "run")
+    # chance is 0.05; without the order of spikes no network has more than about 0.5
+    assert results["accuracy"] > 0.7
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["data"], metrics["network"], metrics["method"]) == ("SHD", "RecurrentNet", "SpikingBayes")
+    assert metrics["spikes_per_neuron_per_step"] > 0
+    assert metrics["synaptic_operations_per_sample"] > 0
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == {
+        "training_curves.png",
+        "confusion_matrix.png",
+        "reliability.png",
+        "raster.png",
+    }
