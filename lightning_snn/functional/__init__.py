@@ -1,6 +1,17 @@
 """The mathematics: pure functions on tensors, with neither modules nor Lightning."""
 
-from lightning_snn.functional.iwst import iwst, iwst_weight
+from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bias
+from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
+from lightning_snn.functional.gumbel import AnalyticalGumbelRao, GumbelRao, GumbelStraightThrough
+from lightning_snn.functional.iwst import (
+    IWST,
+    Estimator,
+    chi_squared,
+    estimator_named,
+    iwst,
+    iwst_weight,
+    noisy_spikes,
+)
 from lightning_snn.functional.lif import Dynamics, leaky_integrate, lif, lif_step
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.readout import readout
@@ -12,18 +23,27 @@ from lightning_snn.functional.surrogate import (
     Surrogate,
     Triangular,
 )
-from lightning_snn.functional.variational import conv2d_moments, gaussian_kl, linear_moments, sample
+from lightning_snn.functional.variational import gaussian_kl, linear_moments, sample
 
 __all__ = [
+    "IWST",
+    "AnalyticalGumbelRao",
     "ArcTangent",
     "Dynamics",
+    "Estimator",
     "FastSigmoid",
+    "GradientStatistics",
+    "GumbelRao",
+    "GumbelStraightThrough",
     "Sigmoid",
     "Smooth",
     "Surrogate",
     "Triangular",
-    "conv2d_moments",
+    "chi_squared",
+    "estimator_named",
     "gaussian_kl",
+    "gradient_statistics",
+    "hinge_bias",
     "iwst",
     "iwst_weight",
     "leaky_integrate",
@@ -31,6 +51,9 @@ __all__ = [
     "lif_step",
     "linear_moments",
     "noisy_lif",
+    "noisy_spikes",
     "readout",
     "sample",
+    "snr_bias",
+    "synapse_bias",
 ]

@@ -1,27 +1,42 @@
-r"""LIF neurons whose spike noise is the posterior noise of their weights, with IW-ST gradients ("moment" mode).
+r"""LIF neurons whose spike noise is the posterior noise of their weights, with IW-ST gradients.
 
-The membrane is a Gaussian whose moments follow the input's, redrawn at each step:
+The input current is a Gaussian with moments mu_t and v_t. Three readings of its noise, one recurrence:
+
+"moment", the default: the membrane is a Gaussian whose moments follow the input's, redrawn at each step,
 
 .. math::
-    U_t &= \beta U_{t-1} + \mu_t, \qquad Q_t = \beta^2 Q_{t-1} + v_t, \qquad t_t = (U_t - \theta) / \sqrt{Q_t}, \\
-    s_t &= 1[t_t + \epsilon > 0], \qquad U_t \leftarrow U_t - \theta s_t ,
+    U_t &= \beta U_{t-1} + \mu_t, \qquad Q_t = \beta^2 Q_{t-1} + v_t, \qquad z_t = (U_t - \theta) / \sqrt{Q_t}, \\
+    s_t &= 1[z_t > \epsilon], \qquad U_t \leftarrow U_t - \theta s_t ,
 
-or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``. So ``P(s_t = 1) = Phi(t_t)`` and there is neither a noise
-parameter nor a surrogate width: the surrogate is ``phi(t) / sqrt(Q)`` with the width that the posterior has learned.
-Exact in expectation for one layer and a linear loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three
-saved tensors of the size of the input.
+or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``.
+
+"step": the membrane is sampled. ``Q_t = v_t`` is the noise of the present current alone, and the same draw that decides
+the spike stays in the membrane, ``U_t <- U_t - sqrt(v_t) epsilon``. Exact where the synaptic noise is white in time.
+
+"trace": ``Q_t = v_t``, where the caller gives the variance of the whole membrane without its resets: with a presynaptic
+trace ``e_t = beta e_{t-1} + x_t`` that is ``v_t = sigma^2 e_t^2``, the exact marginal of one weight sample that is kept
+for the sequence.
+
+So ``P(s_t = 1) = Phi(z_t)`` and there is neither a noise parameter nor a surrogate width: the surrogate is
+``phi(z) / sqrt(Q)`` with the width that the posterior has learned. Exact in expectation for one layer and a linear
+loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three saved tensors of the size of the input (four in
+mode "step").
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_snn.functional.iwst import iwst_weight
+from lightning_snn.checks import check_choice
+from lightning_snn.functional.iwst import Estimator, estimator_named
 from lightning_snn.functional.lif import Dynamics, minus_scaled, spread_over
+
+NoiseMode = Literal["moment", "step", "trace"]
+NOISE_MODES = ("moment", "step", "trace")
 
 _EPSILON = 1e-8  # keeps 1 / sqrt(Q) finite where no input has arrived yet
 
@@ -32,9 +47,12 @@ def noisy_lif(
     beta: float | Tensor,
     threshold: float | Tensor = 1.0,
     dynamics: Dynamics = Dynamics(),
-    lam: float = 0.5,
+    estimator: float | Estimator = 0.5,
+    mode: NoiseMode = "moment",
     recurrent: Tensor | None = None,
-) -> Tensor:
+    recurrent_variance: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
     """Sampled spikes over a sequence, as one autograd node.
 
     Args:
@@ -42,18 +60,34 @@ def noisy_lif(
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         dynamics: reset and `detach_reset`; its surrogate plays no part. The order is "reset_then_leak".
-        lam: lambda of IW-ST, from 0 to 1.
+        estimator: of the gradient, for Gaussian noise; a number is the lambda of IW-ST.
+        mode: "moment", "step" or "trace", see above; "trace" knows neither a reset to zero nor recurrent weights.
         recurrent: weights `[N, N]` from the spikes of step t - 1 to the mean current of step t, for inputs `[T, B, N]`.
+        recurrent_variance: posterior variances `[N, N]` of those weights; None takes them as known.
+        generator: source of the noise; None is torch's default.
 
     Returns:
-        spikes in {0, 1}, of the shape and dtype of `mean`.
+        spikes in {0, 1} and standardised pre-activations z, both differentiable, of the shape of `mean`; the spikes in
+        its dtype, z in float32 or wider.
+
+    Raises:
+        ValueError: if an argument is outside its range, or the mode cannot have the reset or the recurrent weights.
     """
     dynamics.check()
+    check_choice("mode", mode, NOISE_MODES)
+    estimator = estimator_named(estimator)
+    if estimator.noise != "gaussian":
+        raise ValueError(f"Expected argument `estimator` to be of Gaussian noise, but got {estimator}")
     if dynamics.order != "reset_then_leak":
         raise ValueError(
             f'Expected `dynamics.order` to be "reset_then_leak" for noisy neurons, but got "{dynamics.order}"'
         )
-    return _NoisyLIFScan.apply(mean, variance, beta, threshold, recurrent, dynamics, lam)
+    if mode == "trace" and (dynamics.reset == "zero" or recurrent is not None):
+        got = 'a reset to "zero"' if dynamics.reset == "zero" else "recurrent weights"
+        raise ValueError(f'Expected a reset that subtracts and no recurrence with mode "trace", but got {got}')
+    return _NoisyLIFScan.apply(
+        mean, variance, beta, threshold, recurrent, recurrent_variance, dynamics, estimator, mode, generator
+    )
 
 
 class _NoisyLIFScan(torch.autograd.Function):
@@ -65,9 +99,12 @@ class _NoisyLIFScan(torch.autograd.Function):
         beta: float | Tensor,
         threshold: float | Tensor,
         recurrent: Tensor | None,
+        recurrent_variance: Tensor | None,
         dynamics: Dynamics,
-        lam: float,
-    ) -> Tensor:
+        estimator: Estimator,
+        mode: NoiseMode,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
         accumulator = torch.promote_types(mean.dtype, torch.float32)
         # empty_like keeps a channels-last layout
         spikes = torch.empty_like(mean)
@@ -75,82 +112,118 @@ class _NoisyLIFScan(torch.autograd.Function):
         precision_root = torch.empty_like(standardised)  # 1 / sqrt(Q)
         membrane, spread = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
         # drawn through a flat view: a generator fills a channels-last tensor four times slower
-        flat = torch.empty(membrane.numel(), dtype=accumulator, device=mean.device)
-        noise = flat.as_strided(membrane.shape, membrane.stride())
+        flat = standardised.new_empty(mean.shape[0] if mode == "step" else 1, membrane.numel())
         numbers = (beta, threshold)
         beta, threshold = spread_over(beta, membrane), spread_over(threshold, membrane)
         beta_squared = beta * beta
+        weights, weight_variances = (
+            None if matrix is None else matrix.t().to(accumulator) for matrix in (recurrent, recurrent_variance)
+        )
         for t in range(mean.shape[0]):
             torch.mul(membrane, beta, out=membrane).add_(mean[t])
-            torch.mul(spread, beta_squared, out=spread).add_(variance[t])
-            if recurrent is not None and t > 0:
-                membrane.addmm_(spikes[t - 1].to(accumulator), recurrent.t().to(accumulator))
+            if mode == "moment":
+                torch.mul(spread, beta_squared, out=spread).add_(variance[t])
+            else:
+                spread.copy_(variance[t])
+            if t > 0 and weights is not None:
+                before = spikes[t - 1].to(accumulator)
+                membrane.addmm_(before, weights)
+                if weight_variances is not None:
+                    spread.addmm_(before, weight_variances)
             root, score, spike = precision_root[t], standardised[t], spikes[t]
             torch.add(spread, _EPSILON, out=root).rsqrt_()
             torch.sub(membrane, threshold, out=score).mul_(root)
-            flat.normal_()
+            noise = flat[t if mode == "step" else 0].normal_(generator=generator)
+            noise = noise.as_strided(membrane.shape, membrane.stride())
             torch.gt(score, noise, out=spike)
+            if mode == "step":
+                membrane.addcdiv_(noise, root, value=-1)
             if dynamics.reset == "subtract":
-                membrane.sub_(torch.mul(spike, threshold, out=noise))
+                minus_scaled(membrane, spike.to(accumulator), threshold, out=membrane)
             else:
                 membrane.addcmul_(membrane, spike.to(accumulator), value=-1)
                 spread.addcmul_(spread, spike.to(accumulator), value=-1)
-        ctx.save_for_backward(
-            standardised,
-            precision_root,
-            spikes,
-            *(value if isinstance(value, Tensor) else None for value in (*numbers, recurrent)),
-        )
+        weight = estimator.weight(standardised, spikes, generator) if estimator.random else None
+        tensors = (value if isinstance(value, Tensor) else None for value in (*numbers, recurrent, recurrent_variance))
+        kept = flat if mode == "step" else None
+        ctx.save_for_backward(standardised, precision_root, spikes, weight, kept, *tensors)
         ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
-        ctx.dynamics, ctx.lam = dynamics, lam
+        ctx.dynamics, ctx.estimator, ctx.mode = dynamics, estimator, mode
         ctx.dtypes = mean.dtype, variance.dtype
-        return spikes
+        ctx.set_materialize_grads(False)
+        return spikes, standardised
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
-        standardised, precision_root, spikes, beta_tensor, threshold_tensor, recurrent = ctx.saved_tensors
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_standardised: Tensor | None) -> tuple[Tensor | None, ...]:
+        (
+            standardised,
+            precision_root,
+            spikes,
+            weight,
+            flat,
+            beta_tensor,
+            threshold_tensor,
+            recurrent,
+            recurrent_variance,
+        ) = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, standardised[0])
         threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, standardised[0])
         dynamics: Dynamics = ctx.dynamics
         accumulator = standardised.dtype
         needs_beta, needs_threshold = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-        hard = dynamics.reset == "zero"
+        hard, moment, step = dynamics.reset == "zero", ctx.mode == "moment", ctx.mode == "step"
 
         grad_mean = torch.empty_like(standardised, dtype=ctx.dtypes[0])
         grad_variance = torch.empty_like(standardised, dtype=ctx.dtypes[1])
-        # through t = (U - threshold) / sqrt(Q): dt/dU = root and dt/dQ = -t root^2 / 2
-        to_u = iwst_weight(standardised, spikes, ctx.lam).mul_(precision_root)
+        # through z = (U - threshold) / sqrt(Q): dz/dU = root and dz/dQ = -z root^2 / 2
+        if weight is None:
+            weight = ctx.estimator.weight(standardised, spikes)
+        to_u = weight.mul_(precision_root) if not ctx.estimator.random else weight * precision_root
         to_q = torch.mul(standardised, precision_root).mul_(-0.5)
         # dL/d(U, Q) after the reset of the step at hand, and before the reset of the step after it
         after_u, after_q = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
         before_u, before_q = torch.zeros_like(after_u), torch.zeros_like(after_u)
         through = torch.empty_like(after_u)
+        no_gradient = torch.zeros_like(after_u)
         grad_beta = torch.zeros_like(after_u) if needs_beta else None
         grad_threshold = torch.zeros_like(after_u) if needs_threshold else None
         beta_squared = beta * beta
         in_place = ctx.dtypes == (accumulator, accumulator)
 
         for t in range(standardised.shape[0] - 1, -1, -1):
-            spike, grad = spikes[t].to(accumulator), grad_spikes[t].to(accumulator)
+            spike = spikes[t].to(accumulator)
+            grad = no_gradient if grad_spikes is None else grad_spikes[t].to(accumulator)
+            if step:
+                noise = flat[t].as_strided(after_u.shape, after_u.stride())
             if hard or grad_beta is not None:
                 membrane = standardised[t] / precision_root[t] + threshold
+                if step:
+                    membrane.addcdiv_(noise, precision_root[t], value=-1)
                 spread = precision_root[t].square().reciprocal_().sub_(_EPSILON)
             if grad_beta is not None:
                 kept_u = membrane * (1 - spike) if hard else membrane - threshold * spike
-                kept_q = spread * (1 - spike) if hard else spread
-                grad_beta.addcmul_(before_u, kept_u).addcmul_(before_q, kept_q * (2 * beta))
+                grad_beta.addcmul_(before_u, kept_u)
+                if moment:
+                    kept_q = spread * (1 - spike) if hard else spread
+                    grad_beta.addcmul_(before_q, kept_q * (2 * beta))
             if grad_threshold is not None and not hard:
                 grad_threshold.addcmul_(after_u, spike, value=-1)
             if recurrent is not None:
                 grad = torch.addmm(grad, before_u, recurrent.to(accumulator))
+                if recurrent_variance is not None:
+                    grad.addmm_(before_q, recurrent_variance.to(accumulator))
             if dynamics.detach_reset:
                 through.copy_(grad)
             elif hard:
-                torch.addcmul(grad, after_u, membrane, value=-1, out=through).addcmul_(after_q, spread, value=-1)
+                torch.addcmul(grad, after_u, membrane, value=-1, out=through)
+                if moment:
+                    through.addcmul_(after_q, spread, value=-1)
             else:
                 minus_scaled(grad, after_u, threshold, out=through)
             through.mul_(to_u[t])
+            if grad_standardised is not None:
+                through.addcmul_(grad_standardised[t], precision_root[t])
             if hard:
                 after_u.mul_(1 - spike)
                 after_q.mul_(1 - spike)
@@ -160,15 +233,22 @@ class _NoisyLIFScan(torch.autograd.Function):
                 before_u, before_q = grad_mean[t], grad_variance[t]
             torch.add(after_u, through, out=before_u)
             torch.addcmul(after_q, through, to_q[t], out=before_q)
+            if step:  # the draw that stays in the membrane is sqrt(Q) times the noise
+                before_q.addcmul_(after_u * noise, precision_root[t], value=-0.5)
             if not in_place:
                 grad_mean[t], grad_variance[t] = before_u, before_q
             torch.mul(before_u, beta, out=after_u)
-            torch.mul(before_q, beta_squared, out=after_q)
+            if moment:
+                torch.mul(before_q, beta_squared, out=after_q)
 
-        grad_recurrent = None
-        if recurrent is not None and ctx.needs_input_grad[4]:
-            before = spikes[:-1].flatten(0, 1).to(accumulator)
-            grad_recurrent = (grad_mean[1:].flatten(0, 1).to(accumulator).t() @ before).to(recurrent.dtype)
+        grad_matrices: list[Tensor | None] = [None, None]
+        if recurrent is not None:
+            earlier = spikes[:-1].flatten(0, 1).to(accumulator)
+            pairs = ((recurrent, grad_mean), (recurrent_variance, grad_variance))
+            for index, (matrix, gradient) in enumerate(pairs):
+                if ctx.needs_input_grad[4 + index]:
+                    later = gradient[1:].flatten(0, 1).to(accumulator)
+                    grad_matrices[index] = (later.t() @ earlier).to(matrix.dtype)
         return (
             grad_mean,
             grad_variance,
@@ -176,7 +256,9 @@ class _NoisyLIFScan(torch.autograd.Function):
             None
             if grad_threshold is None
             else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
-            grad_recurrent,
+            *grad_matrices,
+            None,
+            None,
             None,
             None,
         )

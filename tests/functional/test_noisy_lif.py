@@ -25,48 +25,73 @@ def unrolled(
     dynamics: Dynamics,
     lam: float,
     recurrent: Tensor | None,
-) -> Tensor:
+    recurrent_variance: Tensor | None = None,
+    mode: str = "moment",
+) -> tuple[Tensor, Tensor]:
     """The equations, step by step, with spikes whose gradient is the IW-ST weight and nothing else hand-written."""
     potential, spread = torch.zeros_like(mean[0]), torch.zeros_like(mean[0])
     spikes: list[Tensor] = []
+    scores: list[Tensor] = []
     for current, noise in zip(mean, variance, strict=True):
-        potential, spread = beta * potential + current, beta**2 * spread + noise
+        potential = beta * potential + current
+        spread = beta**2 * spread + noise if mode == "moment" else noise
         if recurrent is not None and spikes:
             potential = potential + spikes[-1] @ recurrent.T
-        score = (potential - threshold) / (spread + 1e-8).sqrt()
-        hard = (score > torch.randn_like(score)).to(score.dtype)
+            if recurrent_variance is not None:
+                spread = spread + spikes[-1] @ recurrent_variance.T
+        root = (spread + 1e-8).sqrt()
+        score = (potential - threshold) / root
+        drawn = torch.randn_like(score)
+        hard = (score > drawn).to(score.dtype)
         spike = hard + iwst_weight(score.detach(), hard, lam) * (score - score.detach())
+        if mode == "step":
+            potential = potential - root * drawn
         reset = spike.detach() if dynamics.detach_reset else spike
         if dynamics.reset == "subtract":
             potential = potential - threshold * reset
         else:
             potential, spread = potential * (1 - reset), spread * (1 - reset)
         spikes.append(spike)
-    return torch.stack(spikes)
+        scores.append(score)
+    return torch.stack(spikes), torch.stack(scores)
 
 
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 @pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
-@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
-def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, lam, recurrent):
+@pytest.mark.parametrize("recurrent", ["feedforward", "recurrent", "recurrent with a posterior"])
+@pytest.mark.parametrize("mode", ["moment", "step", "trace"])
+def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, lam, recurrent, mode):
     dynamics = Dynamics(reset, detach_reset=detach)
     mean, variance = double(6, 3, 4, low=-1, high=2), double(6, 3, 4, low=0.1, high=1.1)
     beta, threshold = double(4, low=0.1, high=0.95), double(4, low=0.5, high=1.5)
-    weight = double(4, 4, low=-1, high=1) if recurrent else None
-    inputs = [mean, variance, beta, threshold, *([] if weight is None else [weight])]
+    weight = None if recurrent == "feedforward" else double(4, 4, low=-1, high=1)
+    weight_variance = double(4, 4, low=0.1, high=0.5) if recurrent == "recurrent with a posterior" else None
+    matrices = [matrix for matrix in (weight, weight_variance) if matrix is not None]
+    if mode == "trace" and (reset == "zero" or matrices):
+        with pytest.raises(ValueError, match='reset that subtracts and no recurrence with mode "trace"'):
+            noisy_lif(mean, variance, beta, threshold, dynamics, lam, mode, *matrices)
+        return
+    inputs = [mean, variance, beta, threshold, *matrices]
     torch.manual_seed(3)
-    spikes = noisy_lif(mean, variance, beta, threshold, dynamics, lam, weight)
+    outputs = noisy_lif(mean, variance, beta, threshold, dynamics, lam, mode, weight, weight_variance)
     torch.manual_seed(3)
-    expected = unrolled(mean, variance, beta, threshold, dynamics, lam, weight)
-    assert torch.equal(spikes, expected)
-    assert 0 < spikes.mean() < 1
-    cotangent = torch.randn_like(spikes)
-    gradients = torch.autograd.grad(spikes, inputs, cotangent)
-    references = torch.autograd.grad(expected, inputs, cotangent)
-    for got, reference in zip(gradients, references, strict=True):
-        assert reference.abs().max() > 0
-        torch.testing.assert_close(got, reference, rtol=1e-9, atol=1e-9)
+    expected = unrolled(mean, variance, beta, threshold, dynamics, lam, weight, weight_variance, mode)
+    assert torch.equal(outputs[0], expected[0])
+    torch.testing.assert_close(outputs[1], expected[1], rtol=1e-12, atol=1e-12)
+    assert 0 < outputs[0].mean() < 1
+    cotangents = [torch.randn_like(expected[0]), torch.randn_like(expected[1])]
+    # through the spikes, through the standardised pre-activations, and through both
+    for used in ([0], [1], [0, 1]):
+        gradients, references = (
+            torch.autograd.grad(
+                [each[i] for i in used], inputs, [cotangents[i] for i in used], retain_graph=True, allow_unused=True
+            )
+            for each in (outputs, expected)
+        )
+        for got, reference in zip(gradients, references, strict=True):
+            assert reference.abs().max() > 0
+            torch.testing.assert_close(got, reference, rtol=1e-9, atol=1e-9)
 
 
 def test_reset_detachment_and_lambda_each_change_the_gradient():
@@ -79,7 +104,7 @@ def test_reset_detachment_and_lambda_each_change_the_gradient():
         ("zero", False, 0.5),
     ]:
         torch.manual_seed(3)
-        spikes = noisy_lif(mean, variance, 0.8, 1.0, Dynamics(reset, detach_reset=detach), lam)
+        spikes, _ = noisy_lif(mean, variance, 0.8, 1.0, Dynamics(reset, detach_reset=detach), lam)
         gradients.append(torch.autograd.grad(spikes.sum(), mean)[0])
     assert all((one - other).abs().max() > 1e-3 for one, other in product(gradients, repeat=2) if one is not other)
 
@@ -89,9 +114,9 @@ def test_decay_and_threshold_broadcast_to_a_step(shape):
     mean, variance = double(5, 3, 4, 2, 2, low=-1, high=2), double(5, 3, 4, 2, 2, low=0.1, high=1)
     beta, threshold = double(*shape, low=0.1, high=0.9), double(*shape, low=0.5, high=1.5)
     torch.manual_seed(3)
-    spikes = noisy_lif(mean, variance, beta, threshold)
+    spikes, _ = noisy_lif(mean, variance, beta, threshold)
     torch.manual_seed(3)
-    expected = unrolled(mean, variance, beta, threshold, Dynamics(), 0.5, None)
+    expected, _ = unrolled(mean, variance, beta, threshold, Dynamics(), 0.5, None)
     assert torch.equal(spikes, expected)
     for got, reference in zip(
         torch.autograd.grad(spikes.sum(), (beta, threshold)),
@@ -106,7 +131,7 @@ def test_decay_and_threshold_broadcast_to_a_step(shape):
 def test_spikes_have_the_probability_of_the_membrane_moments(reset):
     draws, beta, threshold = 40_000, 0.7, 1.0
     mean, variance = torch.tensor([0.9, 0.6]), torch.tensor([0.4, 0.25])
-    spikes = noisy_lif(
+    spikes, _ = noisy_lif(
         mean.view(2, 1).expand(2, draws), variance.view(2, 1).expand(2, draws), beta, threshold, Dynamics(reset)
     )
 
@@ -140,7 +165,7 @@ def test_the_mean_gradient_is_that_of_the_mean_spike_count(lam):
 
     truth = torch.autograd.functional.jacobian(expected_last_spike, (mean, variance))
     inputs = [value.view(2, 1).expand(2, draws).clone().requires_grad_() for value in (mean, variance)]
-    estimates = torch.autograd.grad(noisy_lif(*inputs, beta, lam=lam)[1].sum(), inputs)
+    estimates = torch.autograd.grad(noisy_lif(*inputs, beta, estimator=lam)[0][1].sum(), inputs)
     # the reset makes the second step nonlinear in the first spike, which costs the estimator a little bias
     for estimate, exact in zip(estimates, truth, strict=True):
         torch.testing.assert_close(estimate.mean(1), exact, rtol=0.1, atol=0.02)
@@ -152,7 +177,7 @@ def test_the_mean_gradient_is_that_of_the_mean_spike_count(lam):
 def test_gradients_are_finite_without_input_and_in_saturation(dtype, reset, lam):
     mean = torch.tensor([0.0, 1e4, -1e4, 0.0, 30.0], dtype=dtype).view(5, 1, 1).requires_grad_()
     variance = torch.tensor([0.0, 1.0, 1.0, 0.0, 1e-6], dtype=dtype).view(5, 1, 1).requires_grad_()
-    spikes = noisy_lif(mean, variance, 0.9, 1.0, Dynamics(reset), lam)
+    spikes, _ = noisy_lif(mean, variance, 0.9, 1.0, Dynamics(reset), lam)
     assert spikes.dtype == dtype
     for gradient in torch.autograd.grad(spikes.sum(), (mean, variance)):
         assert gradient.isfinite().all()
@@ -161,9 +186,9 @@ def test_gradients_are_finite_without_input_and_in_saturation(dtype, reset, lam)
 
 def test_without_variance_the_neuron_is_the_deterministic_one():
     mean = torch.rand(20, 4, 5, dtype=torch.float64)
-    noiseless = noisy_lif(mean, torch.zeros_like(mean), 0.9)
+    noiseless, _ = noisy_lif(mean, torch.zeros_like(mean), 0.9)
     assert (noiseless != lif(mean, 0.9)[0]).double().mean() < 0.01
-    assert (noisy_lif(mean, torch.ones_like(mean), 0.9) != lif(mean, 0.9)[0]).double().mean() > 0.1
+    assert (noisy_lif(mean, torch.ones_like(mean), 0.9)[0] != lif(mean, 0.9)[0]).double().mean() > 0.1
 
 
 def test_noise_follows_the_global_seed():
@@ -171,7 +196,7 @@ def test_noise_follows_the_global_seed():
     samples = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        samples.append(noisy_lif(mean, variance, 0.9))
+        samples.append(noisy_lif(mean, variance, 0.9)[0])
     assert torch.equal(samples[0], samples[1])
     assert not torch.equal(samples[0], samples[2])
 
@@ -192,9 +217,9 @@ def test_three_tensors_of_the_size_of_the_input_are_saved():
 def test_strides_of_the_moments_do_not_matter():
     mean, variance = torch.rand(4, 6, 3).permute(1, 0, 2), torch.rand(6, 4, 6)[..., ::2]
     torch.manual_seed(3)
-    spikes = noisy_lif(mean, variance, 0.9)
+    spikes, _ = noisy_lif(mean, variance, 0.9)
     torch.manual_seed(3)
-    assert torch.equal(noisy_lif(mean.contiguous(), variance.contiguous(), 0.9), spikes)
+    assert torch.equal(noisy_lif(mean.contiguous(), variance.contiguous(), 0.9)[0], spikes)
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -207,7 +232,7 @@ def test_gradients_do_not_depend_on_the_layout_of_the_moments(reset):
             inputs = [x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) for x in inputs]
         inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
         beta = torch.tensor([0.1, 0.5, 0.9], dtype=mean.dtype).view(3, 1, 1)
-        spikes = noisy_lif(*inputs, beta, torch.ones(3, 1, 1, dtype=mean.dtype), Dynamics(reset))
+        spikes, _ = noisy_lif(*inputs, beta, torch.ones(3, 1, 1, dtype=mean.dtype), Dynamics(reset))
         gradients.append((spikes.detach(), *torch.autograd.grad(spikes, inputs, cotangent)))
     # the noise is drawn in the order of the memory, so neurons whose spikes happen to agree are compared
     same = (gradients[0][0] == gradients[1][0]).all(0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from lightning_snn.functional import conv2d_moments, gaussian_kl, linear_moments, sample
+from lightning_snn.functional import gaussian_kl, linear_moments, sample
 
 DRAWS = 4000
 
@@ -61,13 +61,69 @@ def test_convolution_moments_are_those_of_sampled_weights(stride, padding, dilat
     x = torch.randn(2, 4, 6, 5)
     (weight, weight_variance), (bias, bias_variance) = posterior(4, 4 // groups, 3, 2), posterior(4)
     geometry = stride, padding, dilation, groups
-    mean, variance = conv2d_moments(x, weight, weight_variance, bias, bias_variance, *geometry)
+    mean, variance = linear_moments(
+        x, weight, weight_variance, bias, bias_variance, apply=lambda *a: F.conv2d(*a, *geometry)
+    )
     # one convolution with all draws: patches of the input against every drawn kernel
     patches = F.unfold(x, (3, 2), dilation, padding, stride).unflatten(1, (groups, -1))  # [B, G, fan-in, L]
     kernels = draws(weight, weight_variance).flatten(2).unflatten(1, (groups, -1))  # [K, G, out / G, fan-in]
     samples = torch.einsum("bgfl,kgof->kbgol", patches, kernels).flatten(2, 3).unflatten(-1, mean.shape[-2:])
     samples = samples + draws(bias, bias_variance)[:, None, :, None, None]
     assert_moments(samples, mean, variance)
+
+
+def dyadic(*shape: int) -> Tensor:
+    """Multiples of 1/8 below 4, whose sums are exact in any order."""
+    return torch.randint(1, 32, shape) / 8
+
+
+APPLY = {
+    "linear": (F.linear, (5, 6), (4, 6)),
+    "conv1d": (lambda *a: F.conv1d(*a, 2, 1, 1, 2), (5, 4, 7), (4, 2, 3)),
+    "conv2d": (lambda *a: F.conv2d(*a, (2, 1), (1, 2), (1, 1), 2), (5, 4, 6, 5), (4, 2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize(("apply", "shape", "fan"), APPLY.values(), ids=APPLY.keys())
+@pytest.mark.parametrize("values", ["spikes", "signs"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_shortcuts_for_binary_inputs_give_exactly_what_the_general_path_gives(apply, shape, fan, values, bias):
+    x = torch.randint(0, 2, shape).float()
+    x = x if values == "spikes" else 2 * x - 1
+    posterior = [dyadic(*fan), dyadic(*fan), *((dyadic(4), dyadic(4)) if bias else (None, None))]
+    general, shortcut = (linear_moments(x, *posterior, each, apply=apply) for each in ("real", values))
+    for expected, moment in zip(general, shortcut, strict=True):
+        assert torch.equal(moment, expected)
+    # real numbers are what the shortcuts are not for
+    wrong = linear_moments(x / 2, *posterior, values, apply=apply)[1]
+    assert (wrong - linear_moments(x / 2, *posterior, "real", apply=apply)[1]).abs().max() > 0.1
+
+
+def test_the_gradient_of_the_variance_at_a_spike_is_its_difference():
+    x = torch.randint(0, 2, (5, 6)).double().requires_grad_()
+    weight, weight_variance = (value.double() for value in posterior(4, 6))
+    variance = linear_moments(x, weight, weight_variance, values="spikes")[1]
+    (gradient,) = torch.autograd.grad(variance.sum(), x)
+    for j in range(6):
+        flipped = x.detach().clone()
+        flipped[:, j] = 1 - flipped[:, j]
+        difference = linear_moments(flipped, weight, weight_variance)[1] - variance
+        torch.testing.assert_close(gradient[:, j], difference.sum(1) / (1 - 2 * x[:, j]))
+    assert not linear_moments(x, weight, weight_variance, values="signs")[1].requires_grad
+
+
+def test_a_gaussian_input_adds_the_variance_of_the_product():
+    x, x_variance = torch.randn(3, 6), torch.rand(3, 6) + 0.2
+    (weight, weight_variance), (bias, bias_variance) = posterior(4, 6), posterior(4)
+    inputs = draws(x, x_variance)
+    samples = torch.einsum("kbn,kmn->kbm", inputs, draws(weight, weight_variance)) + draws(bias, bias_variance)[:, None]
+    mean, variance = linear_moments(x, weight, weight_variance, bias, bias_variance, x_variance=x_variance)
+    assert ((samples.mean(0) - mean).abs() <= 5 * (variance / DRAWS).sqrt()).all()
+    # products have heavier tails than Gaussians
+    squares = (samples - samples.mean(0)).square()
+    assert ((squares.mean(0) - variance).abs() < 5 * squares.std(0) / math.sqrt(DRAWS)).all()
+    known = linear_moments(x, weight, weight_variance, bias, bias_variance)[1]
+    assert (variance > known).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
