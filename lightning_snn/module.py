@@ -105,6 +105,7 @@ class SpikingModule(pl.LightningModule):
         self.method.progress = Progress(self.trainer.current_epoch + fraction, self._train_size)
         step = self.method.training_step(self.network, x, y)
         self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(y))
+        self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=len(y))
         return step.objective
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

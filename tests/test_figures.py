@@ -18,16 +18,19 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_snn import figures
 from lightning_snn.figures import _house
-from lightning_snn.metrics.functional import reliability_bins
+from lightning_snn.metrics.functional import area_under_risk_coverage, reliability_bins, risk_coverage
 
 RANDOM = np.random.default_rng(0)
 HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.9)], "lr": [(0, 0.1)]}
 BINS = ([0.1, 0.4, float("nan"), 0.9], [0.2, 0.3, float("nan"), 0.8], [5, 10, 0, 25])
+CURVES = {"entropy": ([0.5, 1.0], [0.0, 0.2]), "information": ([0.25, 0.5, 1.0], [0.1, 0.2, 0.3])}
 BUILDERS = {
     "training_curves": lambda: figures.training_curves(HISTORY),
     "confusion_matrix": lambda: figures.confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"]),
     "reliability_diagram": lambda: figures.reliability_diagram(*BINS),
     "spike_raster": lambda: figures.spike_raster({"hidden": np.eye(6, 4), "output": np.ones((6, 2))}, 2.0),
+    "risk_coverage_curve": lambda: figures.risk_coverage_curve(CURVES),
+    "uncertainty_histograms": lambda: figures.uncertainty_histograms({"known": [0.1, 0.2], "unknown": [0.9]}),
     "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
 }
 every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
@@ -392,3 +395,79 @@ def test_a_failure_while_saving_leaves_the_older_file_and_nothing_else(tmp_path)
 def test_a_path_that_does_not_end_in_png_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=f"Expected argument `path` to end in .png, but got .*{name}"):
         figures.save(_house.new_figure(1, 1), tmp_path / name)
+
+
+# risk_coverage_curve and uncertainty_histograms
+
+
+def test_a_curve_is_drawn_as_given_with_its_area_in_the_legend():
+    axes = figures.risk_coverage_curve(CURVES).axes[0]
+    for line, (coverage, risk) in zip(axes.lines, CURVES.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([coverage, risk]))
+    assert [line.get_label() for line in axes.lines] == ["entropy, area 0.1", "information, area 0.23"]
+    assert axes.get_xlim() == (0, 1)
+    assert axes.get_ylim()[0] == 0
+
+
+def test_the_area_of_a_curve_is_the_metrics():
+    uncertainty, errors = torch.rand(500), torch.rand(500) < 0.3
+    figure = figures.risk_coverage_curve({"entropy": risk_coverage(uncertainty, errors)})
+    area = area_under_risk_coverage(uncertainty, errors)
+    assert figure.axes[0].lines[0].get_label() == f"entropy, area {area:.2g}"
+
+
+def test_many_curves_can_be_told_apart():
+    axes = figures.risk_coverage_curve({str(index): CURVES["entropy"] for index in range(24)}).axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [
+        ({}, "`curves` to hold 1 to 24 names, but got 0"),
+        ({str(index): CURVES["entropy"] for index in range(25)}, "`curves` to hold 1 to 24 names, but got 25"),
+        ({"a": [0.5]}, r"`curves\['a'\]` to be coverage and risk, but got \[0.5\]"),
+        ({"a": ([0.5, 1.0], [0.1])}, r"`curves\['a'\]` .* shapes \(2,\) and \(1,\)"),
+        ({"a": ([1.0, 0.5], [0.1, 0.1])}, r"`curves\['a'\]` to be coverages, ascending within \(0, 1\]"),
+        ({"a": ([0.5, 1.5], [0.1, 0.1])}, r"`curves\['a'\]` .* coverages from 0.5 to 1.5"),
+        ({"a": ([0.5, 1.0], [-0.1, 0.1])}, r"`curves\['a'\]` .* risks from -0.1"),
+        ({"a": ([0.5, 1.0], [float("nan"), 0.1])}, r"`curves\['a'\]\[1\]` to be finite"),
+    ],
+)
+def test_what_is_no_risk_coverage_curve_is_refused(curves, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.risk_coverage_curve(curves)
+
+
+def test_histograms_show_shares_of_each_group_on_one_axis():
+    groups = {"known": RANDOM.random(200), "unknown": 1 + RANDOM.random(50)}
+    panels = figures.uncertainty_histograms(groups, "entropy [nats]").axes
+    for axes, (name, values) in zip(panels, groups.items(), strict=True):
+        bars = axes.patches
+        assert sum(bar.get_height() for bar in bars) == pytest.approx(1)
+        edges = [bar.get_x() for bar in bars] + [bars[-1].get_x() + bars[-1].get_width()]
+        expected = np.histogram(values, edges)[0] / len(values)
+        np.testing.assert_allclose([bar.get_height() for bar in bars], expected, atol=1e-12)
+        assert axes.get_title(loc="left") == f"{name}: {len(values)} samples, median {np.median(values):.2g}"
+        assert axes.lines[0].get_xdata()[0] == np.median(groups["known"])
+    assert panels[0].get_xlim() == panels[1].get_xlim() == (0, groups["unknown"].max())
+    assert panels[1].get_xlabel() == "entropy [nats]"
+
+
+def test_histograms_of_equal_values_are_drawn(tmp_path):
+    assert pixels(figures.uncertainty_histograms({"known": [0.0, 0.0]}), tmp_path).any()
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({}, "`groups` to hold 1 to 6 names, but got 0"),
+        ({str(index): [0.1] for index in range(7)}, "`groups` to hold 1 to 6 names, but got 7"),
+        ({"a": []}, r"`groups\['a'\]` to be one number a sample, but got shape \(0,\)"),
+        ({"a": [[0.1], [0.2]]}, r"`groups\['a'\]` to be one number a sample, but got shape \(2, 1\)"),
+        ({"a": [float("inf")]}, r"`groups\['a'\]` to be finite"),
+    ],
+)
+def test_what_is_no_group_of_uncertainties_is_refused(groups, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.uncertainty_histograms(groups)

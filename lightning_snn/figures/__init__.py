@@ -12,20 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_snn.figures.classification import confusion_matrix, reliability_diagram
+from lightning_snn.figures.estimators import bias_and_deviation
 from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
+from lightning_snn.figures.uncertainty import risk_coverage_curve, uncertainty_histograms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "bias_and_deviation",
     "confusion_matrix",
     "event_strip",
     "read_history",
     "reliability_diagram",
+    "risk_coverage_curve",
     "save",
     "spike_raster",
     "training_curves",
+    "uncertainty_histograms",
 ]
 
 

@@ -1,6 +1,7 @@
 """The mathematics: pure functions on tensors, with neither modules nor Lightning."""
 
 from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bias
+from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy
 from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
 from lightning_snn.functional.gumbel import AnalyticalGumbelRao, GumbelRao, GumbelStraightThrough
 from lightning_snn.functional.iwst import (
@@ -41,6 +42,7 @@ __all__ = [
     "Triangular",
     "chi_squared",
     "estimator_named",
+    "expected_entropy",
     "gaussian_kl",
     "gradient_statistics",
     "hinge_bias",
@@ -50,8 +52,10 @@ __all__ = [
     "lif",
     "lif_step",
     "linear_moments",
+    "mutual_information",
     "noisy_lif",
     "noisy_spikes",
+    "predictive_entropy",
     "readout",
     "sample",
     "snr_bias",

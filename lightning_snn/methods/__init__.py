@@ -2,12 +2,14 @@
 
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.bayes import SpikingBayes
+from lightning_snn.methods.noise import NoisySpikes
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Regression, Task
 
 __all__ = [
     "Classification",
     "Method",
+    "NoisySpikes",
     "Prediction",
     "Progress",
     "Regression",

@@ -6,7 +6,8 @@ the `progress`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -24,11 +25,13 @@ class Step:
         objective: the scalar whose autograd gradient is the method's update. Not always a loss: never log it as one.
         loss: the task loss, detached: what people read and stop early on.
         output: the readout `[B, ...]`, detached.
+        metrics: what else is worth a curve, by name; scalars, detached. The module logs them under `train/`.
     """
 
     objective: Tensor
     loss: Tensor
     output: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,13 @@ class Method(nn.Module):
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         """The prediction for `x [T, B, ...]`, by default from one plain run of the network."""
         return self.task.predict(self.task.read(run(network, x)))
+
+    def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
+        """What `predict` would say after each time step of `x [T, B, ...]`: a prediction `[T, B, ...]` from one run.
+
+        A network hears nothing of later steps, so row t is the prediction for ``x[: t + 1]``.
+        """
+        return self.task.predict(self.task.read_prefixes(run(network, x)))
 
     def configure_optimizer(self, network: nn.Module) -> Optimizer | None:
         """The optimiser that the method needs; None leaves the choice to the user."""

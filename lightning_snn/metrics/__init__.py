@@ -3,5 +3,12 @@
 from __future__ import annotations
 
 from lightning_snn.metrics.probability import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics.uncertainty import AreaUnderRiskCoverage, OutOfDistributionAUROC
 
-__all__ = ["BrierScore", "NegativeLogLikelihood", "WithinPairAccuracy"]
+__all__ = [
+    "AreaUnderRiskCoverage",
+    "BrierScore",
+    "NegativeLogLikelihood",
+    "OutOfDistributionAUROC",
+    "WithinPairAccuracy",
+]

@@ -1,7 +1,8 @@
-"""Scores of predicted class probabilities as pure functions: the twins of the classes in `lightning_snn.metrics`.
+"""Scores of predictions and of their uncertainty as pure functions: the twins of the classes in
+`lightning_snn.metrics`.
 
-All of them take class probabilities, not logits, of shape `(N, C)`: rows within [0, 1] that sum to one. Nothing is
-clamped or renormalised. Sums run in float64 whatever the dtype of the input (float32 on Apple's MPS, which lacks it).
+Class probabilities, not logits, are of shape `(N, C)`: rows within [0, 1] that sum to one. Nothing is clamped or
+renormalised. Sums run in float64 whatever the dtype of the input (float32 on Apple's MPS, which lacks it).
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lightning_snn.checks import check_choice, check_integer
+from lightning_snn.functional.entropy import expected_entropy as expected_entropy
+from lightning_snn.functional.entropy import mutual_information as mutual_information
+from lightning_snn.functional.entropy import predictive_entropy as predictive_entropy
 
 # Rounding to bfloat16 makes a row of probabilities miss one by up to 0.2 %; independent sigmoids miss it by far more.
 _ROW_SUM_TOLERANCE = 0.01
@@ -165,6 +169,108 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
     return mean_confidence, accuracy, count
 
 
+def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+    """Risk of a selective predictor that answers the k samples it is most certain of, for every k.
+
+    coverage_k = k / N,   risk_k = 1/k sum_{i <= k} e_(i), with samples in ascending order of uncertainty
+
+    Samples of equal uncertainty cannot be told apart by it: each counts with their mean error, which is the risk
+    expected when ties are broken at random, so the order of the samples never matters.
+
+    Args:
+        uncertainty: shape `(N,)`, N of at least 1, any scale: predictive entropy, 1 - confidence, ...
+        errors: what a wrong answer costs, shape `(N,)`: bool, integers or floats, at least 0; 0 and 1 make the risk an
+            error rate.
+
+    Returns:
+        Coverage, ascending within (0, 1], and risk, both of shape `(N,)`; the last risk is the mean error.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Source: Y. Geifman and R. El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017.
+    """
+    _check_values("uncertainty", uncertainty)
+    _check_values("errors", errors)
+    if errors.shape != uncertainty.shape or not (errors >= 0).all():
+        raise ValueError(
+            f"Expected argument `errors` to hold one number of at least 0 for each of the {len(uncertainty)} values of "
+            f"`uncertainty`, but got {_kind(errors)} with smallest value {errors.min():g}"
+        )
+    ascending, order = uncertainty.detach().sort()
+    dtype = accumulation_dtype(uncertainty.device)
+    total = errors.detach()[order].to(dtype).cumsum(0)
+    _, group, size = ascending.unique_consecutive(return_inverse=True, return_counts=True)
+    end = size.cumsum(0)
+    before = torch.cat([total.new_zeros(1), total[end - 1]])  # total of all groups before each
+    mean = before.diff() / size
+    count = torch.arange(1, len(total) + 1, device=total.device)
+    risk = (before[group] + mean[group] * (count - (end - size)[group])) / count
+    return count.to(dtype) / len(total), risk
+
+
+def area_under_risk_coverage(uncertainty: Tensor, errors: Tensor) -> Tensor:
+    """Area under the risk-coverage curve, the mean of its risks: the lower, the better certainty tells right from
+    wrong.
+
+    AURC = 1/N sum_k risk_k
+
+    It falls with the error rate too: compare uncertainties of one model, or models of equal error.
+
+    Args:
+        uncertainty: shape `(N,)`, N of at least 1.
+        errors: what a wrong answer costs, shape `(N,)`, at least 0.
+
+    Returns:
+        A scalar, within [0, 1] for errors of 0 and 1; the error rate where the uncertainty says nothing.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Source: Y. Geifman, G. Uziel and R. El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
+    ICLR 2019.
+
+    Example:
+        >>> area_under_risk_coverage(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([False, False, True]))
+        tensor(0.1111, dtype=torch.float64)
+    """
+    return risk_coverage(uncertainty, errors)[1].mean()
+
+
+def ood_auroc(uncertainty_in: Tensor, uncertainty_out: Tensor) -> Tensor:
+    """Area under the ROC curve of telling inputs from outside of the training distribution by their uncertainty.
+
+    AUROC = P(u_out > u_in) + 1/2 P(u_out = u_in), over all pairs of an inside and an outside input
+
+    It is the Mann-Whitney statistic over the number of pairs, found by sorting: no thresholds, no binning.
+
+    Args:
+        uncertainty_in: of inputs like those that were trained on, shape `(N,)`, N of at least 1.
+        uncertainty_out: of other inputs, shape `(M,)`, M of at least 1.
+
+    Returns:
+        A scalar within [0, 1]: 1 if every outside input is more uncertain than every inside one, 1/2 at chance.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Source: D. Hendrycks and K. Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in
+    neural networks", ICLR 2017.
+
+    Example:
+        >>> ood_auroc(torch.tensor([0.1, 0.2]), torch.tensor([0.2, 0.7]))
+        tensor(0.8750, dtype=torch.float64)
+    """
+    _check_values("uncertainty_in", uncertainty_in)
+    _check_values("uncertainty_out", uncertainty_out)
+    dtype = torch.promote_types(uncertainty_in.dtype, uncertainty_out.dtype)
+    inside, outside = uncertainty_in.detach().to(dtype).sort().values, uncertainty_out.detach().to(dtype)
+    lower = torch.searchsorted(inside, outside, right=False)
+    lower_or_equal = torch.searchsorted(inside, outside, right=True)
+    pairs = len(inside) * len(outside)
+    return (lower + lower_or_equal).sum().to(accumulation_dtype(inside.device)) / (2 * pairs)
+
+
 def check_pairs(pairs: Sequence[tuple[int, int]]) -> None:
     """Refuse pairs that are not disjoint pairs of non-negative integers.
 
@@ -223,6 +329,15 @@ def _check_samples(probabilities: Tensor, targets: Tensor) -> None:
             f"Expected argument `targets` to hold classes from 0 to {number_of_classes - 1}, "
             f"but got values from {lowest} to {highest}"
         )
+
+
+def _check_values(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor) or values.ndim != 1 or len(values) == 0 or values.is_complex():
+        raise ValueError(
+            f"Expected argument `{name}` to be a tensor of shape (N,) with N of at least 1, but got {_kind(values)}"
+        )
+    if values.isnan().any():
+        raise ValueError(f"Expected argument `{name}` to hold numbers, but got {values.isnan().sum()} nan")
 
 
 def _kind(value: object) -> str:

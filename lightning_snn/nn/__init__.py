@@ -1,24 +1,32 @@
 """Spiking layers, Bayesian layers, encoders: thin modules over `functional`."""
 
-from lightning_snn.nn.bayes import BayesConv2d, BayesianLayer, BayesLinear
+from lightning_snn.nn.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.encoders import DirectEncoder, LatencyEncoder, PoissonEncoder
 from lightning_snn.nn.folding import folded, run
 from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
-from lightning_snn.nn.moments import Moments, posterior_noise
+from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.noise import posterior_noise, weight_draws
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
+from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
+from lightning_snn.nn.sign import Sign
 
 __all__ = [
     "LIF",
+    "BayesConv1d",
     "BayesConv2d",
     "BayesLinear",
+    "BayesRecurrentLIF",
     "BayesianLayer",
     "DirectEncoder",
+    "GaussianNoise",
     "LatencyEncoder",
     "LeakyIntegrator",
+    "MembraneResidual",
     "Moments",
     "PoissonEncoder",
     "RecurrentLIF",
+    "Sign",
     "SynapticDelays",
     "folded",
     "is_spiking_layer",
@@ -26,4 +34,5 @@ __all__ = [
     "register_spiking_layer",
     "run",
     "spiking_layers",
+    "weight_draws",
 ]

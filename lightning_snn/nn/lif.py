@@ -14,7 +14,8 @@ from lightning_snn.functional.lif import Dynamics, Order, Reset, leaky_integrate
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
 from lightning_snn.nn.folding import unfold
-from lightning_snn.nn.moments import Moments, estimator
+from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.noise import spike_noise
 
 PerChannel = float | Sequence[float] | Tensor
 
@@ -126,15 +127,30 @@ class LIF(LeakyLayer):
     def forward(self, x: Tensor | Moments) -> Tensor:
         return self._scan(x).flatten(0, 1)
 
-    def _scan(self, x: Tensor | Moments, recurrent: Tensor | None = None) -> Tensor:
+    def _scan(
+        self, x: Tensor | Moments, recurrent: Tensor | None = None, recurrent_variance: Tensor | None = None
+    ) -> Tensor:
         if not isinstance(x, Moments):
             sequence = unfold(x, self)
             return lif(sequence, *self.parameters_for(sequence[0]), self.dynamics, recurrent=recurrent)[0]
-        lam = estimator()
-        if lam is None:
+        noise = spike_noise()
+        if noise is None:
             raise RuntimeError(f"{type(self).__name__} was driven by a Gaussian current outside `posterior_noise`")
         mean, variance = unfold(x.mean, self), unfold(x.variance, self)
-        return noisy_lif(mean, variance, *self.parameters_for(mean[0]), self.dynamics, lam, recurrent)
+        spikes, standardised = noisy_lif(
+            mean,
+            variance,
+            *self.parameters_for(mean[0]),
+            self.dynamics,
+            noise.estimator,
+            noise.mode,
+            recurrent,
+            recurrent_variance,
+            noise.generator,
+        )
+        if noise.observe is not None:
+            noise.observe(self, standardised.flatten(0, 1))
+        return spikes
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step for streaming: input `[B, ...]` and the last state, None at rest, to spikes and next state."""

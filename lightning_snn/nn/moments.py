@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from lightning_snn.checks import check_between
-
-_estimator: ContextVar[float | None] = ContextVar("estimator", default=None)
-
-
-@contextmanager
-def posterior_noise(lam: float | None = 0.5) -> Iterator[None]:
-    """Within this context Bayesian layers pass on mean and variance, and the spiking layers they drive fire by that
-    noise.
-
-    Args:
-        lam: lambda of the IW-ST gradient estimator, in [0, 1]; None switches the noise off.
-    """
-    if lam is not None:
-        check_between("lam", lam, 0.0, 1.0)
-    token = _estimator.set(lam)
-    try:
-        yield
-    finally:
-        _estimator.reset(token)
-
-
-def estimator() -> float | None:
-    """Lambda of the enclosing `posterior_noise`; None outside it."""
-    return _estimator.get()
-
 
 _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}
 
@@ -46,8 +17,8 @@ class Moments:
     """A Gaussian activation: mean and variance of the same shape, elements taken as independent.
 
     What is linear acts on both: reshaping, sums, scaling, average pooling. Anything else raises a TypeError that
-    names the operation,
-    because a nonlinearity of a Gaussian has no exact mean and variance: put a spiking layer before it.
+    names the operation, because a nonlinearity of a Gaussian has no exact mean and variance: put a spiking layer
+    before it.
 
     Args:
         mean, variance: tensors of one shape; variance at least 0.

@@ -12,9 +12,9 @@ import pytest
 from torch import nn
 
 from lightning_snn.functional import Smooth
-from lightning_snn.methods import Method, SpikingBayes, SurrogateGradient
-from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
-from tests.contract.task import small_network
+from lightning_snn.methods import Method, NoisySpikes, SpikingBayes, SurrogateGradient
+from lightning_snn.nn import LIF, BayesRecurrentLIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
+from tests.contract.task import binary_network, recurrent_network, small_network
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,31 @@ METHODS = (
             "a_prediction_does_not_depend_on_the_size_of_the_batch": "noise is drawn for the whole batch at once",
         },
     ),
+    MethodRow("spiking_bayes_weights", lambda: SpikingBayes(samples=4, sampling="weights")),
+    MethodRow("spiking_bayes_step", lambda: SpikingBayes(noise_mode="step")),
+    MethodRow("spiking_bayes_trace", lambda: SpikingBayes(noise_mode="trace")),
+    MethodRow(
+        "spiking_bayes_agr",
+        lambda: SpikingBayes(estimator="agr"),
+    ),
+    MethodRow(
+        "spiking_bayes_recurrent",
+        SpikingBayes,
+        recurrent_network,
+    ),
+    MethodRow("spiking_bayes_binary", SpikingBayes, binary_network),
+    MethodRow("noisy_spikes", NoisySpikes),
 )
 
 LEARNED = {"learn_beta": True, "learn_threshold": True, "channels": 4}
+
+
+def recurrent_means() -> BayesRecurrentLIF:
+    """Outside `posterior_noise` the widths play no part."""
+    layer = BayesRecurrentLIF(4, 0.8, **LEARNED)
+    layer.weight_log_std.requires_grad_(False)
+    return layer
+
 
 LAYERS = (
     LayerRow("lif", lambda: LIF(0.8)),
@@ -76,6 +98,7 @@ LAYERS = (
     LayerRow("lif_learned", lambda: LIF(0.8, **LEARNED)),
     LayerRow("recurrent_lif", lambda: RecurrentLIF(4, 0.8)),
     LayerRow("recurrent_lif_learned", lambda: RecurrentLIF(4, 0.8, reset="zero", **LEARNED)),
+    LayerRow("bayes_recurrent_lif", recurrent_means),
     LayerRow("leaky_integrator", lambda: LeakyIntegrator(0.8)),
     LayerRow("leaky_integrator_learned", lambda: LeakyIntegrator(0.8, learn_beta=True, channels=4)),
     LayerRow("synaptic_delays", lambda: SynapticDelays((0, 1, 3))),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF
+from lightning_snn.nn import MembraneResidual, RecurrentLIF, Sign, SynapticDelays
 
 TIME_STEPS, CHANNELS, CLASSES = 8, 2, 2
 
@@ -41,6 +42,21 @@ def _time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def small_network() -> nn.Module:
     return nn.Sequential(nn.Linear(CHANNELS, 32), LIF(0.9), nn.Linear(32, CLASSES))
+
+
+def recurrent_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(CHANNELS, 16), RecurrentLIF(16, 0.9), nn.Linear(16, CLASSES))
+
+
+def binary_network() -> nn.Module:
+    """Residual, with activations -1 and 1; binary neurons remember nothing, so the past comes by delays."""
+    return nn.Sequential(
+        SynapticDelays(range(TIME_STEPS)),
+        nn.Linear(TIME_STEPS * CHANNELS, 16),
+        MembraneResidual(nn.Sequential(Sign(), nn.Linear(16, 16))),
+        Sign(),
+        nn.Linear(16, CLASSES),
+    )
 
 
 def trainer(folder: Any, **options: Any) -> pl.Trainer:

@@ -210,7 +210,7 @@ def test_moments_drive_noisy_neurons():
     with posterior_noise(0.5), folded(6):
         spikes = layer(Moments(mean.flatten(0, 1), variance.flatten(0, 1))).unflatten(0, (6, 3))
     torch.manual_seed(1)
-    assert torch.equal(spikes, noisy_lif(mean, variance, 0.7, 0.8, layer.dynamics, 0.5))
+    assert torch.equal(spikes, noisy_lif(mean, variance, 0.7, 0.8, layer.dynamics, 0.5)[0])
 
 
 def test_moments_outside_posterior_noise_are_refused():

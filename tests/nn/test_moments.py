@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_snn.functional import IWST
 from lightning_snn.nn import Moments, posterior_noise
-from lightning_snn.nn.moments import estimator
+from lightning_snn.nn.noise import spike_noise
 
 DRAWS = 20_000
 
@@ -192,22 +193,22 @@ def test_activations_tell_their_shape_dtype_and_device_and_can_be_copied():
 
 
 def test_posterior_noise_nests_and_is_restored_after_exceptions():
-    assert estimator() is None
+    assert spike_noise() is None
     with posterior_noise(0.3):
         with posterior_noise(None):
-            assert estimator() is None
+            assert spike_noise() is None
             with posterior_noise(1.0):
-                assert estimator() == 1.0
-            assert estimator() is None
+                assert spike_noise().estimator == IWST(1.0)
+            assert spike_noise() is None
         with pytest.raises(TypeError), posterior_noise(1.0):
             nn.ReLU()(activation(1))
-        assert estimator() == 0.3
-    assert estimator() is None
+        assert spike_noise().estimator == IWST(0.3)
+    assert spike_noise() is None
 
 
 def test_a_lambda_out_of_range_is_refused_by_name():
     with (
-        pytest.raises(ValueError, match="Expected argument `lam` to be a number from 0 to 1, but got -1"),
-        posterior_noise(-1),
+        pytest.raises(ValueError, match="Expected argument `estimator` to be a number from -1 to 1, .* but got -2"),
+        posterior_noise(-2),
     ):
         pass

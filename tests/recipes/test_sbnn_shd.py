@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
 import pytest
 
-from lightning_snn.cli import main
+from tests.recipes.loading import RECIPES, run_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "sbnn_shd.py"
+RECIPE = RECIPES / "sbnn_shd.py"
 
 
 def write_shd(root: Path) -> None:
@@ -45,27 +42,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sbnn_shd", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def learn(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
     """What the recipe finds on the simplified digits with a small network."""
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(folder / "cache"))
     small = ["--data.root", str(folder / "files"), "--data.batch_size", "32", "--data.time_steps", "20"]
     quick = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-    monkeypatch.setattr(sys, "argv", [str(RECIPE), *small, *quick, *arguments])
-    script = recipe()
-    return main(str(RECIPE), script.DEFAULTS, script.PRESETS).report.results
+    return run_recipe("sbnn_shd", monkeypatch, *small, *quick, *arguments).report.results
 
 
 def test_without_data_the_recipe_says_where_they_come_from_and_does_nothing(tmp_path: Path) -> None:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(RECIPES.parent), os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(
         [sys.executable, str(RECIPE)],
         cwd=tmp_path,
@@ -87,10 +73,8 @@ def test_a_root_without_the_files_ends_with_what_to_do(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     root = tmp_path if absent == "files" else tmp_path / "absent"
-    monkeypatch.setattr(sys, "argv", [str(RECIPE), "--data.root", str(root), "--trainer.accelerator", "cpu"])
-    script = recipe()
     with pytest.raises(SystemExit, match="2"):
-        main(str(RECIPE), script.DEFAULTS, script.PRESETS)
+        run_recipe("sbnn_shd", monkeypatch, "--data.root", str(root), "--trainer.accelerator", "cpu")
     assert "zenkelab.org/resources" in capsys.readouterr().err
 
 

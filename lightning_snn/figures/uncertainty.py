@@ -1,0 +1,114 @@
+"""Whether the uncertainty of a prediction is worth something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_snn.figures._house import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, INK)
+_LINES = ("-", "--", "-.", ":")
+_BINS = 40
+
+
+@styled
+def risk_coverage_curve(curves: Mapping[str, tuple[Any, Any]]) -> Figure:
+    """Risk of answering only the most certain samples against the share of samples that are answered.
+
+    Args:
+        curves: for each name its coverage, ascending within (0, 1], and risk, at least 0, both of shape `(N,)`, as
+            `lightning_snn.metrics.functional.risk_coverage` gives them. At most 24, which the lines can tell apart.
+
+    Returns:
+        The figure, with the area under each curve, its risks weighted by the steps of the coverage, in the legend.
+
+    Raises:
+        ValueError: if `curves` is empty or holds too many, or one of them is not what is stated above.
+    """
+    _check_number("curves", curves, len(_COLOURS) * len(_LINES))
+    figure = new_figure(4.8, 3.6)
+    axes = figure.subplots()
+    for index, (name, curve) in enumerate(curves.items()):
+        coverage, risk = _curve(f"curves[{name!r}]", curve)
+        area = (risk * np.diff(coverage, prepend=0)).sum()
+        axes.plot(
+            coverage,
+            risk,
+            color=_COLOURS[index % len(_COLOURS)],
+            linestyle=_LINES[index // len(_COLOURS)],
+            linewidth=1.4,
+            label=f"{name}, area {area:.2g}",
+        )
+    axes.set(xlim=(0, 1), xlabel="coverage: share of the samples answered", ylabel="risk: mean error of those answered")
+    axes.set_ylim(bottom=0)
+    axes.set_title("risk and coverage", fontweight="bold")
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.legend(loc="upper left", handlelength=1.8)
+    return figure
+
+
+@styled
+def uncertainty_histograms(groups: Mapping[str, Any], label: str = "uncertainty [nats]") -> Figure:
+    """Distribution of an uncertainty in groups of samples, one panel below the other on a common axis.
+
+    Args:
+        groups: for each name the uncertainties of its samples, shape `(N,)`; the first group is what the others are
+            compared with: its median is drawn through all panels.
+        label: what is measured, and its unit.
+
+    Returns:
+        The figure. Bars are shares of the group, so that groups of different size compare. The axis includes 0.
+
+    Raises:
+        ValueError: if `groups` is empty or holds more than 6, or a group is not what is stated above.
+    """
+    _check_number("groups", groups, len(_COLOURS))
+    values = {}
+    for name, group in groups.items():
+        argument, expected = f"groups[{name!r}]", "one number a sample"
+        values[name] = numbers(argument, group, expected)
+        if values[name].ndim != 1:
+            raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {values[name].shape}")
+    everything = np.concatenate(list(values.values()))
+    edges = np.histogram_bin_edges(everything, _BINS, (min(0, everything.min()), everything.max()))
+    reference = np.median(next(iter(values.values())))
+
+    figure = new_figure(4.8, 1.25 * len(values) + 0.9)
+    panels = figure.subplots(len(values), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, colour, (name, group) in zip(panels, _COLOURS, values.items(), strict=False):
+        axes.hist(group, edges, weights=np.full(len(group), 1 / len(group)), color=colour, edgecolor="white")
+        axes.axvline(reference, color=INK, linestyle="--", linewidth=1, label=f"median of {next(iter(values))}")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("share")
+        axes.set_title(f"{name}: {len(group)} samples, median {np.median(group):.2g}", fontweight="bold")
+    panels[0].legend(loc="upper right")
+    panels[-1].set(xlabel=label, xlim=(edges[0], edges[-1]))
+    return figure
+
+
+def _check_number(name: str, given: Mapping[str, Any], most: int) -> None:
+    if not 0 < len(given) <= most:
+        raise ValueError(f"Expected argument `{name}` to hold 1 to {most} names, but got {len(given)}")
+
+
+def _curve(argument: str, curve: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        coverage, risk = curve
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected argument `{argument}` to be coverage and risk, but got {curve!r}") from error
+    coverage = numbers(f"{argument}[0]", coverage, "the coverages of a curve")
+    risk = numbers(f"{argument}[1]", risk, "the risks of a curve")
+    rising = coverage.ndim == 1 and coverage.min() > 0 and coverage.max() <= 1 and (np.diff(coverage) > 0).all()
+    if coverage.shape != risk.shape or not rising or risk.min() < 0:
+        raise ValueError(
+            f"Expected argument `{argument}` to be coverages, ascending within (0, 1], and as many risks of at least "
+            f"0, but got shapes {coverage.shape} and {risk.shape}, coverages from {coverage.min():g} to "
+            f"{coverage.max():g} and risks from {risk.min():g}"
+        )
+    return coverage, risk

@@ -1,0 +1,205 @@
+"""What methods share whose networks fire by noise: one noisy run, K of them side by side, and what they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
+from lightning_snn.functional.iwst import Estimator, EstimatorName, estimator_named
+from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
+from lightning_snn.functional.variational import sample
+from lightning_snn.methods.base import Method
+from lightning_snn.methods.task import Prediction
+from lightning_snn.nn.bayes import BayesianLayer
+from lightning_snn.nn.folding import folded, run
+from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
+from lightning_snn.nn.sign import Sign
+
+Sampling = Literal["noise", "weights"]
+
+# mean, variance, membrane, score, spikes and the next layer's input of the largest layer live at once
+_TENSORS_ALIVE = 6
+
+
+class NoisyMethod(Method):
+    """Base of the methods that train and predict with noisy spikes.
+
+    Args:
+        lam: lambda of IW-ST in [0, 1].
+        estimator: another estimator of the gradient in place of IW-ST(lambda), by name or as an `Estimator` for
+            Gaussian noise; None is IW-ST(lambda).
+        noise_mode: "moment", "step" or "trace", see `functional.noisy_lif`.
+        samples: K of `predict`; 0 predicts without noise, one deterministic run.
+        sampling: what the K samples draw: "noise" of the pre-activations, anew at every step, or "weights", kept over
+            time and shared by the batch.
+        sample_memory: memory in MiB that the activations of one layer may take while K samples run side by side, larger
+            than 0; more samples than fit run one after another.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        lam: float,
+        estimator: EstimatorName | Estimator | None,
+        noise_mode: NoiseMode,
+        samples: int,
+        sampling: Sampling,
+        sample_memory: float,
+    ) -> None:
+        super().__init__()
+        check_between("lam", lam, 0.0, 1.0)
+        check_choice("noise_mode", noise_mode, NOISE_MODES)
+        check_integer("samples", samples, 0)
+        check_choice("sampling", sampling, ("noise", "weights"))
+        check_positive("sample_memory", sample_memory)
+        self.estimator = estimator_named(lam if estimator is None else estimator)
+        if self.estimator.noise != "gaussian":
+            raise ValueError(f"Expected argument `estimator` to be of Gaussian noise, but got {self.estimator}")
+        self.lam, self.noise_mode = lam, noise_mode
+        self.samples, self.sampling, self.sample_memory = samples, sampling, sample_memory
+
+    def predict(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
+        """The prediction for `x [T, B, ...]`: of one deterministic run, or the mixture of K noisy ones.
+
+        Args:
+            network: a prepared network.
+            x: input.
+            generator: source of the noise; None is torch's default.
+        """
+        if self.samples == 0:
+            return super().predict(network, x)
+        outputs = self.sampled_outputs(network, x, self.samples, generator)
+        return self._mixture([self.task.read(chunk.flatten(1, 2)) for chunk in outputs], x.shape[1], 0)
+
+    def predict_anytime(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
+        if self.samples == 0:
+            return super().predict_anytime(network, x)
+        outputs = self.sampled_outputs(network, x, self.samples, generator)
+        return self._mixture([self.task.read_prefixes(chunk.flatten(1, 2)) for chunk in outputs], x.shape[1], 1)
+
+    def noisy_output(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        observe: Observer | None = None,
+    ) -> Tensor:
+        """Outputs `[T, B, ...]` of one run in which every spike and every output is drawn; it has a gradient."""
+        with self._noise(generator, observe):
+            return _drawn(run(network, x), generator)
+
+    @torch.no_grad()
+    def sampled_outputs(
+        self, network: nn.Module, x: Tensor, count: int, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Outputs of `count` noisy runs on `x [T, B, ...]`, side by side within the memory bound.
+
+        Layers before the first noisy neuron are computed once for all samples of noise.
+
+        Returns:
+            tensors `[T, K_i, B, ...]` with the K_i adding up to `count`.
+        """
+        check_integer("count", count)
+        steps, batch = x.shape[:2]
+        by_weights = self.sampling == "weights"
+        shared, rest = ([], [network]) if by_weights else _before_first_noise(network)
+        outputs: list[Tensor] = []
+        with folded(steps):
+            with self._noise(generator):
+                before = _through(shared, x.flatten(0, 1))
+            at_once = 1  # the first sample tells how much memory one takes
+            while count > 0:
+                at_once = min(at_once, count)
+                context = weight_draws(at_once, generator) if by_weights else self._noise(generator)
+                with context, _LargestActivation(network) as largest:
+                    output = _drawn(_through(rest, _repeated(before, steps, at_once)), generator)
+                outputs.append(output.unflatten(0, (steps, at_once, batch)))
+                count -= at_once
+                if len(outputs) == 1:
+                    at_once = max(1, int(self.sample_memory * 2**20 / (_TENSORS_ALIVE * max(largest.bytes, 1))))
+        return outputs
+
+    def extra_repr(self) -> str:
+        parts = (
+            [f"lam={self.lam:g}"] if self.estimator == estimator_named(self.lam) else [f"estimator={self.estimator}"]
+        )
+        parts += [f"noise_mode={self.noise_mode}"] if self.noise_mode != "moment" else []
+        parts += [f"samples={self.samples}"]
+        parts += [f"sampling={self.sampling}"] if self.sampling != "noise" else []
+        return ", ".join([*parts, f"sample_memory={self.sample_memory:g}"])
+
+    def _noise(
+        self, generator: torch.Generator | None = None, observe: Observer | None = None
+    ) -> AbstractContextManager[None]:
+        return posterior_noise(self.estimator, self.noise_mode, generator, observe)
+
+    def _mixture(self, readouts: list[Tensor], batch: int, dim: int) -> Prediction:
+        """The mixture of readouts whose dimension `dim` holds K_i copies of the batch."""
+        copies = [copy for readout in readouts for copy in readout.unflatten(dim, (-1, batch)).unbind(dim)]
+        return self.task.combine([self.task.predict(copy) for copy in copies])
+
+
+class _LargestActivation:
+    """Watches a run for the size of the largest output of a layer that the noise comes from or goes to."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.layers = [module for module in network.modules() if isinstance(module, (BayesianLayer, LIF, Sign))]
+        self.bytes = 0
+
+    def __enter__(self) -> _LargestActivation:
+        self.hooks = [layer.register_forward_hook(self._see) for layer in self.layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _see(self, module: nn.Module, inputs: tuple[object, ...], output: Tensor | Moments) -> None:
+        tensor = output.mean if isinstance(output, Moments) else output
+        self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+
+
+def _drawn(outputs: Tensor | Moments, generator: torch.Generator | None) -> Tensor:
+    return sample(outputs.mean, outputs.variance, generator) if isinstance(outputs, Moments) else outputs
+
+
+def _through(layers: Sequence[nn.Module], x: Tensor | Moments) -> Tensor | Moments:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _repeated(x: Tensor | Moments, steps: int, count: int) -> Tensor | Moments:
+    """`count` copies of the batch, `[T*B, ...]` to `[T*count*B, ...]`."""
+    if count == 1:
+        return x
+
+    def repeat(tensor: Tensor) -> Tensor:
+        copies = tensor.unflatten(0, (steps, 1, -1))
+        return copies.expand(steps, count, *copies.shape[2:]).flatten(0, 2)
+
+    return x.map(repeat) if isinstance(x, Moments) else repeat(x)
+
+
+def _before_first_noise(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The layers of a chain before its first noisy neuron, and the rest; of another module there is no before."""
+    layers = _chain(network)
+    for index, layer in enumerate(layers):
+        if any(isinstance(module, (LIF, Sign)) for module in layer.modules()):
+            return layers[:index], layers[index:]
+    return [], layers
+
+
+def _chain(network: nn.Module) -> list[nn.Module]:
+    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward:
+        return [part for layer in network for part in _chain(layer)]
+    return [network]

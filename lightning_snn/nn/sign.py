@@ -1,0 +1,49 @@
+"""Binary activations of value -1 and 1: the neurons of binary networks, which have no time."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_snn.functional.lif import Dynamics, lif
+from lightning_snn.functional.noisy_lif import noisy_lif
+from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
+from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.noise import spike_noise
+
+
+class Sign(nn.Module):
+    r"""Binary neurons, where a ReLU would stand: ``y = sign(x)`` in {-1, 1}, with ``sign(0) = -1``.
+
+    Driven by the `Moments` of a Bayesian layer, ``P(y = 1) = Phi(mean / sqrt(variance))`` with the gradient of the
+    enclosing `posterior_noise`. Otherwise the step is deterministic and its derivative that of the surrogate.
+    There is no state: at every time step the neuron is a new one.
+
+    Args:
+        surrogate: derivative of the step: a `Surrogate`, or its name ("arctangent", "fast_sigmoid", "sigmoid",
+            "triangular").
+
+    Shape:
+        input and output `[T*B, ...]`.
+    """
+
+    def __init__(self, surrogate: SurrogateName | Surrogate = "arctangent") -> None:
+        super().__init__()
+        self.surrogate = surrogate_named(surrogate)
+
+    def forward(self, x: Tensor | Moments) -> Tensor:
+        # a spike of a LIF neuron that lives for one step, with threshold 0
+        if not isinstance(x, Moments):
+            spikes = lif(x[None], 0.0, 0.0, Dynamics(surrogate=self.surrogate))[0]
+            return 2 * spikes[0] - 1
+        noise = spike_noise()
+        if noise is None:
+            raise RuntimeError("Sign was driven by a Gaussian activation outside `posterior_noise`")
+        spikes, standardised = noisy_lif(
+            x.mean[None], x.variance[None], 0.0, 0.0, estimator=noise.estimator, generator=noise.generator
+        )
+        if noise.observe is not None:
+            noise.observe(self, standardised[0])
+        return 2 * spikes[0] - 1
+
+    def extra_repr(self) -> str:
+        return f"surrogate={self.surrogate}"
