@@ -21,7 +21,8 @@ DEFAULTS = {
 PRESETS = {
     "SpikingBayes": {
         "method.lam": 1.0,  # a hundred sequential steps: the estimator of least variance
-        "method.kl_weight": 0.01,  # some 6,500 recordings for 100,000 weights, twice that with the recurrent ones
+        "method.kl_weight": 0.01,  # some 6,500 recordings for 100,000 weights
+        "method.recurrent_posterior": False,  # it did worse on gestures; a matter to try here
         "method.gain": 1.0,  # words are loud: more makes the network fire at every sound
         "method.kappa": 0.3,
         "method.prior_scale": 1.0,
