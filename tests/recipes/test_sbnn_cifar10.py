@@ -51,7 +51,7 @@ def test_batch_norm_is_refused_with_a_posterior_by_name(images, tmp_path, monkey
 
 def test_it_learns_the_colour_of_a_square(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ("--data.root", str(images), *SMALL, "--data.augmentation", "false", "--trainer.max_epochs", "6")
+    options = ("--data.root", str(images), *SMALL, "--method.samples", "2", "--trainer.max_epochs", "6")
     quick = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--output", "run")
     results = run_recipe("sbnn_cifar10", monkeypatch, *options, *quick, "--model.learning_rate", "0.01").report.results
     assert results["accuracy"] > 0.6  # chance is 0.1
