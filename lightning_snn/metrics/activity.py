@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.nn.bayes import BayesConv2d, BayesLinear
+from lightning_snn.nn.bayes import BayesConv1d, BayesConv2d, BayesLinear
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.lif import RecurrentLIF
+from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.registry import spiking_layers
 
 _LINEAR = (nn.Linear, BayesLinear)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d)
 _CONNECTIONS = (*_LINEAR, *_CONVOLUTIONS)
 
 
@@ -38,7 +39,8 @@ def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
     kernel covers it, so that stride, padding, dilation and the image's rim are accounted for exactly.
 
     Args:
-        layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `BayesLinear` or `BayesConv2d`, with zero padding.
+        layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `BayesLinear`, `BayesConv1d` or `BayesConv2d`, with
+            zero padding.
         x: input of the layer, as its `forward` takes it.
 
     Returns:
@@ -106,6 +108,8 @@ def record_activity(
 ) -> Iterator[Activity]:
     """Count spikes and synaptic operations of every call of a network within this context.
 
+    K noisy samples of a prediction are K runs: their operations add up, what they share counts once.
+
     Args:
         network: any module; its spiking layers, also those of other libraries, are found by `nn.registry`.
         activity: totals to add to; None starts new ones.
@@ -145,7 +149,9 @@ def _count_samples(activity: Activity, args: tuple[Any, ...]) -> None:
 
 def _operation_counter(activity: Activity, name: str) -> Any:
     def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        activity.operations[name] = activity.operations.get(name, 0) + synaptic_operations(layer, args[0])
+        # a Gaussian activation is an analogue value that the layer hears through its mean
+        x = args[0].mean if isinstance(args[0], Moments) else args[0]
+        activity.operations[name] = activity.operations.get(name, 0) + synaptic_operations(layer, x)
 
     return count
 

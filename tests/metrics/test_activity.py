@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn import LIF, run
+from lightning_snn.methods import SpikingBayes
 from lightning_snn.metrics.activity import Activity, record_activity, synaptic_operations
+from lightning_snn.networks import ResidualConvNet
 from lightning_snn.nn import BayesConv2d, BayesLinear, RecurrentLIF, posterior_noise, register_spiking_layer
 
 CONVOLUTIONS = [
@@ -192,3 +194,17 @@ def test_a_multi_step_layer_gives_all_its_steps_in_one_call() -> None:
     with record_activity(network, first_sample=True) as activity:
         network(x)
     torch.testing.assert_close(activity.first_sample()[""], (x[:, 0] > 0).float())
+
+
+def test_the_noisy_samples_of_a_residual_network_are_counted():
+    method = SpikingBayes(lam=1.0, samples=3)
+    network = method.prepare(ResidualConvNet((2, 8, 8), 3, (2, 4), blocks=1))
+    x = torch.randn(2, 5, 2, 8, 8)
+    with record_activity(network) as activity:
+        method.predict(network, x)
+    stem, blocks = "0", [name for name, module in network.named_modules() if isinstance(module, BayesConv2d)]
+    shortcut = next(name for name in blocks if "shortcut" in name)
+    # before the first neurons all samples share one run; in each of them the shortcut hears 2 channels of 4 x 4 averages
+    assert activity.operations[stem] == synaptic_operations(network[0], x.flatten(0, 1))
+    assert activity.operations[shortcut] == 3 * 2 * 5 * 2 * 4 * 4 * 4
+    assert activity.neuron_steps["1.branch.0"] == 3 * 2 * 5 * 2 * 8 * 8
