@@ -204,7 +204,7 @@ def test_the_noisy_samples_of_a_residual_network_are_counted():
         method.predict(network, x)
     stem, blocks = "0", [name for name, module in network.named_modules() if isinstance(module, BayesConv2d)]
     shortcut = next(name for name in blocks if "shortcut" in name)
-    # before the first neurons all samples share one run; in each of them the shortcut hears 2 channels of 4 x 4 averages
+    # before the first neurons all samples share one run; in each of them the shortcut hears 2 channels of 4x4 means
     assert activity.operations[stem] == synaptic_operations(network[0], x.flatten(0, 1))
     assert activity.operations[shortcut] == 3 * 2 * 5 * 2 * 4 * 4 * 4
     assert activity.neuron_steps["1.branch.0"] == 3 * 2 * 5 * 2 * 8 * 8
