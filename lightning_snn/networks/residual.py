@@ -69,8 +69,8 @@ class ResidualConvNet(nn.Sequential):
     """A residual convolutional network: in every block neurons and a 3x3 convolution add to the stream of drives.
 
     From the second stage on the first block of a stage halves height and width: its convolution has stride 2, and its
-    shortcut averages 2x2 positions and changes the channels by a 1x1 convolution. A Linear reads out all last neurons:
-    averaged over positions their rates would differ too little between images.
+    shortcut averages 2x2 positions and changes the channels by a 1x1 convolution. A Linear reads out the stream itself
+    at all positions, mean and variance within `posterior_noise`.
 
     Args:
         input_shape: channels, height and width of a frame; height and width divisible by ``stem_stride * 2^(stages -
@@ -135,7 +135,6 @@ class ResidualConvNet(nn.Sequential):
                 size = out
         super().__init__(
             *layers,
-            _neurons(neurons, options),
             nn.Flatten(),
             nn.Linear(size * math.prod(side // factor for side in plane), num_classes),
         )
