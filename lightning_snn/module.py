@@ -102,7 +102,9 @@ class SpikingModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         fraction = batch_idx / self.trainer.num_training_batches
-        self.method.progress = Progress(self.trainer.current_epoch + fraction, self._train_size)
+        self.method.progress = Progress(
+            self.trainer.current_epoch + fraction, self._train_size, self.trainer.global_step
+        )
         step = self.method.training_step(self.network, x, y)
         self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(y))
         self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=len(y))

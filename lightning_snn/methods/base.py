@@ -41,10 +41,12 @@ class Progress:
     Attributes:
         epoch: epochs completed, with the fraction of the current one.
         train_size: samples in an epoch over all processes; None where it cannot be known.
+        step: steps of the optimiser completed.
     """
 
     epoch: float = 0.0
     train_size: int | None = None
+    step: int = 0
 
 
 class Method(nn.Module):

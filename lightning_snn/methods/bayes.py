@@ -129,7 +129,6 @@ class SpikingBayes(NoisyMethod):
         self.keep_weights, self.train_size = keep_weights, train_size
         self.bias_weight, self.bias_form, self.bias_epochs = bias_weight, bias_form, bias_epochs
         self.recurrent_posterior = recurrent_posterior
-        self._steps = 0
         self._warned = False
 
     def prepare(self, network: nn.Module) -> nn.Module:
@@ -159,7 +158,7 @@ class SpikingBayes(NoisyMethod):
             # nothing, yet every parameter has a gradient, as several processes require
             return Step(loss + 0.0 * self.kl(network), loss.detach(), output.detach())
         bias_form = self.bias_form if self.bias_weight > 0 else None
-        watch = Watch(network, self.estimator, bias_form, self._steps % MONITOR_EVERY == 0)
+        watch = Watch(network, self.estimator, bias_form, self.progress.step % MONITOR_EVERY == 0)
         with watch:
             output = self.task.read(self.noisy_output(network, x, observe=watch.observe))
         loss = self.task.loss(output, y)
@@ -173,7 +172,6 @@ class SpikingBayes(NoisyMethod):
             metrics.update({f"bias/{name}": value.detach() for name, value in watch.bias.items()})
         metrics.update({f"chi_squared/{name}": value for name, value in watch.chi_squared.items()})
         self._warn_of_variance(watch.chi_squared)
-        self._steps += 1
         return Step(objective, loss.detach(), output.detach(), metrics)
 
     def kl(self, network: nn.Module) -> Tensor:

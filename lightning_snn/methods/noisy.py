@@ -129,9 +129,8 @@ class NoisyMethod(Method):
         return outputs
 
     def extra_repr(self) -> str:
-        parts = (
-            [f"lam={self.lam:g}"] if self.estimator == estimator_named(self.lam) else [f"estimator={self.estimator}"]
-        )
+        parts = [f"lam={self.lam:g}"]
+        parts += [f"estimator={self.estimator}"] if self.estimator != estimator_named(self.lam) else []
         parts += [f"noise_mode={self.noise_mode}"] if self.noise_mode != "moment" else []
         parts += [f"samples={self.samples}"]
         parts += [f"sampling={self.sampling}"] if self.sampling != "noise" else []
