@@ -167,11 +167,12 @@ class SpikingBayes(NoisyMethod):
             kl = self.kl(network)
             objective = objective + self._kl_factor() * kl
             metrics["kl"] = kl.detach()
-        if watch.bias:
-            objective = objective + self._bias_factor() * torch.stack(list(watch.bias.values())).mean()
-            metrics.update({f"bias/{name}": value.detach() for name, value in watch.bias.items()})
-        metrics.update({f"chi_squared/{name}": value for name, value in watch.chi_squared.items()})
-        self._warn_of_variance(watch.chi_squared)
+        bias, chi_squared = watch.bias, watch.chi_squared
+        if bias:
+            objective = objective + self._bias_factor() * torch.stack(list(bias.values())).mean()
+            metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
+        metrics.update({f"chi_squared/{name}": value for name, value in chi_squared.items()})
+        self._warn_of_variance(chi_squared)
         return Step(objective, loss.detach(), output.detach(), metrics)
 
     def kl(self, network: nn.Module) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -126,12 +127,11 @@ class BayesianMap(BayesianLayer):
 
     def _moments(self, x: Tensor | Moments, noise: SpikeNoise) -> Moments:
         variance, bias_variance = self.variances()
+        posterior = self.weight, variance, self.bias, bias_variance
         if isinstance(x, Moments):
-            posterior = self.weight, variance, self.bias, bias_variance
             return Moments(*linear_moments(x.mean, *posterior, x_variance=x.variance, apply=self.linear_map))
         if noise.mode == "trace" and self.drives:
             return self._trace_moments(x, variance, bias_variance)
-        posterior = self.weight, variance, self.bias, bias_variance
         return Moments(*linear_moments(x, *posterior, self.input_values, apply=self.linear_map))
 
     def _trace_moments(self, x: Tensor, variance: Tensor, bias_variance: Tensor | None) -> Moments:
@@ -199,13 +199,32 @@ class BayesLinear(BayesianMap):
 
 
 class _BayesConv(BayesianMap):
-    """What Bayesian convolutions of one and two dimensions share; the shapes are those of `plain`, torch's layer."""
+    """What Bayesian convolutions of one and two dimensions share.
 
-    def __init__(self, plain: nn.Conv1d | nn.Conv2d, gain: float, kappa: float, prior_scale: float) -> None:
+    Attributes:
+        plain: torch's layer of that dimension, whose shapes are taken.
+    """
+
+    plain: ClassVar[type[nn.Conv1d] | type[nn.Conv2d]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        gain: float = 1.0,
+        kappa: float = 0.5,
+        prior_scale: float = 1.0,
+    ) -> None:
+        plain = self.plain(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
         mean, std = _initial(plain.weight.shape, gain, kappa)
-        bias = None if plain.bias is None else torch.zeros(plain.out_channels)
-        super().__init__(mean, bias, plain.weight[0].numel(), std, prior_scale)
-        self.in_channels, self.out_channels, self.groups = plain.in_channels, plain.out_channels, plain.groups
+        super().__init__(mean, torch.zeros(out_channels) if bias else None, mean[0].numel(), std, prior_scale)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = plain.kernel_size, plain.stride
         self.padding, self.dilation = plain.padding, plain.dilation
 
@@ -240,22 +259,7 @@ class BayesConv1d(_BayesConv):
         gain, kappa, prior_scale: see `BayesLinear`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        gain: float = 1.0,
-        kappa: float = 0.5,
-        prior_scale: float = 1.0,
-    ) -> None:
-        plain = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
-        super().__init__(plain, gain, kappa, prior_scale)
+    plain = nn.Conv1d
 
 
 class BayesConv2d(_BayesConv):
@@ -267,22 +271,7 @@ class BayesConv2d(_BayesConv):
         gain, kappa, prior_scale: see `BayesLinear`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        gain: float = 1.0,
-        kappa: float = 0.5,
-        prior_scale: float = 1.0,
-    ) -> None:
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
-        super().__init__(plain, gain, kappa, prior_scale)
+    plain = nn.Conv2d
 
 
 class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):

@@ -66,7 +66,8 @@ def plain_twin(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.
     elif isinstance(layer, BayesLinear):
         made = nn.Linear(layer.in_features, layer.out_features, bias is not None)
     else:
-        kind: Any = nn.Conv1d if isinstance(layer, BayesConv1d) else nn.Conv2d
+        assert isinstance(layer, (BayesConv1d, BayesConv2d))
+        kind: Any = layer.plain
         made = kind(*_geometry(layer), bias is not None)
     kept = weight.detach().clone(memory_format=torch.preserve_format)
     made.weight = nn.Parameter(kept, requires_grad=layer.weight.requires_grad)
