@@ -115,7 +115,7 @@ def lif(
         ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not
             fit or a state.
     """
-    _check_input(x)
+    check_input(x)
     if recurrent is not None:
         if x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1]):
             raise ValueError(
@@ -134,7 +134,7 @@ def lif(
 
 def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
     """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`."""
-    _check_input(x)
+    check_input(x)
     membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
     trace = []
     for current in x:
@@ -143,7 +143,7 @@ def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
     return torch.stack(trace).to(x.dtype)
 
 
-def _check_input(x: Tensor) -> None:
+def check_input(x: Tensor) -> None:
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
@@ -158,7 +158,9 @@ class _Spike(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate, detach: bool) -> Tensor:
         ctx.surrogate, ctx.detach = surrogate, detach
-        ctx.save_for_backward(membrane - threshold)
+        distance = membrane - threshold
+        ctx.save_for_backward(distance)
+        ctx.save_for_forward(distance)
         ctx.threshold_shape = threshold.shape if isinstance(threshold, Tensor) else None
         return surrogate.spike(membrane, threshold)
 
@@ -171,6 +173,16 @@ class _Spike(torch.autograd.Function):
         grad = grad * ctx.surrogate.derivative(distance)
         grad_threshold = None if ctx.threshold_shape is None else -grad.sum_to_size(ctx.threshold_shape)
         return grad, grad_threshold, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, membrane: Tensor | None, threshold: Tensor | None, *_: None) -> Tensor:
+        (distance,) = ctx.saved_tensors
+        if ctx.detach:
+            return torch.zeros_like(distance)
+        slope = ctx.surrogate.derivative(distance)
+        if threshold is None:
+            return slope * membrane
+        return slope * (-threshold if membrane is None else membrane - threshold)
 
 
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
@@ -227,7 +239,7 @@ class _LIFScan(torch.autograd.Function):
                 carried = membrane if differentiable else carried.copy_(membrane)
             else:
                 surrogate.spike(membrane, threshold, out=spike)
-                _reset(membrane, spike, threshold, dynamics, out=carried)
+                reset(membrane, spike, threshold, dynamics, out=carried)
         ctx.save_for_backward(
             membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, recurrent))
         )
@@ -250,7 +262,7 @@ class _LIFScan(torch.autograd.Function):
         surrogate, accumulator, steps = dynamics.surrogate, membranes.dtype, membranes.shape[0]
 
         grad_membranes = torch.empty_like(membranes)
-        block = min(steps, max(1, _CACHED_ELEMENTS // membranes[0].numel()))
+        block = min(steps, max(1, CACHED_ELEMENTS // membranes[0].numel()))
         slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
         after: Tensor | None = None  # dL/dv of the step after
         for start in range((steps - 1) // block * block, -1, -block):
@@ -281,7 +293,7 @@ class _LIFScan(torch.autograd.Function):
 
 
 # of one buffer of the backward pass: two of them and what they are made from stay in a core's cache
-_CACHED_ELEMENTS = 1 << 18
+CACHED_ELEMENTS = 1 << 18
 
 
 def _keep(
@@ -303,7 +315,8 @@ def _keep(
     return out.add_(beta) if dynamics.pending_reset else out.add_(1).mul_(beta)
 
 
-def _reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
+def reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
+    """The membrane after its reset, without a temporary; `out` may be the membrane itself."""
     if dynamics.reset == "subtract":
         return minus_scaled(membrane, spike, threshold, out=out)
     return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
@@ -326,7 +339,7 @@ def _grad_parameters(
     if dynamics.pending_reset:
         carried = membranes
     else:
-        carried = _reset(membranes, spikes, threshold, dynamics, out=torch.empty_like(membranes))
+        carried = reset(membranes, spikes, threshold, dynamics, out=torch.empty_like(membranes))
     grad_beta = grad_threshold = None
     if ctx.needs_input_grad[1]:
         grad = (grad_membranes[1:] * carried[:-1]).sum(0)

@@ -1,0 +1,443 @@
+r"""Firing rates and eligibilities in one pass along time, without a graph: what rate-based backpropagation collects.
+
+The eligibility of a neuron is the derivative of its firing rate with respect to a constant shift :math:`\epsilon` of
+its input current. With the surrogate h for the derivative of the spike, forward-mode differentiation gives
+
+.. math::
+    e = \frac{\partial r}{\partial \epsilon} = \frac{1}{n} \sum_t h(v_t - \theta)\, \rho_t, \qquad
+    \rho_1 = 1, \quad \rho_{t+1} = 1 + \beta\, \frac{\partial u_t}{\partial v_t}\, \rho_t ,
+
+v being the membrane before its reset, u after it. The tangents along the decay and the threshold follow the same
+recursion with other sources: ``u_t`` and, for ``d(v_t - threshold) / d threshold``, what the reset takes away.
+
+The n steps of a mean are a window. At its start all tangents are zero: the membrane that it begins with is a constant.
+
+Cost: time O(T); memory one step, whatever T is. With a detached reset that subtracts, rho is the same for all neurons
+of equal decay, and the surrogate is the only work beyond that of the spikes.
+
+It is not an eligibility trace of a synapse: it belongs to a neuron, and a window has one of them.
+
+After Yu et al. 2024, arXiv 2410.11488; the tangents of decay and threshold are our extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lightning_snn.functional.lif import CACHED_ELEMENTS, Dynamics, check_input, minus_scaled, reset, spread_over
+
+
+class RateRecord(NamedTuple):
+    """Means over the steps of a window, each `[B, ...]`, in float32 or wider.
+
+    Attributes:
+        rate: mean spikes.
+        eligibility: derivative of the rate with respect to a constant shift of the input current.
+        beta: derivative of the rate of each neuron with respect to its decay; None unless it was wanted.
+        threshold: likewise for its threshold.
+    """
+
+    rate: Tensor
+    eligibility: Tensor
+    beta: Tensor | None
+    threshold: Tensor | None
+
+
+class Trace(NamedTuple):
+    """A derivative on its way: the tangent that the next step starts with, and the sum of those of the spikes.
+
+    The tangent is that of the membrane less the threshold, before reset. A number or a tensor of the shape of the
+    decay stands for all neurons of that decay.
+    """
+
+    tangent: float | Tensor
+    total: Tensor
+
+
+class RateState(NamedTuple):
+    """Where a pass of `lif_rate` stands. It owns its buffers, and the next call writes over them.
+
+    Attributes:
+        membrane: what the next step continues from, `[B, ...]`: after its reset, or before it if the reset is pending.
+        steps: number of steps since the window began.
+        spikes: sum of the spikes, `[B, ...]`; None at the start of a window, like the traces below.
+        input: the trace along a constant shift of the input current.
+        beta, threshold: the traces along decay and threshold; None unless they are wanted.
+    """
+
+    membrane: Tensor
+    steps: int = 0
+    spikes: Tensor | None = None
+    input: Trace | None = None
+    beta: Trace | None = None
+    threshold: Trace | None = None
+
+    def record(self) -> RateRecord:
+        """Means over the steps since the window began, in tensors of their own.
+
+        Raises:
+            RuntimeError: if the window has no step yet.
+        """
+        if self.spikes is None or self.input is None:
+            raise RuntimeError("Expected at least one step in the window before its record is taken, but it has none")
+        return RateRecord(
+            self.spikes / self.steps,
+            self.input.total / self.steps,
+            None if self.beta is None else self.beta.total / self.steps,
+            None if self.threshold is None else self.threshold.total / self.steps,
+        )
+
+    def next_window(self) -> RateState:
+        """The state of a new window: the membrane stays, as a constant; tangents, sums and the count start anew."""
+        return RateState(self.membrane)
+
+
+@torch.no_grad()
+def lif_rate(
+    x: Tensor,
+    beta: float | Tensor,
+    threshold: float | Tensor = 1.0,
+    dynamics: Dynamics = Dynamics(),
+    state: RateState | None = None,
+    wanted: tuple[bool, bool] = (False, False),
+) -> tuple[Tensor, RateState]:
+    """The spikes of `functional.lif.lif`, bit for bit, and the traces of their rate; no graph is built.
+
+    Args:
+        x: input current of t further steps, shape `[t, B, ...]`, any floating dtype and strides.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
+        threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`.
+        dynamics: reset, order and surrogate.
+        state: what the previous call returned, used up by this one; None is the resting neuron.
+        wanted: whether to trace the derivatives with respect to the decay and to the threshold. It holds for a window.
+
+    Returns:
+        spikes in {0, 1} of the shape and dtype of `x`, and the state, whose `record` is of all steps of the window.
+
+    Raises:
+        ValueError: if `x` has no time axis or is not floating point, `state` is of another shape, or `wanted` changes
+            within a window.
+    """
+    check_input(x)
+    dynamics.check()
+    rested = state is None  # no reset is pending then, whatever the spike of an empty membrane
+    if state is None:
+        state = RateState(torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32)))
+    elif state.membrane.shape != x.shape[1:]:
+        raise ValueError(
+            f"Expected argument `state` to be of the shape of a step of `x`, {tuple(x.shape[1:])}, "
+            f"but got {tuple(state.membrane.shape)}"
+        )
+    membrane = state.membrane
+    betas, thresholds = spread_over(beta, membrane), spread_over(threshold, membrane)
+    # spikes whose reset is still to come
+    owed = torch.zeros_like(membrane, dtype=x.dtype) if dynamics.pending_reset else None
+    if owed is not None and not rested:
+        dynamics.surrogate.spike(membrane, thresholds, out=owed)
+    if state.steps == 0:
+        state = _open_window(membrane, None if rested else owed, beta, thresholds, dynamics, wanted)
+    elif wanted != (state.beta is not None, state.threshold is not None):
+        raise ValueError(
+            f"Expected argument `wanted` to stay {(state.beta is not None, state.threshold is not None)} until the "
+            f"next window, but got {wanted}"
+        )
+    spike_count, along_input, along_beta, along_threshold = state[2:]
+    assert spike_count is not None
+    assert along_input is not None
+
+    gains = None  # tangents along the input at every step, where they need no scan
+    if _tangent_is_shared(dynamics):
+        gains = _shared_tangents(along_input.tangent, beta, len(x))
+        state = state._replace(input=Trace(gains.pop(), along_input.total))
+        if _has_axes(beta):
+            along_input, gains = Trace(spread_over(gains[0], membrane), along_input.total), None
+
+    spikes = x.new_empty_strided(x.shape, (membrane.numel(), *membrane.stride()))
+    # neurons are independent: in the order of the memory, whatever the layout, any run of them is a block
+    axes = sorted(range(membrane.dim()), key=membrane.stride, reverse=True)
+    currents, fired = (steps.permute(0, *(axis + 1 for axis in axes)).flatten(1) for steps in (x, spikes))
+    neurons = _map(
+        lambda value: value.permute(axes).flatten() if _has_axes(value) else value,
+        _Neurons(membrane, owed, spike_count, betas, thresholds, along_input, along_beta, along_threshold),
+    )
+    count = membrane.numel()
+    size = min(count, CACHED_ELEMENTS) if x.device.type == "cpu" else count
+    scratch = [membrane.new_empty(size) for _ in range(3)]
+    for start in range(0, count, max(size, 1)):
+        block = slice(start, start + size)
+        part = _map(lambda value: value[block] if _has_axes(value) else value, neurons)  # noqa: B023
+        _scan(currents[:, block], fired[:, block], part, gains, dynamics, [own[: count - start] for own in scratch])
+    return spikes, state._replace(steps=state.steps + len(x))
+
+
+def _tangent_is_shared(dynamics: Dynamics) -> bool:
+    """Whether rho knows nothing of the spikes, so that it is the same for all neurons of equal decay."""
+    return dynamics.reset == "subtract" and dynamics.detach_reset
+
+
+def _shared_tangents(tangent: float | Tensor, beta: float | Tensor, steps: int) -> list[float | Tensor]:
+    """``rho_{t+1} = 1 + beta rho_t`` from the first to the one after the last step."""
+    tangents = [tangent]
+    for _ in range(steps):
+        tangents.append(1 + beta * tangents[-1])
+    return tangents
+
+
+def _open_window(
+    membrane: Tensor,
+    owed: Tensor | None,
+    beta: float | Tensor,
+    threshold: float | Tensor,
+    dynamics: Dynamics,
+    wanted: tuple[bool, bool],
+) -> RateState:
+    """Sums of zero, and the tangents of the first membrane of a window that starts from a constant."""
+    tangent: float | Tensor = 1.0
+    if not _tangent_is_shared(dynamics):
+        tangent = torch.ones_like(membrane)
+    elif isinstance(beta, Tensor):
+        tangent = torch.ones_like(beta, dtype=membrane.dtype)
+    along_input = Trace(tangent, torch.zeros_like(membrane))
+    along_beta = Trace(membrane.clone(), torch.zeros_like(membrane)) if wanted[0] else None
+    along_threshold = None
+    if wanted[1]:
+        first = torch.full_like(membrane, -1.0)
+        if owed is not None:
+            first.sub_(owed)
+            if not dynamics.detach_reset:
+                first.add_(dynamics.surrogate.derivative_(membrane - threshold).mul_(threshold))
+        along_threshold = Trace(first, torch.zeros_like(membrane))
+    return RateState(membrane, 0, torch.zeros_like(membrane), along_input, along_beta, along_threshold)
+
+
+class _Neurons(NamedTuple):
+    """What the scan reads and writes of every neuron, `[n]`; numbers and scalars stand for all."""
+
+    carried: Tensor
+    owed: Tensor | None
+    spike_count: Tensor
+    beta: float | Tensor
+    threshold: float | Tensor
+    along_input: Trace
+    along_beta: Trace | None
+    along_threshold: Trace | None
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _scan(
+    currents: Tensor,
+    spikes: Tensor,
+    neurons: _Neurons,
+    gains: list[float | Tensor] | None,
+    dynamics: Dynamics,
+    scratch: list[Tensor],
+) -> None:
+    """All steps `[t, n]` of a block of neurons, in place on buffers that fit into the cache.
+
+    `gains` are the tangents along the input at every step where all neurons share them.
+    """
+    surrogate = dynamics.surrogate
+    carried, owed, spike_count, beta, threshold, along_input, along_beta, along_threshold = neurons
+    buffer, slope, change = scratch
+    for t, (current, spike) in enumerate(zip(currents.unbind(0), spikes.unbind(0), strict=True)):
+        # a membrane whose reset is pending is itself what carries on
+        membrane = carried if owed is not None else buffer
+        # multiply, then add: the roundings of `lif`
+        torch.mul(carried, beta, out=membrane).add_(current)
+        if owed is not None:
+            minus_scaled(membrane, owed, threshold, out=membrane)
+            owed = spike
+        surrogate.spike(membrane, threshold, out=spike)
+        surrogate.derivative_(torch.sub(membrane, threshold, out=slope))
+
+        step = (spike, membrane, slope, change, beta, threshold, dynamics)
+        if gains is not None:
+            minus_scaled(along_input.total, slope, -gains[t], out=along_input.total)
+        else:
+            _advance(along_input, *step).add_(1)
+        if along_threshold is not None:
+            _advance(along_threshold, *step, along_threshold=True).sub_(1)
+        if owed is None:
+            reset(membrane, spike, threshold, dynamics, out=carried)
+        if along_beta is not None:
+            _advance(along_beta, *step).add_(carried)
+    spike_count.add_(spikes[0] if len(spikes) == 1 else spikes.sum(0, dtype=spike_count.dtype))
+
+
+def _advance(
+    trace: Trace,
+    spike: Tensor,
+    membrane: Tensor,
+    slope: Tensor,
+    change: Tensor,
+    beta: float | Tensor,
+    threshold: float | Tensor,
+    dynamics: Dynamics,
+    along_threshold: bool = False,
+) -> Tensor:
+    """Adds the derivative of the spike to the total and takes the tangent, in place, through reset and leak.
+
+    ``ds = h dv``, then ``du = dv - threshold ds`` (and ``- s`` along the threshold) or ``du = (1 - s) dv - v ds``.
+    """
+    tangent, total = trace
+    assert isinstance(tangent, Tensor)
+    if dynamics.detach_reset:
+        total.addcmul_(slope, tangent)
+    else:
+        total.add_(torch.mul(slope, tangent, out=change))
+    if along_threshold:
+        tangent.add_(1)  # from the distance to the threshold to the membrane
+    if dynamics.pending_reset:
+        tangent.mul_(beta)
+    if dynamics.reset == "zero":
+        reset(tangent, spike, threshold, dynamics, out=tangent)
+        if not dynamics.detach_reset:
+            tangent.addcmul_(membrane, change, value=-1)
+    else:
+        if not dynamics.detach_reset:
+            minus_scaled(tangent, change, threshold, out=tangent)
+        if along_threshold:
+            tangent.sub_(spike)
+    return tangent if dynamics.pending_reset else tangent.mul_(beta)
+
+
+class StepRecord(NamedTuple):
+    """Means over the steps of a window, each `[B, ...]`, in float32 or wider.
+
+    Attributes:
+        rate: mean output.
+        eligibility: derivative of the rate with respect to a constant shift of the input.
+        parameters: derivatives of the rate of each neuron with respect to its entry of each parameter.
+    """
+
+    rate: Tensor
+    eligibility: Tensor
+    parameters: list[Tensor]
+
+
+class StepState(NamedTuple):
+    """Where a pass of `step_rate` stands.
+
+    Attributes:
+        state: what the neuron's step returned, and takes next.
+        steps: number of steps since the window began.
+        output: sum of the outputs, `[B, ...]`; None at the start of a window.
+        tangents: of the state, along the input and along each parameter, each with the structure of the state.
+        totals: sums of the tangents of the output, in the same order.
+    """
+
+    state: Any
+    steps: int = 0
+    output: Tensor | None = None
+    tangents: tuple[Any, ...] = ()
+    totals: tuple[Tensor, ...] = ()
+
+    def record(self) -> StepRecord:
+        """Means over the steps since the window began, in tensors of their own.
+
+        Raises:
+            RuntimeError: if the window has no step yet.
+        """
+        if self.output is None:
+            raise RuntimeError("Expected at least one step in the window before its record is taken, but it has none")
+        along_input, *along_parameters = (total / self.steps for total in self.totals)
+        return StepRecord(self.output / self.steps, along_input, along_parameters)
+
+    def next_window(self) -> StepState:
+        """The state of a new window: that of the neuron stays, as a constant; all else starts anew."""
+        return StepState(self.state)
+
+
+@torch.no_grad()
+def step_rate(
+    step: Callable[..., tuple[Tensor, Any]],
+    x: Tensor,
+    state: StepState | None = None,
+    parameters: Sequence[Tensor] = (),
+) -> tuple[Tensor, StepState]:
+    """What `lif_rate` gives, for any neuron with a differentiable step, by forward-mode automatic differentiation.
+
+    The direction is 1 into the input of every step, or 1 in every entry of a parameter. Each direction is one more
+    call of `step`. The neurons must be independent of each other, neuron i reading its own entry of the input and of
+    every parameter: only then is the derivative along ones that of each neuron.
+
+    Args:
+        step: the neuron, ``step(x, state, *parameters) -> (output, next state)``: a pure, deterministic function that
+            forward-mode differentiation goes through (a spike Function defines `jvp`). Its state is a tensor, None or
+            a tuple, list or dict of states, and None is the resting neuron. Its output need not be spikes.
+        x: input of t further steps, shape `[t, B, ...]`, any floating dtype. The step sees it in float32 or wider.
+        state: what the previous call returned; None is the resting neuron.
+        parameters: tensors that broadcast to `[B, ...]`.
+
+    Returns:
+        outputs of the dtype of `x`, `[t, B, ...]`, and the state, whose `record` is of all steps of the window.
+
+    Raises:
+        ValueError: if `x` has no time axis or is not floating point, or the number of parameters changes within a
+            window.
+    """
+    check_input(x)
+    state = StepState(None) if state is None else state
+    directions = 1 + len(parameters)
+    if state.steps > 0 and len(state.tangents) != directions:
+        raise ValueError(
+            f"Expected argument `parameters` to stay {len(state.tangents) - 1} tensors until the next window, "
+            f"but got {len(parameters)}"
+        )
+    neuron, steps, total, tangents, totals = state
+    outputs = []
+    for current in x.to(torch.promote_types(x.dtype, torch.float32)):
+        inputs = (current, *parameters)
+        results = [
+            _differentiate(step, inputs, direction, neuron, tangents[direction] if tangents else None)
+            for direction in range(directions)
+        ]
+        output, neuron = results[0][:2]
+        changes, tangents = tuple(result[2] for result in results), tuple(result[3] for result in results)
+        outputs.append(output.to(x.dtype))
+        total = output.clone() if total is None else total + output
+        totals = tuple(map(torch.add, totals, changes)) if totals else changes
+    return torch.stack(outputs), StepState(neuron, steps + len(x), total, tangents, totals)
+
+
+def _differentiate(
+    step: Callable[..., tuple[Tensor, Any]], inputs: tuple[Tensor, ...], direction: int, state: Any, tangent: Any
+) -> tuple[Tensor, Any, Tensor, Any]:
+    """Output and next state of a step, and the tangents of both, with 1 as the tangent of one of the inputs."""
+    with forward_ad.dual_level():
+        duals = list(inputs)
+        duals[direction] = forward_ad.make_dual(inputs[direction], torch.ones_like(inputs[direction]))
+        if tangent is not None:
+            state = _map(_dual, state, tangent)
+        output, after = step(duals[0], state, *duals[1:])
+        value, change = _undual(output)
+        if change is None:
+            change = torch.zeros_like(value)
+        return value, _map(lambda leaf: _undual(leaf)[0], after), change, _map(lambda leaf: _undual(leaf)[1], after)
+
+
+def _dual(value: Any, tangent: Tensor | None) -> Any:
+    return value if tangent is None else forward_ad.make_dual(value, tangent)
+
+
+def _undual(value: Any) -> tuple[Any, Tensor | None]:
+    return tuple(forward_ad.unpack_dual(value)) if isinstance(value, Tensor) else (value, None)
+
+
+def _map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """`function` of every leaf of nested tuples, lists and dicts, with those of `others` at the same place."""
+    if isinstance(tree, dict):
+        return {key: _map(function, part, *(other[key] for other in others)) for key, part in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        parts = [_map(function, *group) for group in zip(tree, *others, strict=True)]
+        # a named tuple takes its fields one by one
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return function(tree, *others)
