@@ -3,6 +3,7 @@
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.bayes import SpikingBayes
 from lightning_snn.methods.noise import NoisySpikes
+from lightning_snn.methods.rate import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Regression, Task
 
@@ -12,6 +13,7 @@ __all__ = [
     "NoisySpikes",
     "Prediction",
     "Progress",
+    "RateBackprop",
     "Regression",
     "SpikingBayes",
     "Step",
