@@ -1,0 +1,53 @@
+"""`GradientAlignment` on a LightningModule of one's own, which trains by backpropagation through time: would rate-based
+backpropagation do here?
+
+    python callbacks/gradient_alignment.py
+"""
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn import LIF, run
+from lightning_snn.callbacks import GradientAlignment
+
+STEPS = 10
+
+
+class Classifier(pl.LightningModule):
+    """A module that knows nothing of this library but its LIF layer. Its batches have no time axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 32), LIF(0.5), nn.Linear(32, 32), LIF(0.5), nn.Linear(32, 3))
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        x, y = over_time(batch)
+        return F.cross_entropy(run(self.net, x).mean(0), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def over_time(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same input at every step: `[B, 8]` to `[T, B, 8]`."""
+    x, y = batch
+    return x.expand(STEPS, -1, -1), y
+
+
+def main() -> None:
+    """Three noisy clusters, and how the two gradients compare while they are learned."""
+    pl.seed_everything(0)
+    y = torch.arange(600) % 3
+    x = torch.eye(3, 8)[y] * 2 + torch.randn(600, 8)
+    alignment = GradientAlignment(every_n_steps=10, network="net", read_batch=over_time)
+    trainer = pl.Trainer(max_epochs=5, callbacks=[alignment], logger=False, enable_checkpointing=False)
+    trainer.fit(Classifier(), DataLoader(TensorDataset(x, y), 50, shuffle=True))
+    for name, value in trainer.callback_metrics.items():
+        print(f"{name:<28} {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""How well the gradient of firing rates fits a network while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_integer
+from lightning_snn.nn.rate import gradient_alignment, refused_modules
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class GradientAlignment(pl.Callback):
+    """Logs how close the gradient of rate-based backpropagation is to that of backpropagation through time.
+
+    Measured with the first step of a fit, so that what cannot be measured is said at once, and with each n-th step of
+    the optimiser: on the batch of that step, before it (`nn.rate.gradient_alignment`). Logged are
+    `alignment/cosine/LAYER` and `alignment/norm_ratio/LAYER` for each layer with trained parameters, and for the whole
+    gradient with `all` as the layer. Lightning writes the last values of an epoch to loggers every `log_every_n_steps`.
+
+    The gradients are taken on copies, in the precision of the parameters, without autocast and loss scaling: training
+    goes on to the last bit as it would without this callback. A measurement costs a step of each kind and the memory of
+    backpropagation through time, which `samples` bounds. Of several processes each measures its own part of the batch;
+    what is logged is the mean.
+
+    It works on any LightningModule with a network that maps `[T*B, ...]` to one tensor `[T*B, ...]`. Where the module
+    has a `method` with a `task`, as a `SpikingModule` has, loss, window and streaming are the method's.
+
+    Args:
+        every_n_steps: number of optimiser steps from one measurement to the next.
+        network: name of the network within the module, dots and all.
+        loss: from outputs `[T, B, ...]` and targets to a scalar; None is that of the module's method, or, where it has
+            none, the cross-entropy of the mean over time.
+        window: number of windows as in `rate_run`, or "step" for one every time step; None is that of the module's
+            method, or 1.
+        streaming: as in `rate_run`; None is that of the module's method, or no.
+        read_batch: from a batch to ``(x [T, B, ...], y [B, ...])``; None takes batches that are just that.
+        samples: how many samples of the batch to use, from the first; None uses them all.
+
+    Raises:
+        ValueError: if an argument is outside its range; when the fit starts, if the module has no such network or one
+            that `rate_run` cannot represent; at the first batch, if it has another form.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[GradientAlignment(every_n_steps=50)])
+        >>> trainer.fit(module, data)
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 100,
+        network: str = "network",
+        loss: Loss | None = None,
+        window: int | Literal["step"] | None = None,
+        streaming: bool | None = None,
+        read_batch: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
+        samples: int | None = None,
+    ) -> None:
+        check_integer("every_n_steps", every_n_steps)
+        if window not in (None, "step"):
+            check_integer("window", window)
+        if samples is not None:
+            check_integer("samples", samples)
+        self.every_n_steps = every_n_steps
+        self.network, self.loss = network, loss
+        self.window, self.streaming = window, streaming
+        self.read_batch, self.samples = read_batch, samples
+        self._intervals: int | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # not in `setup`, which comes before `configure_model`
+        self._intervals = None
+        refused = refused_modules(_network(pl_module, self.network), self._window(pl_module) == "step")
+        if refused:
+            raise ValueError(
+                f"Expected a network of modules that rate-based backpropagation can represent for GradientAlignment, "
+                f"but got {'; '.join(refused)}"
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # with accumulated gradients several batches share a step; a module with several optimisers skips numbers
+        intervals = (trainer.global_step + 1) // self.every_n_steps
+        if intervals == self._intervals:
+            return
+        self._intervals = intervals
+        x, y = self._read(batch)
+        window, streaming = self._window(pl_module), self.streaming
+        if streaming is None:
+            streaming = getattr(_method(pl_module), "streaming", False)
+        measured = gradient_alignment(
+            _network(pl_module, self.network),
+            (x[:, : self.samples], y[: self.samples]),
+            self.loss or _task_loss(pl_module),
+            len(x) if window == "step" else window,
+            streaming,
+        )
+        values = {
+            f"alignment/{quantity}/{layer}": value
+            for layer, alignment in measured.items()
+            for quantity, value in alignment._asdict().items()
+        }
+        # all processes take part: synchronised batch normalisation waits for every one of them
+        pl_module.log_dict(values, on_step=True, on_epoch=False, sync_dist=trainer.world_size > 1)
+
+    def _window(self, pl_module: pl.LightningModule) -> int | Literal["step"]:
+        return getattr(_method(pl_module), "window", 1) if self.window is None else self.window
+
+    def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
+        pair = batch if self.read_batch is None else self.read_batch(batch)
+        is_pair = isinstance(pair, (tuple, list)) and [isinstance(part, Tensor) for part in pair] == [True, True]
+        if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1 and pair[0].shape[1] == pair[1].shape[0]:
+            return pair[0], pair[1]
+        got = f"tensors of the shapes {tuple(pair[0].shape)} and {tuple(pair[1].shape)}" if is_pair else type(pair)
+        raise ValueError(
+            "Expected a batch (x [T, B, ...], y [B, ...]) for GradientAlignment, or argument `read_batch` to make one "
+            f"of it, but got {got}"
+        )
+
+
+def _network(pl_module: pl.LightningModule, name: str) -> nn.Module:
+    try:
+        return pl_module.get_submodule(name)
+    except AttributeError as error:
+        children = ", ".join(name for name, _ in pl_module.named_children())
+        raise ValueError(
+            f"Expected argument `network` to name a module within {type(pl_module).__name__}, which holds {children}, "
+            f"but got {name!r}"
+        ) from error
+
+
+def _method(pl_module: pl.LightningModule) -> Any:
+    """The module's method; known by its task, so that callbacks need neither our methods nor our module."""
+    method = getattr(pl_module, "method", None)
+    return method if callable(getattr(getattr(method, "task", None), "read", None)) else None
+
+
+def _task_loss(pl_module: pl.LightningModule) -> Loss | None:
+    method = _method(pl_module)
+    return None if method is None else lambda outputs, y: method.task.loss(method.task.read(outputs), y)
