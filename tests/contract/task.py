@@ -48,6 +48,12 @@ def recurrent_network() -> nn.Module:
     return nn.Sequential(nn.Linear(CHANNELS, 16), RecurrentLIF(16, 0.9), nn.Linear(16, CLASSES))
 
 
+def delayed_network() -> nn.Module:
+    return nn.Sequential(
+        SynapticDelays(range(TIME_STEPS)), nn.Linear(TIME_STEPS * CHANNELS, 32), LIF(0.5, 0.3), nn.Linear(32, CLASSES)
+    )
+
+
 def binary_network() -> nn.Module:
     """Residual, with activations -1 and 1; binary neurons remember nothing, so the past comes by delays."""
     return nn.Sequential(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_snn import run
 from lightning_snn.nn import folded
+from lightning_snn.nn.rate import rate_run, refused_modules
 from tests.contract.table import LAYERS
 
 TABLE = LAYERS
@@ -133,6 +134,16 @@ def test_a_dropped_layer_is_gone(row):
     alive = weakref.ref(layer), weakref.ref(output)
     del layer, output
     assert [reference() for reference in alive] == [None, None]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rates_of_one_step_windows_keep_the_output_and_reach_all(row, streaming):
+    layer, x = row.make(), sequence().requires_grad_()
+    assert refused_modules(layer, one_step_windows=True) == []
+    output = rate_run(layer, x, STEPS, streaming)
+    assert torch.equal(output, run(layer, x))
+    gradients = torch.autograd.grad(output, [x, *trainable(layer)], torch.randn_like(output))
+    assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
