@@ -1,0 +1,46 @@
+"""What the batch-normalised networks of the spiking literature share: their neuron, their layers, their input check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lightning_snn.checks import check_integer
+from lightning_snn.functional.surrogate import Sigmoid
+from lightning_snn.nn.lif import LIF
+
+# The neuron of Yu et al. 2024 (arXiv 2410.11488). Their surrogate is the derivative of sigmoid(4 x), of height 1.
+NEURON: dict[str, Any] = {
+    "beta": 0.2,
+    "threshold": 1.0,
+    "reset": "subtract",
+    "detach_reset": True,
+    "surrogate": Sigmoid(0.25),
+}
+
+
+def neurons(lif: dict[str, Any] | None) -> LIF:
+    """A layer of `NEURON`, except for the options in `lif`."""
+    return LIF(**{**NEURON, **(lif or {})})
+
+
+def normalised_convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the plane at stride 1, and the normalisation that makes its bias needless."""
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+
+
+def mean_readout(features: int, num_classes: int) -> list[nn.Module]:
+    """The average over all positions, read out by a Linear."""
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes)]
+
+
+def check_frames(input_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Refuse an input that is not channels, height and width, and a number of classes below 1."""
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"Expected argument `input_shape` to be channels, height and width, but got {tuple(input_shape)}"
+        )
+    for size in input_shape:
+        check_integer("input_shape", size)
+    check_integer("num_classes", num_classes)

@@ -1,0 +1,132 @@
+"""Residual networks that normalise: spikes skip two convolutions at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_integer
+from lightning_snn.networks.normalised import check_frames, mean_readout, neurons, normalised_convolution
+
+
+class BasicBlock(nn.Module):
+    """Two normalised convolutions around neurons, added to the block's input, and neurons after the sum.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: of the first convolution.
+        lif: options of the neurons, see `ResNet`.
+
+    The shortcut is the identity, or where channels or plane change a normalised 1x1 convolution of that stride.
+
+    Shape:
+        `[T*B, inputs, H, W]` to `[T*B, outputs, H / stride, W / stride]`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, lif: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            *normalised_convolution(inputs, outputs, stride=stride),
+            neurons(lif),
+            *normalised_convolution(outputs, outputs),
+        )
+        changes = inputs != outputs or stride != 1
+        self.shortcut = nn.Sequential(*normalised_convolution(inputs, outputs, 1) if changes else ())
+        self.stride = stride
+        self.neurons = neurons(lif)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # not by a stride of the 1x1 convolution, whose backward pass writes out of bounds on CPUs where fewer than 8
+        # channels lie last in memory (oneDNN issue 6035)
+        skipped = x[..., :: self.stride, :: self.stride]
+        return self.neurons(self.branch(x) + self.shortcut(skipped))
+
+
+class ResNet(nn.Sequential):
+    """A residual network for small images: a 3x3 convolution with neurons, stages of `BasicBlock`, a mean readout.
+
+    From the second stage on the first block of a stage has stride 2. All positions of the last stage are averaged and
+    read out by a Linear. Weights start as torch draws them; normalisation takes the scale of a convolution out.
+    (`ResidualConvNet` is its relative without normalisation.)
+
+    Args:
+        input_shape: channels, height and width of a frame.
+        num_classes: number of outputs.
+        channels: channels of each stage; the first convolution has those of the first stage.
+        blocks: blocks of each stage, or one number for all.
+        hidden: neurons of a fully connected, normalised layer before the readout; None leaves it out.
+        lif: options of every layer of neurons, such as ``{"beta": 0.5}``, in place of those of Yu et al. 2024: beta
+            0.2, threshold 1, a detached reset by subtraction, and the derivative of ``sigmoid(4 x)`` as surrogate.
+
+    Raises:
+        ValueError: if an argument is outside its range, or `channels` and `blocks` differ in length.
+
+    Shape:
+        `[T*B, C, H, W]` to `[T*B, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int] = (3, 32, 32),
+        num_classes: int = 10,
+        channels: Sequence[int] = (16, 32, 64),
+        blocks: int | Sequence[int] = 1,
+        hidden: int | None = None,
+        lif: dict[str, Any] | None = None,
+    ) -> None:
+        check_frames(input_shape, num_classes)
+        depths = [blocks] * len(channels) if isinstance(blocks, int) else list(blocks)
+        if not channels or len(depths) != len(channels):
+            raise ValueError(
+                f"Expected arguments `channels` and `blocks` to hold one integer for each stage, but got "
+                f"{list(channels)} and {blocks}"
+            )
+        for outputs, depth in zip(channels, depths, strict=True):
+            check_integer("channels", outputs)
+            check_integer("blocks", depth)
+        size = channels[0]
+        layers: list[nn.Module] = [*normalised_convolution(input_shape[0], size), neurons(lif)]
+        for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
+            for block in range(depth):
+                layers.append(BasicBlock(size, outputs, 2 if stage > 0 and block == 0 else 1, lif))
+                size = outputs
+        *average, readout = mean_readout(size, num_classes)
+        if hidden is not None:
+            check_integer("hidden", hidden)
+            # without normalisation none of them would fire at the start
+            average += [nn.Linear(size, hidden, bias=False), nn.BatchNorm1d(hidden), neurons(lif)]
+            readout = nn.Linear(hidden, num_classes)
+        super().__init__(*layers, *average, readout)
+        # a step of training is an eighth faster on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class ResNet18(ResNet):
+    """ResNet-18 for small images: four stages of two blocks, with 64 to 512 channels. Arguments as of `ResNet`."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int] = (3, 32, 32),
+        num_classes: int = 10,
+        lif: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(input_shape, num_classes, (64, 128, 256, 512), 2, lif=lif)
+
+
+class ResNet19(ResNet):
+    """ResNet-19 (after Zheng et al. 2021, arXiv 2011.05280): three wide stages and 256 neurons before the readout.
+
+    Arguments as of `ResNet`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int] = (3, 32, 32),
+        num_classes: int = 10,
+        lif: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(input_shape, num_classes, (128, 256, 512), (3, 3, 2), 256, lif)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_snn import run
+from lightning_snn.functional.surrogate import ArcTangent, Sigmoid
+from lightning_snn.networks import VGG, ResNet, ResNet18, ResNet19
+from lightning_snn.nn import LIF
+from tests.recipes.loading import parse_recipe
+
+
+def layers(network: nn.Module, kind) -> list:
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def parameters_of(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def convolutions(*widths: int) -> int:
+    """Weights of 3x3 convolutions from each width to the next, and scale and shift of their normalisation."""
+    return sum(9 * i * o + 2 * o for i, o in pairwise(widths))
+
+
+def firing_rates(network: nn.Module, input_shape: tuple[int, int, int]) -> list[float]:
+    rates: list[float] = []
+    for layer in layers(network, LIF):
+        layer.register_forward_hook(lambda layer, inputs, spikes: rates.append(spikes.mean().item()))
+    image = torch.randn(1, 2, *input_shape)
+    with torch.no_grad():
+        run(network, image.expand(4, *image.shape[1:]))
+    return rates
+
+
+def test_vgg_11_is_the_default_and_of_the_size_of_the_literature():
+    network = VGG()
+    expected = convolutions(3, 64, 128, 256, 256, 512, 512, 512, 512) + 512 * 10 + 10
+    assert parameters_of(network) == expected == 9_228_362
+    assert [type(layer).__name__ for layer in network].count("AvgPool2d") == 3
+    assert parameters_of(VGG(num_classes=100)) == expected + 90 * 513
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "channels", "planes"),
+    [
+        ((3, 32, 32), (16, 16, "A", 32, 32, "A", 64), [32, 32, 16, 16, 8]),
+        ((1, 28, 28), ("A", 12, "A", 24, 24, "A", 32), [14, 7, 7, 3]),
+        ((2, 16, 16), (16, "A", 24, 24, "A", 32), [16, 8, 8, 4]),
+    ],
+)
+def test_any_plan_of_convolutions_and_averages_can_be_written_down(input_shape, channels, planes):
+    network = VGG(input_shape, 7, channels)
+    seen: list[torch.Size] = []
+    for layer in layers(network, LIF):
+        layer.register_forward_hook(lambda layer, inputs, spikes: seen.append(spikes.shape))
+    assert run(network, torch.randn(4, 2, *input_shape)).shape == (4, 2, 7)
+    widths = [entry for entry in channels if entry != "A"]
+    assert [tuple(shape) for shape in seen] == [(8, c, p, p) for c, p in zip(widths, planes, strict=True)]
+
+
+@pytest.mark.parametrize("network", [VGG, ResNet, ResNet18, ResNet19])
+def test_the_published_neuron_is_the_default_and_options_reach_every_layer(network):
+    def neurons(**options) -> set:
+        found = layers(network((1, 8, 8), 3, **options), LIF)
+        assert len(found) > 6
+        return {(lif.beta, lif.threshold, lif.dynamics) for lif in found}
+
+    ((beta, threshold, dynamics),) = neurons()
+    assert (beta, threshold, dynamics.reset, dynamics.detach_reset) == (0.2, 1.0, "subtract", True)
+    ((beta, threshold, dynamics),) = neurons(lif={"beta": 0.5, "reset": "zero", "surrogate": "arctangent"})
+    assert (beta, threshold, dynamics.reset, dynamics.detach_reset) == (0.5, 1.0, "zero", True)
+    assert dynamics.surrogate == ArcTangent()
+
+
+def test_the_default_surrogate_is_the_derivative_of_the_published_sigmoid():
+    surrogate = layers(VGG(), LIF)[0].dynamics.surrogate
+    assert surrogate == Sigmoid(0.25)
+    distance = torch.linspace(-2, 2, 41, dtype=torch.float64, requires_grad=True)
+    (published,) = torch.autograd.grad(torch.sigmoid(4 * distance).sum(), distance)
+    torch.testing.assert_close(surrogate.derivative(distance.detach()), published, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("channels", [(64, 128, "A", 256, 256, "A", 512, 512, "A", 512, 512), ("A", 12, "A", 24, 24)])
+def test_no_layer_is_silent_or_saturated_at_the_start(channels):
+    rates = firing_rates(VGG((3, 32, 32), channels=channels), (3, 32, 32))
+    assert len(rates) == sum(entry != "A" for entry in channels)
+    assert all(0.05 < rate < 0.5 for rate in rates)
+
+
+def test_every_convolution_is_normalised_and_has_no_bias():
+    network = VGG(channels=(4, "A", 6))
+    norms = layers(network, nn.BatchNorm2d)
+    assert [norm.num_features for norm in norms] == [4, 6]
+    assert all(convolution.bias is None for convolution in layers(network, nn.Conv2d))
+    assert layers(network, nn.Linear)[0].bias is not None
+
+
+@pytest.mark.parametrize("plan", ["[4,A,6]", '["A", 4, 6]'])
+def test_a_plan_can_be_given_on_the_command_line(plan, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    options = ("--network", "VGG", "--network.channels", plan, "--method", "SurrogateGradient", "--data.root", "x.npz")
+    network = parse_recipe("rate_cifar10", monkeypatch, *options, "--data.auto_augment", "false").model.network
+    assert [conv.out_channels for conv in layers(network, nn.Conv2d)] == [4, 6]
+    assert len(layers(network, nn.AvgPool2d)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: VGG(channels=(4, "M")), "`channels` to hold integers and \"A\", but got 'M'"),
+        (lambda: VGG(channels=(4, 0)), "`channels` to be an integer of at least 1, but got 0"),
+        (lambda: VGG(channels=("A",)), "`channels` to hold at least one integer, but got .'A'."),
+        (lambda: VGG(channels=()), "`channels` to hold at least one integer"),
+        (lambda: VGG(num_classes=0), "`num_classes` to be an integer of at least 1, but got 0"),
+        (lambda: VGG((3, 32)), r"`input_shape` to be channels, height and width, but got \(3, 32\)"),
+        (lambda: VGG((3, 0, 32)), "`input_shape` to be an integer of at least 1, but got 0"),
+        (lambda: VGG((3, 32, 3), channels=(4, "A", "A")), "`input_shape` to have height and width of at least 4"),
+        (lambda: VGG(lif={"beta": 2.0}), "`beta` to be a number from 0 to 1, but got 2"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=f"Expected argument {message}"):
+        make()
+
+
+def test_a_plane_that_the_pooling_just_uses_up_is_accepted():
+    assert run(VGG((1, 4, 4), 3, (4, "A", "A")), torch.randn(2, 3, 1, 4, 4)).shape == (2, 3, 3)

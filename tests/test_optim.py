@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_snn import SpikingModule
+from lightning_snn.nn import LIF
+from lightning_snn.optim import SGD, decay_weights_only
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), LIF(0.5, learn_beta=True), nn.Flatten(), nn.Linear(12, 3)
+    )
+
+
+def test_only_weights_of_linear_layers_and_convolutions_decay():
+    model = network()
+    decayed, spared = decay_weights_only(model.parameters(), 0.01)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    assert [id(p) for p in decayed["params"]] == [id(model[0].weight), id(model[-1].weight)]
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters())) == 7
+
+
+def test_a_network_without_biases_has_one_group():
+    (group,) = decay_weights_only([torch.zeros(2, 2)], 0.1)
+    assert group["weight_decay"] == 0.1
+
+
+def test_a_step_without_gradient_shrinks_weights_and_leaves_the_rest():
+    model = network()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    SGD(model.parameters(), lr=0.5, weight_decay=0.1).step()
+    for name, value in model.named_parameters():
+        factor = 0.95 if value.dim() > 1 else 1.0
+        torch.testing.assert_close(value, factor * before[name], rtol=1e-6, atol=0)
+
+
+def test_momentum_and_learning_rate_are_those_of_torch():
+    ours, theirs = network(), network()
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [SGD(ours.parameters(), 0.1, 0.8, 0.0), torch.optim.SGD(theirs.parameters(), 0.1, 0.8)]
+    for step in range(3):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 1.0 + step)
+            optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_module_takes_the_class_itself():
+    module = SpikingModule(network(), num_classes=3, optimizer=SGD)
+    assert isinstance(module.configure_optimizers(), SGD)
+
+
+def test_a_negative_decay_is_refused():
+    with pytest.raises(ValueError, match="`weight_decay` to be a finite number of at least 0, but got -1"):
+        SGD(network().parameters(), weight_decay=-1)
