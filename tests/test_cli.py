@@ -121,6 +121,12 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     signal.signal(signal.SIGINT, handler)  # the Trainer ignores it once it was interrupted
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "small": {"trainer.max_epochs": 1, "network.hidden": [3], "method.lam": 0.75},
+    "other": {"data": f"{HERE}.OtherEvents", "data.rate": 0.125, "trainer.max_epochs": 7},
+}
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
     monkeypatch.setattr(sys, "argv", ["tiny.py", *arguments])
     return main("recipes/tiny.py", DEFAULTS, PRESETS)
@@ -128,7 +134,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
 
 def parse(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
     monkeypatch.setattr(sys, "argv", ["tiny.py", *arguments])
-    return RecipeCLI("recipes/tiny.py", DEFAULTS, PRESETS)
+    return RecipeCLI("recipes/tiny.py", DEFAULTS, PRESETS, VARIANTS)
 
 
 def first_batch(cli: RecipeCLI) -> Tensor:
@@ -227,6 +233,48 @@ def test_another_class_inherits_no_option_of_the_default_one(monkeypatch: pytest
     assert parse(monkeypatch, "--data.batch_size", "3").datamodule.rate == 0.25
     assert parse(monkeypatch, "--data", f"{HERE}.OtherEvents").datamodule.rate == 0.5
     assert parse(monkeypatch, "--data.rate=0.75", f"--data={HERE}.OtherEvents").datamodule.rate == 0.75
+
+
+def hidden_and_epochs(cli: RecipeCLI) -> tuple[int, int]:
+    return cli.hyperparameters["network"]["init_args"]["hidden"], cli.trainer.max_epochs
+
+
+def test_a_variant_replaces_defaults_and_presets_and_gives_way_to_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("small.yaml").write_text("small: true\n")
+    for off in ([], ["--small", "false"], ["--small=true", "--small=false"]):
+        assert hidden_and_epochs(parse(monkeypatch, *off)) == ([16], 2)
+    for on in (["--small", "true"], ["--small=true"], ["--config", "small.yaml"]):
+        cli = parse(monkeypatch, *on)
+        assert hidden_and_epochs(cli) == ([3], 1)
+        assert cli.hyperparameters["method"]["init_args"]["lam"] == 0.75
+    cli = parse(monkeypatch, "--small", "true", "--trainer.max_epochs", "5", "--network.hidden", "[4]")
+    assert hidden_and_epochs(cli) == ([4], 5)
+
+
+def test_a_variant_can_choose_classes_and_the_user_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = parse(monkeypatch, "--other", "true")
+    assert (type(cli.datamodule), cli.datamodule.rate, cli.trainer.max_epochs) == (OtherEvents, 0.125, 7)
+    # options of a class that was not chosen do not follow
+    cli = parse(monkeypatch, "--other", "true", "--data", f"{HERE}.TinyEvents")
+    assert (type(cli.datamodule), cli.datamodule.rate, cli.trainer.max_epochs) == (TinyEvents, 0.25, 7)
+    cli = parse(monkeypatch, "--small", "true", "--network", "EventConvNet", "--method", "SurrogateGradient")
+    assert cli.trainer.max_epochs == 1
+
+
+def test_the_last_of_two_variants_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = parse(monkeypatch, "--other", "true", "--small", "true")
+    assert (type(cli.datamodule), *hidden_and_epochs(cli)) == (OtherEvents, [3], 7)
+
+
+def test_a_variant_is_on_or_off_and_told_in_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(monkeypatch, "--small", "perhaps")
+    assert "small" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        parse(monkeypatch, "--help")
+    assert "trainer.max_epochs 1, network.hidden [3], method.lam 0.75" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_method_can_be_switched(monkeypatch: pytest.MonkeyPatch) -> None:

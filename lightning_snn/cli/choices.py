@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -88,25 +88,40 @@ def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dic
     Raises:
         SystemExit: with status 2 and a message, if a name is that of no class of its group.
     """
-    scan = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
-    for option in (*GROUPS, "config"):
-        flags = ("-c", "--config") if option == "config" else (f"--{option}",)
-        scan.add_argument(*flags, dest="given", action="append", default=[], type=partial(_as_mapping, option))
     names = {group: defaults[group] for group in GROUPS}
-    for given in scan.parse_known_args(arguments)[0].given:
-        for group in GROUPS.keys() & given.keys():
-            value = given[group]
-            names[group] = value.get("class_path", names[group]) if isinstance(value, dict) else value
+    for option, value in _said(arguments, GROUPS):
+        names[option] = value.get("class_path", names[option]) if isinstance(value, dict) else value
     classes = {}
     for name, group in GROUPS.items():
         try:
             classes[name] = group.find(names[name])
         except (ImportError, ValueError) as error:
-            scan.error(
+            _scanner(()).error(
                 f"Expected option --{name} to be one of {', '.join(group.classes())}, or the import path of a "
                 f"{group.base.__name__}, but got {names[name]!r} ({error})"
             )
     return classes
+
+
+def variants_switched_on(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The boolean options among `names` that the command line sets to true, looked up before options are parsed."""
+    last = dict(_said(arguments, names))
+    return [name for name in names if last.get(name) is True]
+
+
+def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
+    scan = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    for option in (*options, "config"):
+        flags = ("-c", "--config") if option == "config" else (f"--{option}",)
+        scan.add_argument(*flags, dest="given", action="append", default=[], type=partial(_as_mapping, option))
+    return scan
+
+
+def _said(arguments: Sequence[str], options: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """What the command line and its configuration files say of some options, in that order."""
+    options = list(options)
+    for given in _scanner(options).parse_known_args(arguments)[0].given:
+        yield from ((option, given[option]) for option in options if option in given)
 
 
 def _as_mapping(option: str, text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,7 +25,7 @@ from torch import nn
 
 from lightning_snn import __version__
 from lightning_snn.callbacks import Report
-from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes
+from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes, variants_switched_on
 from lightning_snn.cli.last_checkpoint import LastCheckpoint
 from lightning_snn.cli.wandb import wandb_logger
 from lightning_snn.data import FrameDataModule
@@ -50,7 +51,15 @@ _TABLE = {
 }
 
 
-def main(recipe: str, defaults: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]] | None = None) -> RecipeCLI:
+Options = Mapping[str, Any]
+
+
+def main(
+    recipe: str,
+    defaults: Options,
+    presets: Mapping[str, Options] | None = None,
+    variants: Mapping[str, Options] | None = None,
+) -> RecipeCLI:
     """Run a recipe as the command line says: train, keep the best checkpoint on validation data, test it, report.
 
     Args:
@@ -58,6 +67,9 @@ def main(recipe: str, defaults: Mapping[str, Any], presets: Mapping[str, Mapping
         defaults: options and their values, such as ``{"data": "Gestures", "trainer.max_epochs": 30}``.
         presets: for a class name the options that its choice brings along, such as
             ``{"NMNIST": {"data.size": 34, "trainer.max_epochs": 20}}``. They come after `defaults`, before the user's.
+        variants: for a name the options that ``--NAME true`` brings along, such as
+            ``{"small": {"network": "ResNet", "network.blocks": 1}}``. They come after `presets`, before the user's;
+            options of a class do not follow when the user chooses another one.
 
     Returns:
         The command line, with its `trainer`, `model`, `datamodule` and `report`.
@@ -71,7 +83,7 @@ def main(recipe: str, defaults: Mapping[str, Any], presets: Mapping[str, Mapping
         warnings.filterwarnings("ignore", message)
     cli = None
     try:
-        cli = RecipeCLI(recipe, defaults, presets or {})
+        cli = RecipeCLI(recipe, defaults, presets or {}, variants or {})
         cli.run()
     except (KeyboardInterrupt, SystemExit) as stop:
         # the Trainer saves what it has to save on Ctrl-C and then raises an exit of its own
@@ -89,15 +101,30 @@ class RecipeCLI(LightningCLI):
     `num_classes` and `pairs`. All that a run writes lies in the folder `output`.
 
     Args:
-        recipe, defaults, presets: see `main`.
+        recipe, defaults, presets, variants: see `main`.
     """
 
-    def __init__(self, recipe: str, defaults: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        recipe: str,
+        defaults: Options,
+        presets: Mapping[str, Options] = MappingProxyType({}),
+        variants: Mapping[str, Options] = MappingProxyType({}),
+    ) -> None:
         self.recipe = Path(recipe).stem
-        self.classes = chosen_classes(sys.argv[1:], defaults)
+        self.variants = variants
+        special: dict[str, Any] = {}
+        for name in variants_switched_on(sys.argv[1:], variants):
+            special.update(variants[name])
+        named = {**defaults, **special}
+        self.classes = chosen_classes(sys.argv[1:], named)
         self.option_defaults = dict(defaults)
         for kind in self.classes.values():
             self.option_defaults.update(presets.get(kind.__name__, {}))
+        for option, value in special.items():
+            group = option.partition(".")[0]
+            if group not in GROUPS or GROUPS[group].find(named[group]) is self.classes[group]:
+                self.option_defaults[option] = value
         super().__init__(
             SpikingModule,
             FrameDataModule,
@@ -119,6 +146,9 @@ class RecipeCLI(LightningCLI):
         parser.add_argument("--output", type=str | None, help="folder of the run; runs/RECIPE/TIME_SEED if not given")
         parser.add_argument("--wandb", type=bool, default=False, help="log to Weights & Biases, offline without a key")
         parser.add_argument("--ckpt_path", type=Path_fr | None, help="checkpoint from which to resume")
+        for name, special in self.variants.items():
+            told = ", ".join(f"{option} {value}" for option, value in special.items())
+            parser.add_argument(f"--{name}", type=bool, default=False, help=f"with other defaults: {told}")
         options = dict(self.option_defaults)
         for name, group in GROUPS.items():
             known, kind = group.classes(), self.classes[name]
@@ -156,7 +186,7 @@ class RecipeCLI(LightningCLI):
         self.hyperparameters = {group: configuration[group] for group in groups}
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ImportError, ValueError) as error:  # a bad argument, or one that needs a library that is not there
             self.parser.error(str(error))
         # plain data from which `SpikingModule.load_from_checkpoint(path)` builds network and method again
         self.model.hparams.update(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,66 @@ def shift(x: Tensor, pixels: int, mirror: bool = False) -> Tensor:
         if flipped:
             shifted[:, sample] = shifted[:, sample].flip(-1)
     return shifted
+
+
+def cutout(x: Tensor, size: int, fill: Sequence[float] | None = None) -> Tensor:
+    """Blank a square of each sample, anywhere; the part of it that lies outside is lost (after DeVries & Taylor 2017).
+
+    Args:
+        x: inputs over time, shape ``(T, B, C, H, W)``; all frames of a sample lose the same square.
+        size: side of the square in pixels, from 0; its centre is any pixel with the same probability.
+        fill: what a channel holds there, C numbers; zeros if not given.
+
+    Returns:
+        a tensor of the same shape and type. Randomness comes from torch's CPU generator.
+
+    Raises:
+        ValueError: if ``size`` is out of range, or ``fill`` is not of C numbers.
+    """
+    samples, channels, height, width = x.shape[1:]
+    check_integer("size", size, minimum=0)
+    fill = [0.0] * channels if fill is None else fill
+    if len(fill) != channels:
+        raise ValueError(f"Expected argument `fill` to hold {channels} numbers, one a channel, but got {list(fill)}")
+    inside = []
+    for side in (height, width):
+        start = torch.randint(side, (samples, 1)).to(x.device) - size // 2
+        position = torch.arange(side, device=x.device)
+        inside.append((position >= start) & (position < start + size))
+    rows, columns = inside
+    square = rows[:, None, :, None] & columns[:, None, None, :]
+    return torch.where(square, x.new_tensor(fill)[:, None, None], x)
+
+
+class AutoAugment:
+    """The policy found for CIFAR-10 by AutoAugment (Cubuk et al. 2019), by kornia, which must be installed.
+
+    Every sample gets one of the 25 sub-policies at random, and each of the sub-policy's two changes (of colour or of
+    geometry) with the probability that was found for it.
+
+    Raises:
+        ImportError: if kornia is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from kornia.augmentation import auto
+        except ImportError as error:
+            raise ImportError(
+                "AutoAugment needs kornia, which is not installed: pip install 'lightning-snn[augmentation]'"
+            ) from error
+        self.sub_policies: list[Callable[[Tensor], Tensor]] = list(auto.AutoAugment("cifar10").children())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Changed images of the same shape.
+
+        Args:
+            images: shape ``(B, 3, H, W)``, values in [0, 1], which they keep.
+        """
+        # kornia would give one sub-policy to the whole batch
+        chosen = torch.randint(len(self.sub_policies), (len(images),))
+        changed = torch.empty_like(images)
+        for number in chosen.unique().tolist():
+            members = (chosen == number).nonzero()[:, 0].to(images.device)
+            changed[members] = self.sub_policies[number](images[members])
+        return changed

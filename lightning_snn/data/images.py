@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from lightning_snn.checks import check_choice, check_fraction, check_integer
-from lightning_snn.data.augmentation import shift
+from lightning_snn.data.augmentation import AutoAugment, cutout, shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset, LoadedBatch, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 
@@ -220,6 +220,11 @@ class CIFAR10(ImageDataModule):
     Args:
         augmentation: shift each training image by up to 4 pixels, black at the rim, and mirror every other one, at
             random. The image stays still over the time steps.
+        auto_augment: then apply the AutoAugment policy for CIFAR-10, which needs kornia.
+        cutout: then blank a square of this many pixels a side, to the mean where there is one; 0 leaves images whole.
+
+    Raises:
+        ImportError: if ``auto_augment`` is set and kornia is not installed.
     """
 
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -237,6 +242,8 @@ class CIFAR10(ImageDataModule):
         std: list[float] | None = None,
         val_fraction: float = 0.1,
         augmentation: bool = False,
+        auto_augment: bool = False,
+        cutout: int = 0,
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
@@ -254,12 +261,21 @@ class CIFAR10(ImageDataModule):
             num_workers=num_workers,
             seed=seed,
         )
+        check_integer("cutout", cutout, minimum=0)
         self.augmentation = augmentation
+        self.auto_augment = AutoAugment() if auto_augment else None
+        self.cutout = cutout
 
     def read_files(self, root: str) -> tuple[Images, Images]:
         """Training and test images from the files under ``root``."""
         return read_cifar10(root)
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels ``(1, B, C, H, W)`` shifted and mirrored, each image by its own draw, if ``augmentation`` is set."""
-        return (shift(x, 4, mirror=True), y) if self.augmentation else (x, y)
+        """Pixels ``(1, B, C, H, W)`` changed as the arguments say, each image by its own draw."""
+        if self.augmentation:
+            x = shift(x, 4, mirror=True)
+        if self.auto_augment is not None:
+            x = self.auto_augment(x[0])[None]
+        if self.cutout:
+            x = cutout(x, self.cutout, self.mean)  # the mean becomes zero when pixels are standardised
+        return x, y

@@ -4,7 +4,9 @@ import gzip
 import os
 import pickle
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -335,6 +337,42 @@ def test_augmentation_is_drawn_anew_in_training_and_absent_elsewhere(tmp_path: P
     assert all(fit(augmentation=False))
 
 
+def test_a_hole_is_zero_once_pixels_are_standardised(tmp_path: Path) -> None:
+    arguments = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 4.0], "encoder": repeat, "time_steps": 4}
+    data = CIFAR10(str(write_cifar10(tmp_path)), cutout=16, batch_size=90, **arguments)
+    data.setup()
+    loaded = next(iter(data.train_dataloader()))
+    whole, labels = data.on_after_batch_transfer(loaded, 0)
+    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    x, same_labels = data.on_after_batch_transfer(loaded, 0)
+    lost = (x == 0).all(2)
+    assert torch.equal(labels, same_labels)
+    assert torch.equal(lost, lost[:1].expand_as(lost))
+    assert ((lost[0].sum((1, 2)) >= 64) & (lost[0].sum((1, 2)) <= 256)).all()
+    assert torch.equal(x.movedim(2, -1)[~lost], whole.movedim(2, -1)[~lost])
+
+
+def test_images_are_shifted_then_auto_augmented_then_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kornia", reason="the optional extra `augmentation` is not installed")
+    order: list[str] = []
+    for name in ("shift", "cutout"):
+        monkeypatch.setattr(
+            f"lightning_snn.data.images.{name}", lambda x, *rest, name=name, **options: order.append(name) or x
+        )
+    data = CIFAR10(str(write_cifar10(tmp_path)), augmentation=True, auto_augment=True, cutout=16, encoder=repeat)
+    monkeypatch.setattr(data, "auto_augment", lambda images: order.append(str(images.dim())) or images)
+    data.augment(torch.rand(1, 2, 3, 32, 32), torch.zeros(2))
+    assert order == ["shift", "4", "cutout"]
+
+
+def test_no_augmentation_needs_kornia_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
+    CIFAR10(str(tmp_path), augmentation=True, cutout=16)
+    with pytest.raises(ImportError, match="needs kornia"):
+        CIFAR10(str(tmp_path), auto_augment=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -353,6 +391,11 @@ def test_augmentation_is_drawn_anew_in_training_and_absent_elsewhere(tmp_path: P
 def test_arguments_out_of_range_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MNIST(**{"encoder": repeat, **arguments})
+
+
+def test_a_cutout_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="`cutout` to be an integer of at least 0, but got -1"):
+        CIFAR10("a", encoder=repeat, cutout=-1)
 
 
 def test_the_base_of_image_modules_says_what_it_lacks() -> None:

@@ -26,7 +26,16 @@ def load_recipe(name: str) -> ModuleType:
 
 def run_recipe(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
     """A recipe run with these arguments."""
+    return main(*_prepared(name, monkeypatch, arguments))
+
+
+def parse_recipe(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
+    """What a recipe would run with these arguments."""
+    return RecipeCLI(*_prepared(name, monkeypatch, arguments))
+
+
+def _prepared(name: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> tuple[str, dict, dict, dict]:
     path = str(RECIPES / f"{name}.py")
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     script = load_recipe(name)
-    return main(path, script.DEFAULTS, script.PRESETS)
+    return path, script.DEFAULTS, script.PRESETS, getattr(script, "VARIANTS", {})
