@@ -1,0 +1,86 @@
+"""What benchmarks share: our networks with the neurons of other libraries, run as their users run them.
+
+SpikingJelly is there if it is installed: pip install --no-deps spikingjelly, and what it imports.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import snntorch
+import torch
+from torch import Tensor, nn
+
+from lightning_snn import LIF
+
+try:
+    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+except ImportError:
+    neuron = None
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+def replaced(network: nn.Module, make: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """A copy in which `make` gives a module's successor, None keeping it."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            made = make(child)
+            if made is not None:
+                setattr(parent, name, made)
+    return network
+
+
+def with_relu(network: nn.Module) -> nn.Module:
+    """The same network as an ANN."""
+    return replaced(network, lambda module: nn.ReLU() if isinstance(module, LIF) else None)
+
+
+def in_snntorch(network: nn.Module) -> tuple[nn.Module, Forward]:
+    """The network with snntorch's neurons, run step by step in a Python loop."""
+
+    def leaky(module: nn.Module) -> nn.Module | None:
+        if not isinstance(module, LIF):
+            return None
+        return snntorch.Leaky(beta=module.beta, spike_grad=snntorch.surrogate.sigmoid(4), init_hidden=True)
+
+    def forward(network: nn.Module, x: Tensor) -> Tensor:
+        for module in network.modules():
+            if isinstance(module, snntorch.Leaky):
+                module.reset_mem()
+        return torch.stack([network(frame) for frame in x])
+
+    return replaced(network, leaky), forward
+
+
+def in_spikingjelly(network: nn.Module) -> tuple[nn.Module, Forward] | None:
+    """The network with SpikingJelly's neurons in its multi-step mode; None if it is not installed."""
+    if neuron is None:
+        return None
+
+    def twin(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, LIF):
+            return neuron.LIFNode(
+                1 / (1 - float(module.beta)),
+                decay_input=False,
+                v_reset=None,
+                detach_reset=module.dynamics.detach_reset,
+                surrogate_function=surrogate.Sigmoid(4.0),
+                step_mode="m",
+            )
+        kind = getattr(layer, type(module).__name__, None)
+        if kind is None or next(module.children(), None) is not None:
+            return None
+        # the same module, called on [T, B, ...] by SpikingJelly's way of folding time
+        made = copy.deepcopy(module)
+        made.__class__ = kind
+        made._step_mode = "m"
+        return made
+
+    def forward(network: nn.Module, x: Tensor) -> Tensor:
+        functional.reset_net(network)
+        return network(x)
+
+    return replaced(network, twin), forward
