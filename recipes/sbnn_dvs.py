@@ -27,6 +27,7 @@ PRESETS = {
         "method.samples": 8,  # validation accuracy .93 where the posterior mean has .91, and a better likelihood
         "method.mean_epochs": 10,  # of 18: the order of events is learned without noise, in half the time
     },
+    "RateBackprop": {"method.window": "step"},  # recurrence and delays are given within one step, and unknown beyond
     "NMNIST": {"data.batch_size": 32, "trainer.max_epochs": 30},  # sized for the first 1,000 recordings
 }
 

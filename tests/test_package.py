@@ -64,7 +64,7 @@ def test_the_import_adds_at_most_0_3_seconds_to_that_of_lightning(measured):
     assert min(measured["seconds"]) <= 0.3
 
 
-@pytest.mark.parametrize("library", ["torchvision", "tonic", "snntorch", "spikingjelly", "wandb", "h5py"])
+@pytest.mark.parametrize("library", ["torchvision", "tonic", "snntorch", "spikingjelly", "wandb", "h5py", "kornia"])
 def test_the_import_brings_no_library_along_that_only_some_need(measured, library):
     assert "lightning_snn.module" in measured["modules"]
     assert [name for name in measured["modules"] if name.split(".")[0] == library] == []

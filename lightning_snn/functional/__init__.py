@@ -1,6 +1,7 @@
 """The mathematics: pure functions on tensors, with neither modules nor Lightning."""
 
 from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bias
+from lightning_snn.functional.eligibility import lif_rate
 from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy
 from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
 from lightning_snn.functional.gumbel import AnalyticalGumbelRao, GumbelRao, GumbelStraightThrough
@@ -16,6 +17,7 @@ from lightning_snn.functional.iwst import (
 from lightning_snn.functional.lif import Dynamics, leaky_integrate, lif, lif_step
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.readout import readout
+from lightning_snn.functional.step_eligibility import step_rate
 from lightning_snn.functional.surrogate import (
     ArcTangent,
     FastSigmoid,
@@ -50,6 +52,7 @@ __all__ = [
     "iwst_weight",
     "leaky_integrate",
     "lif",
+    "lif_rate",
     "lif_step",
     "linear_moments",
     "mutual_information",
@@ -59,5 +62,6 @@ __all__ = [
     "readout",
     "sample",
     "snr_bias",
+    "step_rate",
     "synapse_bias",
 ]

@@ -110,7 +110,8 @@ class _NoisyLIFScan(torch.autograd.Function):
         spikes = torch.empty_like(mean)
         standardised = torch.empty_like(mean, dtype=accumulator)
         precision_root = torch.empty_like(standardised)  # 1 / sqrt(Q)
-        membrane, spread = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
+        membrane = torch.empty_like(standardised[0])
+        spread = torch.empty_like(membrane) if mode == "moment" or recurrent_variance is not None else None
         # drawn through a flat view: a generator fills a channels-last tensor four times slower
         flat = standardised.new_empty(mean.shape[0] if mode == "step" else 1, membrane.numel())
         numbers = (beta, threshold)
@@ -120,29 +121,36 @@ class _NoisyLIFScan(torch.autograd.Function):
             None if matrix is None else matrix.t().to(accumulator) for matrix in (recurrent, recurrent_variance)
         )
         for t in range(mean.shape[0]):
-            torch.mul(membrane, beta, out=membrane).add_(mean[t])
-            if mode == "moment":
-                torch.mul(spread, beta_squared, out=spread).add_(variance[t])
+            if t == 0:
+                membrane.copy_(mean[0])
             else:
-                spread.copy_(variance[t])
+                torch.mul(membrane, beta, out=membrane).add_(mean[t])
+            if spread is not None:
+                if t == 0 or mode != "moment":
+                    spread.copy_(variance[t])
+                else:
+                    torch.mul(spread, beta_squared, out=spread).add_(variance[t])
             if t > 0 and weights is not None:
                 before = spikes[t - 1].to(accumulator)
                 membrane.addmm_(before, weights)
-                if weight_variances is not None:
+                if spread is not None and weight_variances is not None:
                     spread.addmm_(before, weight_variances)
             root, score, spike = precision_root[t], standardised[t], spikes[t]
-            torch.add(spread, _EPSILON, out=root).rsqrt_()
+            torch.add(variance[t].to(accumulator) if spread is None else spread, _EPSILON, out=root).rsqrt_()
             torch.sub(membrane, threshold, out=score).mul_(root)
             noise = flat[t if mode == "step" else 0].normal_(generator=generator)
             noise = noise.as_strided(membrane.shape, membrane.stride())
             torch.gt(score, noise, out=spike)
+            if t == mean.shape[0] - 1:
+                break
             if mode == "step":
                 membrane.addcdiv_(noise, root, value=-1)
             if dynamics.reset == "subtract":
                 minus_scaled(membrane, spike.to(accumulator), threshold, out=membrane)
             else:
                 membrane.addcmul_(membrane, spike.to(accumulator), value=-1)
-                spread.addcmul_(spread, spike.to(accumulator), value=-1)
+                if spread is not None:
+                    spread.addcmul_(spread, spike.to(accumulator), value=-1)
         weight = estimator.weight(standardised, spikes, generator) if estimator.random else None
         tensors = (value if isinstance(value, Tensor) else None for value in (*numbers, recurrent, recurrent_variance))
         kept = flat if mode == "step" else None
@@ -170,76 +178,80 @@ class _NoisyLIFScan(torch.autograd.Function):
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, standardised[0])
         threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, standardised[0])
         dynamics: Dynamics = ctx.dynamics
-        accumulator = standardised.dtype
+        estimator: Estimator = ctx.estimator
+        accumulator, (steps, batch) = standardised.dtype, standardised.shape[:2]
         needs_beta, needs_threshold = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
         hard, moment, step = dynamics.reset == "zero", ctx.mode == "moment", ctx.mode == "step"
+        if grad_spikes is None:
+            grad_spikes = standardised.new_zeros(()).expand_as(standardised)
 
-        grad_mean = torch.empty_like(standardised, dtype=ctx.dtypes[0])
-        grad_variance = torch.empty_like(standardised, dtype=ctx.dtypes[1])
-        # through z = (U - threshold) / sqrt(Q): dz/dU = root and dz/dQ = -z root^2 / 2
-        if weight is None:
-            weight = ctx.estimator.weight(standardised, spikes)
-        to_u = weight.mul_(precision_root) if not ctx.estimator.random else weight * precision_root
-        to_q = torch.mul(standardised, precision_root).mul_(-0.5)
-        # dL/d(U, Q) after the reset of the step at hand, and before the reset of the step after it
-        after_u, after_q = torch.zeros_like(standardised[0]), torch.zeros_like(standardised[0])
-        before_u, before_q = torch.zeros_like(after_u), torch.zeros_like(after_u)
-        through = torch.empty_like(after_u)
-        no_gradient = torch.zeros_like(after_u)
-        grad_beta = torch.zeros_like(after_u) if needs_beta else None
-        grad_threshold = torch.zeros_like(after_u) if needs_threshold else None
-        beta_squared = beta * beta
-        in_place = ctx.dtypes == (accumulator, accumulator)
-
-        for t in range(standardised.shape[0] - 1, -1, -1):
-            spike = spikes[t].to(accumulator)
-            grad = no_gradient if grad_spikes is None else grad_spikes[t].to(accumulator)
-            if step:
-                noise = flat[t].as_strided(after_u.shape, after_u.stride())
-            if hard or grad_beta is not None:
-                membrane = standardised[t] / precision_root[t] + threshold
+        # dL/d(U, Q) of every step, before its reset
+        grad_mean, grad_variance = torch.empty_like(standardised), torch.empty_like(standardised)
+        grad_beta = torch.zeros_like(standardised[0]) if needs_beta else None
+        grad_threshold = torch.zeros_like(standardised[0]) if needs_threshold else None
+        rows_at_once, steps_at_once = _block(standardised)
+        for first in range(0, batch, rows_at_once):
+            rows = slice(first, first + rows_at_once)
+            decay, level = _of_rows(beta, rows), _of_rows(threshold, rows)
+            decay_squared = decay * decay
+            # after the reset of the step at hand, and before the reset of the step after it
+            after_u, after_q = torch.zeros_like(standardised[0, rows]), torch.zeros_like(standardised[0, rows])
+            before_u, before_q = after_u, after_q
+            through = torch.empty_like(after_u)
+            for t in range(steps - 1, -1, -1):
+                root, spike = precision_root[t, rows], spikes[t, rows].to(accumulator)
+                grad = grad_spikes[t, rows].to(accumulator)
+                if t == steps - 1 or (t + 1) % steps_at_once == 0:
+                    block = slice(t // steps_at_once * steps_at_once, t + 1)
+                    score = standardised[block, rows]
+                    # through z = (U - threshold) / sqrt(Q): dz/dU = root and dz/dQ = -z root^2 / 2
+                    slope = estimator.weight(score, spikes[block, rows]) if weight is None else weight[block, rows]
+                    to_u = slope * precision_root[block, rows]
+                    to_q = torch.mul(score, precision_root[block, rows]).mul_(-0.5)
                 if step:
-                    membrane.addcdiv_(noise, precision_root[t], value=-1)
-                spread = precision_root[t].square().reciprocal_().sub_(_EPSILON)
-            if grad_beta is not None:
-                kept_u = membrane * (1 - spike) if hard else membrane - threshold * spike
-                grad_beta.addcmul_(before_u, kept_u)
-                if moment:
-                    kept_q = spread * (1 - spike) if hard else spread
-                    grad_beta.addcmul_(before_q, kept_q * (2 * beta))
-            if grad_threshold is not None and not hard:
-                grad_threshold.addcmul_(after_u, spike, value=-1)
-            if recurrent is not None:
-                grad = torch.addmm(grad, before_u, recurrent.to(accumulator))
-                if recurrent_variance is not None:
-                    grad.addmm_(before_q, recurrent_variance.to(accumulator))
-            if dynamics.detach_reset:
-                through.copy_(grad)
-            elif hard:
-                torch.addcmul(grad, after_u, membrane, value=-1, out=through)
-                if moment:
-                    through.addcmul_(after_q, spread, value=-1)
-            else:
-                minus_scaled(grad, after_u, threshold, out=through)
-            through.mul_(to_u[t])
-            if grad_standardised is not None:
-                through.addcmul_(grad_standardised[t], precision_root[t])
-            if hard:
-                after_u.mul_(1 - spike)
-                after_q.mul_(1 - spike)
-            if grad_threshold is not None:
-                grad_threshold.sub_(through)
-            if in_place:
-                before_u, before_q = grad_mean[t], grad_variance[t]
-            torch.add(after_u, through, out=before_u)
-            torch.addcmul(after_q, through, to_q[t], out=before_q)
-            if step:  # the draw that stays in the membrane is sqrt(Q) times the noise
-                before_q.addcmul_(after_u * noise, precision_root[t], value=-0.5)
-            if not in_place:
-                grad_mean[t], grad_variance[t] = before_u, before_q
-            torch.mul(before_u, beta, out=after_u)
-            if moment:
-                torch.mul(before_q, beta_squared, out=after_q)
+                    noise = flat[t].as_strided(standardised.shape[1:], standardised.stride()[1:])[rows]
+                if hard or grad_beta is not None:
+                    membrane = standardised[t, rows] / root + level
+                    if step:
+                        membrane.addcdiv_(noise, root, value=-1)
+                    spread = root.square().reciprocal_().sub_(_EPSILON)
+                if grad_beta is not None:
+                    kept_u = membrane * (1 - spike) if hard else membrane - level * spike
+                    grad_beta[rows].addcmul_(before_u, kept_u)
+                    if moment:
+                        kept_q = spread * (1 - spike) if hard else spread
+                        grad_beta[rows].addcmul_(before_q, kept_q * (2 * decay))
+                if grad_threshold is not None and not hard:
+                    grad_threshold[rows].addcmul_(after_u, spike, value=-1)
+                if recurrent is not None:
+                    grad = torch.addmm(grad, before_u, recurrent.to(accumulator))
+                    if recurrent_variance is not None:
+                        grad.addmm_(before_q, recurrent_variance.to(accumulator))
+                if dynamics.detach_reset:
+                    through.copy_(grad)
+                elif hard:
+                    torch.addcmul(grad, after_u, membrane, value=-1, out=through)
+                    if moment:
+                        through.addcmul_(after_q, spread, value=-1)
+                else:
+                    minus_scaled(grad, after_u, level, out=through)
+                through.mul_(to_u[t - block.start])
+                if grad_standardised is not None:
+                    through.addcmul_(grad_standardised[t, rows], root)
+                if hard:
+                    after_u.mul_(1 - spike)
+                    after_q.mul_(1 - spike)
+                if grad_threshold is not None:
+                    grad_threshold[rows].sub_(through)
+                before_u, before_q = grad_mean[t, rows], grad_variance[t, rows]
+                torch.add(after_u, through, out=before_u)
+                torch.addcmul(after_q, through, to_q[t - block.start], out=before_q)
+                if step:  # the draw that stays in the membrane is sqrt(Q) times the noise
+                    before_q.addcmul_(after_u * noise, root, value=-0.5)
+                if t > 0:
+                    torch.mul(before_u, decay, out=after_u)
+                    if moment:
+                        torch.mul(before_q, decay_squared, out=after_q)
 
         grad_matrices: list[Tensor | None] = [None, None]
         if recurrent is not None:
@@ -250,8 +262,8 @@ class _NoisyLIFScan(torch.autograd.Function):
                     later = gradient[1:].flatten(0, 1).to(accumulator)
                     grad_matrices[index] = (later.t() @ earlier).to(matrix.dtype)
         return (
-            grad_mean,
-            grad_variance,
+            grad_mean.to(ctx.dtypes[0]),
+            grad_variance.to(ctx.dtypes[1]),
             None if grad_beta is None else grad_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype),
             None
             if grad_threshold is None
@@ -262,3 +274,17 @@ class _NoisyLIFScan(torch.autograd.Function):
             None,
             None,
         )
+
+
+# of one step of a block of rows, and of one buffer of a block of steps: what a block works on stays in the cache
+_CACHED_STEP, _CACHED_ELEMENTS = 1 << 16, 1 << 18
+
+
+def _block(sequence: Tensor) -> tuple[int, int]:
+    """How many rows and how many steps of a sequence `[T, B, ...]` the backward pass takes at once."""
+    rows = max(1, _CACHED_STEP // max(1, sequence[0, :1].numel()))
+    return rows, max(1, _CACHED_ELEMENTS // max(1, sequence[0, :rows].numel()))
+
+
+def _of_rows(value: float | Tensor, rows: slice) -> float | Tensor:
+    return value[rows] if isinstance(value, Tensor) and value.dim() > 0 else value

@@ -7,6 +7,7 @@ from lightning_snn.nn.folding import folded, run
 from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.noise import posterior_noise, weight_draws
+from lightning_snn.nn.rate import gradient_alignment, rate_drift, rate_run, register_rate_rule
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.sign import Sign
@@ -29,8 +30,12 @@ __all__ = [
     "Sign",
     "SynapticDelays",
     "folded",
+    "gradient_alignment",
     "is_spiking_layer",
     "posterior_noise",
+    "rate_drift",
+    "rate_run",
+    "register_rate_rule",
     "register_spiking_layer",
     "run",
     "spiking_layers",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional import ArcTangent, Dynamics, Sigmoid, Smooth, eligibility, lif, lif_step
-from lightning_snn.functional.eligibility import lif_rate, step_rate
+from lightning_snn.functional.eligibility import lif_rate
+from lightning_snn.functional.step_eligibility import StepRecord, step_rate
 from lightning_snn.functional.surrogate import SURROGATES
 
 RESETS, ORDERS = ("subtract", "zero"), ("reset_then_leak", "leak_then_reset")
@@ -62,7 +63,7 @@ def assert_close(got: Any, expected: list[Tensor], tolerance: float = 1e-12) -> 
         torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
 
 
-def flattened(record: eligibility.StepRecord) -> list[Tensor]:
+def flattened(record: StepRecord) -> list[Tensor]:
     return [record.rate, record.eligibility, *record.parameters]
 
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_snn.functional.eligibility import RateRecord, RateState, StepRecord, StepState, lif_rate, step_rate
+from lightning_snn.functional.eligibility import RateRecord, RateState, lif_rate
 from lightning_snn.functional.rate import recorded
+from lightning_snn.functional.step_eligibility import StepRecord, StepState, step_rate
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF, over_channels
 from lightning_snn.nn.rate.rules import RULES_BY_METHOD, Plan, RateRule, joined, register_rate_rule
