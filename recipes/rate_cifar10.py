@@ -31,7 +31,6 @@ DEFAULTS = {
     "trainer.max_epochs": 300,
     "trainer.log_every_n_steps": 10,
 }
-PRESETS: dict[str, dict] = {}
 VARIANTS = {
     # sized for a part of 6,000 images
     "small": {
@@ -44,4 +43,4 @@ VARIANTS = {
 }
 
 if __name__ == "__main__":
-    main(__file__, DEFAULTS, PRESETS, VARIANTS)
+    main(__file__, DEFAULTS, variants=VARIANTS)

@@ -78,6 +78,12 @@ class Method(nn.Module):
         """Objective, loss and output of a batch `x [T, B, ...]`, `y [B, ...]`, for a prepared network."""
         raise NotImplementedError(f"{type(self).__name__} defines no training_step")
 
+    def step_on_loss(self, outputs: Tensor, y: Tensor) -> Step:
+        """The step whose objective is the loss itself, of outputs `[T, B, ...]` with a gradient."""
+        output = self.task.read(outputs)
+        loss = self.task.loss(output, y)
+        return Step(loss, loss.detach(), output.detach())
+
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         """The prediction for `x [T, B, ...]`, by default from one plain run of the network."""
         return self.task.predict(self.task.read(run(network, x)))

@@ -102,9 +102,7 @@ class NoisySpikes(NoisyMethod):
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        output = self.task.read(self.noisy_output(network, x))
-        loss = self.task.loss(output, y)
-        return Step(loss, loss.detach(), output.detach())
+        return self.step_on_loss(self.noisy_output(network, x), y)
 
     def extra_repr(self) -> str:
         return f"std={self.std:g}, profile={self.profile}, {super().extra_repr()}"

@@ -96,9 +96,7 @@ class RateBackprop(Method):
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        output = self.task.read(self._run(network, x))
-        loss = self.task.loss(output, y)
-        return Step(loss, loss.detach(), output.detach())
+        return self.step_on_loss(self._run(network, x), y)
 
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:
         steps = x.shape[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from lightning_snn.checks import check_integer
+from lightning_snn.networks.inputs import input_features
 from lightning_snn.nn.lif import LIF
 
 
@@ -32,10 +32,8 @@ class MLP(nn.Sequential):
         hidden: Sequence[int] = (256, 256),
         lif: dict[str, Any] | None = None,
     ) -> None:
-        for size in (input_shape,) if isinstance(input_shape, int) else input_shape:
-            check_integer("input_shape", size)
         check_integer("num_classes", num_classes)
-        features = input_shape if isinstance(input_shape, int) else math.prod(input_shape)
+        features = input_features(input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden:
             check_integer("hidden", size)

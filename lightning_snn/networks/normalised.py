@@ -1,4 +1,4 @@
-"""What the batch-normalised networks of the spiking literature share: their neuron, their layers, their input check."""
+"""What the batch-normalised networks of the spiking literature share: their neuron and their layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from lightning_snn.checks import check_integer
 from lightning_snn.functional.surrogate import Sigmoid
 from lightning_snn.nn.lif import LIF
 
@@ -33,14 +32,3 @@ def normalised_convolution(inputs: int, outputs: int, kernel: int = 3, stride: i
 def mean_readout(features: int, num_classes: int) -> list[nn.Module]:
     """The average over all positions, read out by a Linear."""
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes)]
-
-
-def check_frames(input_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Refuse an input that is not channels, height and width, and a number of classes below 1."""
-    if len(input_shape) != 3:
-        raise ValueError(
-            f"Expected argument `input_shape` to be channels, height and width, but got {tuple(input_shape)}"
-        )
-    for size in input_shape:
-        check_integer("input_shape", size)
-    check_integer("num_classes", num_classes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from lightning_snn.checks import check_fraction, check_integer, check_positive
+from lightning_snn.networks.inputs import input_features
 from lightning_snn.nn.lif import LeakyIntegrator, RecurrentLIF
 
 
@@ -40,15 +40,13 @@ class RecurrentNet(nn.Sequential):
         beta_range: tuple[float, float] = (0.5, 0.98),
         gain: float = 1.0,
     ) -> None:
-        for size in (input_shape,) if isinstance(input_shape, int) else input_shape:
-            check_integer("input_shape", size)
         check_integer("num_classes", num_classes)
         if not hidden:
             raise ValueError(f"Expected argument `hidden` to hold at least one layer, but got {hidden}")
         for beta in beta_range:
             check_fraction("beta_range", beta)
         check_positive("gain", gain)
-        features = input_shape if isinstance(input_shape, int) else math.prod(input_shape)
+        features = input_features(input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden:
             check_integer("hidden", size)

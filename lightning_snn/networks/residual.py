@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.networks.inputs import input_features
 from lightning_snn.nn.lif import LIF
 from lightning_snn.nn.residual import MembraneResidual
 from lightning_snn.nn.sign import Sign
@@ -46,11 +47,9 @@ class ResidualMLP(nn.Sequential):
         options: dict[str, Any] | None = None,
         gain: float = 1.0,
     ) -> None:
-        for size in (input_shape,) if isinstance(input_shape, int) else input_shape:
-            check_integer("input_shape", size)
         for name, value in (("num_classes", num_classes), ("depth", depth), ("width", width)):
             check_integer(name, value)
-        features = input_shape if isinstance(input_shape, int) else math.prod(input_shape)
+        features = input_features(input_shape)
         blocks = [
             MembraneResidual(nn.Sequential(_neurons(neurons, options), nn.Linear(width, width)))
             for _ in range(depth - 1)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lightning_snn.checks import check_integer
-from lightning_snn.networks.normalised import check_frames, mean_readout, neurons, normalised_convolution
+from lightning_snn.networks.inputs import check_frames
+from lightning_snn.networks.normalised import mean_readout, neurons, normalised_convolution
 
 
 class VGG(nn.Sequential):

@@ -38,4 +38,4 @@ def _prepared(name: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, 
     path = str(RECIPES / f"{name}.py")
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     script = load_recipe(name)
-    return path, script.DEFAULTS, script.PRESETS, getattr(script, "VARIANTS", {})
+    return path, script.DEFAULTS, getattr(script, "PRESETS", {}), getattr(script, "VARIANTS", {})
