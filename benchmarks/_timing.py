@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lightning_snn.cpu import keep_freed_memory
+
 
 def parser(description: str | None, threads: Sequence[int]) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """The options of every benchmark, and memory for all contenders as recipes have it."""
+    keep_freed_memory()
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", help="write the results to this file")
     made.add_argument("--rounds", type=int, default=15)

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from lightning_snn import SpikingModule
+from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.methods import Method, NoisySpikes, SpikingBayes, SurrogateGradient
 from lightning_snn.networks import ResidualMLP
 
@@ -62,6 +63,7 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     """Train and test one network, on one thread."""
     options, depth, name, seed = job
     torch.set_num_threads(1)
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     pl.seed_everything(seed, verbose=False)

@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from lightning_snn import SpikingModule
+from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import NMNIST
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
@@ -109,6 +110,7 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     """Train and test one network, on one thread."""
     options, steps, name, seed = job
     torch.set_num_threads(1)
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     pl.seed_everything(seed, verbose=False)

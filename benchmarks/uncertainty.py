@@ -19,15 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-# before torch is imported: it then takes memory from Linux in large pages
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 from _timing import show
@@ -36,6 +32,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_snn import SpikingModule, figures
+from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import CIFAR10, MNIST
 from lightning_snn.data.base import LoadedBatch
 from lightning_snn.methods import Method, Prediction, SpikingBayes, SurrogateGradient
@@ -169,6 +166,7 @@ def draw(shown: dict[str, list[Shown]], folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    keep_freed_memory()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--mnist", required=True, help="the .npz file or folder of MNIST")
     options.add_argument("--cifar", required=True, help="the .npz file or folder of CIFAR-10")

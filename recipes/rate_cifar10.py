@@ -4,11 +4,6 @@
 trains a small network in minutes on two CPU cores. --method SurrogateGradient is backpropagation through time.
 """
 
-import os
-
-# before torch is imported: it then takes memory from Linux in large pages, which nearly doubles the speed on CPUs
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 from lightning_snn.cli import main
 
 # after Yu et al. 2024, arXiv 2410.11488; the cosine steps every batch instead of every epoch

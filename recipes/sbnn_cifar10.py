@@ -1,10 +1,5 @@
 """A residual spiking network learns CIFAR-10 without normalisation: --data.root names the images or an .npz file."""
 
-import os
-
-# before torch is imported: it then takes memory from Linux in large pages, which nearly doubles the speed on CPUs
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 from lightning_snn.cli import main
 
 DEFAULTS = {

@@ -1,10 +1,5 @@
 """A spiking Bayesian network learns event-camera gestures."""
 
-import os
-
-# before torch is imported: it then takes memory from Linux in large pages, which nearly doubles the speed on CPUs
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 from lightning_snn.cli import main
 
 DEFAULTS = {

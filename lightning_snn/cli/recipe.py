@@ -28,6 +28,7 @@ from lightning_snn.callbacks import Report
 from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes, variants_switched_on
 from lightning_snn.cli.last_checkpoint import LastCheckpoint
 from lightning_snn.cli.wandb import wandb_logger
+from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 
@@ -77,6 +78,7 @@ def main(
     Raises:
         SystemExit: with status 2 for bad options; with status 130 after Ctrl-C, having said how to resume.
     """
+    keep_freed_memory()
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_worth_saying)
     for message in _NEEDLESS_WARNINGS:

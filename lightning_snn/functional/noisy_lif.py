@@ -277,7 +277,7 @@ class _NoisyLIFScan(torch.autograd.Function):
 
 
 # of one step of a block of rows, and of one buffer of a block of steps: what a block works on stays in the cache
-_CACHED_STEP, _CACHED_ELEMENTS = 1 << 16, 1 << 18
+_CACHED_STEP, _CACHED_ELEMENTS = 1 << 17, 1 << 18
 
 
 def _block(sequence: Tensor) -> tuple[int, int]:

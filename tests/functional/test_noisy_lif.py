@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 
 import pytest
@@ -92,6 +93,30 @@ def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, 
         for got, reference in zip(gradients, references, strict=True):
             assert reference.abs().max() > 0
             torch.testing.assert_close(got, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["moment", "step"])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("estimator", [0.5, "gumbel_straight_through"])
+def test_the_gradient_does_not_depend_on_the_blocks_it_is_computed_in(mode, reset, estimator, monkeypatch):
+    scan = sys.modules["lightning_snn.functional.noisy_lif"]  # the package has a function of that name
+    inputs = [double(7, 5, 4, low=-1, high=2), double(7, 5, 4, low=0.1, high=1.1)]
+    inputs += [double(4, low=0.1, high=0.95), double(4, low=0.5, high=1.5)]
+    matrices = [double(4, 4, low=-1, high=1), double(4, 4, low=0.1, high=0.5)]
+    torch.manual_seed(3)
+    outputs = noisy_lif(*inputs, Dynamics(reset), estimator, mode, *matrices)
+    cotangents = [torch.randn_like(output) for output in outputs]
+    gradients = []
+    # rows and steps: all, all in blocks that do not divide them, and one of each
+    for rows, steps in ((5, 7), (2, 3), (1, 1)):
+        monkeypatch.setattr(scan, "_CACHED_STEP", rows * 4)
+        monkeypatch.setattr(scan, "_CACHED_ELEMENTS", rows * 4 * steps)
+        assert scan._block(inputs[0]) == (rows, steps)
+        gradients.append(torch.autograd.grad(outputs, inputs + matrices, cotangents, retain_graph=True))
+    for blocked in gradients[1:]:
+        for got, reference in zip(blocked, gradients[0], strict=True):
+            assert reference.abs().max() > 0
+            torch.testing.assert_close(got, reference, rtol=1e-12, atol=1e-12)
 
 
 def test_reset_detachment_and_lambda_each_change_the_gradient():
