@@ -39,6 +39,7 @@ from tqdm import tqdm
 from lightning_snn import SpikingModule
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import NMNIST
+from lightning_snn.data.base import split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
 from lightning_snn.networks import VGG, ResNet
@@ -89,9 +90,8 @@ def nmnist(options: argparse.Namespace) -> Task:
 def cifar10(options: argparse.Namespace) -> Task:
     train, test = read_cifar10(options.cifar10)
     if options.validation:
-        held_out = len(train.images) // 6
-        test = Images(train.images[-held_out:], train.labels[-held_out:])
-        train = Images(train.images[:-held_out], train.labels[:-held_out])
+        kept, held_out = split_stratified(train.labels, 1 / 6, seed=0)
+        train, test = (Images(train.images[part], train.labels[part]) for part in (kept, held_out))
     sets = [_standardised(images, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)) for images in (train, test)]
 
     def network() -> nn.Module:
