@@ -26,6 +26,14 @@ from lightning_snn.functional.surrogate import (
     Surrogate,
     Triangular,
 )
+from lightning_snn.functional.ttfs import (
+    TimeConstraints,
+    relu_from_two_phase,
+    remaining_time,
+    spike_times,
+    through_time,
+    two_phase_from_relu,
+)
 from lightning_snn.functional.variational import gaussian_kl, linear_moments, sample
 
 __all__ = [
@@ -41,6 +49,7 @@ __all__ = [
     "Sigmoid",
     "Smooth",
     "Surrogate",
+    "TimeConstraints",
     "Triangular",
     "chi_squared",
     "estimator_named",
@@ -60,8 +69,13 @@ __all__ = [
     "noisy_spikes",
     "predictive_entropy",
     "readout",
+    "relu_from_two_phase",
+    "remaining_time",
     "sample",
     "snr_bias",
+    "spike_times",
     "step_rate",
     "synapse_bias",
+    "through_time",
+    "two_phase_from_relu",
 ]

@@ -6,6 +6,7 @@ from lightning_snn.methods.noise import NoisySpikes
 from lightning_snn.methods.rate import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Regression, Task
+from lightning_snn.methods.ttfs import TimeToFirstSpike
 
 __all__ = [
     "Classification",
@@ -19,4 +20,5 @@ __all__ = [
     "Step",
     "SurrogateGradient",
     "Task",
+    "TimeToFirstSpike",
 ]

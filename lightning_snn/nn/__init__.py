@@ -11,33 +11,61 @@ from lightning_snn.nn.rate import gradient_alignment, rate_drift, rate_run, regi
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.ttfs import (
+    AlphaConv2d,
+    AlphaLinear,
+    FirstSpike,
+    OffsetMap,
+    SpikeEncoder,
+    SpikePool2d,
+    bound_row_sums,
+)
+from lightning_snn.nn.ttfs_events import safe_window, simulate
+from lightning_snn.nn.ttfs_mapping import TTFSNetwork, from_relu
+from lightning_snn.nn.ttfs_windows import calibrate, cascade, grow, latency, rescale
 
 __all__ = [
     "LIF",
+    "AlphaConv2d",
+    "AlphaLinear",
     "BayesConv1d",
     "BayesConv2d",
     "BayesLinear",
     "BayesRecurrentLIF",
     "BayesianLayer",
     "DirectEncoder",
+    "FirstSpike",
     "GaussianNoise",
     "LatencyEncoder",
     "LeakyIntegrator",
     "MembraneResidual",
     "Moments",
+    "OffsetMap",
     "PoissonEncoder",
     "RecurrentLIF",
     "Sign",
+    "SpikeEncoder",
+    "SpikePool2d",
     "SynapticDelays",
+    "TTFSNetwork",
+    "bound_row_sums",
+    "calibrate",
+    "cascade",
     "folded",
+    "from_relu",
     "gradient_alignment",
+    "grow",
     "is_spiking_layer",
+    "latency",
     "posterior_noise",
     "rate_drift",
     "rate_run",
     "register_rate_rule",
     "register_spiking_layer",
+    "rescale",
     "run",
+    "safe_window",
+    "simulate",
     "spiking_layers",
     "weight_draws",
 ]

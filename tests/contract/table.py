@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from lightning_snn.functional import Smooth
-from lightning_snn.methods import Method, NoisySpikes, RateBackprop, SpikingBayes, SurrogateGradient
+from lightning_snn.methods import Method, NoisySpikes, RateBackprop, SpikingBayes, SurrogateGradient, TimeToFirstSpike
 from lightning_snn.nn import LIF, BayesRecurrentLIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
 from tests.contract.task import binary_network, delayed_network, recurrent_network, small_network
 
@@ -77,6 +77,13 @@ METHODS = (
     ),
     MethodRow("spiking_bayes_binary", SpikingBayes, binary_network),
     MethodRow("noisy_spikes", NoisySpikes),
+    MethodRow(
+        "time_to_first_spike",
+        lambda: TimeToFirstSpike(input_range=(0.0, 1.1)),
+        exceptions={
+            "it_learns_the_order_of_two_events": "every time step is a presentation of its own, forgotten at the next",
+        },
+    ),
     # means over time do not know the order of two events: neurons hear it by delays, or by recurrence
     MethodRow("rate_backprop", RateBackprop, delayed_network),
     MethodRow("rate_backprop_windows", lambda: RateBackprop(window=4), delayed_network),
