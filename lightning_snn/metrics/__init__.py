@@ -1,14 +1,20 @@
-"""torchmetrics classes; their functional twins are in `lightning_snn.metrics.functional`."""
+"""torchmetrics classes; their functional twins are in `lightning_snn.metrics.functional`, and in
+`lightning_snn.metrics.ttfs` for what is counted in networks of first spikes."""
 
 from __future__ import annotations
 
 from lightning_snn.metrics.probability import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, SpikesPerNeuron
 from lightning_snn.metrics.uncertainty import AreaUnderRiskCoverage, OutOfDistributionAUROC
 
 __all__ = [
+    "Agreement",
     "AreaUnderRiskCoverage",
     "BrierScore",
+    "Latency",
     "NegativeLogLikelihood",
     "OutOfDistributionAUROC",
+    "OverflowFraction",
+    "SpikesPerNeuron",
     "WithinPairAccuracy",
 ]

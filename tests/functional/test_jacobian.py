@@ -1,0 +1,171 @@
+"""Spectra of Jacobians by vector-Jacobian products, against matrices that are built."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.functional.jacobian import (
+    Band,
+    Thresholds,
+    gain,
+    gradient_ratio,
+    largest_singular_value,
+    slope_statistics,
+    spectral_radius,
+)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    layers = []
+    for inside, outside in itertools.pairwise(widths):
+        layers += [nn.Linear(inside, outside), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].weight)
+    return nn.Sequential(*layers)
+
+
+def jacobians(network: nn.Module, x: Tensor) -> Tensor:
+    """Built row by row, sample by sample."""
+    rows = [torch.autograd.functional.jacobian(lambda v: network(v[None])[0].flatten(), sample) for sample in x]
+    return torch.stack([row.flatten(1) for row in rows])
+
+
+def evaluated(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    return network(x), x
+
+
+NETWORKS = {
+    "dense": (mlp(20, 30, 20), torch.Size([20])),
+    "convolution": (
+        nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 3, padding=1)),
+        torch.Size([2, 4, 4]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_spectral_radius_is_that_of_the_matrix_once_the_space_is_complete(name: str):
+    network, shape = NETWORKS[name]
+    network, x = network.double(), torch.randn(4, *shape)
+    matrices = jacobians(network, x)
+    expected = torch.linalg.eigvals(matrices).abs().amax(1)
+    assert torch.linalg.eigvals(matrices).imag.abs().max() > 0.01
+    torch.testing.assert_close(spectral_radius(*evaluated(network, x), steps=64), expected, rtol=1e-8, atol=0)
+    assert not torch.allclose(torch.linalg.matrix_norm(matrices, 2), expected, rtol=1e-2)
+
+
+def test_a_rotation_has_radius_one_where_power_iteration_finds_no_vector():
+    turn = nn.Linear(2, 2, bias=False)
+    turn.weight.data = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    assert spectral_radius(*evaluated(turn, torch.randn(3, 2))).tolist() == pytest.approx([1.0] * 3, abs=1e-14)
+
+
+def test_few_steps_come_close_in_a_wide_layer():
+    network, x = mlp(256, 256), torch.randn(8, 256)
+    expected = torch.linalg.eigvals(jacobians(network, x)).abs().amax(1)
+    found = spectral_radius(*evaluated(network, x))
+    assert (found / expected - 1).abs().max() < 0.05
+    assert (found / expected - 1).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_largest_singular_value_is_that_of_the_matrix(name: str):
+    network, shape = NETWORKS[name]
+    network, x = network.double(), torch.randn(4, *shape)
+    expected = torch.linalg.matrix_norm(jacobians(network, x), 2)
+    found = largest_singular_value(*evaluated(network, x), steps=200)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    assert (largest_singular_value(*evaluated(network, x), steps=3) <= expected * (1 + 1e-12)).all()
+
+
+def test_singular_values_are_of_jacobians_that_need_not_be_square():
+    network, x = mlp(12, 7), torch.randn(5, 12)
+    expected = torch.linalg.matrix_norm(jacobians(network, x), 2)
+    torch.testing.assert_close(largest_singular_value(*evaluated(network, x), steps=100), expected, rtol=1e-6, atol=0)
+
+
+def test_the_gain_is_the_frobenius_norm_exactly_with_enough_probes_and_about_without():
+    network, x = mlp(60, 50, 40), torch.randn(6, 60)
+    expected = torch.linalg.matrix_norm(jacobians(network, x)) / math.sqrt(40)
+    torch.testing.assert_close(gain(*evaluated(network, x), probes=40), expected, rtol=1e-12, atol=0)
+    assert (gain(*evaluated(network, x), probes=39) / expected - 1).abs().max() < 0.15
+    assert (gain(*evaluated(network, x), probes=39) != expected).all()
+
+
+def test_a_jacobian_of_zeros_gives_zeros():
+    x = torch.randn(2, 5, requires_grad=True)
+    outputs = (x * 0).relu()
+    for found in (spectral_radius(outputs, x), largest_singular_value(outputs, x), gain(outputs, x)):
+        assert torch.equal(found, torch.zeros(2))
+
+
+def test_outputs_that_do_not_hear_the_inputs_have_no_gain():
+    x, other = torch.randn(2, 5, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    assert torch.equal(gain(other * 2, x), torch.zeros(2))
+
+
+def test_a_generator_makes_it_repeatable():
+    network, x = mlp(30, 30), torch.randn(2, 30)
+    found = [gain(*evaluated(network, x), 3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_a_spectral_radius_of_unequal_sizes_is_refused():
+    with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectral radii, but got 7 for 12"):
+        spectral_radius(*evaluated(mlp(12, 7), torch.randn(5, 12)))
+
+
+def test_slope_statistics_by_hand():
+    found = slope_statistics(torch.tensor([-1.0, 0.05, 1.0, 3.95]))
+    assert (found.minimum, found.maximum, found.mean) == pytest.approx((-1, 3.95, 1))
+    assert found.deviation == pytest.approx(math.sqrt((4 + 0.95**2 + 0 + 2.95**2) / 4))
+    assert (found.not_positive, found.small) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "unit", "verdict"),
+    [
+        ([1.0, 1.0 + 1e-7], True, "pass"),
+        ([1.0, 1.0 + 1e-5], True, "fail"),
+        ([1.0, 1.0 - 1e-5], True, "fail"),
+        ([0.9, 1.1], False, "pass"),
+        ([0.09, 0.1], False, "warn"),
+        ([0.2, 4.0], False, "warn"),
+        ([0.0, 1.0], False, "fail"),
+        ([-0.1, 1.0], False, "fail"),
+        ([float("nan"), 1.0], False, "fail"),
+    ],
+)
+def test_verdicts_on_slopes(slopes: list[float], unit: bool, verdict: str):
+    assert slope_statistics(torch.tensor(slopes)).verdict(Thresholds(), unit) == verdict
+
+
+def test_bands_pass_warn_and_fail():
+    band = Thresholds().spectral_radius
+    values = [0.4, 0.5, 0.79, 0.8, 1.06, 1.25, 1.3, 2.0, 2.1, float("inf"), float("nan")]
+    expected = ["fail", "warn", "warn", "pass", "pass", "pass", "warn", "warn", "fail", "fail", "fail"]
+    assert [band.verdict(value) for value in values] == expected
+    with pytest.raises(ValueError, match="Expected a band that passes"):
+        Band((0.5, 2.0), (0.8, 1.25))
+
+
+def test_the_gradient_ratio_of_vanished_gradients():
+    assert gradient_ratio([2.0, 7.0, 4.0]) == 0.5
+    assert gradient_ratio([2.0, 0.0]) == math.inf
+    assert math.isnan(gradient_ratio([0.0, 0.0]))
+    with pytest.raises(ValueError, match="at least one norm"):
+        gradient_ratio([])
