@@ -1,7 +1,8 @@
 """Whether gradients reach the first layer of a network: spectra of Jacobians and verdicts about them.
 
 Jacobians are of one sample each and, but for `eigenvalues`, never built: all is found by vector-Jacobian products, for
-the samples of a batch at once, so that any module does whose samples do not see one another (in evaluation mode, that is).
+the samples of a batch at once, so that any module does whose samples do not see one another (in evaluation mode, that
+is).
 
 After Stanojevic et al. 2024, arXiv 2306.08744, who show how an initialisation that looks harmless has eigenvalues far
 from 1; the thresholds are ours.

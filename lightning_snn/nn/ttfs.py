@@ -164,7 +164,8 @@ class SpikeEncoder(TimeWindow):
         high: input that spikes at time 0, larger than `low`.
 
     Attributes:
-        outside: number of values outside [low, high] so far, a scalar tensor; not in the state dict.
+        outside: number of values outside [low, high] so far, a scalar tensor; None if there was none for certain; not
+            in the state dict.
 
     Raises:
         ValueError: if the range is empty.
@@ -184,8 +185,10 @@ class SpikeEncoder(TimeWindow):
     def forward(self, x: Tensor) -> Tensor:
         """Remaining times in [0, 1] of inputs `[B, ...]`."""
         remaining = x if (self.low, self.high) == (0, 1) else (x - self.low) / (self.high - self.low)
-        inside = remaining.clamp(0, 1)
-        self._count(remaining.detach(), inside.detach())
+        inside = remaining
+        if not _known_inside(remaining.detach()):
+            inside = remaining.clamp(0, 1)
+            self._count(remaining.detach(), inside.detach())
         if self.constraints is None or not self.constraints.active:
             return inside
         return through_time(inside, self.window, 0.0, "clip", replace(self.constraints, slope_mismatch=0.0))
@@ -207,6 +210,15 @@ class SpikeEncoder(TimeWindow):
 
     def extra_repr(self) -> str:
         return f"low={self.low:g}, high={self.high:g}"
+
+
+def _known_inside(remaining: Tensor) -> bool:
+    """Whether all values are seen to be in [0, 1]; False is no answer: devices would have to be waited for."""
+    if remaining.device.type != "cpu" or remaining.numel() == 0:
+        return False
+    # one pass, and by far the cheapest: to clamp and count costs as much as a layer of neurons
+    low, high = remaining.aminmax()
+    return low.item() >= 0 and high.item() <= 1
 
 
 class OffsetMap(nn.Module):

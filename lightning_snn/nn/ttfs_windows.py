@@ -64,14 +64,16 @@ def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
     if not layers:
         return None
     with torch.no_grad():
-        windows = [layer.window for layer in layers]
-        silent = torch.zeros((), device=windows[0].device)
-        peaks = torch.stack([silent if (peak := layer.peak) is None else peak for layer in layers]).double()
+        windows = [_times(layer)[0] for layer in layers]
+        found = [(layer.peak, window) for layer, window in zip(layers, windows, strict=True)]
+        largest = [torch.zeros((), device=window.device) if peak is None else peak for peak, window in found]
         # a step that overflowed in half precision is skipped, and must not leave endless windows behind
-        peaks = torch.nan_to_num(peaks, nan=0.0, posinf=0.0, neginf=0.0)
+        peaks = torch.nan_to_num(torch.stack(largest).double(), nan=0.0, posinf=0.0, neginf=0.0)
         _agree(peaks, "MAX")
         used = (peaks / torch.stack(windows)).amax()
-        torch._foreach_maximum_(windows, (gamma * peaks).unbind())
+        # on the CPU to ask is to save the work of most steps; devices would have to be waited for
+        if used.device.type != "cpu" or gamma * used.item() > 1:
+            torch._foreach_maximum_(windows, (gamma * peaks).unbind())
         for layer in layers:
             layer.forget_peak()
     _cascade(wiring)
@@ -169,11 +171,18 @@ def _wiring(network: nn.Module) -> _Wiring:
     return [(layer, chain[place - 1 : place]) for place, layer in enumerate(chain)]
 
 
+def _times(layer: TimeWindow) -> tuple[Tensor, Tensor]:
+    """Window and t_min; as attributes of a module they would take longer to find than to add."""
+    buffers: dict[str, Any] = layer._buffers
+    return buffers["window"], buffers["t_min"]
+
+
 def _cascade(wiring: _Wiring) -> None:
     with torch.no_grad():
         for layer, presynaptic in wiring:
             if len(presynaptic) == 1:
-                torch.add(presynaptic[0].t_min, presynaptic[0].window, out=layer.t_min)
+                (window, t_min), (_, own) = _times(presynaptic[0]), _times(layer)
+                torch.add(t_min, window, out=own)
             elif presynaptic:
                 layer.t_min.copy_(_end(presynaptic))
             else:

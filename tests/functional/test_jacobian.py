@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_snn.functional.jacobian import (
     Band,
     Thresholds,
+    eigenvalues,
     gain,
     gradient_ratio,
     largest_singular_value,
@@ -125,7 +126,7 @@ def test_a_generator_makes_it_repeatable():
 
 
 def test_a_spectral_radius_of_unequal_sizes_is_refused():
-    with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectral radii, but got 7 for 12"):
+    with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectra, but got 7 for 12"):
         spectral_radius(*evaluated(mlp(12, 7), torch.randn(5, 12)))
 
 
@@ -169,3 +170,24 @@ def test_the_gradient_ratio_of_vanished_gradients():
     assert math.isnan(gradient_ratio([0.0, 0.0]))
     with pytest.raises(ValueError, match="at least one norm"):
         gradient_ratio([])
+
+
+def test_eigenvalues_are_those_of_each_sample():
+    network, x = mlp(6, 6), torch.randn(4, 6, requires_grad=True)
+    outputs = network(x)
+    found = eigenvalues(outputs, x)
+    assert found.shape == (4, 6)
+    expected = torch.linalg.eigvals((outputs > 0).to(x.dtype)[:, :, None] * network[0].weight)
+    for mine, built in zip(found, expected, strict=True):
+        # in no order, with each value as often
+        distances = (mine[:, None] - built).abs()
+        assert distances.amin(0).max() < 1e-8
+        assert distances.amin(1).max() < 1e-8
+    torch.testing.assert_close(found.sum(1).real, torch.diagonal(jacobians(network, x.detach()), 0, 1, 2).sum(1))
+    torch.testing.assert_close(found.abs().amax(1), spectral_radius(outputs, x))
+
+
+def test_eigenvalues_of_a_jacobian_that_is_not_square_are_refused():
+    x = torch.randn(2, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectra, but got 5 for 3"):
+        eigenvalues(mlp(3, 5)(x), x)
