@@ -31,6 +31,10 @@ BUILDERS = {
     "spike_raster": lambda: figures.spike_raster({"hidden": np.eye(6, 4), "output": np.ones((6, 2))}, 2.0),
     "risk_coverage_curve": lambda: figures.risk_coverage_curve(CURVES),
     "uncertainty_histograms": lambda: figures.uncertainty_histograms({"known": [0.1, 0.2], "unknown": [0.9]}),
+    "spike_time_histograms": lambda: figures.spike_time_histograms(
+        {"encoder": [0.1, 0.2], "1": [0.0, 0.3, 0.2]}, {"encoder": (0, 1), "1": (1, 4)}
+    ),
+    "jacobian_spectra": lambda: figures.jacobian_spectra({"naive": [0.5, 30j, -2], "unit": [0.1, -0.9, 1.2]}),
     "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
 }
 every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
@@ -471,3 +475,42 @@ def test_histograms_of_equal_values_are_drawn(tmp_path):
 def test_what_is_no_group_of_uncertainties_is_refused(groups, message):
     with pytest.raises(ValueError, match="Expected argument " + message):
         figures.uncertainty_histograms(groups)
+
+
+def test_a_spike_time_histogram_lies_in_its_window():
+    rates = {"encoder": [0.1, 0.2], "1": torch.tensor([0.0, 0.3, 0.2])}
+    figure = figures.spike_time_histograms(rates, {"encoder": (0.0, 1.0), "1": (1.0, 4.0)})
+    first, second = figure.axes
+    assert first.get_title("left") == "encoder, 0.300 spikes per neuron"
+    assert second.get_title("left") == "1, 0.500 spikes per neuron"
+    (stairs,) = (patch for patch in second.patches if hasattr(patch, "get_data"))
+    np.testing.assert_allclose(stairs.get_data().edges, [1, 2, 3, 4])
+    np.testing.assert_allclose(stairs.get_data().values, [0, 30, 20], rtol=1e-6)
+    assert first.get_xlim() == second.get_xlim() == (0, 4)
+
+
+def test_eigenvalues_keep_their_phase_and_get_logarithmic_outside_the_unit_circle():
+    values = torch.tensor([0.5 + 0j, 100j, -10 + 0j])
+    (axes,) = figures.jacobian_spectra({"naive": values}).axes
+    inside, outside = (points.get_offsets() for points in axes.collections)
+    np.testing.assert_allclose(inside, [[0.5, 0]])
+    np.testing.assert_allclose(outside, [[0, 3], [-2, 0]], atol=1e-12)
+    assert axes.get_title("left") == "naive\nlargest 100, 66.7 % outside"
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: figures.spike_time_histograms({}, {}), "`spikes` to hold at least one layer"),
+        (lambda: figures.spike_time_histograms({"a": [[1.0]]}, {"a": (0, 1)}), r"shape .bins,., at least 0, but got"),
+        (lambda: figures.spike_time_histograms({"a": [-1.0]}, {"a": (0, 1)}), "smallest entry -1"),
+        (lambda: figures.spike_time_histograms({"a": [1.0]}, {}), "`windows` to hold the begin and the end of 'a'"),
+        (lambda: figures.spike_time_histograms({"a": [1.0]}, {"a": (1, 1)}), "the end of 'a', but got .1, 1."),
+        (lambda: figures.jacobian_spectra({}), "`panels` to hold at least one network"),
+        (lambda: figures.jacobian_spectra({"a": []}), "to be eigenvalues, but got shape .0,."),
+        (lambda: figures.jacobian_spectra({"a": [float("nan")]}), "to be finite"),
+    ],
+)
+def test_spike_times_and_spectra_that_cannot_be_drawn_are_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()

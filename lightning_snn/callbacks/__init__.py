@@ -1,6 +1,16 @@
 """Callbacks for any LightningModule with spiking layers."""
 
 from lightning_snn.callbacks.alignment import GradientAlignment
+from lightning_snn.callbacks.hardware import HardwareConstraints, HardwareFineTuning
+from lightning_snn.callbacks.initialization import InitializationCheck
 from lightning_snn.callbacks.report import Report
+from lightning_snn.callbacks.spike_times import SpikeTimes
 
-__all__ = ["GradientAlignment", "Report"]
+__all__ = [
+    "GradientAlignment",
+    "HardwareConstraints",
+    "HardwareFineTuning",
+    "InitializationCheck",
+    "Report",
+    "SpikeTimes",
+]

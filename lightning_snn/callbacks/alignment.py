@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_snn.callbacks.modules import Loss, method_of, network_of, read_batch, task_loss
 from lightning_snn.checks import check_integer
 from lightning_snn.nn.rate import gradient_alignment, refused_modules
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class GradientAlignment(pl.Callback):
@@ -74,7 +73,7 @@ class GradientAlignment(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # not in `setup`, which comes before `configure_model`
         self._intervals = None
-        refused = refused_modules(_network(pl_module, self.network), self._window(pl_module) == "step")
+        refused = refused_modules(network_of(pl_module, self.network), self._window(pl_module) == "step")
         if refused:
             raise ValueError(
                 f"Expected a network of modules that rate-based backpropagation can represent for GradientAlignment, "
@@ -89,14 +88,14 @@ class GradientAlignment(pl.Callback):
         if intervals == self._intervals:
             return
         self._intervals = intervals
-        x, y = self._read(batch)
+        x, y = read_batch(batch, self.read_batch, type(self).__name__)
         window, streaming = self._window(pl_module), self.streaming
         if streaming is None:
-            streaming = getattr(_method(pl_module), "streaming", False)
+            streaming = getattr(method_of(pl_module), "streaming", False)
         measured = gradient_alignment(
-            _network(pl_module, self.network),
+            network_of(pl_module, self.network),
             (x[:, : self.samples], y[: self.samples]),
-            self.loss or _task_loss(pl_module),
+            self.loss or task_loss(pl_module),
             len(x) if window == "step" else window,
             streaming,
         )
@@ -109,37 +108,4 @@ class GradientAlignment(pl.Callback):
         pl_module.log_dict(values, on_step=True, on_epoch=False, sync_dist=trainer.world_size > 1)
 
     def _window(self, pl_module: pl.LightningModule) -> int | Literal["step"]:
-        return getattr(_method(pl_module), "window", 1) if self.window is None else self.window
-
-    def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
-        pair = batch if self.read_batch is None else self.read_batch(batch)
-        is_pair = isinstance(pair, (tuple, list)) and [isinstance(part, Tensor) for part in pair] == [True, True]
-        if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1 and pair[0].shape[1] == pair[1].shape[0]:
-            return pair[0], pair[1]
-        got = f"tensors of the shapes {tuple(pair[0].shape)} and {tuple(pair[1].shape)}" if is_pair else type(pair)
-        raise ValueError(
-            "Expected a batch (x [T, B, ...], y [B, ...]) for GradientAlignment, or argument `read_batch` to make one "
-            f"of it, but got {got}"
-        )
-
-
-def _network(pl_module: pl.LightningModule, name: str) -> nn.Module:
-    try:
-        return pl_module.get_submodule(name)
-    except AttributeError as error:
-        children = ", ".join(name for name, _ in pl_module.named_children())
-        raise ValueError(
-            f"Expected argument `network` to name a module within {type(pl_module).__name__}, which holds {children}, "
-            f"but got {name!r}"
-        ) from error
-
-
-def _method(pl_module: pl.LightningModule) -> Any:
-    """The module's method; known by its task, so that callbacks need neither our methods nor our module."""
-    method = getattr(pl_module, "method", None)
-    return method if callable(getattr(getattr(method, "task", None), "read", None)) else None
-
-
-def _task_loss(pl_module: pl.LightningModule) -> Loss | None:
-    method = _method(pl_module)
-    return None if method is None else lambda outputs, y: method.task.loss(method.task.read(outputs), y)
+        return getattr(method_of(pl_module), "window", 1) if self.window is None else self.window

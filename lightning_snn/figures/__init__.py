@@ -15,6 +15,7 @@ from lightning_snn.figures.classification import confusion_matrix, reliability_d
 from lightning_snn.figures.estimators import bias_and_deviation
 from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
+from lightning_snn.figures.ttfs import jacobian_spectra, spike_time_histograms
 from lightning_snn.figures.uncertainty import risk_coverage_curve, uncertainty_histograms
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ __all__ = [
     "bias_and_deviation",
     "confusion_matrix",
     "event_strip",
+    "jacobian_spectra",
     "read_history",
     "reliability_diagram",
     "risk_coverage_curve",
     "save",
     "spike_raster",
+    "spike_time_histograms",
     "training_curves",
     "uncertainty_histograms",
 ]

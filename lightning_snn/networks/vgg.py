@@ -1,4 +1,4 @@
-"""VGG: convolutions one after the other, with average pooling."""
+"""VGG: convolutions one after the other, with pooling."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from lightning_snn.networks.normalised import mean_readout, neurons, normalised_
 
 
 class VGG(nn.Sequential):
-    """Batch-normalised 3x3 convolutions with LIF neurons, halved by average pooling; by default VGG-11.
+    """Batch-normalised 3x3 convolutions with LIF neurons, halved by pooling; by default VGG-11.
 
-    An average commutes with the mean over time, as a maximum of spikes does not. All positions of the last layer are
+    An average commutes with the mean over time, as a maximum of spikes does not: "M" is for rectifiers, and for spikes
+    whose time is the code. All positions of the last layer are
     averaged and read out by a Linear. Weights start as torch draws them; normalisation takes the scale of a
     convolution out.
 
@@ -24,9 +25,10 @@ class VGG(nn.Sequential):
         input_shape: channels, height and width of a frame.
         num_classes: number of outputs.
         channels: the layers in order: an integer is a convolution with so many output channels, "A" averages 2x2
-            positions (an odd last row or column is left out).
+            positions and "M" takes their maximum (an odd last row or column is left out).
         lif: options of every layer of neurons, such as ``{"beta": 0.5}``, in place of those of Yu et al. 2024: beta
             0.2, threshold 1, a detached reset by subtraction, and the derivative of ``sigmoid(4 x)`` as surrogate.
+        relu: rectifiers in place of LIF neurons, which is the ANN that `TimeToFirstSpike` maps; has no `lif`.
 
     Raises:
         ValueError: if an argument is outside its range, or the plane is too small for its pooling.
@@ -39,26 +41,29 @@ class VGG(nn.Sequential):
         self,
         input_shape: tuple[int, int, int] = (3, 32, 32),
         num_classes: int = 10,
-        channels: Sequence[int | Literal["A"]] = (64, 128, "A", 256, 256, "A", 512, 512, "A", 512, 512),
+        channels: Sequence[int | Literal["A", "M"]] = (64, 128, "A", 256, 256, "A", 512, 512, "A", 512, 512),
         lif: dict[str, Any] | None = None,
+        relu: bool = False,
     ) -> None:
+        if relu and lif is not None:
+            raise ValueError(f"Expected argument `lif` to be None for rectifiers, but got {lif!r}")
         check_frames(input_shape, num_classes)
         size, height, width = input_shape
         layers: list[nn.Module] = []
         for entry in channels:
-            if entry == "A":
-                layers.append(nn.AvgPool2d(2))
+            if entry in ("A", "M"):
+                layers.append(nn.AvgPool2d(2) if entry == "A" else nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
                 continue
             if isinstance(entry, str):
-                raise ValueError(f'Expected argument `channels` to hold integers and "A", but got {entry!r}')
+                raise ValueError(f'Expected argument `channels` to hold integers, "A" and "M", but got {entry!r}')
             check_integer("channels", entry)
-            layers += [*normalised_convolution(size, entry), neurons(lif)]
+            layers += [*normalised_convolution(size, entry), nn.ReLU() if relu else neurons(lif)]
             size = entry
         if not any(isinstance(layer, nn.Conv2d) for layer in layers):
             raise ValueError(f"Expected argument `channels` to hold at least one integer, but got {list(channels)}")
         if min(height, width) < 1:
-            smallest = 2 ** list(channels).count("A")
+            smallest = 2 ** sum(isinstance(entry, str) for entry in channels)
             raise ValueError(
                 f"Expected argument `input_shape` to have height and width of at least {smallest} for the pooling of "
                 f"{list(channels)}, but got {tuple(input_shape)}"

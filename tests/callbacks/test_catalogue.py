@@ -47,21 +47,58 @@ def test_the_alignment_script_prints_the_alignment_of_every_layer(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("fragment", sorted(CATALOGUE.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_fragment_adds_its_callback_to_those_of_a_recipe(fragment, times, monkeypatch, tmp_path):
+FRAGMENTS = sorted(CATALOGUE.glob("*.yaml"))
+
+
+def test_the_initialization_script_passes_one_network_and_fails_the_other(tmp_path):
+    done = subprocess.run(
+        [sys.executable, CATALOGUE / "initialization_check.py"],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    tables = done.stdout.split("quantity ")[1:]
+    assert len(tables) == 2
+    assert "fail" not in tables[0]
+    assert "The network cannot be expected to train from its initialization: " in tables[1]
+    assert "depth_gain of all is" in tables[1]
+
+
+def test_the_spike_time_script_draws_and_prints_what_the_network_costs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, CATALOGUE / "spike_times.py", tmp_path / "figures"],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = dict(line.split() for line in done.stdout.splitlines() if line.startswith("test/"))
+    assert float(found["test/accuracy"]) > 0.6
+    assert {"test/latency", "test/overflow_fraction", "test/spikes_per_neuron", "test/spikes_per_neuron/2"} <= set(
+        found
+    )
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["spike_times.png"]
+
+
+@pytest.mark.parametrize(
+    "fragments", [*([path] for path in FRAGMENTS), FRAGMENTS], ids=[*(path.stem for path in FRAGMENTS), "all"]
+)
+def test_fragments_add_their_callbacks_to_those_of_a_recipe(fragments, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     quiet = ["--method", "SurrogateGradient", "--trainer.accelerator", "cpu"]
     plain = parse_recipe("sbnn_dvs", monkeypatch, *quiet)
-    cli = parse_recipe("sbnn_dvs", monkeypatch, *quiet, *["--config", str(fragment)] * times)
+    chosen = [part for path in fragments for part in ("--config", str(path))]
+    cli = parse_recipe("sbnn_dvs", monkeypatch, *quiet, *chosen)
     kinds = [type(callback) for callback in cli.trainer.callbacks]
     added = kinds.copy()
     for callback in plain.trainer.callbacks:
         added.remove(type(callback))
     assert Report in kinds
-    # fragments come beside each other, too
-    (entry,) = yaml.safe_load(fragment.read_text())["trainer"]["callbacks+"]
-    assert [f"lightning_snn.callbacks.{kind.__name__}" for kind in added] == [entry["class_path"]] * times
+    entries = [yaml.safe_load(path.read_text())["trainer"]["callbacks+"][0]["class_path"] for path in fragments]
+    assert [f"lightning_snn.callbacks.{kind.__name__}" for kind in added] == entries
 
 
 def test_the_alignment_fragment_measures_in_a_recipe(monkeypatch, tmp_path):

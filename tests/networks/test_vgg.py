@@ -91,6 +91,14 @@ def test_no_layer_is_silent_or_saturated_at_the_start(channels):
     assert all(0.05 < rate < 0.5 for rate in rates)
 
 
+def test_the_ann_of_a_plan_has_rectifiers_and_may_take_maxima():
+    network = VGG((3, 8, 8), 5, (4, "M", 6, "A"), relu=True)
+    kinds = [type(layer) for layer in network]
+    block = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert kinds[:8] == [*block, nn.MaxPool2d, *block, nn.AvgPool2d]
+    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 5)
+
+
 def test_every_convolution_is_normalised_and_has_no_bias():
     network = VGG(channels=(4, "A", 6))
     norms = layers(network, nn.BatchNorm2d)
@@ -111,7 +119,8 @@ def test_a_plan_can_be_given_on_the_command_line(plan, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VGG(channels=(4, "M")), "`channels` to hold integers and \"A\", but got 'M'"),
+        (lambda: VGG(channels=(4, "X")), '`channels` to hold integers, "A" and "M", but got \'X\''),
+        (lambda: VGG(relu=True, lif={"beta": 0.5}), "`lif` to be None for rectifiers, but got .'beta': 0.5."),
         (lambda: VGG(channels=(4, 0)), "`channels` to be an integer of at least 1, but got 0"),
         (lambda: VGG(channels=("A",)), "`channels` to hold at least one integer, but got .'A'."),
         (lambda: VGG(channels=()), "`channels` to hold at least one integer"),
