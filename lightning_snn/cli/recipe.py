@@ -47,6 +47,11 @@ _TABLE = {
     "nll": ("negative log-likelihood (nats)", ".4f"),
     "ece": ("expected calibration error", ".4f"),
     "mse": ("mean squared error", ".4g"),
+    "hardware/accuracy_unconstrained": ("validation accuracy without constraints", ".4f"),
+    "hardware/accuracy_before": ("validation accuracy under constraints", ".4f"),
+    "hardware/accuracy_after": ("validation accuracy after fine-tuning", ".4f"),
+    "spikes_per_neuron": ("spikes per neuron", ".4f"),
+    "latency": ("latency (input windows)", ".3f"),
     "spikes_per_neuron_per_step": ("spikes per neuron per step", ".4f"),
     "synaptic_operations_per_sample": ("synaptic operations per sample", ".3g"),
 }

@@ -112,7 +112,8 @@ class TimeToFirstSpike(Method):
     def _sample_shape(self, network: nn.Module) -> Sequence[int]:
         if self.input_shape is not None:
             return self.input_shape
-        first = next((m for m in network.modules() if "weight" in m._parameters), None)
+        # a Flatten, say, tells nothing of what it flattens
+        first = next((module for module in network.modules() if next(module.children(), None) is None), network)
         if not isinstance(first, nn.Linear):
             raise ValueError(
                 "Expected argument `input_shape` to be the shape of a sample for a network that does not begin with a "

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from lightning_snn.methods import TimeToFirstSpike
+from lightning_snn.nn.ttfs_windows import rescale
+from tests.recipes.loading import load_recipe, run_recipe
+
+TINY = ("--network.channels", '[4, "M", 6]', "--data.batch_size", "16", "--model.learning_rate", "0.03")
+QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes, each the colour of a whole image, in noise."""
+    rng = np.random.default_rng(0)
+    colours = np.array([(0, 0, 0), (150, 0, 0), (0, 150, 0), (0, 0, 150)], np.uint8)
+    arrays = {}
+    for split, count in (("train", 160), ("test", 40)):
+        labels = np.arange(count) % 4
+        noise = rng.integers(0, 80, (count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"{split}_x"] = noise + colours[labels][:, None, None]
+        arrays[f"{split}_y"] = labels.astype(np.int64)
+    path = tmp_path_factory.mktemp("cifar10") / "part.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny run."""
+    monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
+    monkeypatch.setattr("lightning_snn.figures.spike_time_histograms", lambda spikes, windows: None)
+    monkeypatch.setattr("lightning_snn.callbacks.report.Report._test_figures", lambda self, trainer: {})
+    for name in ("report", "spike_times"):
+        monkeypatch.setattr(f"lightning_snn.callbacks.{name}.log_figure", lambda *arguments: None)
+
+
+def test_the_ann_is_mapped_exactly_and_fine_tuned(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("ttfs_cifar10")
+    monkeypatch.setattr(recipe, "EPOCHS", 1)
+    cli = run_recipe(
+        "ttfs_cifar10", monkeypatch, "--data.root", str(images), *TINY, *QUICK, "--trainer.max_epochs", "4"
+    )
+    network = cli.model.network
+    assert {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d} <= {type(layer) for layer in network}
+    assert cli.report.results["accuracy"] > 0.6  # chance is 0.25
+
+    method = TimeToFirstSpike(input_shape=(3, 32, 32), time_domain=True)
+    mapped = recipe.compare(network, method, cli.datamodule)
+    assert mapped["test images"] == 40
+    assert mapped["mismatches"] == 0
+    # not bitwise, as spike times are in between
+    assert 0 < mapped["largest logit difference"] < 1e-12
+    assert 0 < mapped["spikes per neuron"] < 1
+
+    tuned = recipe.fine_tune(cli)
+    assert tuned["hardware/accuracy_unconstrained"] > 0.6
+    assert tuned["latency"] < mapped["latency (input windows)"]
+    assert {"accuracy", "spikes_per_neuron", "hardware/accuracy_before", "hardware/accuracy_after"} <= set(tuned)
+
+
+def test_a_map_that_is_not_exact_shows(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("ttfs_cifar10")
+    options = ("--data.root", str(images), *TINY, *QUICK, "--trainer.fast_dev_run", "true")
+    cli = run_recipe("ttfs_cifar10", monkeypatch, *options)
+    # windows are too short for the largest activations
+    monkeypatch.setattr(recipe, "calibrate", lambda network, batches: rescale(network, 0.01))
+    method = TimeToFirstSpike(input_shape=(3, 32, 32), time_domain=True, overflow="clip")
+    assert recipe.compare(cli.model.network, method, cli.datamodule)["largest logit difference"] > 1e-3
