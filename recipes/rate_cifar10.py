@@ -27,9 +27,10 @@ DEFAULTS = {
     "trainer.log_every_n_steps": 10,
 }
 VARIANTS = {
-    # sized for a part of 6,000 images
+    # sized for a part of 6,000 images: 4 minutes. In 10 epochs augmentation costs validation accuracy, .50 for .54
     "small": {
         "network": "ResNet",
+        "data.augmentation": False,
         "data.auto_augment": False,
         "data.cutout": 0,
         "data.batch_size": 64,
