@@ -27,7 +27,7 @@ DEFAULTS = {
     "trainer.log_every_n_steps": 10,
 }
 VARIANTS = {
-    # sized for a part of 6,000 images: 4 minutes. In 10 epochs augmentation costs validation accuracy, .50 for .54
+    # sized for a part of 6,000 images: 4 minutes. In 10 epochs augmentation costs validation accuracy, .50 for .53
     "small": {
         "network": "ResNet",
         "data.augmentation": False,
