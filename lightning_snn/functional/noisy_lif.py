@@ -33,7 +33,7 @@ from torch.autograd.function import once_differentiable
 
 from lightning_snn.checks import check_choice
 from lightning_snn.functional.iwst import Estimator, estimator_named
-from lightning_snn.functional.lif import Dynamics, minus_scaled, spread_over
+from lightning_snn.functional.lif import CACHED_ELEMENTS, Dynamics, minus_scaled, spread_over
 
 NoiseMode = Literal["moment", "step", "trace"]
 NOISE_MODES = ("moment", "step", "trace")
@@ -276,14 +276,14 @@ class _NoisyLIFScan(torch.autograd.Function):
         )
 
 
-# of one step of a block of rows, and of one buffer of a block of steps: what a block works on stays in the cache
-_CACHED_STEP, _CACHED_ELEMENTS = 1 << 17, 1 << 18
+# of one step of a block of rows, a block of steps having CACHED_ELEMENTS: what a block works on stays in the cache
+_CACHED_STEP = CACHED_ELEMENTS // 2
 
 
 def _block(sequence: Tensor) -> tuple[int, int]:
     """How many rows and how many steps of a sequence `[T, B, ...]` the backward pass takes at once."""
     rows = max(1, _CACHED_STEP // max(1, sequence[0, :1].numel()))
-    return rows, max(1, _CACHED_ELEMENTS // max(1, sequence[0, :rows].numel()))
+    return rows, max(1, CACHED_ELEMENTS // max(1, sequence[0, :rows].numel()))
 
 
 def _of_rows(value: float | Tensor, rows: slice) -> float | Tensor:

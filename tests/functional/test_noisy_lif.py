@@ -110,7 +110,7 @@ def test_the_gradient_does_not_depend_on_the_blocks_it_is_computed_in(mode, rese
     # rows and steps: all, all in blocks that do not divide them, and one of each
     for rows, steps in ((5, 7), (2, 3), (1, 1)):
         monkeypatch.setattr(scan, "_CACHED_STEP", rows * 4)
-        monkeypatch.setattr(scan, "_CACHED_ELEMENTS", rows * 4 * steps)
+        monkeypatch.setattr(scan, "CACHED_ELEMENTS", rows * 4 * steps)
         assert scan._block(inputs[0]) == (rows, steps)
         gradients.append(torch.autograd.grad(outputs, inputs + matrices, cotangents, retain_graph=True))
     for blocked in gradients[1:]:

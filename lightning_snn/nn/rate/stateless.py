@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.utils import _single
+from torch.nn.modules.utils import _pair, _single
 
 from lightning_snn.functional.rate import recorded, routed_by_wins, winning_offsets
 from lightning_snn.nn.delays import SynapticDelays
@@ -94,10 +94,6 @@ class MaxPoolRule(RateRule):
             self.dilation,
         )
         return y.squeeze(-2) if self.flat else y
-
-
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 class ElementwiseRule(RateRule):
