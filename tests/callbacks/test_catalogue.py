@@ -16,11 +16,15 @@ from tests.recipes.loading import parse_recipe, run_recipe
 CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
 
 
+def run_script(name: str, folder: Path, *arguments: object) -> str:
+    """What a script of the catalogue prints, run in a folder."""
+    command = [sys.executable, CATALOGUE / name, *arguments]
+    return subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True, timeout=120).stdout
+
+
 def test_the_report_script_writes_its_report(tmp_path):
     folder = tmp_path / "report"
-    subprocess.run(
-        [sys.executable, CATALOGUE / "report.py", folder], check=True, cwd=tmp_path, capture_output=True, timeout=120
-    )
+    run_script("report.py", tmp_path, folder)
     assert {file.name for file in folder.iterdir()} >= {
         "metrics.json",
         "confusion_matrix.png",
@@ -32,15 +36,8 @@ def test_the_report_script_writes_its_report(tmp_path):
 
 
 def test_the_alignment_script_prints_the_alignment_of_every_layer(tmp_path):
-    done = subprocess.run(
-        [sys.executable, CATALOGUE / "gradient_alignment.py"],
-        check=True,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    found = dict(line.split() for line in done.stdout.splitlines() if line.startswith("alignment/"))
+    printed = run_script("gradient_alignment.py", tmp_path)
+    found = dict(line.split() for line in printed.splitlines() if line.startswith("alignment/"))
     layers = ["0", "2", "4", "all"]
     assert set(found) == {f"alignment/{quantity}/{layer}" for quantity in ("cosine", "norm_ratio") for layer in layers}
     assert 0.8 < float(found["alignment/cosine/all"]) <= 1
@@ -51,15 +48,8 @@ FRAGMENTS = sorted(CATALOGUE.glob("*.yaml"))
 
 
 def test_the_initialization_script_passes_one_network_and_fails_the_other(tmp_path):
-    done = subprocess.run(
-        [sys.executable, CATALOGUE / "initialization_check.py"],
-        check=True,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    tables = done.stdout.split("quantity ")[1:]
+    printed = run_script("initialization_check.py", tmp_path)
+    tables = printed.split("quantity ")[1:]
     assert len(tables) == 2
     assert "fail" not in tables[0]
     assert "The network cannot be expected to train from its initialization: " in tables[1]
@@ -67,15 +57,8 @@ def test_the_initialization_script_passes_one_network_and_fails_the_other(tmp_pa
 
 
 def test_the_spike_time_script_draws_and_prints_what_the_network_costs(tmp_path):
-    done = subprocess.run(
-        [sys.executable, CATALOGUE / "spike_times.py", tmp_path / "figures"],
-        check=True,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    found = dict(line.split() for line in done.stdout.splitlines() if line.startswith("test/"))
+    printed = run_script("spike_times.py", tmp_path, tmp_path / "figures")
+    found = dict(line.split() for line in printed.splitlines() if line.startswith("test/"))
     assert float(found["test/accuracy"]) > 0.6
     assert {"test/latency", "test/overflow_fraction", "test/spikes_per_neuron", "test/spikes_per_neuron/2"} <= set(
         found

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.methods import Progress, SpikingBayes
 from lightning_snn.nn import LIF
+from tests.processes import on_two_processes
 
 
 class Objective(nn.Module):
@@ -37,23 +37,10 @@ def gradients(rank: int, processes: int) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in objective.network.named_parameters()}
 
 
-def average_over_two_processes(child: int, rank: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
-    torch.save(gradients(rank, 2), Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_over_two_processes_the_kl_counts_as_in_one(tmp_path: Path):
-    other = torch.multiprocessing.spawn(average_over_two_processes, args=(1, str(tmp_path)), nprocs=1, join=False)
-    average_over_two_processes(0, 0, str(tmp_path))
-    while not other.join():
-        pass
+    of_ranks = on_two_processes(partial(gradients, processes=2), tmp_path)
     expected = gradients(0, 1)
     assert all(gradient.abs().max() > 0 for name, gradient in expected.items() if not name.endswith(".bias"))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    for found in of_ranks:
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9)

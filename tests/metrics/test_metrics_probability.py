@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import pickle
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from torchmetrics import MetricCollection
 import lightning_snn.metrics.probability as probability
 from lightning_snn.metrics import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.metrics.functional import brier_score, negative_log_likelihood, within_pair_accuracy
+from tests.processes import on_two_processes
 
 PAIRS = [(1, 2), (5, 3)]
 METRICS = {
@@ -189,30 +189,21 @@ def test_the_examples_in_the_docstrings_are_right():
     assert result.failed == 0
 
 
-def _score_every_second_sample(child: int, rank: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+def _score_every_second_sample(rank: int) -> dict[str, torch.Tensor]:
     probabilities, targets = samples(201)
     results = {}
     for name, (build, _) in METRICS.items():
         metric = build()
         metric.update(probabilities[rank::2], targets[rank::2])
         results[name] = metric.compute()
-    torch.save(results, Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_two_processes_with_unequal_shares_get_the_score_of_all_samples(tmp_path: Path):
-    other = torch.multiprocessing.spawn(_score_every_second_sample, args=(1, str(tmp_path)), nprocs=1, join=False)
-    _score_every_second_sample(0, 0, str(tmp_path))
-    while not other.join():
-        pass
+    of_ranks = on_two_processes(_score_every_second_sample, tmp_path)
     probabilities, targets = samples(201)
     for name, (_, function) in METRICS.items():
         expected = function(probabilities, targets)
         assert expected != function(probabilities[::2], targets[::2])
-        for rank in range(2):
-            result = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)[name]
-            torch.testing.assert_close(result, expected, rtol=1e-12, atol=0)
+        for results in of_ranks:
+            torch.testing.assert_close(results[name], expected, rtol=1e-12, atol=0)

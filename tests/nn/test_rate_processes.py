@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_snn.nn import LIF
 from lightning_snn.nn.rate import rate_run
+from tests.processes import on_two_processes
 
 STEPS, BATCH = 4, 12
 # samples of the first process; the second has the others
@@ -49,10 +48,8 @@ def learned(x: Tensor, synchronised: bool, options: dict[str, Any]) -> dict[str,
     return {**found, **dict(made.named_buffers())}
 
 
-def both_processes(child: int, rank: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+def of_both(rank: int) -> dict[str, dict[str, Tensor]]:
+    """What this process learns of its part of the batch, gradients summed over both."""
     found = {}
     for part, first in PARTS.items():
         x = images()[:, :first] if rank == 0 else images()[:, first:]
@@ -63,21 +60,13 @@ def both_processes(child: int, rank: int, folder: str) -> None:
                     if key.startswith("gradient"):
                         torch.distributed.all_reduce(value)
                 found[f"{part} {name} {synchronised}"] = learnt
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What each of two processes learned, gradients summed over both."""
-    if not torch.distributed.is_available():
-        pytest.skip("torch was built without torch.distributed")
-    folder = tmp_path_factory.mktemp("processes")
-    other = torch.multiprocessing.spawn(both_processes, args=(1, str(folder)), nprocs=1, join=False)
-    both_processes(0, 0, str(folder))
-    while not other.join():
-        pass
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    """What each of two processes learned."""
+    return on_two_processes(of_both, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.nn.ttfs import FirstSpike
 from lightning_snn.nn.ttfs_windows import calibrate, grow
+from tests.processes import on_two_processes
 
 
 def windows(rank: int, processes: int) -> dict[str, Tensor]:
@@ -35,22 +35,9 @@ def windows(rank: int, processes: int) -> dict[str, Tensor]:
     return found
 
 
-def agree_over_two_processes(child: int, rank: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
-    torch.save(windows(rank, 2), Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_over_two_processes_windows_are_those_of_one(tmp_path: Path):
-    other = torch.multiprocessing.spawn(agree_over_two_processes, args=(1, str(tmp_path)), nprocs=1, join=False)
-    agree_over_two_processes(0, 0, str(tmp_path))
-    while not other.join():
-        pass
+    first, second = on_two_processes(partial(windows, processes=2), tmp_path)
     expected = windows(0, 1)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     for name, values in expected.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], values, rtol=1e-13, atol=0)

@@ -4,13 +4,12 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lightning_snn import SpikingModule
 from lightning_snn.networks import ResNet, ResNet18
 from lightning_snn.optim import SGD
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe
+from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_coloured_images
 
 TINY = ("--small", "true", "--network.channels", "[4,6]", "--data.batch_size", "16", "--data.time_steps", "2")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
@@ -20,18 +19,7 @@ PUBLISHED = ("--data.root", "part.npz", "--data.auto_augment", "false")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes, each the colour of a whole image, in noise."""
-    rng = np.random.default_rng(0)
-    colours = np.array([(0, 0, 0), (150, 0, 0), (0, 150, 0), (0, 0, 150)], np.uint8)
-    arrays = {}
-    for split, count in (("train", 160), ("test", 40)):
-        labels = np.arange(count) % 4
-        noise = rng.integers(0, 80, (count, 32, 32, 3), dtype=np.uint8)
-        arrays[f"{split}_x"] = noise + colours[labels][:, None, None]
-        arrays[f"{split}_y"] = labels.astype(np.int64)
-    path = tmp_path_factory.mktemp("cifar10") / "part.npz"
-    np.savez(path, **arrays)
-    return path
+    return write_coloured_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
 
 
 @pytest.fixture(autouse=True)

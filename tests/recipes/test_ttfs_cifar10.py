@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from torch import nn
 
 from lightning_snn.methods import TimeToFirstSpike
 from lightning_snn.nn.ttfs_windows import rescale
-from tests.recipes.loading import load_recipe, run_recipe
+from tests.recipes.loading import load_recipe, run_recipe, write_coloured_images
 
 TINY = ("--network.channels", '[4, "M", 6]', "--data.batch_size", "16", "--model.learning_rate", "0.03")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
@@ -16,18 +15,7 @@ QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes, each the colour of a whole image, in noise."""
-    rng = np.random.default_rng(0)
-    colours = np.array([(0, 0, 0), (150, 0, 0), (0, 150, 0), (0, 0, 150)], np.uint8)
-    arrays = {}
-    for split, count in (("train", 160), ("test", 40)):
-        labels = np.arange(count) % 4
-        noise = rng.integers(0, 80, (count, 32, 32, 3), dtype=np.uint8)
-        arrays[f"{split}_x"] = noise + colours[labels][:, None, None]
-        arrays[f"{split}_y"] = labels.astype(np.int64)
-    path = tmp_path_factory.mktemp("cifar10") / "part.npz"
-    np.savez(path, **arrays)
-    return path
+    return write_coloured_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
 
 
 @pytest.fixture(autouse=True)
