@@ -26,8 +26,9 @@ class IntegerWeights(NamedTuple):
 
     Attributes:
         codes: integers from 0 to 2^b - 1, of the weight's shape, int32.
-        scale: distance of two levels, at least 0, a scalar of the weight's dtype.
-        offset: the lowest level, a scalar of the weight's dtype.
+        scale: distance of two levels, at least 0, of the weight's dtype: a scalar, or where every channel has its own
+            range one a channel, in a shape that broadcasts, such as `[O, 1, 1, 1]`.
+        offset: the lowest level, of dtype and shape of `scale`.
     """
 
     codes: Tensor
@@ -80,7 +81,9 @@ def quantise(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) ->
     return straight_through(levels.to(x.dtype), clipped)
 
 
-def weight_range(weight: Tensor, percentile: float = 100.0) -> tuple[Tensor, Tensor]:
+def weight_range(
+    weight: Tensor, percentile: float = 100.0, channel_dimension: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Smallest and largest weight once outliers are dropped.
 
     Of n weights ``floor(n (1 - percentile / 100) / 2)`` are dropped at either end. The ends are weights themselves and
@@ -89,20 +92,31 @@ def weight_range(weight: Tensor, percentile: float = 100.0) -> tuple[Tensor, Ten
     Args:
         weight: the weights of a layer, any shape, not empty.
         percentile: percentage of the weights that stay, larger than 50 and at most 100.
+        channel_dimension: of the weight, along which every channel has a range of its own, n being its number of
+            weights; None takes all weights together.
 
     Returns:
-        low and high, scalars without a gradient.
+        low and high without a gradient: scalars, or one a channel, in a shape that broadcasts with `weight`.
 
     Raises:
-        ValueError: if `percentile` is outside its range.
+        ValueError: if `percentile` or `channel_dimension` is outside its range.
     """
     check_percentile("percentile", percentile)
-    flat = weight.detach().flatten()
+    if channel_dimension is None:
+        values, shape = weight.detach().flatten(), []
+    else:
+        check_integer("channel_dimension", channel_dimension, 0)
+        check_between("channel_dimension", channel_dimension, 0, weight.dim() - 1)
+        values = weight.detach().movedim(channel_dimension, 0).flatten(1)
+        shape = [-1 if dimension == channel_dimension else 1 for dimension in range(weight.dim())]
+    size = values.shape[-1]
     # 100 - 99.9 is not 0.1, and one weight of a thousand must not depend on that
-    dropped = int(flat.numel() * (100 - percentile) / 200 + 1e-9)
+    dropped = int(size * (100 - percentile) / 200 + 1e-9)
     if dropped == 0:
-        return flat.amin(), flat.amax()
-    return flat.kthvalue(dropped + 1).values, flat.kthvalue(flat.numel() - dropped).values
+        low, high = values.aminmax(dim=-1)
+    else:
+        low, high = (values.kthvalue(place, dim=-1).values for place in (dropped + 1, size - dropped))
+    return low.view(shape), high.view(shape)
 
 
 def check_percentile(name: str, percentile: float) -> None:
@@ -112,34 +126,39 @@ def check_percentile(name: str, percentile: float) -> None:
         raise ValueError(f"Expected argument `{name}` to be larger than 50, but got {percentile!r}")
 
 
-def quantise_weight(weight: Tensor, bits: int, percentile: float = 100.0) -> Tensor:
+def quantise_weight(
+    weight: Tensor, bits: int, percentile: float = 100.0, channel_dimension: int | None = None
+) -> Tensor:
     """The weights of a layer on 2^bits levels over their range, outliers clipped; see `quantise`, `weight_range`.
 
     Args:
         weight: the weights of a layer, any shape, not empty.
         bits: 1 to 16.
         percentile: percentage of the weights that set the range, larger than 50 and at most 100.
+        channel_dimension: of the weight, along which every channel has a range of its own; None is one range for all.
 
     Returns:
         weights of the same shape and dtype; the gradient is 1 for those within the range and 0 for outliers.
 
     Raises:
-        ValueError: if `bits` or `percentile` is outside its range.
+        ValueError: if an argument is outside its range.
 
     Example:
         >>> quantise_weight(torch.tensor([-1.0, -0.4, 0.1, 2.0]), 2)
         tensor([-1.,  0.,  0.,  2.])
     """
-    return quantise(weight, bits, *weight_range(weight, percentile))
+    return quantise(weight, bits, *weight_range(weight, percentile, channel_dimension))
 
 
-def integer_weights(weight: Tensor, bits: int, percentile: float = 100.0) -> IntegerWeights:
+def integer_weights(
+    weight: Tensor, bits: int, percentile: float = 100.0, channel_dimension: int | None = None
+) -> IntegerWeights:
     """The weights that `quantise_weight` uses, as integers with a scale and an offset.
 
     Args and errors are those of `quantise_weight`.
     """
     check_bits("bits", bits)
-    low, high = weight_range(weight, percentile)
+    low, high = weight_range(weight, percentile, channel_dimension)
     codes = _codes(torch.clamp(weight.detach(), low, high), bits, low, high)
     return IntegerWeights(codes.to(torch.int32), (high - low) / (2**bits - 1), low)
 

@@ -272,9 +272,75 @@ def test_exported_integers_are_the_weights_of_the_constrained_forward():
         export_weights(network, HardwareConstraints())
 
 
+CHANNELS = HardwareConstraints(weight_bits=3, weight_ranges="channel")
+
+
+def by_channel(weight: Tensor, transposed: bool = False) -> Tensor:
+    """Each output channel quantised as a layer of its own."""
+    channels = weight.transpose(0, 1) if transposed else weight
+    found = torch.stack([quantise_weight(channel, 3) for channel in channels])
+    return found.transpose(0, 1) if transposed else found
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(9, 4), (9,)),
+        (nn.Conv1d(2, 4, 3), (2, 5)),
+        (nn.Conv2d(4, 6, 3, groups=2), (4, 5, 5)),
+        (nn.ConvTranspose2d(3, 5, 2), (3, 5, 5)),
+    ],
+    ids=["linear", "conv1d", "grouped", "transposed"],
+)
+def test_with_ranges_a_channel_each_channel_is_quantised_by_itself(layer: nn.Module, shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    transposed, x = isinstance(layer, nn.ConvTranspose2d), torch.rand(shape)
+    with torch.no_grad():
+        (layer.weight[:, 0] if transposed else layer.weight[0]).mul_(50)  # or one range would be much as another
+    reference = copy.deepcopy(layer)
+    reference.weight.data = by_channel(layer.weight.detach(), transposed)
+    with Constrained(layer, CHANNELS):
+        found = layer(x)
+    torch.testing.assert_close(found, reference(x))
+    with Constrained(layer, HardwareConstraints(weight_bits=3)):
+        assert not torch.allclose(layer(x), found, rtol=1e-2)
+
+
+def test_exported_integers_of_ranges_a_channel_have_a_scale_a_channel():
+    network = plain_network()
+    exported = export_weights(network, CHANNELS)
+    assert [tuple(integers.scale.shape) for integers in exported.values()] == [(4, 1, 1, 1), (16, 1), (CLASSES, 1)]
+    chip = copy.deepcopy(network)
+    for name, (codes, scale, offset) in exported.items():
+        assert (codes.flatten(1).amin(1) == 0).all()
+        assert (codes.flatten(1).amax(1) == 7).all()
+        chip.get_submodule(name).weight.data = offset + scale * codes
+    with Constrained(network, CHANNELS):
+        torch.testing.assert_close(network(X), chip(X), rtol=1e-5, atol=1e-6)
+
+
+def test_with_ranges_a_channel_noise_is_as_large_as_the_channel():
+    network = nn.Linear(300, 2, bias=False)
+    with torch.no_grad():
+        network.weight[1] *= 100
+    with Constrained(network, HardwareConstraints(weight_noise=0.05, weight_ranges="channel")), torch.no_grad():
+        noise = network(torch.eye(300)).T - network.weight
+    scale = network.weight.detach().abs().amax(1)
+    torch.testing.assert_close(noise.std(1) / scale, torch.full((2,), 0.05), rtol=0.15, atol=0)
+
+
+def test_transposed_convolutions_in_groups_are_refused_for_ranges_a_channel():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=2))
+    with pytest.raises(ValueError, match=r'in groups for weight_ranges="channel", but got 1$'):
+        Constrained(network, CHANNELS)
+    Constrained(network, TWO_BITS).close()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"weight_bits": 4, "weight_ranges": "row"}, "`weight_ranges` to be one of 'layer', 'channel', but got 'row'"),
+        ({"weight_ranges": "channel"}, "`weight_bits` or `weight_noise` to be set where `weight_ranges` is"),
         ({"jitter": -0.1}, "`jitter` to be a finite number of at least 0, but got -0.1"),
         ({"time_bits": 0}, "`time_bits` to be an integer of at least 1, but got 0"),
         ({"weight_bits": 17}, "`weight_bits` to be a number from 1 to 16, but got 17"),
@@ -519,6 +585,27 @@ def test_the_best_epoch_is_one_under_constraints(tmp_path: Path):
     assert found["test/loss"] == pytest.approx(callback.results["hardware/loss_after"], rel=1e-6)
     assert {name: found[name] for name in callback.results} == pytest.approx(callback.results, rel=1e-6)
     assert len(callback.results) == 3
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_stopping_early_compares_scores_under_constraints_only(mode: str):
+    class Stuck(Plain):
+        """Whose score is the best it can be before the switch, and worse but constant after it."""
+
+        def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+            worse = self.current_epoch >= 2
+            self.log("val/score", float(worse) if mode == "min" else float(not worse))
+
+    def epochs(*callbacks: pl.Callback) -> int:
+        stopping = EarlyStopping("val/score", patience=3, mode=mode)
+        fitter = trainer(*callbacks, stopping, max_epochs=20)
+        fitter.fit(Stuck(), loader(), loader())
+        return fitter.current_epoch
+
+    # epoch 0 is the best of all; with the switch epoch 2 is the best of the rest
+    assert epochs() == 4
+    assert epochs(fine_tuning()) == 6
 
 
 def test_averaged_weights_are_plain_and_constrained_in_the_forward():

@@ -159,6 +159,27 @@ def test_integers_give_the_quantised_weights_back(bits: int, percentile: float):
     assert len(quantise_weight(x, bits, percentile).unique()) == len(codes.unique())
 
 
+@pytest.mark.parametrize("percentile", [100.0, 90.0])
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_channels_are_quantised_as_if_each_were_a_layer(dimension: int, percentile: float):
+    x = weights() * torch.linspace(0.1, 5, weights().shape[dimension]).double().view(
+        [-1 if each == dimension else 1 for each in range(3)]
+    )
+    expected = [quantise_weight(channel, 3, percentile) for channel in x.unbind(dimension)]
+    found = quantise_weight(x, 3, percentile, dimension)
+    assert torch.equal(found, torch.stack(expected, dimension))
+    assert not torch.allclose(quantise_weight(x, 3, percentile), found)
+    codes, scale, offset = integer_weights(x, 3, percentile, dimension)
+    assert scale.numel() == offset.numel() == x.shape[dimension]
+    torch.testing.assert_close(offset + scale * codes, found, rtol=0, atol=1e-14)
+
+
+def test_the_gradient_of_channels_is_zero_for_the_outliers_of_each():
+    x = weights(shape=(3, 100)).requires_grad_()
+    quantise_weight(x, 3, 90.0, 0).sum().backward()
+    assert x.grad.sum(1).tolist() == [90, 90, 90]
+
+
 def test_shape_and_device_follow_the_input():
     x = torch.empty(2, 3, 4, device="meta")
     found = quantise(x, 4, 0.0, 1.0)
@@ -173,6 +194,8 @@ def test_shape_and_device_follow_the_input():
         (lambda x: quantise_weight(x, 2.5), "`bits` to be an integer of at least 1, but got 2.5"),  # type: ignore[arg-type]
         (lambda x: quantise_weight(x, 4, 101), "`percentile` to be a number from 50 to 100, but got 101"),
         (lambda x: quantise_weight(x, 4, 50), "`percentile` to be larger than 50, but got 50"),
+        (lambda x: quantise_weight(x, 4, 100.0, 3), "`channel_dimension` to be a number from 0 to 2, but got 3"),
+        (lambda x: quantise_weight(x, 4, 100.0, -1), "`channel_dimension` to be an integer of at least 0, but got -1"),
         (lambda x: integer_weights(x, 20), "`bits` to be a number from 1 to 16, but got 20"),
     ],
 )
