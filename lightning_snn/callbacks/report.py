@@ -113,7 +113,7 @@ class Report(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds["training"] = time.perf_counter() - self._training_since
-        if self.history and _may_write(trainer):
+        if self.history and may_write(trainer):
             log_figure(trainer, "training_curves", figures.training_curves(self.history), self.folder)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -171,7 +171,7 @@ class Report(pl.Callback):
         self.results["spikes_per_neuron_per_step_by_layer"] = self.activity.spike_rates()
         if self.activity.uncounted:
             self.results["layers_without_counted_operations"] = self.activity.uncounted
-        if not _may_write(trainer):
+        if not may_write(trainer):
             return
         write_json(self.folder / "metrics.json", self.results)
         for name, figure in self._test_figures(trainer).items():
@@ -224,7 +224,8 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> 
     return path
 
 
-def _may_write(trainer: pl.Trainer) -> bool:
+def may_write(trainer: pl.Trainer) -> bool:
+    """Whether this process is the one that writes files, in a run that writes any."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 

@@ -118,7 +118,9 @@ class FirstSpike(TimeWindow):
         """Remaining times `[B, ...]` of the drive `u [B, ...]`."""
         if self.training and self.adaptive:
             peak = u.detach().amax()
-            self._peaks[:] = [torch.maximum(self._peaks[0], peak) if self._peaks else peak]
+            if self._peaks:
+                peak = torch.maximum(self._peaks.pop(), peak)
+            self._peaks.append(peak)
         if self.training and self.overflow == "pass":
             if self.overflow_fraction is not None:
                 self.overflow_fraction = None

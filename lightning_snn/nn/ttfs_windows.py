@@ -12,6 +12,7 @@ After Stanojevic et al. 2024, arXiv 2306.08744; calibration, quantiles and agree
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,17 +36,27 @@ def cascade(network: nn.Module) -> None:
         network: one that names its neurons in causal order (`spiking`) and whom they hear (`sources`), or a chain of
             spiking layers, in order of registration.
     """
-    _cascade(_wiring(network))
+    with torch.no_grad():
+        for layer, presynaptic in _wiring(network):
+            if len(presynaptic) == 1:
+                (window, t_min), (_, own) = _times(presynaptic[0]), _times(layer)
+                torch.add(t_min, window, out=own)
+            elif presynaptic:
+                layer.t_min.copy_(_end(presynaptic))
+            else:
+                layer.t_min.fill_(_INPUT_WINDOW)
 
 
 def latency(network: nn.Module) -> Tensor:
     """When the readout is read: where the last window ends, in units of the input window, a scalar in float64."""
-    layers = [layer for layer, _ in _wiring(network)]
+    layers = _in_order(network)
     return _end(layers) if layers else torch.tensor(_INPUT_WINDOW, dtype=torch.float64)
 
 
 def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
-    r"""Lengthen windows after a training step, :math:`\Delta \leftarrow \max(\Delta, \gamma \max \hat x)`; `cascade`.
+    r"""Lengthen windows after a training step, :math:`\Delta \leftarrow \max(\Delta, \gamma \max \hat x)`.
+
+    Where one grows the others follow, as in `cascade`.
 
     Args:
         network: as in `cascade`. Layers with ``adaptive = False`` keep their windows.
@@ -59,24 +70,28 @@ def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
         ValueError: if `gamma` is outside its range.
     """
     check_between("gamma", gamma, 1, float("inf"))
-    wiring = _wiring(network)
-    layers = [layer for layer, _ in wiring if isinstance(layer, FirstSpike) and layer.adaptive]
+    layers = [layer for layer in _in_order(network) if isinstance(layer, FirstSpike) and layer.adaptive]
     if not layers:
         return None
-    with torch.no_grad():
-        windows = [_times(layer)[0] for layer in layers]
-        found = [(layer.peak, window) for layer, window in zip(layers, windows, strict=True)]
-        largest = [torch.zeros((), device=window.device) if peak is None else peak for peak, window in found]
-        # a step that overflowed in half precision is skipped, and must not leave endless windows behind
-        peaks = torch.nan_to_num(torch.stack(largest).double(), nan=0.0, posinf=0.0, neginf=0.0)
-        _agree(peaks, "MAX")
-        used = (peaks / torch.stack(windows)).amax()
-        # on the CPU to ask is to save the work of most steps; devices would have to be waited for
-        if used.device.type != "cpu" or gamma * used.item() > 1:
+    windows = [_times(layer)[0] for layer in layers]
+    used = _used_at_once(layers, windows)
+    grows = used is None or gamma * used.item() > 1
+    if grows:
+        with torch.no_grad():
+            largest = [
+                torch.zeros_like(window) if layer.peak is None else layer.peak
+                for layer, window in zip(layers, windows, strict=True)
+            ]
+            # a step that overflowed in half precision is skipped, and must not leave endless windows behind
+            peaks = torch.nan_to_num(torch.stack(largest).double(), nan=0.0, posinf=0.0, neginf=0.0)
+            _agree(peaks, "MAX")
+            used = (peaks / torch.stack(windows)).amax()
             torch._foreach_maximum_(windows, (gamma * peaks).unbind())
-        for layer in layers:
-            layer.forget_peak()
-    _cascade(wiring)
+    if grows or not _is_mapped(network):
+        # whoever maps a network lets its windows follow each other; layers that were made one by one begin anywhere
+        cascade(network)
+    for layer in layers:
+        layer.forget_peak()
     return used
 
 
@@ -153,22 +168,35 @@ def _first_spikes(network: nn.Module) -> dict[str, FirstSpike]:
     return {name: module for name, module in network.named_modules() if isinstance(module, FirstSpike)}
 
 
-_Wiring = list[tuple[TimeWindow, list[TimeWindow]]]
+def _in_order(network: nn.Module) -> list[TimeWindow]:
+    """Spiking layers in causal order; encoders apart."""
+    mapped = _mapped(network)
+    if mapped is not None:
+        return [layer for _, layer in mapped.spiking]
+    return [
+        layer for layer in network.modules() if isinstance(layer, TimeWindow) and not isinstance(layer, SpikeEncoder)
+    ]
 
 
-def _wiring(network: nn.Module) -> _Wiring:
+def _wiring(network: nn.Module) -> list[tuple[TimeWindow, list[TimeWindow]]]:
     """Spiking layers in causal order, each with those that it hears; none for those that hear inputs."""
-    chain: list[TimeWindow] = []
-    for module in network.modules():
-        # `hasattr` would look through all that a module holds, and this runs once a training step
-        if hasattr(type(module), "sources") or "sources" in module.__dict__:
-            mapped: Any = module
-            named: dict[str, TimeWindow] = dict(mapped.spiking)
-            sources: dict[str, list[str]] = mapped.sources
-            return [(layer, [named[each] for each in sources[name] if each in named]) for name, layer in named.items()]
-        if isinstance(module, TimeWindow) and not isinstance(module, SpikeEncoder):
-            chain.append(module)
-    return [(layer, chain[place - 1 : place]) for place, layer in enumerate(chain)]
+    mapped = _mapped(network)
+    if mapped is None:
+        chain = _in_order(network)
+        return [(layer, chain[place - 1 : place]) for place, layer in enumerate(chain)]
+    named: dict[str, TimeWindow] = dict(mapped.spiking)
+    sources: dict[str, list[str]] = mapped.sources
+    return [(layer, [named[each] for each in sources[name] if each in named]) for name, layer in named.items()]
+
+
+def _mapped(network: nn.Module) -> Any:
+    """The first module that names its neurons and whom they hear; None if there is none."""
+    return next(filter(_is_mapped, network.modules()), None)
+
+
+def _is_mapped(module: nn.Module) -> bool:
+    # `hasattr` would look through all that a module holds, and this runs once a training step
+    return hasattr(type(module), "sources") or "sources" in module.__dict__
 
 
 def _times(layer: TimeWindow) -> tuple[Tensor, Tensor]:
@@ -177,20 +205,20 @@ def _times(layer: TimeWindow) -> tuple[Tensor, Tensor]:
     return buffers["window"], buffers["t_min"]
 
 
-def _cascade(wiring: _Wiring) -> None:
-    with torch.no_grad():
-        for layer, presynaptic in wiring:
-            if len(presynaptic) == 1:
-                (window, t_min), (_, own) = _times(presynaptic[0]), _times(layer)
-                torch.add(t_min, window, out=own)
-            elif presynaptic:
-                layer.t_min.copy_(_end(presynaptic))
-            else:
-                layer.t_min.fill_(_INPUT_WINDOW)
-
-
 def _end(layers: list[TimeWindow]) -> Tensor:
-    return layers[0].t_max if len(layers) == 1 else torch.stack([layer.t_max for layer in layers]).amax()
+    windows, begins = zip(*map(_times, layers), strict=True)
+    return (torch.stack(begins) + torch.stack(windows)).amax()
+
+
+def _used_at_once(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
+    """What `grow` returns, where it takes less time to look than to grow: on the CPU of one process, one by one."""
+    if not windows[0].is_cpu or _is_distributed():
+        return None
+    parts = []
+    for layer, window in zip(layers, windows, strict=True):
+        peak = 0.0 if layer.peak is None else layer.peak.item()
+        parts.append(peak / window.item() if math.isfinite(peak) else 0.0)
+    return windows[0].new_full((), max(parts))
 
 
 @contextmanager
@@ -269,5 +297,9 @@ class _Quantile:
 
 def _agree(values: Tensor, operation: str) -> None:
     """Combine values of all processes in place; "MAX" or "SUM"."""
-    if dist.is_available() and dist.is_initialized():
+    if _is_distributed():
         dist.all_reduce(values, getattr(dist.ReduceOp, operation))
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()

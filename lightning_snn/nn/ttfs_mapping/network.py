@@ -50,7 +50,14 @@ class TTFSNetwork(nn.Module):
     @property
     def spiking(self) -> list[tuple[str, FirstSpike]]:
         """Names and modules of the neurons, in causal order."""
-        return [(name, cast(FirstSpike, self.body.get_submodule(name))) for name in self._sources if name != OUTPUT]
+        body = self.body
+        # `get_submodule` would take a step of training as long as a layer does
+        top = body._modules
+        return [
+            (name, cast(FirstSpike, top[name] if name in top else body.get_submodule(name)))
+            for name in self._sources
+            if name != OUTPUT
+        ]
 
     @property
     def sources(self) -> dict[str, list[str]]:

@@ -1,0 +1,112 @@
+"""The check of an initialization where two processes train together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn.callbacks import InitializationCheck
+from lightning_snn.callbacks.initialization import check_initialization
+from lightning_snn.functional.jacobian import Band, Thresholds
+from tests.processes import on_two_processes
+
+X = torch.rand(32, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(32) % 3
+NOTHING_PASSES = Thresholds(gradient_ratio=Band((1e9, 1e9), (1e9, 1e9)))
+
+
+class Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.network(batch[0].flatten(0, 1)), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images)[None], torch.stack(labels)
+
+
+def fit(rank: int, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Module]:
+    """One step of one of two processes."""
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=DDPStrategy(process_group_backend="gloo"),
+        use_distributed_sampler=False,  # which would shuffle
+        max_steps=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = Module()
+    # the processes are there already
+    with mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}):
+        trainer.fit(module, DataLoader(TensorDataset(X[rank::2], Y[rank::2]), 8, collate_fn=time_first))
+    return trainer, module
+
+
+def measured(rank: int) -> dict[str, Any]:
+    """What a check logs, what it finds, and the weights after a step with and without it."""
+    check = InitializationCheck()
+    trainer, module = fit(rank, [check])
+    _, unchecked = fit(rank, [])
+    logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("initialization/")}
+    found = {f"initialization/{each.quantity}/{each.layer}": each.value for each in check.findings}
+    return {"logged": logged, "found": found, "state": module.state_dict(), "unchecked": unchecked.state_dict()}
+
+
+def failing_on_the_second(rank: int) -> str:
+    """What a check raises that fails on rank 1 only."""
+    check = InitializationCheck("error", thresholds=NOTHING_PASSES if rank == 1 else None)
+    try:
+        fit(rank, [check])
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def test_each_process_measures_its_part_and_the_mean_is_logged(tmp_path: Path):
+    of_ranks = on_two_processes(measured, tmp_path)
+    for rank, each in enumerate(of_ranks):
+        x, y = X[rank::2][:8], Y[rank::2][:8]
+        expected = check_initialization(Module().network, (x[None], y))
+        assert each["found"] == pytest.approx(
+            {f"initialization/{found.quantity}/{found.layer}": found.value for found in expected}, rel=1e-5
+        )
+    first, second = of_ranks
+    assert first["found"] != second["found"]
+    for name, value in first["logged"].items():
+        assert value == second["logged"][name]
+        assert value == pytest.approx((first["found"][name] + second["found"][name]) / 2, rel=1e-5)
+    assert first["logged"].keys() == first["found"].keys()
+
+
+def test_two_processes_train_as_without_the_check(tmp_path: Path):
+    for each in on_two_processes(measured, tmp_path):
+        for name, value in each["state"].items():
+            assert torch.equal(value, each["unchecked"][name]), name
+
+
+def test_a_failure_in_one_process_is_a_failure_of_all(tmp_path: Path):
+    first, second = on_two_processes(failing_on_the_second, tmp_path)
+    assert first.endswith("another process says so")
+    assert "gradient_ratio of all is" in second
