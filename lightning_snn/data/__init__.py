@@ -1,4 +1,4 @@
-"""LightningDataModules of event recordings, simulated and real, and of still images."""
+"""LightningDataModules of event recordings, simulated and real, of still images, and of a simulated curve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_snn.data.base import FrameDataModule, FrameDataset
+    from lightning_snn.data.curve import NoisyCurve
     from lightning_snn.data.dvs_gesture import DVSGesture
+    from lightning_snn.data.fixed_batches import FixedBatches
     from lightning_snn.data.frames import frame_events
     from lightning_snn.data.gestures import Gestures
     from lightning_snn.data.images import CIFAR10, MNIST
@@ -21,9 +23,11 @@ __all__ = [
     "NMNIST",
     "SHD",
     "DVSGesture",
+    "FixedBatches",
     "FrameDataModule",
     "FrameDataset",
     "Gestures",
+    "NoisyCurve",
     "frame_events",
 ]
 
@@ -33,11 +37,13 @@ __getattr__, __dir__ = lazy_names(
     {
         "CIFAR10": "lightning_snn.data.images",
         "DVSGesture": "lightning_snn.data.dvs_gesture",
+        "FixedBatches": "lightning_snn.data.fixed_batches",
         "FrameDataModule": "lightning_snn.data.base",
         "FrameDataset": "lightning_snn.data.base",
         "Gestures": "lightning_snn.data.gestures",
         "MNIST": "lightning_snn.data.images",
         "NMNIST": "lightning_snn.data.nmnist",
+        "NoisyCurve": "lightning_snn.data.curve",
         "SHD": "lightning_snn.data.shd",
         "frame_events": "lightning_snn.data.frames",
     },

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 
 from lightning_snn.checks import check_fraction, check_integer
+from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches
 
 
 class LoadedBatch(NamedTuple):
@@ -25,9 +26,9 @@ class LoadedBatch(NamedTuple):
 
 
 def collate(samples: Sequence[tuple[Any, Any]]) -> LoadedBatch:
-    """Stack ``(frames, label)`` samples into a :class:`LoadedBatch`."""
+    """Stack ``(frames, label)`` samples into a :class:`LoadedBatch`; labels that are integers become int64."""
     frames, labels = default_collate(list(samples))
-    return LoadedBatch(frames, torch.as_tensor(labels, dtype=torch.int64))
+    return LoadedBatch(frames, labels if torch.is_floating_point(labels) else labels.long())
 
 
 class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -104,6 +105,9 @@ class FrameDataModule(LightningDataModule):
         seed: of the order of the training samples and of every split and draw of a subclass.
         max_count: event counts are clipped at it and divided by it, so that inputs lie in [0, 1]: 1 says whether a
             cell saw an event at all. None leaves the counts as they are.
+        fixed_batches: make the training batches of the same samples in every epoch, as a method needs that remembers
+            what each batch told it, and shuffle only the order of the batches; see
+            :class:`~lightning_snn.data.FixedBatches`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -121,7 +125,13 @@ class FrameDataModule(LightningDataModule):
     """classes that only the direction of motion tells apart"""
 
     def __init__(
-        self, *, batch_size: int = 64, num_workers: int = 0, seed: int = 0, max_count: int | None = None
+        self,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_count: int | None = None,
+        fixed_batches: bool = False,
     ) -> None:
         super().__init__()
         check_integer("batch_size", batch_size)
@@ -133,6 +143,7 @@ class FrameDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.max_count = max_count
+        self.fixed_batches = fixed_batches
         self.train_set: Dataset | None = None
         self.val_set: Dataset | None = None
         self.test_set: Dataset | None = None
@@ -182,8 +193,11 @@ class FrameDataModule(LightningDataModule):
         return x, batch.labels
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training set in an order keyed by ``(seed, epoch)``; the last one may be smaller."""
-        return self._loader(self.train_set, shuffle=True)
+        """Batches of the training set in an order keyed by ``(seed, epoch)``; the last one may be smaller.
+
+        Of fixed batches all sizes are equal, or differ by one.
+        """
+        return self._loader(self.train_set, training=True)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation set, in order."""
@@ -197,13 +211,23 @@ class FrameDataModule(LightningDataModule):
         """Batches of the test set, in order, with their labels."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Dataset | None, shuffle: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset | None, training: bool = False) -> DataLoader:
         if dataset is None:
             raise RuntimeError(f"Expected `setup` of {type(self).__name__} to have run before a loader is asked for")
+        source: dict[str, Any] = {"dataset": dataset, "batch_size": self.batch_size}
+        if training:
+            sampler: EpochSampler | FixedBatches
+            if self.fixed_batches:
+                sampler = FixedBatches(dataset, self.batch_size, self.seed)  # type: ignore[arg-type]
+                source = {"dataset": BatchedDataset(dataset), "batch_size": None}
+            else:
+                sampler = EpochSampler(dataset, self.seed)
+            if self.trainer is not None:
+                # worker processes begin to load before the trainer tells a resumed run its epoch
+                sampler.set_epoch(self.trainer.current_epoch)
+            source["sampler"] = sampler
         return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=EpochSampler(dataset, self.seed) if shuffle else None,
+            **source,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -41,6 +41,7 @@ class DVSGesture(FrameDataModule):
         batch_size: samples a batch.
         num_workers: worker processes of each loader.
         seed: of the validation split and the order of the training samples.
+        fixed_batches: make training batches of the same samples in every epoch, in another order.
         cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
 
     Raises:
@@ -66,9 +67,16 @@ class DVSGesture(FrameDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        fixed_batches: bool = False,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, max_count=max_count)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            max_count=max_count,
+            fixed_batches=fixed_batches,
+        )
         check_integer("time_steps", time_steps)
         check_integer("size", size)
         if SENSOR_SIZE[0] % size:

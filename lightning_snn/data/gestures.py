@@ -41,6 +41,7 @@ class Gestures(FrameDataModule):
         processes: processes that simulate; None takes one for each processor that this one may use.
         seed: of people, recordings and the order of the training samples.
         max_count: counts are clipped at it and divided by it; None leaves them as they are.
+        fixed_batches: make training batches of the same samples in every epoch, in another order.
         cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
 
     Raises:
@@ -68,9 +69,16 @@ class Gestures(FrameDataModule):
         processes: int | None = None,
         seed: int = 0,
         max_count: int | None = None,
+        fixed_batches: bool = False,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, max_count=max_count)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            max_count=max_count,
+            fixed_batches=fixed_batches,
+        )
         check_choice("size", size, (32, 64))
         for name, value in (
             ("train_subjects", train_subjects),

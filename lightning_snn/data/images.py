@@ -17,7 +17,7 @@ from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 
 # A module is callable, but only by its own name can a configuration file give one by its class.
 Encoder = nn.Module | Callable[[Tensor], Tensor]
-ENCODERS = ("direct", "poisson", "latency")
+ENCODERS = ("direct", "poisson", "latency", "threshold")
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -70,15 +70,17 @@ class ImageDataModule(FrameDataModule):
         test: likewise, for the test.
         time_steps: time steps of the encoded input, T.
         encoder: ``"direct"`` repeats the image at every step, ``"poisson"`` draws a spike with the pixel as its
-            probability, ``"latency"`` gives one spike, the earlier the brighter; or any callable, such as a module,
-            that maps images ``(B, C, H, W)`` to ``(T, B, C, H, W)`` on their device. One with parameters to train
-            belongs in the network instead.
+            probability, ``"latency"`` gives one spike, the earlier the brighter, ``"threshold"`` gives the bright
+            pixels one spike at the only step, and needs ``time_steps`` of 1; or any callable, such as a module, that
+            maps images ``(B, C, H, W)`` to ``(T, B, C, H, W)`` on their device. One with parameters to train belongs
+            in the network instead.
         mean: subtracted from each channel, of pixels in [0, 1]; needs ``std``. None leaves them as they are.
         std: divides each channel.
         val_fraction: share of the training images, of every class alike, that the validation set takes.
         batch_size: samples a batch.
         num_workers: worker processes of each loader.
         seed: of the validation split and the order of the training samples.
+        fixed_batches: make training batches of the same samples in every epoch, in another order.
 
     Raises:
         ValueError: if an argument is out of range or arguments contradict each other.
@@ -103,8 +105,9 @@ class ImageDataModule(FrameDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
+        fixed_batches: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, fixed_batches=fixed_batches)
         if (train is None) != (test is None) or (root is None) == (train is None):
             raise ValueError(
                 "Expected either argument `root` or both arguments `train` and `test`, but got "
@@ -126,7 +129,9 @@ class ImageDataModule(FrameDataModule):
             raise ValueError(f"Expected argument `std` to hold numbers larger than 0, but got {std}")
         if isinstance(encoder, str) or not callable(encoder):
             check_choice("encoder", encoder, ENCODERS)
-        if mean is not None and encoder in ("poisson", "latency"):
+        if encoder == "threshold" and time_steps != 1:
+            raise ValueError(f"Expected argument `time_steps` to be 1 with the threshold encoder, but got {time_steps}")
+        if mean is not None and encoder in ("poisson", "latency", "threshold"):
             raise ValueError(
                 f"Expected arguments `mean` and `std` to be None with the {encoder} encoder, which needs pixels in "
                 f"[0, 1], but got {mean} and {std}"
@@ -188,6 +193,8 @@ class ImageDataModule(FrameDataModule):
     def _build_encoder(self, name: str) -> Encoder:
         from lightning_snn.nn import encoders
 
+        if name == "threshold":
+            return encoders.ThresholdEncoder()
         classes = {
             "direct": encoders.DirectEncoder,
             "poisson": encoders.PoissonEncoder,
@@ -247,6 +254,7 @@ class CIFAR10(ImageDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
+        fixed_batches: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -260,6 +268,7 @@ class CIFAR10(ImageDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,
+            fixed_batches=fixed_batches,
         )
         check_integer("cutout", cutout, minimum=0)
         self.augmentation = augmentation

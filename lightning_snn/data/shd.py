@@ -51,6 +51,7 @@ class SHD(FrameDataModule):
         batch_size: samples a batch.
         num_workers: worker processes of each loader.
         seed: of the order of the training samples.
+        fixed_batches: make training batches of the same samples in every epoch, in another order.
         cache_dir: folder of the cached counts; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
 
     Raises:
@@ -82,9 +83,16 @@ class SHD(FrameDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
+        fixed_batches: bool = False,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, max_count=max_count)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            max_count=max_count,
+            fixed_batches=fixed_batches,
+        )
         if root is None:
             raise ValueError(f"Expected argument `root` to be a folder, but got None. {WHERE_FROM}")
         check_integer("time_steps", time_steps)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from lightning_snn.metrics.probability import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics.probability import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, SpikesPerNeuron
 from lightning_snn.metrics.uncertainty import AreaUnderRiskCoverage, OutOfDistributionAUROC
 
 __all__ = [
     "Agreement",
     "AreaUnderRiskCoverage",
+    "BitAccuracy",
     "BrierScore",
     "Latency",
     "NegativeLogLikelihood",

@@ -1,7 +1,8 @@
 """Scores of predictions and of their uncertainty as pure functions: the twins of the classes in
 `lightning_snn.metrics`.
 
-Class probabilities, not logits, are of shape `(N, C)`: rows within [0, 1] that sum to one. Nothing is clamped or
+Class probabilities, not logits, are of shape `(N, C)`: rows within [0, 1] that sum to one; spike probabilities of
+outputs need not. Nothing is clamped or
 renormalised. Sums run in float64 whatever the dtype of the input (float32 on Apple's MPS, which lacks it).
 """
 
@@ -132,6 +133,35 @@ def within_pair_accuracy(
     return _reduce(correct.to(accumulation_dtype(probabilities.device)), reduction)
 
 
+def bit_accuracy(spike_probabilities: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Share of the outputs that say rightly, each by itself, whether they are the class.
+
+    A = 1/(N C) sum_n sum_c 1[(p_n[c] > 1/2) = (y_n = c)]
+
+    It is no accuracy among classes and far above one: outputs that never spike reach 1 - 1/C.
+
+    Args:
+        spike_probabilities: probability of a spike of each output by itself, shape `(N, C)`, in [0, 1]; the rows need
+            not sum to one.
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        reduction: `"mean"` over samples, or `"none"` for one value a sample.
+
+    Returns:
+        A scalar, or shape `(N,)`, within [0, 1]. The mean of no sample is nan.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Example:
+        >>> bit_accuracy(torch.tensor([[0.9, 0.2, 0.6], [0.1, 0.3, 0.2]]), torch.tensor([0, 1]))
+        tensor(0.6667, dtype=torch.float64)
+    """
+    _check_samples(spike_probabilities, targets, "spike_probabilities", whole=False)
+    truth = one_hot(targets.long(), spike_probabilities.shape[1]).bool()
+    right = (spike_probabilities > 0.5) == truth
+    return _reduce(right.to(accumulation_dtype(right.device)).mean(dim=1), reduction)
+
+
 def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, accuracy and count of the most probable class in equal-width bins of its probability.
 
@@ -167,6 +197,27 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
     sums = torch.stack([confidence.to(dtype), (predicted == targets).to(dtype)]) @ membership.to(dtype)
     mean_confidence, accuracy = sums / count
     return mean_confidence, accuracy, count
+
+
+def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
+    """Mean distance of confidence and accuracy in bins of the confidence; see `reliability_bins`.
+
+    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins.
+
+    Returns:
+        A scalar, within [0, 1]; nan for no sample.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+    """
+    confidence, accuracy, count = reliability_bins(probabilities, targets, n_bins)
+    gaps = torch.where(count > 0, (accuracy - confidence).abs(), 0)
+    return (gaps * count).sum() / count.sum()
 
 
 def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,33 +346,33 @@ def _reduce(values: Tensor, reduction: Reduction) -> Tensor:
     return values.mean() if reduction == "mean" else values
 
 
-def _check_samples(probabilities: Tensor, targets: Tensor) -> None:
+def _check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabilities", whole: bool = True) -> None:
+    """Refuse anything but probabilities `(N, C)`, `whole` ones of rows that sum to one, and classes `(N,)`."""
     if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point() or probabilities.ndim != 2:
         raise ValueError(
-            "Expected argument `probabilities` to be a floating-point tensor of shape (N, C), "
-            f"but got {_kind(probabilities)}"
+            f"Expected argument `{name}` to be a floating-point tensor of shape (N, C), but got {_kind(probabilities)}"
         )
     if not isinstance(targets, Tensor) or targets.dtype not in _INTEGER_DTYPES or targets.ndim != 1:
         raise ValueError(f"Expected argument `targets` to be an integer tensor of shape (N,), but got {_kind(targets)}")
     samples, number_of_classes = probabilities.shape
     if targets.shape[0] != samples:
         raise ValueError(
-            f"Expected argument `targets` to hold one class for each of the {samples} rows of `probabilities`, "
+            f"Expected argument `targets` to hold one class for each of the {samples} rows of `{name}`, "
             f"but got {targets.shape[0]}"
         )
     if number_of_classes < 2:
-        raise ValueError(f"Expected argument `probabilities` to have at least 2 columns, but got {number_of_classes}")
+        raise ValueError(f"Expected argument `{name}` to have at least 2 columns, but got {number_of_classes}")
     if samples == 0:
         return
     low, high = probabilities.detach().aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"Expected argument `probabilities` to hold values within [0, 1], but got values from {low:g} to {high:g}"
+            f"Expected argument `{name}` to hold values within [0, 1], but got values from {low:g} to {high:g}"
         )
     excess = (probabilities.detach().float().sum(dim=1) - 1).abs().max()
-    if excess > _ROW_SUM_TOLERANCE:
+    if whole and excess > _ROW_SUM_TOLERANCE:
         raise ValueError(
-            f"Expected argument `probabilities` to sum to 1 over the classes, but got a row that misses 1 by {excess:g}"
+            f"Expected argument `{name}` to sum to 1 over the classes, but got a row that misses 1 by {excess:g}"
         )
     lowest, highest = targets.aminmax()
     if lowest < 0 or highest >= number_of_classes:

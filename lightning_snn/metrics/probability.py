@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from lightning_snn.metrics.functional import (
     accumulation_dtype,
+    bit_accuracy,
     brier_score,
     check_pairs,
     negative_log_likelihood,
@@ -171,3 +172,34 @@ class WithinPairAccuracy(SampleMean):
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
         """1 where the right class of the pair is the more probable one, else 0, shape `(M,)`."""
         return within_pair_accuracy(probabilities, targets, self.pairs, reduction="none")
+
+
+class BitAccuracy(SampleMean):
+    """Share of the outputs that say rightly, each by itself, whether they are the class.
+
+    A = 1/(N C) sum_n sum_c 1[(p_n[c] > 1/2) = (y_n = c)]
+
+    It is no accuracy among classes and far above one: outputs that never spike reach 1 - 1/C. `update` takes the
+    probability of a spike of each output, shape `(N, C)`, whose rows need not sum to one.
+
+    Args:
+        kwargs: see `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = BitAccuracy()
+        >>> metric.update(torch.tensor([[0.9, 0.2, 0.6], [0.1, 0.3, 0.2]]), torch.tensor([0, 1]))
+        >>> metric.compute()
+        tensor(0.6667, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("bit_accuracy", **kwargs)
+
+    def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        """Share of the outputs that are right, shape `(N,)`."""
+        return bit_accuracy(probabilities, targets, reduction="none")

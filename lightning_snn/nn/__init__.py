@@ -2,7 +2,13 @@
 
 from lightning_snn.nn.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.encoders import DirectEncoder, LatencyEncoder, PoissonEncoder
+from lightning_snn.nn.encoders import (
+    DirectEncoder,
+    LatencyEncoder,
+    PoissonEncoder,
+    PopulationEncoder,
+    ThresholdEncoder,
+)
 from lightning_snn.nn.folding import folded, run
 from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
 from lightning_snn.nn.moments import Moments
@@ -42,12 +48,14 @@ __all__ = [
     "Moments",
     "OffsetMap",
     "PoissonEncoder",
+    "PopulationEncoder",
     "RecurrentLIF",
     "Sign",
     "SpikeEncoder",
     "SpikePool2d",
     "SynapticDelays",
     "TTFSNetwork",
+    "ThresholdEncoder",
     "bound_row_sums",
     "calibrate",
     "cascade",

@@ -1,11 +1,13 @@
-"""Encoders: a static input in [0, 1] becomes a sequence `[T, B, ...]`."""
+"""Encoders: a static input becomes a sequence `[T, B, ...]`."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.checks import check_integer
+from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
 
 
 class DirectEncoder(nn.Module):
@@ -57,6 +59,71 @@ class LatencyEncoder(DirectEncoder):
         step = torch.round((1 - x) * (self.time_steps - 1))
         clock = torch.arange(self.time_steps, device=x.device).view(-1, *(1,) * x.dim())
         return ((clock == step) & (x > 0)).to(x.dtype)
+
+
+class ThresholdEncoder(nn.Module):
+    """A spike at a single step, T = 1, for each input above a threshold: ``s = 1[x > threshold]``.
+
+    A threshold of 0.5 parts pixels of 8 bits, divided by 255, into 0 to 127 and 128 to 255.
+
+    Args:
+        threshold: between 0 and 1.
+
+    Raises:
+        ValueError: if an input is outside [0, 1].
+    """
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        super().__init__()
+        check_fraction("threshold", threshold)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_unit_range(x, self)
+        return (x > self.threshold).to(x.dtype)[None]
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold}"
+
+
+class PopulationEncoder(nn.Module):
+    """Neurons that each spike near a place of their own on a line, at a single step, T = 1.
+
+    ``s_k = 1[exp(-(x - c_k)^2 / (2 width^2)) > threshold]``, the centres c_k evenly spaced from `low` to `high`.
+
+    An input far outside of the line leaves all neurons silent.
+
+    Args:
+        low, high: ends of the line, in units of the input.
+        fields: neurons, at least 2.
+        width: standard deviation of the receptive fields, in units of the input.
+        threshold: between 0 and 1: a neuron spikes within ``width sqrt(-2 log threshold)`` of its centre.
+
+    Shape:
+        `[B, D]`, D numbers a sample, to `[1, B, D * fields]`; `[B]` to `[1, B, fields]`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, low: float, high: float, fields: int = 100, width: float = 0.12, threshold: float = 0.5) -> None:
+        super().__init__()
+        check_between("low", low, -math.inf, math.inf)
+        check_between("high", high, -math.inf, math.inf)
+        if low >= high:
+            raise ValueError(f"Expected argument `high` to be larger than `low`, {low}, but got {high}")
+        check_integer("fields", fields, 2)
+        check_positive("width", width)
+        check_fraction("threshold", threshold)
+        self.low, self.high, self.fields, self.width, self.threshold = low, high, fields, width, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        centres = torch.linspace(self.low, self.high, self.fields, dtype=x.dtype, device=x.device)
+        response = torch.exp(-((x[..., None] - centres) ** 2) / (2 * self.width**2))
+        return (response > self.threshold).to(x.dtype).flatten(1)[None]
+
+    def extra_repr(self) -> str:
+        return f"low={self.low}, high={self.high}, fields={self.fields}, width={self.width}, threshold={self.threshold}"
 
 
 def _check_unit_range(x: Tensor, encoder: nn.Module) -> None:

@@ -381,7 +381,18 @@ def test_no_augmentation_needs_kornia_by_default(tmp_path: Path, monkeypatch: py
         ({"train": 1}, "either argument `root` or .*but got train"),
         ({"root": "a", "time_steps": 0}, "`time_steps` to be an integer of at least 1, but got 0"),
         ({"root": "a", "val_fraction": 0}, "`val_fraction`.*but got 0"),
-        ({"root": "a", "encoder": "rate"}, "`encoder` to be one of 'direct', 'poisson', 'latency', but got 'rate'"),
+        (
+            {"root": "a", "encoder": "threshold"},
+            "`time_steps` to be 1 with the threshold encoder, but got 8",
+        ),
+        (
+            {"root": "a", "encoder": "threshold", "time_steps": 1, "mean": [0.1], "std": [0.3]},
+            "`mean` and `std` to be None with the threshold encoder",
+        ),
+        (
+            {"root": "a", "encoder": "rate"},
+            "`encoder` to be one of 'direct', 'poisson', 'latency', 'threshold', but got 'rate'",
+        ),
         ({"root": "a", "mean": [0.5]}, "`mean` and `std` to be both None or both 1 numbers"),
         ({"root": "a", "mean": [0.5, 0.1], "std": [1.0, 1.0]}, r"both 1 numbers.*got `mean` \[0.5, 0.1\]"),
         ({"root": "a", "mean": [0.5], "std": [0.0]}, r"`std` to hold numbers larger than 0, but got \[0.0\]"),

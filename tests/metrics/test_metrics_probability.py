@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import lightning_snn.metrics.probability as probability
-from lightning_snn.metrics import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
-from lightning_snn.metrics.functional import brier_score, negative_log_likelihood, within_pair_accuracy
+from lightning_snn.metrics import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics.functional import bit_accuracy, brier_score, negative_log_likelihood, within_pair_accuracy
 from tests.processes import on_two_processes
 
 PAIRS = [(1, 2), (5, 3)]
 METRICS = {
     "negative_log_likelihood": (NegativeLogLikelihood, negative_log_likelihood),
     "brier_score": (BrierScore, brier_score),
+    "bit_accuracy": (BitAccuracy, bit_accuracy),
     "within_pair_accuracy": (lambda: WithinPairAccuracy(PAIRS), lambda p, y: within_pair_accuracy(p, y, PAIRS)),
 }
 every_metric = pytest.mark.parametrize(("build", "function"), METRICS.values(), ids=METRICS.keys())
@@ -154,7 +155,7 @@ def test_a_metric_survives_pickling_with_its_sums(build, function):
 
 def test_the_declared_facts_hold():
     certain, right, wrong = torch.eye(2), torch.tensor([0, 1]), torch.tensor([1, 0])
-    for metric in (BrierScore(), WithinPairAccuracy([(0, 1)])):
+    for metric in (BrierScore(), BitAccuracy(), WithinPairAccuracy([(0, 1)])):
         best, worst = (metric(certain, right), metric(certain, wrong))
         if metric.higher_is_better:
             best, worst = worst, best

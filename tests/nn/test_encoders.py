@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from lightning_snn.nn import DirectEncoder, LatencyEncoder, PoissonEncoder
+from lightning_snn.nn import DirectEncoder, LatencyEncoder, PoissonEncoder, PopulationEncoder, ThresholdEncoder
 
 ENCODERS = (DirectEncoder, PoissonEncoder, LatencyEncoder)
 
@@ -62,11 +64,11 @@ def test_a_latency_of_one_step_spikes_for_all_that_is_not_zero():
     assert LatencyEncoder(1)(torch.tensor([0.0, 0.01, 1.0])).tolist() == [[0, 1, 1]]
 
 
-@pytest.mark.parametrize("kind", [PoissonEncoder, LatencyEncoder])
+@pytest.mark.parametrize("kind", [PoissonEncoder, LatencyEncoder, ThresholdEncoder])
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_input_outside_the_unit_range_is_refused(kind, value):
     with pytest.raises(ValueError, match=rf"input of {kind.__name__} in \[0, 1\], but got values from .*{value:g}"):
-        kind(3)(torch.tensor([0.5, value]))
+        (kind() if kind is ThresholdEncoder else kind(3))(torch.tensor([0.5, value]))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -75,3 +77,58 @@ def test_time_steps_are_checked_and_shown(kind):
         with pytest.raises(ValueError, match="Expected argument `time_steps` to be an integer of at least 1"):
             kind(wrong)
     assert repr(kind(3)) == f"{kind.__name__}(time_steps=3)"
+
+
+def test_a_threshold_parts_pixels_of_8_bits_between_127_and_128():
+    grey = torch.arange(256, dtype=torch.uint8)
+    spikes = ThresholdEncoder()(grey.float() / 255)
+    assert spikes.shape == (1, 256)
+    assert torch.equal(spikes[0], (grey > 127).float())
+    assert ThresholdEncoder(0.2)(torch.tensor([[0.2, 0.3]], dtype=torch.float64)).tolist() == [[[0.0, 1.0]]]
+
+
+def test_a_population_spikes_around_the_place_on_the_line():
+    encoder = PopulationEncoder(0.0, 1.0, fields=11, width=0.1, threshold=0.5)
+    # centres 0, 0.1, ..., 1; within 0.1177 of the place
+    spikes = encoder(torch.tensor([0.5, 0.0, 0.55, 3.0], dtype=torch.float64))
+    assert spikes.shape == (1, 4, 11)
+    assert spikes.dtype == torch.float64
+    assert [row.nonzero().flatten().tolist() for row in spikes[0]] == [[4, 5, 6], [0, 1], [5, 6], []]
+
+
+def test_a_population_reaches_as_far_as_its_width_and_threshold_say():
+    places = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    for width, threshold in ((0.12, 0.5), (0.3, 0.8)):
+        spikes = PopulationEncoder(0.0, 9.0, fields=2, width=width, threshold=threshold)(places)[0, :, 0]
+        reach = places[spikes > 0].max().item()
+        assert reach == pytest.approx(width * (-2 * math.log(threshold)) ** 0.5, abs=2e-3)
+
+
+def test_several_numbers_have_a_population_each():
+    encoder = PopulationEncoder(-1.0, 5.0)
+    x = torch.rand(6, 2)
+    spikes = encoder(x)
+    assert spikes.shape == (1, 6, 200)
+    assert torch.equal(spikes[..., :100], encoder(x[:, :1]))
+    assert torch.equal(spikes[..., 100:], encoder(x[:, 1]))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ThresholdEncoder(1.0), "`threshold` to be a number between 0 and 1, both excluded, but got 1.0"),
+        (lambda: PopulationEncoder(1.0, 1.0), "`high` to be larger than `low`, 1.0, but got 1.0"),
+        (lambda: PopulationEncoder(0.0, 1.0, fields=1), "`fields` to be an integer of at least 2, but got 1"),
+        (lambda: PopulationEncoder(0.0, 1.0, width=0), "`width` to be a finite number larger than 0, but got 0"),
+        (lambda: PopulationEncoder(0.0, 1.0, threshold=0.0), "`threshold` to be a number between 0 and 1"),
+    ],
+)
+def test_arguments_of_encoders_of_one_step_are_checked(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_encoders_of_one_step_show_their_arguments():
+    assert repr(ThresholdEncoder()) == "ThresholdEncoder(threshold=0.5)"
+    shown = "PopulationEncoder(low=-1, high=5, fields=100, width=0.12, threshold=0.5)"
+    assert repr(PopulationEncoder(-1, 5)) == shown
