@@ -21,6 +21,7 @@ from lightning_snn.nn.lif import LIF
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.wiring import unnested
 
 Sampling = Literal["noise", "weights"]
 
@@ -191,14 +192,8 @@ def _repeated(x: Tensor | Moments, steps: int, count: int) -> Tensor | Moments:
 
 def _before_first_noise(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """The layers of a chain before its first noisy neuron, and the rest; of another module there is no before."""
-    layers = _chain(network)
+    layers = unnested(network)
     for index, layer in enumerate(layers):
         if any(isinstance(module, (LIF, Sign)) for module in layer.modules()):
             return layers[:index], layers[index:]
     return [], layers
-
-
-def _chain(network: nn.Module) -> list[nn.Module]:
-    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward:
-        return [part for layer in network for part in _chain(layer)]
-    return [network]

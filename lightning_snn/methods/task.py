@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -26,12 +26,18 @@ class Prediction:
         variance: predictive variance of a regression `[B, ...]`, None where the method has none.
         samples: the predictions behind the mean, `[K, B, ...]`, None where there is one only.
         categorical: whether mean and samples are class probabilities; the entropies are defined for these alone.
+        spike_probabilities: probability `[B, C]` that each output neuron spikes, by itself, where outputs are spikes.
+        variance_parts: where the variance comes from, each `[B, ...]`: "epistemic", what more data would reduce, and
+            "spikes", the noise of neurons; of a regression also "noise", that of observations, all adding up to
+            `variance`. Of a classification they are parts of the variance of each output's potential.
     """
 
     mean: Tensor
     variance: Tensor | None = None
     samples: Tensor | None = None
     categorical: bool = True
+    spike_probabilities: Tensor | None = None
+    variance_parts: Mapping[str, Tensor] | None = None
 
     @property
     def predictive_entropy(self) -> Tensor:

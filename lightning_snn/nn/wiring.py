@@ -63,6 +63,13 @@ def mark_inputs(network: nn.Module) -> None:
             layer.input_values = values.pop() if len(values) == 1 else "real"
 
 
+def unnested(network: nn.Module) -> list[nn.Module]:
+    """The modules of nested `nn.Sequential`s in a row; of another module only itself."""
+    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward:
+        return [part for layer in network for part in unnested(layer)]
+    return [network]
+
+
 def _follow(module: nn.Module, flow: Flow, wiring: Wiring) -> Flow:
     """What leaves the module, given what enters it."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:

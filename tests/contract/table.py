@@ -12,7 +12,15 @@ import pytest
 from torch import nn
 
 from lightning_snn.functional import Smooth
-from lightning_snn.methods import Method, NoisySpikes, RateBackprop, SpikingBayes, SurrogateGradient, TimeToFirstSpike
+from lightning_snn.methods import (
+    ExpectationPropagation,
+    Method,
+    NoisySpikes,
+    RateBackprop,
+    SpikingBayes,
+    SurrogateGradient,
+    TimeToFirstSpike,
+)
 from lightning_snn.nn import LIF, BayesRecurrentLIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
 from tests.contract.task import binary_network, delayed_network, recurrent_network, small_network
 
@@ -53,6 +61,8 @@ class LayerRow:
     exceptions: Mapping[str, str] = field(default_factory=dict)
 
 
+RATES_ONLY = "inputs are read as firing rates, which do not know the order"
+
 METHODS = (
     MethodRow("surrogate_gradient", SurrogateGradient),
     MethodRow("spiking_bayes_posterior_mean", SpikingBayes),
@@ -83,6 +93,24 @@ METHODS = (
         exceptions={
             "it_learns_the_order_of_two_events": "every time step is a presentation of its own, forgotten at the next",
         },
+    ),
+    MethodRow(
+        "expectation_propagation",
+        ExpectationPropagation,
+        learning_rate=1.0,
+        exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
+    ),
+    MethodRow(
+        "expectation_propagation_average",
+        lambda: ExpectationPropagation(memory="average", activation="heaviside"),
+        learning_rate=1.0,
+        exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
+    ),
+    MethodRow(
+        "expectation_propagation_signs",
+        lambda: ExpectationPropagation(weights=["sign", "gaussian"], memory="adf"),
+        learning_rate=1.0,
+        exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
     # means over time do not know the order of two events: neurons hear it by delays, or by recurrence
     MethodRow("rate_backprop", RateBackprop, delayed_network),

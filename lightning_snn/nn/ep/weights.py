@@ -1,0 +1,192 @@
+"""Families of weight distributions: how natural parameters become moments, and how a batch moves them.
+
+Every weight has a distribution ``q(w)`` proportional to ``base(w) exp(h w - P w^2 / 2)`` with natural parameters
+``P`` (precision) and ``h`` (precision times mean). Sites of batches are added to these and taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_snn.functional.ep import Message, Potential, gaussian_sites, level_moments, level_sites
+from lightning_snn.functional.linear_maps import LinearMap
+
+WeightName = Literal["gaussian", "sign", "binary", "categorical"]
+WEIGHTS: tuple[WeightName, ...] = ("gaussian", "sign", "binary", "categorical")
+
+# the largest change of a weight's log-odds in one iteration: farther, the expansion that the step rests on is void
+_LARGEST_STEP = 1.0
+
+
+class Natural(NamedTuple):
+    """Natural parameters `[O, I]`: precisions, and precisions times means."""
+
+    precision: Tensor
+    precision_mean: Tensor
+
+
+class Observation(NamedTuple):
+    """What a batch says to a layer: means and variances of its inputs, its potentials, and the messages to these."""
+
+    x: Tensor
+    variance: Tensor | None
+    potential: Potential
+    message: Message
+
+
+class GaussianWeights:
+    """Gaussian weights ``N(0, variance)``, of which a share is drawn once and for all as the prior's mean.
+
+    With all means at 0 the hidden units of a layer would hear the same messages for ever; split as
+    ``m0 ~ N(0, f v)``, ``w ~ N(m0, (1 - f) v)`` the prior is still ``N(0, v)`` as a whole.
+    """
+
+    def __init__(self, variance: float, split: float) -> None:
+        self.variance, self.split = variance, split
+
+    def prior(self, like: Tensor) -> Natural:
+        """Natural parameters of the prior, drawn with torch's generator."""
+        mean = torch.randn_like(like) * (self.split * self.variance) ** 0.5
+        precision = torch.full_like(like, 1 / ((1 - self.split) * self.variance))
+        return Natural(precision, precision * mean)
+
+    def moments(self, natural: Natural) -> tuple[Tensor, Tensor]:
+        """Means and variances `[O, I]`."""
+        variance = natural.precision.reciprocal()
+        return natural.precision_mean * variance, variance
+
+    def draw(self, natural: Natural) -> Tensor:
+        """Weights drawn from their distribution."""
+        mean, variance = self.moments(natural)
+        return mean + variance.sqrt() * torch.randn_like(mean)
+
+    def step(
+        self,
+        linear: LinearMap,
+        seen: Observation,
+        natural: Natural,
+        cavity: Natural,
+        damping: Tensor,
+        solver_iterations: int,
+    ) -> Natural:
+        """The damped step towards cavity times messages: its exact mean, and the messages' curvature."""
+        mean, _ = self.moments(natural)
+        solved, site = gaussian_sites(
+            linear, seen.x, seen.variance, seen.potential, seen.message, cavity, mean, solver_iterations
+        )
+        precision = natural.precision + damping * (cavity.precision + site - natural.precision)
+        return Natural(precision, precision * (mean + damping * (solved - mean)))
+
+    def __repr__(self) -> str:
+        return f"GaussianWeights(variance={self.variance:g}, split={self.split:g})"
+
+
+class LevelWeights:
+    """Weights of a few levels, all equally probable a priori; those of a bias stay Gaussian.
+
+    Args:
+        levels: the values `[K]` that a weight may take, K at least 2, rising.
+        jitter: standard deviation of the log-odds of two levels that a weight starts with, over 2: hidden units that
+            start alike would stay alike.
+        bias_variance: prior variance of the bias in the last column; None for layers without one.
+    """
+
+    def __init__(self, levels: Sequence[float], jitter: float, bias_variance: float | None) -> None:
+        self.levels, self.jitter, self.bias_variance = tuple(levels), jitter, bias_variance
+
+    @property
+    def amplitude(self) -> float:
+        """Half the distance of the extreme levels."""
+        return (self.levels[-1] - self.levels[0]) / 2
+
+    def prior(self, like: Tensor) -> Natural:
+        """Natural parameters of the prior, drawn with torch's generator."""
+        precision, precision_mean = torch.zeros_like(like), torch.randn_like(like) * (self.jitter / self.amplitude)
+        if self.bias_variance is not None:
+            precision[:, -1], precision_mean[:, -1] = 1 / self.bias_variance, 0.0
+        return Natural(precision, precision_mean)
+
+    def moments(self, natural: Natural) -> tuple[Tensor, Tensor]:
+        """Means and variances `[O, I]`."""
+        mean, variance, _ = self._moments(natural)
+        return mean, variance
+
+    def most_probable(self, natural: Natural) -> tuple[Tensor, Tensor]:
+        """The most probable levels, with variance 0; a bias keeps its mean and variance."""
+        mean, variance = self._moments(natural)[:2]
+        levels = mean.new_tensor(self.levels)
+        chosen = levels[self._log_probabilities(natural, levels).argmax(-1)]
+        certain = torch.zeros_like(chosen)
+        return (
+            (chosen, certain)
+            if self.bias_variance is None
+            else (torch.cat([chosen, mean[:, -1:]], 1), torch.cat([certain, variance[:, -1:]], 1))
+        )
+
+    def draw(self, natural: Natural) -> Tensor:
+        """Weights drawn from their distribution, with torch's generator."""
+        levels = natural.precision.new_tensor(self.levels)
+        probabilities = self._log_probabilities(natural, levels).softmax(-1)
+        chosen = torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:-1])
+        if self.bias_variance is None:
+            return levels[chosen]
+        mean, variance, _ = _gaussian(*(values[:, -1:] for values in natural))
+        return torch.cat([levels[chosen], mean + variance.sqrt() * torch.randn_like(mean)], 1)
+
+    def step(
+        self,
+        linear: LinearMap,
+        seen: Observation,
+        natural: Natural,
+        cavity: Natural,
+        damping: Tensor,
+        solver_iterations: int,
+    ) -> Natural:
+        """The damped step towards cavity times messages; log-odds move by a bounded amount."""
+        moments = self._moments(natural)
+        limit = torch.full_like(natural.precision[:1], _LARGEST_STEP / self.amplitude)
+        if self.bias_variance is not None:
+            limit[:, -1] = torch.inf
+        moved = level_sites(
+            linear,
+            seen.x,
+            seen.variance,
+            seen.potential,
+            seen.message,
+            cavity,
+            natural,
+            moments,
+            damping,
+            limit,
+            solver_iterations,
+        )
+        return Natural(*moved)
+
+    def _moments(self, natural: Natural) -> tuple[Tensor, Tensor, Tensor]:
+        levels = natural.precision.new_tensor(self.levels)
+        uniform = torch.zeros_like(levels)
+        if self.bias_variance is None:
+            return level_moments(uniform, levels, *natural)
+        weights = level_moments(uniform, levels, *(values[:, :-1] for values in natural))
+        bias = _gaussian(*(values[:, -1:] for values in natural))
+        mean, variance, centre = (torch.cat(parts, 1) for parts in zip(weights, bias, strict=True))
+        return mean, variance, centre
+
+    def _log_probabilities(self, natural: Natural, levels: Tensor) -> Tensor:
+        """Of each level, up to a constant, `[O, I, K]`; the column of the bias is left out."""
+        end = None if self.bias_variance is None else -1
+        precision, precision_mean = (values[:, :end, None] for values in natural)
+        return levels * (precision_mean - 0.5 * levels * precision)
+
+    def __repr__(self) -> str:
+        return f"LevelWeights(levels={self.levels})"
+
+
+def _gaussian(precision: Tensor, precision_mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    variance = precision.reciprocal()
+    mean = precision_mean * variance
+    return mean, variance, mean
