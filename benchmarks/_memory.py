@@ -34,6 +34,11 @@ def saved_bytes(call: Callable[[], object], parameters: Iterable[Tensor] = ()) -
 
 def peak_bytes(call: Callable[[], object]) -> int:
     """The most memory that a call had allocated at once, beyond what was there before it; on the CPU."""
+    return peak_and_kept_bytes(call)[0]
+
+
+def peak_and_kept_bytes(call: Callable[[], object]) -> tuple[int, int]:
+    """The most memory that a call had allocated at once, and what it still has in the end, its result included."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         held = call()
     del held
@@ -42,4 +47,4 @@ def peak_bytes(call: Callable[[], object]) -> int:
     for event in sorted(events, key=lambda event: event.start_ns()):
         level += event.nbytes()
         peak = max(peak, level)
-    return peak
+    return peak, level

@@ -24,6 +24,17 @@ RANDOM = np.random.default_rng(0)
 HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.9)], "lr": [(0, 0.1)]}
 BINS = ([0.1, 0.4, float("nan"), 0.9], [0.2, 0.3, float("nan"), 0.8], [5, 10, 0, 25])
 CURVES = {"entropy": ([0.5, 1.0], [0.0, 0.2]), "information": ([0.25, 0.5, 1.0], [0.1, 0.2, 0.3])}
+LEARNERS = {"EP": [(0.2, 20.0, 0.3), (1, 100.0, 0.15)], "Adam": [(1, 2.0, 0.3), (4, 8.0, 0.2), (8, 16.0, 0.16)]}
+PLACES = np.linspace(0, 3, 31)
+BANDS = {
+    "places": PLACES,
+    "mean": np.sin(PLACES) + 0.1,
+    "deviation": 0.1 + (np.abs(PLACES - 1.5) < 0.5) * 0.3,
+    "truth": np.sin(PLACES),
+    "samples": (PLACES[::5], np.sin(PLACES[::5])),
+    "others": {"maximum likelihood": np.cos(PLACES)},
+    "gaps": [(1.0, 2.0)],
+}
 BUILDERS = {
     "training_curves": lambda: figures.training_curves(HISTORY),
     "confusion_matrix": lambda: figures.confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"]),
@@ -35,6 +46,8 @@ BUILDERS = {
         {"encoder": [0.1, 0.2], "1": [0.0, 0.3, 0.2]}, {"encoder": (0, 1), "1": (1, 4)}
     ),
     "jacobian_spectra": lambda: figures.jacobian_spectra({"naive": [0.5, 30j, -2], "unit": [0.1, -0.9, 1.2]}),
+    "likelihood_curves": lambda: figures.likelihood_curves(LEARNERS),
+    "regression_bands": lambda: figures.regression_bands(**BANDS),
     "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
 }
 every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
@@ -514,3 +527,57 @@ def test_eigenvalues_keep_their_phase_and_get_logarithmic_outside_the_unit_circl
 def test_spike_times_and_spectra_that_cannot_be_drawn_are_refused(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_likelihood_is_drawn_against_passes_and_against_seconds():
+    figure = figures.likelihood_curves(LEARNERS, held_out="validation")
+    for column, axes in enumerate(figure.axes):
+        assert [line.get_label() for line in axes.lines] == list(LEARNERS)
+        for line, rows in zip(axes.lines, LEARNERS.values(), strict=True):
+            np.testing.assert_allclose(line.get_xydata(), np.array(rows)[:, [column, 2]])
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert "passes" in figure.axes[0].get_xlabel()
+    assert figure.axes[1].get_xlabel() == "seconds"
+    assert figure.axes[0].get_ylabel().startswith("validation")
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [
+        ({}, "1 to 5 learners, but got 0"),
+        ({str(name): LEARNERS["EP"] for name in range(6)}, "1 to 5 learners, but got 6"),
+        ({"EP": [(0, 1.0, 0.3)]}, r"`curves\['EP'\]` to be rows .* smallest entry 0"),
+        ({"EP": [1.0, 2.0, 3.0]}, r"`curves\['EP'\]` to be rows .* got shape \(3,\)"),
+    ],
+)
+def test_likelihood_curves_refuse_what_they_cannot_draw(curves, message):
+    with pytest.raises(ValueError, match=message):
+        figures.likelihood_curves(curves)
+
+
+def test_the_band_is_two_standard_deviations_wide_and_the_gap_is_shaded():
+    axes = figures.regression_bands(**BANDS).axes[0]
+    corners = axes.collections[0].get_paths()[0].vertices
+    for place, mean, deviation in zip(PLACES, BANDS["mean"], BANDS["deviation"], strict=True):
+        heights = corners[np.isclose(corners[:, 0], place), 1]
+        assert heights.max() == pytest.approx(mean + 2 * deviation)
+        assert heights.min() == pytest.approx(mean - 2 * deviation)
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    np.testing.assert_array_equal(lines["truth"], BANDS["truth"])
+    np.testing.assert_array_equal(lines["maximum likelihood"], BANDS["others"]["maximum likelihood"])
+    (shade,) = (patch for patch in axes.patches if patch.get_label() == "no data")
+    assert (shade.get_x(), shade.get_width()) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [1.0]}, r"`mean` to be of one shape \(N,\) with `places`, \(31,\), but got \(1,\)"),
+        ({"deviation": -PLACES}, "`deviation` to be at least 0, but its smallest entry is -3"),
+        ({"others": {str(name): PLACES for name in range(4)}}, "`others` to hold at most 3 predictions, but got 4"),
+        ({"samples": ([0.0, 1.0], [0.0])}, r"`samples` to be of one shape, but got \(2,\) and \(1,\)"),
+    ],
+)
+def test_regression_bands_refuse_what_they_cannot_draw(change, message):
+    with pytest.raises(ValueError, match=message):
+        figures.regression_bands(**{**BANDS, **change})

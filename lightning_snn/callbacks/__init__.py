@@ -3,6 +3,7 @@
 from lightning_snn.callbacks.alignment import GradientAlignment
 from lightning_snn.callbacks.hardware import HardwareConstraints, HardwareFineTuning
 from lightning_snn.callbacks.initialization import InitializationCheck
+from lightning_snn.callbacks.pass_scores import PassScores
 from lightning_snn.callbacks.report import Report
 from lightning_snn.callbacks.spike_times import SpikeTimes
 
@@ -11,6 +12,7 @@ __all__ = [
     "HardwareConstraints",
     "HardwareFineTuning",
     "InitializationCheck",
+    "PassScores",
     "Report",
     "SpikeTimes",
 ]

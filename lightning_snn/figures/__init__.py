@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lightning_snn.figures.classification import confusion_matrix, reliability_diagram
 from lightning_snn.figures.estimators import bias_and_deviation
+from lightning_snn.figures.propagation import likelihood_curves, regression_bands
 from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
 from lightning_snn.figures.ttfs import jacobian_spectra, spike_time_histograms
@@ -26,7 +27,9 @@ __all__ = [
     "confusion_matrix",
     "event_strip",
     "jacobian_spectra",
+    "likelihood_curves",
     "read_history",
+    "regression_bands",
     "reliability_diagram",
     "risk_coverage_curve",
     "save",

@@ -66,6 +66,13 @@ def test_the_spike_time_script_draws_and_prints_what_the_network_costs(tmp_path)
     assert [file.name for file in (tmp_path / "figures").iterdir()] == ["spike_times.png"]
 
 
+def test_the_script_of_scores_by_passes_prints_a_curve(tmp_path):
+    rows = [line.split() for line in run_script("pass_scores.py", tmp_path).splitlines() if line.startswith("after")]
+    assert [float(row[1]) for row in rows] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert float(rows[-1][4]) > 0.8
+    assert float(rows[-1][6]) < float(rows[0][6])
+
+
 @pytest.mark.parametrize(
     "fragments", [*([path] for path in FRAGMENTS), FRAGMENTS], ids=[*(path.stem for path in FRAGMENTS), "all"]
 )

@@ -1,0 +1,106 @@
+"""Scores on test data while training goes on, against passes over the training data and against seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from lightning_snn.checks import check_integer
+from lightning_snn.metrics.functional import bit_accuracy, expected_calibration_error, negative_log_likelihood
+
+
+class PassScores(pl.Callback):
+    """Keeps in `rows` what test data say of a classifier during training: to draw a curve, and never to choose by.
+
+    A row is a dict of `passes` over the training data; `seconds` that training steps took, those of tests and of
+    loading apart; `accuracy`; `bit_accuracy`, that of each output by itself, nan for modules whose outputs do not spike
+    by themselves; `nll`, the negative log-likelihood; and `ece`, the expected calibration error.
+
+    It works on any LightningModule whose `predict_step` gives class probabilities `[B, C]`, or something with them as
+    `mean` and, it may be, `spike_probabilities`, and whose trainer has a data module with test data. Rows are kept in
+    checkpoints. Over several processes each tests on all test data.
+
+    Args:
+        times: tests in each pass, at least 1, as evenly spread as its batches let them be.
+
+    Raises:
+        ValueError: if `times` is out of range; when training starts, if there is no data module.
+
+    Example:
+        >>> scores = PassScores(times=4)
+        >>> Trainer(max_epochs=3, callbacks=[scores]).fit(module, data)
+        >>> [row["nll"] for row in scores.rows]
+    """
+
+    def __init__(self, times: int = 1) -> None:
+        check_integer("times", times)
+        self.times = times
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._since = 0.0
+        self._restored: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict  # which a test of an earlier checkpoint restores too, and means no rows to be lost
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._restored:
+            self.rows, self.seconds = [dict(row) for row in self._restored["rows"]], self._restored["seconds"]
+            self._restored = {}
+        if trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise ValueError("Expected `fit` to be given a data module, whose test data `PassScores` needs")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._since = _now(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.seconds += _now(pl_module) - self._since
+        batches = trainer.num_training_batches
+        if (batch_idx + 1) * self.times // batches == batch_idx * self.times // batches:
+            return
+        passes = trainer.current_epoch + (batch_idx + 1) / batches
+        self.rows.append({"passes": passes, "seconds": self.seconds, **self._test(trainer, pl_module)})
+
+    @torch.no_grad()
+    def _test(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        means, spikes, targets = [], [], []
+        pl_module.eval()
+        trainer.testing = True  # so that the data module does not augment
+        try:
+            with isolate_rng():  # loaders and methods draw, and training is to go on as it would without a test
+                for index, loaded in enumerate(trainer.datamodule.test_dataloader()):  # type: ignore[attr-defined]
+                    batch = trainer.strategy.batch_to_device(loaded)
+                    prediction = pl_module.predict_step(batch, index)
+                    means.append(prediction if isinstance(prediction, Tensor) else prediction.mean)
+                    spikes.append(getattr(prediction, "spike_probabilities", None))
+                    targets.append(batch[1])
+        finally:
+            trainer.training = True
+            pl_module.train()
+        probabilities, y = torch.cat(means).double(), torch.cat(targets)
+        by_itself = [part for part in spikes if part is not None]
+        return {
+            "accuracy": (probabilities.argmax(1) == y).double().mean().item(),
+            "bit_accuracy": bit_accuracy(torch.cat(by_itself), y).item() if by_itself else math.nan,
+            "nll": negative_log_likelihood(probabilities, y).item(),
+            "ece": expected_calibration_error(probabilities, y).item(),
+        }
+
+
+def _now(pl_module: pl.LightningModule) -> float:
+    if pl_module.device.type == "cuda":
+        torch.cuda.synchronize(pl_module.device)
+    return time.perf_counter()

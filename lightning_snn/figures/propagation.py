@@ -1,0 +1,141 @@
+"""What posteriors learn: likelihood against the cost of learning, and the bands about a regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_snn.figures._house import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GRID,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    new_figure,
+    numbers,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+
+
+@styled
+def likelihood_curves(curves: Mapping[str, Any], held_out: str = "test") -> Figure:
+    """Negative log-likelihood of held-out data against passes over the training data, and against seconds.
+
+    Args:
+        curves: for each learner what it had reached when, rows of (passes, seconds, negative log-likelihood), numbers
+            larger than 0; at most five learners.
+        held_out: what the data are called.
+
+    Returns:
+        The figure. All axes are logarithmic: a pass of one learner may cost a hundred times one of another.
+
+    Raises:
+        ValueError: if there is no learner, or more than five, or a curve is no list of such rows.
+    """
+    if not 0 < len(curves) <= len(_COLOURS):
+        raise ValueError(f"Expected argument `curves` to hold 1 to {len(_COLOURS)} learners, but got {len(curves)}")
+    rows: dict[str, np.ndarray] = {}
+    for name, value in curves.items():
+        argument, expected = f"curves[{name!r}]", "rows of (passes, seconds, likelihood), larger than 0"
+        rows[name] = numbers(argument, value, expected)
+        if rows[name].ndim != 2 or rows[name].shape[1] != 3 or rows[name].min() <= 0:
+            raise ValueError(
+                f"Expected argument `{argument}` to be {expected}, but got shape {rows[name].shape} with smallest "
+                f"entry {rows[name].min():g}"
+            )
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = new_figure(7.2, 3.3)
+    panels = figure.subplots(1, 2, sharey=True)
+    for column, (axes, label) in enumerate(zip(panels, ("passes over the training data", "seconds"), strict=True)):
+        for (name, values), colour in zip(rows.items(), _COLOURS, strict=False):
+            axes.plot(
+                values[:, column], values[:, 2], color=colour, linewidth=1.3, marker="o", markersize=3, label=name
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(label)
+        axes.grid(color=GRID, linewidth=0.7, which="both")
+        for axis, steps in ((axes.xaxis, (1, 3)), (axes.yaxis, (1, 1.5, 2, 3, 5, 7))):
+            axis.set_major_locator(LogLocator(subs=steps))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel(f"{held_out} negative log-likelihood (nats)")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), handlelength=1.4)
+    return figure
+
+
+@styled
+def regression_bands(
+    places: Any,
+    mean: Any,
+    deviation: Any,
+    truth: Any,
+    samples: tuple[Any, Any] | None = None,
+    others: Mapping[str, Any] | None = None,
+    gaps: Sequence[tuple[float, float]] = (),
+) -> Figure:
+    """A predicted curve with a band of two standard deviations, and what it should be.
+
+    Args:
+        places: where it is predicted, ascending, shape `(N,)`.
+        mean: the prediction, shape `(N,)`.
+        deviation: its standard deviation, shape `(N,)`, at least 0; the band says nothing of noise that is not in it.
+        truth: the curve without noise, shape `(N,)`.
+        samples: places and values of training data, each of shape `(M,)`.
+        others: further predictions by name, each of shape `(N,)`; at most three.
+        gaps: begin and end of stretches without data, which are shaded.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if shapes disagree, a deviation is negative, or there are more than three other predictions.
+    """
+    named = {"places": places, "mean": mean, "deviation": deviation, "truth": truth}
+    named.update({f"others[{name!r}]": value for name, value in (others or {}).items()})
+    drawn = {name: numbers(name, value, "numbers of shape (N,)") for name, value in named.items()}
+    for name, values in drawn.items():
+        if values.shape != drawn["places"].shape or values.ndim != 1:
+            raise ValueError(
+                f"Expected argument `{name}` to be of one shape (N,) with `places`, {drawn['places'].shape}, but got "
+                f"{values.shape}"
+            )
+    if drawn["deviation"].min() < 0:
+        raise ValueError(
+            f"Expected argument `deviation` to be at least 0, but its smallest entry is {drawn['deviation'].min():g}"
+        )
+    if others is not None and len(others) > 3:
+        raise ValueError(f"Expected argument `others` to hold at most 3 predictions, but got {len(others)}")
+    x, middle, width = drawn["places"], drawn["mean"], 2 * drawn["deviation"]
+
+    figure = new_figure(7, 3.4)
+    axes = figure.subplots()
+    for number, (begin, end) in enumerate(gaps):
+        axes.axvspan(begin, end, color=GRID, alpha=0.5, linewidth=0, zorder=0, label="no data" if number == 0 else None)
+    if samples is not None:
+        at, value = (numbers(f"samples[{index}]", part, "numbers of shape (M,)") for index, part in enumerate(samples))
+        if at.shape != value.shape:
+            raise ValueError(f"Expected argument `samples` to be of one shape, but got {at.shape} and {value.shape}")
+        axes.plot(at, value, ".", color=FAINT, markersize=2, alpha=0.5, label="data", zorder=1)
+    axes.fill_between(x, middle - width, middle + width, color=BLUE, alpha=0.25, linewidth=0, label="2 sd", zorder=2)
+    axes.plot(x, drawn["truth"], color=INK, linewidth=1.1, linestyle="--", label="truth", zorder=3)
+    for name, colour in zip(others or {}, (ORANGE, GREEN, PURPLE), strict=False):
+        axes.plot(x, drawn[f"others[{name!r}]"], color=colour, linewidth=1.2, label=name, zorder=4)
+    axes.plot(x, middle, color=BLUE, linewidth=1.5, label="mean", zorder=5)
+    axes.set_xlim(x[0], x[-1])
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=7, handlelength=1.4, columnspacing=1.2)
+    return figure

@@ -1,0 +1,137 @@
+"""Scores on test data while training goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn import SpikingModule
+from lightning_snn.callbacks import PassScores
+from lightning_snn.data import NoisyCurve
+from lightning_snn.methods import Prediction, SurrogateGradient
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+ROW = {"passes", "seconds", "accuracy", "bit_accuracy", "nll", "ece"}
+
+
+class Blobs(pl.LightningDataModule):
+    """Two classes; 12 training batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        y = torch.arange(160) % 2
+        x = torch.randn(160, 3, generator=torch.Generator().manual_seed(0)) + 2 * y[:, None]
+        self.x, self.y = x, y
+
+    def _loader(self, part: slice) -> DataLoader:
+        return DataLoader(
+            TensorDataset(self.x[part], self.y[part]), 10, collate_fn=lambda samples: self._time_first(samples)
+        )
+
+    @staticmethod
+    def _time_first(samples: list) -> tuple[Tensor, Tensor]:
+        return torch.stack([x for x, _ in samples])[None], torch.stack([y for _, y in samples])
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(slice(120))
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(slice(120, None))
+
+
+class Sure(SurrogateGradient):
+    """Says also how probable each output's spike is."""
+
+    def predict(self, network: nn.Module, x: Tensor) -> Prediction:
+        found = super().predict(network, x)
+        found.spike_probabilities = torch.ones_like(found.mean)
+        return found
+
+
+def module(method: Any = None) -> SpikingModule:
+    torch.manual_seed(0)
+    return SpikingModule(nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), method, num_classes=2, learning_rate=0.05)
+
+
+def test_rows_come_at_equal_parts_of_a_pass_and_the_last_one_is_what_a_test_finds():
+    scores, learner, data = PassScores(times=3), module(), Blobs()
+    trainer = pl.Trainer(max_epochs=2, callbacks=[scores], **QUIET)
+    trainer.fit(learner, data)
+    assert [row["passes"] for row in scores.rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert all(set(row) == ROW for row in scores.rows)
+    seconds = [row["seconds"] for row in scores.rows]
+    assert 0 < seconds[0] < seconds[-1]
+    assert seconds == sorted(seconds)
+    assert scores.rows[-1]["nll"] < scores.rows[0]["nll"]
+    (found,) = trainer.test(learner, data, verbose=False)
+    for name in ("accuracy", "nll", "ece"):
+        assert scores.rows[-1][name] == pytest.approx(found[f"test/{name}"], abs=1e-5)
+    assert math.isnan(scores.rows[-1]["bit_accuracy"])
+
+
+def test_outputs_that_spike_by_themselves_are_scored():
+    scores = PassScores()
+    pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET).fit(module(Sure()), Blobs())
+    assert [row["bit_accuracy"] for row in scores.rows] == [0.5]
+
+
+def test_training_goes_on_as_it_would_without_tests():
+    weights = []
+    for callbacks in ([PassScores(times=4)], []):
+        learner = module()
+        pl.Trainer(max_epochs=2, callbacks=callbacks, **QUIET).fit(learner, Blobs())
+        weights.append(learner.network[0].weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_seconds_are_those_of_steps_and_not_of_tests(monkeypatch):
+    scores = PassScores()
+    test = scores._test
+
+    def slow(*arguments: Any) -> dict[str, float]:
+        time.sleep(0.5)
+        return test(*arguments)
+
+    monkeypatch.setattr(scores, "_test", slow)
+    begun = time.perf_counter()
+    pl.Trainer(max_epochs=2, callbacks=[scores], **QUIET).fit(module(), Blobs())
+    assert scores.seconds < time.perf_counter() - begun - 1
+
+
+def test_rows_outlive_an_interruption(tmp_path):
+    scores, learner = PassScores(), module()
+    trainer = pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET)
+    trainer.fit(learner, Blobs())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    resumed = PassScores()
+    pl.Trainer(max_epochs=2, callbacks=[resumed], **QUIET).fit(module(), Blobs(), ckpt_path=tmp_path / "one.ckpt")
+    assert [row["passes"] for row in resumed.rows] == [1, 2]
+    assert {**resumed.rows[0], "bit_accuracy": 0} == {**scores.rows[0], "bit_accuracy": 0}
+    assert resumed.rows[1]["seconds"] > resumed.rows[0]["seconds"]
+
+
+def test_bad_use_is_refused():
+    with pytest.raises(ValueError, match="`times` to be an integer of at least 1, but got 0"):
+        PassScores(times=0)
+    with pytest.raises(ValueError, match="to be given a data module"):
+        pl.Trainer(max_epochs=1, callbacks=[PassScores()], **QUIET).fit(module(), Blobs().train_dataloader())
+
+
+def test_a_regression_has_no_such_scores():
+    data = NoisyCurve(train_size=20, val_size=5, test_size=5)
+    learner = SpikingModule(nn.Linear(100, 1), task="regression")
+    with pytest.raises(ValueError, match="Expected argument"):
+        pl.Trainer(max_epochs=1, callbacks=[PassScores()], **QUIET).fit(learner, data)
