@@ -93,6 +93,30 @@ class EpochSampler(RandomSampler):
         yield from np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples).tolist()
 
 
+class ResumableLoader(DataLoader):
+    """A loader whose place in the epoch is part of checkpoints, so that a run that was stopped in the midst of an
+    epoch goes on with the next batch. Batches before it are read once more and dropped; the order must be that of the
+    epoch, as `EpochSampler` and `FixedBatches` give it."""
+
+    _given = 0
+    _skipped = 0
+
+    def __iter__(self) -> Any:
+        start, self._skipped = self._skipped, 0
+        for index, batch in enumerate(super().__iter__()):
+            if index >= start:
+                self._given = index + 1
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given; the trainer asks for it."""
+        return {"given": self._given % len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin the next epoch behind so many batches."""
+        self._given = self._skipped = state_dict["given"]
+
+
 class FrameDataModule(LightningDataModule):
     """Base of the library's data modules: ``(x [T, B, C, H, W] float, y [B] int64)`` batches on the model's device.
 
@@ -226,7 +250,7 @@ class FrameDataModule(LightningDataModule):
                 # worker processes begin to load before the trainer tells a resumed run its epoch
                 sampler.set_epoch(self.trainer.current_epoch)
             source["sampler"] = sampler
-        return DataLoader(
+        return (ResumableLoader if training else DataLoader)(
             **source,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

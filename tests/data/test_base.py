@@ -201,6 +201,21 @@ def test_the_trainer_gives_each_epoch_its_own_order_and_a_resumed_run_the_same_o
     assert resumed.labels("train") == second
 
 
+@pytest.mark.parametrize("options", [{}, {"fixed_batches": True}, {"num_workers": 1}])
+def test_a_run_stopped_in_the_midst_of_an_epoch_goes_on_with_the_next_batch(tmp_path, options) -> None:
+    class SaveInTheMidst(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+            if trainer.global_step == 6:
+                trainer.save_checkpoint(tmp_path / "six.ckpt")
+
+    whole, resumed = Recorder(), Recorder()
+    trainer(max_epochs=3, callbacks=[SaveInTheMidst()]).fit(whole, Toy(batch_size=3, **options))
+    trainer(max_epochs=3).fit(resumed, Toy(batch_size=3, **options), ckpt_path=tmp_path / "six.ckpt")
+    batches = [y.tolist() for _, y in whole.seen["train"]]
+    assert len(batches) == 12
+    assert [y.tolist() for _, y in resumed.seen["train"]] == batches[6:]
+
+
 def test_augmentation_is_applied_while_training_and_never_else() -> None:
     model, module, run = Recorder(), Shifted(batch_size=5), trainer(max_epochs=1, num_sanity_val_steps=1)
     run.fit(model, module)
