@@ -241,9 +241,9 @@ def test_input_message_of_a_convolution_is_that_of_its_dense_matrix():
     ours = input_message(linear, x, mean, variance, Message(g, curvature, g))
     flat = Message(*(values.flatten(1) for values in (g, curvature, g)))
     # the square of a matrix of shared weights is the matrix of their squares: every entry is one weight or 0
-    score = flat.score @ dense(mean) + 0.5 * (flat.score.square() - flat.curvature) @ dense(variance)
-    torch.testing.assert_close(ours[0].flatten(1), score)
-    torch.testing.assert_close(ours[1].flatten(1), flat.curvature @ dense(mean.square()))
+    widening = (flat.score.square() - flat.curvature) @ dense(variance)
+    torch.testing.assert_close(ours[0].flatten(1), flat.score @ dense(mean) + x.flatten(1) * widening)
+    torch.testing.assert_close(ours[1].flatten(1), flat.curvature @ dense(mean.square()) - widening)
 
 
 def test_nothing_of_the_size_of_samples_times_outputs_times_inputs_is_stored(memory):

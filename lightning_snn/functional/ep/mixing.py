@@ -201,10 +201,14 @@ def input_message(
 ) -> tuple[Tensor, Tensor]:
     r"""What a layer tells about its inputs, expanded to second order around their means.
 
-    The log-odds that it sends to a binary input of probability x are
+    With :math:`K = (g^2 - G) s`, the derivative of the log-evidence in an input and minus its second derivative are
 
-    .. math:: \lambda = g m + \tfrac12 (g^2 - G) s + (x - \tfrac12) \, G m^2
-        = \text{score} + (x - \tfrac12) \, \text{curvature} .
+    .. math:: \text{score} = g m + x K, \qquad \text{curvature} = G m^2 - K .
+
+    To a binary input of probability x that sends the log-odds
+
+    .. math:: \lambda = \text{score} + (x - \tfrac12) \, \text{curvature}
+        = g m + (x - \tfrac12) \, G m^2 + \tfrac12 K .
 
     Args:
         linear: the layer's linear map.
@@ -216,6 +220,6 @@ def input_message(
         score and curvature, each of the shape of `x`.
     """
     score, curvature, _ = message
-    linear_part = linear.transpose(score, mean, x.shape)
-    variance_part = linear.transpose(score * score - curvature, variance, x.shape)
-    return linear_part.add_(variance_part, alpha=0.5), linear.transpose(curvature, mean * mean, x.shape)
+    widening = linear.transpose(score * score - curvature, variance, x.shape)
+    slope = linear.transpose(score, mean, x.shape).addcmul_(x, widening)
+    return slope, linear.transpose(curvature, mean * mean, x.shape).sub_(widening)

@@ -18,8 +18,6 @@ class Block:
     before: tuple[Transform, ...]
     layer: MessageLayer
     neuron: MessageNeuron | None
-    spikes: bool
-    """whether the weights hear spikes, 0 or 1"""
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,13 @@ class MessageNetwork(nn.Sequential):
         for layer in layers:
             if isinstance(layer, MessageLayer):
                 weights = layer
-                spikes = bool(blocks) and all(stage.keeps_spikes for stage in before)
             elif isinstance(layer, MessageNeuron):
                 assert weights is not None
-                blocks.append(Block(tuple(before), weights, layer, spikes))
+                blocks.append(Block(tuple(before), weights, layer))
                 before, weights = [], None
             else:
                 stage = transform_of(layer)
                 assert stage is not None
                 before.append(stage)
         assert weights is not None
-        return Chain((*blocks, Block(tuple(before), weights, None, spikes)), output)
+        return Chain((*blocks, Block(tuple(before), weights, None)), output)

@@ -44,6 +44,9 @@ def convert(
     weighty = [layer for layer in layers if type(layer) in WEIGHTY]
     if not weighty:
         raise _refusal("at least one Linear or Conv2d", f"{type(network).__name__} without any")
+    for index, layer in enumerate(layers):
+        if type(layer) in WEIGHTY and any(layer is other for other in layers[:index]):
+            raise _refusal("every weight layer once", f"{_name(layers, index)} a second time")
     kinds = iter(families([layer.bias is not None for layer in weighty]))
     if type(layers[-1]) is LIF:
         if isinstance(output, ValueOutput):

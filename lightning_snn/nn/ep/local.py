@@ -27,7 +27,7 @@ class Heard:
     Attributes:
         natural: natural parameters of each layer, cavity and batch together.
         output: potentials of the output, before anything was learned from the batch.
-        log_evidence: log-probability of the batch's targets by its last iteration, the mean over samples.
+        log_evidence: log-probability of the batch's targets by its last finite iteration, the mean over samples.
         noise_variance: of the observations, as the batch explains it; None unless it is learned.
         accepted: whether there was a usable iteration; if not, `natural` is the cavity's.
         halved: how often the steps were halved.
@@ -86,26 +86,27 @@ def hear(
         message = bounded(chain.output.message(potential, y), potential.variance)
         evidence = message.log_evidence.flatten(1).sum(1).mean()
         if iteration == 0:
-            output = potential
+            output, last = potential, evidence
+        # what the weights heard from a sample is taken out of its own evidence from the second iteration on
         if before is not None:
             fell = evidence < before - _TOLERATED_FALL * before.abs()
             step, halved = torch.where(fell, step / 2, step), halved + fell
-        # what the weights heard from a sample is taken out of its own evidence from the second iteration on
         before = evidence if iteration else None
         usable = torch.stack([(each.potential.variance.amax() < _WIDEST) for each in seen]).all()
-        proposals, scores = _backward(chain, seen, message, natural, cavities, step, solver_iterations)
+        proposals, heard = _backward(chain, seen, message, natural, cavities, step, solver_iterations)
         usable &= torch.stack([values.isfinite().all() for each in proposals for values in each]).all()
         natural = [
             Natural(*(torch.where(usable, new, old) for new, old in zip(*pair, strict=True)))
             for pair in zip(proposals, natural, strict=True)
         ]
-        scores = [score.nan_to_num(0.0, 0.0, 0.0) for score in scores if score is not None]
+        scores = [torch.where(usable, new, 0.0 if old is None else old) for new, old in zip(heard, scores, strict=True)]
+        last = torch.where(evidence.isfinite(), evidence, last)
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable
     noise = None
     if isinstance(chain.output, ValueOutput) and chain.output.learned:
         old = chain.output.noise_variance.detach()
         noise = torch.where(usable, chain.output.expected_noise(potential, message, y), old)
-    return Heard(natural, output, evidence, noise, accepted, halved)
+    return Heard(natural, output, last, noise, accepted, halved)
 
 
 def _forward(chain: Chain, natural: Sequence[Natural], x: Tensor, scores: Sequence[Tensor | None]) -> list[_Seen]:
@@ -132,9 +133,9 @@ def _backward(
     cavities: Sequence[Natural],
     step: Tensor,
     solver_iterations: int,
-) -> tuple[list[Natural], list[Tensor | None]]:
+) -> tuple[list[Natural], list[Tensor]]:
     proposals: list[Natural] = []
-    scores: list[Tensor | None] = []
+    scores: list[Tensor] = []
     for index in reversed(range(len(seen))):
         block, here = chain.blocks[index], seen[index]
         linear = block.layer.linear

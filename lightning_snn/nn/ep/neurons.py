@@ -78,7 +78,15 @@ class SpikeOutput(nn.Module):
         return log_odds_of_spike(potential.mean, potential.variance, self.activation)
 
     def message(self, potential: Potential, labels: Tensor) -> Message:
-        """What labels `[B]` say about the potentials `[B, C]`."""
+        """What labels `[B]` say about the potentials `[B, C]`.
+
+        Raises:
+            ValueError: for potentials of another shape, as of a convolution at the end.
+        """
+        if potential.mean.dim() != 2:
+            raise ValueError(
+                f"Expected one output a class, of shape (batch, classes), but got {tuple(potential.mean.shape)}"
+            )
         spikes = torch.zeros_like(potential.mean, dtype=torch.bool).scatter_(1, labels[:, None], True)
         log_odds = torch.where(spikes, torch.inf, -torch.inf).to(potential.mean.dtype)
         return spike_message(potential.mean, potential.variance, log_odds, self.activation)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_snn.nn.ep.weights import Natural
 
@@ -20,12 +20,16 @@ class SiteMemory(nn.Module):
     which processes would overwrite with those of the first.
     """
 
+    _place: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self._sites: dict[int, Natural] = {}
         self._sizes: dict[int, int] = {}
         self._pending: list[tuple[int, int, Natural]] = []
         self._before: Natural | None = None
+        # follows the layer to its device, where loaded sites belong
+        self.register_buffer("_place", torch.empty(0), persistent=False)
 
     @property
     def samples(self) -> int:
@@ -77,7 +81,10 @@ class SiteMemory(nn.Module):
         if prefix + "keys" in state_dict:
             parts = [state_dict[prefix + name] for name in ("keys", "sizes", *Natural._fields)]
             for key, size, *natural in zip(parts[0].tolist(), parts[1].tolist(), *parts[2:], strict=True):
-                self._sites[key], self._sizes[key] = Natural(*(values.clone() for values in natural)), size
+                self._sites[key], self._sizes[key] = (
+                    Natural(*(values.to(self._place.device, copy=True) for values in natural)),
+                    size,
+                )
 
     def _apply(self, fn: Any, recurse: bool = True) -> SiteMemory:
         super()._apply(fn, recurse)

@@ -22,8 +22,8 @@ class Signal(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """What travels backward to means x: the log-likelihood's slope at 1/2 for spikes, or anywhere for values, and
-    curvature, so that the log-odds of a spike are ``score + (x - 1/2) curvature``."""
+    """What travels backward to means x: the derivative of the log-evidence, and minus its second derivative, so that to
+    second order the log-odds of a spike of probability x are ``score + (x - 1/2) curvature``."""
 
     score: Tensor
     curvature: Tensor
@@ -159,7 +159,11 @@ def transform_of(module: nn.Module) -> Transform | None:
             raise ValueError(f"Expected windows of one size, but got output size {module.output_size}")
         return AveragePool(module)
     if isinstance(module, nn.AvgPool2d):
-        if module.ceil_mode or module.divisor_override is not None or (not module.count_include_pad and module.padding):
+        if (
+            module.ceil_mode
+            or module.divisor_override is not None
+            or (not module.count_include_pad and any(_pair(module.padding)))
+        ):
             raise ValueError("Expected windows of one size: no ceil_mode, no divisor_override, count_include_pad=True")
         return AveragePool(module)
     if isinstance(module, nn.MaxPool2d):
