@@ -78,7 +78,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "784-128-10, Adam chosen": Setting(DEEP, 50, 4, {**INDEPENDENT, "learning_rate": 1e-2}, adam=True),
         "784-128-10, Adam conditioned": Setting(DEEP, 50, 4, {"learning_rate": 1e-2}, adam=True),
     },
-    "conv": {"conv, gaussian": Setting(small_conv, 500, 2)},
+    "conv": {"conv, gaussian": Setting(small_conv, 1000, 2, {"iterations": 6, "damping": 0.4})},
     "regression": {
         "EP": Setting(
             CURVE,
