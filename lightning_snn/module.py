@@ -110,8 +110,8 @@ class SpikingModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=len(y))
         return step.objective
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, self.val_metrics)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        return {"prediction": self._evaluate(batch, self.val_metrics), "target": batch[1]}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         return {"prediction": self._evaluate(batch, self.test_metrics), "target": batch[1]}

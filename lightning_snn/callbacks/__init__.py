@@ -6,6 +6,7 @@ from lightning_snn.callbacks.initialization import InitializationCheck
 from lightning_snn.callbacks.pass_scores import PassScores
 from lightning_snn.callbacks.report import Report
 from lightning_snn.callbacks.spike_times import SpikeTimes
+from lightning_snn.callbacks.uncertainty import UncertaintyLogger
 
 __all__ = [
     "GradientAlignment",
@@ -15,4 +16,5 @@ __all__ = [
     "PassScores",
     "Report",
     "SpikeTimes",
+    "UncertaintyLogger",
 ]

@@ -5,17 +5,26 @@ from __future__ import annotations
 
 from lightning_snn.metrics.probability import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, SpikesPerNeuron
-from lightning_snn.metrics.uncertainty import AreaUnderRiskCoverage, OutOfDistributionAUROC
+from lightning_snn.metrics.uncertainty import (
+    AdaptiveCalibrationError,
+    AreaUnderRiskCoverage,
+    MutualInformation,
+    OutOfDistributionAUROC,
+    PredictiveEntropy,
+)
 
 __all__ = [
+    "AdaptiveCalibrationError",
     "Agreement",
     "AreaUnderRiskCoverage",
     "BitAccuracy",
     "BrierScore",
     "Latency",
+    "MutualInformation",
     "NegativeLogLikelihood",
     "OutOfDistributionAUROC",
     "OverflowFraction",
+    "PredictiveEntropy",
     "SpikesPerNeuron",
     "WithinPairAccuracy",
 ]

@@ -185,16 +185,15 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, equations 2 to 4.
     """
-    _check_samples(probabilities, targets)
     check_integer("n_bins", n_bins)
-    confidence, predicted = probabilities.max(dim=1)
+    confidence, correct = top_label(probabilities, targets)
     # Compared in float32, as torchmetrics does, so that a confidence on an edge falls on the same side of it.
     edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
     index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
     membership = one_hot(index, n_bins)
     count = membership.sum(dim=0)
     dtype = accumulation_dtype(probabilities.device)
-    sums = torch.stack([confidence.to(dtype), (predicted == targets).to(dtype)]) @ membership.to(dtype)
+    sums = torch.stack([confidence.to(dtype), correct.to(dtype)]) @ membership.to(dtype)
     mean_confidence, accuracy = sums / count
     return mean_confidence, accuracy, count
 
@@ -218,6 +217,65 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
     confidence, accuracy, count = reliability_bins(probabilities, targets, n_bins)
     gaps = torch.where(count > 0, (accuracy - confidence).abs(), 0)
     return (gaps * count).sum() / count.sum()
+
+
+def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
+    """Expected calibration error of the most probable class, in bins that hold equally many samples each.
+
+    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, where the N samples in ascending order of their confidence
+    max_c p_n[c] are cut into n_bins runs whose lengths differ by one at most
+
+    Equal-width bins leave most bins of a confident network nearly empty and one with nearly all samples, whose errors
+    cancel. Samples of equal confidence cannot be told apart by it: each counts with their mean accuracy, so the order
+    of the samples never matters. With fewer samples than bins each is a bin of its own.
+
+    It looks at the most probable class only, unlike the adaptive calibration error of Nixon et al. (2019), a mean over
+    all classes.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins.
+
+    Returns:
+        A scalar, within [0, 1]; nan for no sample.
+
+    Raises:
+        ValueError: if an argument is not what is stated above.
+
+    Source: K. Nguyen and B. O'Connor, "Posterior calibration and exploratory analysis for natural language processing
+    models", EMNLP 2015, section 3; for several classes as in J. Mukhoti et al., "Calibrating deep neural networks using
+    focal loss", NeurIPS 2020.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]])
+        >>> adaptive_calibration_error(probabilities, torch.tensor([1, 0, 0, 0]), n_bins=2)
+        tensor(0.0625, dtype=torch.float64)
+    """
+    return adaptive_gap(*top_label(probabilities, targets), n_bins)
+
+
+def top_label(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of the most probable class, shape `(N,)`, and whether it is the true one, bool of shape `(N,)`.
+
+    Raises:
+        ValueError: if the arguments are not class probabilities `(N, C)` and classes `(N,)`.
+    """
+    _check_samples(probabilities, targets)
+    confidence, predicted = probabilities.max(dim=1)
+    return confidence, predicted == targets
+
+
+def adaptive_gap(confidence: Tensor, correct: Tensor, n_bins: int) -> Tensor:
+    """`adaptive_calibration_error` of what `top_label` gives.
+
+    Raises:
+        ValueError: if `n_bins` is less than 1.
+    """
+    check_integer("n_bins", n_bins)
+    ascending, accuracy = _ranked(confidence.detach(), correct)
+    gaps = (accuracy - ascending).tensor_split(n_bins)
+    return torch.stack([gap.sum().abs() for gap in gaps]).sum() / len(ascending)
 
 
 def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,16 +306,9 @@ def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
             f"Expected argument `errors` to hold one number of at least 0 for each of the {len(uncertainty)} values of "
             f"`uncertainty`, but got {_kind(errors)} with smallest value {errors.min():g}"
         )
-    ascending, order = uncertainty.detach().sort()
-    dtype = accumulation_dtype(uncertainty.device)
-    total = errors.detach()[order].to(dtype).cumsum(0)
-    _, group, size = ascending.unique_consecutive(return_inverse=True, return_counts=True)
-    end = size.cumsum(0)
-    before = torch.cat([total.new_zeros(1), total[end - 1]])  # total of all groups before each
-    mean = before.diff() / size
-    count = torch.arange(1, len(total) + 1, device=total.device)
-    risk = (before[group] + mean[group] * (count - (end - size)[group])) / count
-    return count.to(dtype) / len(total), risk
+    _, ranked = _ranked(uncertainty.detach(), errors.detach())
+    count = torch.arange(1, len(ranked) + 1, device=ranked.device)
+    return count.to(ranked.dtype) / len(ranked), ranked.cumsum(0) / count
 
 
 def area_under_risk_coverage(uncertainty: Tensor, errors: Tensor) -> Tensor:
@@ -339,6 +390,16 @@ def check_pairs(pairs: Sequence[tuple[int, int]]) -> None:
         raise ValueError(expectation)
     if not classes or len(set(classes)) != len(classes):
         raise ValueError(expectation)
+
+
+def _ranked(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys in ascending order, and the values in that order, each replaced by the mean over those of equal key."""
+    ascending, order = keys.sort()
+    dtype = accumulation_dtype(keys.device)
+    _, group, size = ascending.unique_consecutive(return_inverse=True, return_counts=True)
+    total = values[order].to(dtype).cumsum(0)
+    of_groups = torch.cat([total.new_zeros(1), total[size.cumsum(0) - 1]]).diff()
+    return ascending.to(dtype), (of_groups / size)[group]
 
 
 def _reduce(values: Tensor, reduction: Reduction) -> Tensor:

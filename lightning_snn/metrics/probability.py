@@ -1,7 +1,7 @@
 """Scores of predicted class probabilities as torchmetrics classes.
 
 The mathematics is in `lightning_snn.metrics.functional`. For the expected calibration error use torchmetrics' own
-`MulticlassCalibrationError(num_classes, n_bins=15, norm="l1")`.
+`MulticlassCalibrationError(num_classes, n_bins=15, norm="l1")`; in bins of equal size it is `AdaptiveCalibrationError`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightning_snn.metrics.functional import (
 )
 
 
-class SampleMean(Metric, ABC):
+class RunningMean(Metric):
     """Mean of one value a sample, over batches and over distributed processes.
 
     mean = sum_n v_n / N, of which the sum and N are kept and added up; nan if there was no sample.
@@ -49,6 +49,29 @@ class SampleMean(Metric, ABC):
         self.add_state(self._total_name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state(self._count_name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
+    def add(self, values: Tensor) -> None:
+        """Add values, one a sample."""
+        total = getattr(self, self._total_name)
+        setattr(self, self._total_name, total + values.sum(dtype=total.dtype))
+        setattr(self, self._count_name, getattr(self, self._count_name) + values.numel())
+
+    def compute(self) -> Tensor:
+        """The mean over all samples so far, a scalar; nan if there was none."""
+        return getattr(self, self._total_name) / getattr(self, self._count_name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> RunningMean:
+        def follow_device(tensor: Tensor) -> Tensor:
+            # A probe in float32 tells the device: `fn` itself may refuse float64.
+            device = fn(torch.zeros((), device=tensor.device)).device
+            return tensor.to(accumulation_dtype(device)).to(device) if tensor.is_floating_point() else tensor.to(device)
+
+        super()._apply(follow_device, exclude_state)
+        return self
+
+
+class SampleMean(RunningMean, ABC):
+    """Mean of one value a sample that class probabilities and the true class give; see `RunningMean`."""
+
     @abstractmethod
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
         """The values to be averaged, shape `(M,)`, of a batch of class probabilities `(N, C)` and classes `(N,)`."""
@@ -63,22 +86,7 @@ class SampleMean(Metric, ABC):
         Raises:
             ValueError: if an argument is not what is stated above.
         """
-        values = self.sample_values(probabilities, targets)
-        setattr(self, self._total_name, getattr(self, self._total_name) + values.sum())
-        setattr(self, self._count_name, getattr(self, self._count_name) + values.numel())
-
-    def compute(self) -> Tensor:
-        """The mean over all samples so far, a scalar; nan if there was none."""
-        return getattr(self, self._total_name) / getattr(self, self._count_name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> SampleMean:
-        def follow_device(tensor: Tensor) -> Tensor:
-            # A probe in float32 tells the device: `fn` itself may refuse float64.
-            device = fn(torch.zeros((), device=tensor.device)).device
-            return tensor.to(accumulation_dtype(device)).to(device) if tensor.is_floating_point() else tensor.to(device)
-
-        super()._apply(follow_device, exclude_state)
-        return self
+        self.add(self.sample_values(probabilities, targets))
 
 
 class NegativeLogLikelihood(SampleMean):

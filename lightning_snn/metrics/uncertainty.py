@@ -1,7 +1,7 @@
 """Scores of a prediction's uncertainty as torchmetrics classes.
 
-The mathematics is in `lightning_snn.metrics.functional`. Both scores rank all samples against each other, so they keep
-one number or two a sample until they are reset.
+The mathematics is in `lightning_snn.metrics.functional`. Scores that rank all samples against each other keep one
+number or two a sample until they are reset.
 """
 
 from __future__ import annotations
@@ -13,7 +13,130 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_snn.metrics.functional import area_under_risk_coverage, ood_auroc
+from lightning_snn.checks import check_integer
+from lightning_snn.metrics.functional import (
+    adaptive_gap,
+    area_under_risk_coverage,
+    mutual_information,
+    ood_auroc,
+    predictive_entropy,
+    top_label,
+)
+from lightning_snn.metrics.probability import RunningMean
+
+
+class PredictiveEntropy(RunningMean):
+    """Mean entropy of the predictions, in nats: their total uncertainty.
+
+    H = 1/N sum_n H[p_n], within [0, log C]
+
+    Args:
+        kwargs: see `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = PredictiveEntropy()
+        >>> metric.update(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        >>> metric.compute()
+        tensor(0.3466, dtype=torch.float64)
+    """
+
+    is_differentiable = True
+    higher_is_better = None
+    plot_lower_bound = 0.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("predictive_entropy", **kwargs)
+
+    def update(self, probabilities: Tensor) -> None:
+        """Add a batch of class probabilities, shape `(N, C)`, in [0, 1].
+
+        Raises:
+            ValueError: if the shape is another.
+        """
+        _check_axes("probabilities", probabilities, "(N, C)", 2)
+        self.add(predictive_entropy(probabilities))
+
+
+class MutualInformation(RunningMean):
+    """Mean mutual information of class and model, in nats (BALD): how much K predictions disagree.
+
+    I = 1/N sum_n (H[mean_k p_kn] - mean_k H[p_kn]), within [0, log min(K, C)] but for rounding
+
+    Args:
+        kwargs: see `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = MutualInformation()
+        >>> metric.update(torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]]))
+        >>> metric.compute()
+        tensor(0.3466, dtype=torch.float64)
+    """
+
+    is_differentiable = True
+    higher_is_better = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("mutual_information", **kwargs)
+
+    def update(self, samples: Tensor) -> None:
+        """Add a batch of K predictions for each of N inputs: class probabilities, shape `(K, N, C)`, in [0, 1].
+
+        Raises:
+            ValueError: if the shape is another, or K is 0.
+        """
+        _check_axes("samples", samples, "(K, N, C)", 3)
+        self.add(mutual_information(samples))
+
+
+class AdaptiveCalibrationError(Metric):
+    """Expected calibration error of the most probable class, in bins that hold equally many samples each.
+
+    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, with bins along the order of the confidence
+
+    Args:
+        n_bins: number of bins, at least 1.
+        kwargs: see `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if `n_bins` is outside its range.
+
+    Example:
+        >>> metric = AdaptiveCalibrationError(n_bins=2)
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]])
+        >>> metric.update(probabilities, torch.tensor([1, 0, 0, 0]))
+        >>> metric.compute()
+        tensor(0.0625, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    confidence: list[Tensor]
+    correct: list[Tensor]
+
+    def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
+        check_integer("n_bins", n_bins)
+        super().__init__(**kwargs)
+        self.n_bins = n_bins
+        self.add_state("confidence", [], dist_reduce_fx="cat")
+        self.add_state("correct", [], dist_reduce_fx="cat")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
+
+        Raises:
+            ValueError: if an argument is not what is stated above.
+        """
+        confidence, correct = top_label(probabilities, targets)
+        self.confidence.append(confidence.detach())
+        self.correct.append(correct)
+
+    def compute(self) -> Tensor:
+        """The error over all samples so far, a scalar; nan if there was none."""
+        return adaptive_gap(_joined(self.confidence), _joined(self.correct), self.n_bins)
 
 
 class AreaUnderRiskCoverage(Metric):
@@ -122,6 +245,11 @@ def _check_pair(name: str, uncertainty: Tensor, other: Tensor) -> None:
             f"Expected arguments `uncertainty` and `{name}` to be of one shape (N,), but got "
             f"{tuple(uncertainty.shape)} and {tuple(other.shape)}"
         )
+
+
+def _check_axes(name: str, values: Tensor, shape: str, axes: int) -> None:
+    if values.ndim != axes:
+        raise ValueError(f"Expected argument `{name}` to be of shape {shape}, but got {tuple(values.shape)}")
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -73,6 +73,19 @@ def test_the_script_of_scores_by_passes_prints_a_curve(tmp_path):
     assert float(rows[-1][6]) < float(rows[0][6])
 
 
+def test_the_uncertainty_script_draws_and_prints_whether_an_ordinary_network_knows_what_it_knows(tmp_path):
+    printed = run_script("uncertainty.py", tmp_path, tmp_path / "figures")
+    found = dict(line.split() for line in printed.splitlines() if line.startswith(("uncertainty/", "temperature")))
+    scores = {name.removeprefix("uncertainty/test/"): float(value) for name, value in found.items()}
+    assert scores["temperature"] > 1
+    assert scores["nll_tempered"] < scores["nll"]
+    assert scores["ood_auroc"] > 0.8
+    assert {"brier", "ece", "ece_tempered", "adaptive_ece", "entropy", "aurc"} < set(scores)
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        f"uncertainty_test_{kind}.png" for kind in ("reliability", "entropy", "risk_coverage")
+    }
+
+
 @pytest.mark.parametrize(
     "fragments", [*([path] for path in FRAGMENTS), FRAGMENTS], ids=[*(path.stem for path in FRAGMENTS), "all"]
 )

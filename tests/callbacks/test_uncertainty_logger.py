@@ -1,0 +1,460 @@
+"""`UncertaintyLogger` on modules of every kind, against numpy by hand."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import entropy, mannwhitneyu
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn import LIF, SpikingModule
+from lightning_snn.callbacks import UncertaintyLogger
+from lightning_snn.methods import Prediction, SpikingBayes, SurrogateGradient
+from tests.processes import on_two_processes
+
+N, CLASSES = 50, 3
+X = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(N) % CLASSES
+OUTSIDE = 3 * torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+KEYS = {"nll", "brier", "ece", "adaptive_ece", "entropy", "aurc"}
+
+
+def loader(batch_size: int = 15, shuffle: bool = False) -> DataLoader:
+    return DataLoader(TensorDataset(X, Y), batch_size, shuffle=shuffle)
+
+
+def outside() -> DataLoader:
+    return DataLoader(OUTSIDE, 8)
+
+
+class Plain(pl.LightningModule):
+    """An ordinary network whose `forward` gives logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        pass
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+class ByPredictStep(Plain):
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0] if isinstance(batch, (list, tuple)) else batch).softmax(1)
+
+
+class ByStep(Plain):
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"prediction": self(batch[0]).softmax(1), "target": batch[1]}
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise AssertionError("the step has told already")
+
+
+class Sampling(Plain):
+    """Draws its predictions' samples."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        x = batch[0] if isinstance(batch, (list, tuple)) else batch
+        samples = (self(x) + torch.randn(4, len(x), CLASSES)).softmax(-1)
+        return Prediction(samples.mean(0), None, samples)
+
+
+def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **{**quiet, **options})
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Most tests look at numbers only."""
+    if "figure" not in request.node.name:
+        monkeypatch.setattr("lightning_snn.callbacks.uncertainty.may_write", lambda _: False)
+
+
+def logged(fitter: pl.Trainer, stage: str, name: str = "uncertainty") -> dict[str, float]:
+    prefix = f"{name}/{stage}/"
+    found = fitter.callback_metrics.items()
+    return {key.removeprefix(prefix): value.item() for key, value in found if key.startswith(prefix)}
+
+
+def scored(
+    callback: UncertaintyLogger, module: pl.LightningModule, data: Any = None, **options: Any
+) -> dict[str, float]:
+    fitter = trainer(callback, **options)
+    fitter.test(module, loader() if data is None else data, verbose=False)
+    return logged(fitter, "test")
+
+
+def by_hand(logits: Tensor, y: Tensor, bins: int = 15) -> dict[str, float]:
+    """Everything again, in numpy."""
+    p, y = np.exp(log_softmax(logits.detach().double().numpy(), axis=1)), y.numpy()
+    confidence, right = p.max(1), p.argmax(1) == y
+    ece = 0.0
+    for b in range(bins):
+        inside = (confidence >= b / bins) & (confidence < (b + 1) / bins)
+        if inside.any():
+            ece += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    order = np.argsort(confidence)
+    parts = np.array_split(order, bins)
+    adaptive = sum(len(part) / len(y) * abs(right[part].mean() - confidence[part].mean()) for part in parts)
+    uncertainty = entropy(p, axis=1)
+    wrong = ~right[np.argsort(uncertainty)]
+    return {
+        "nll": -np.log(p[np.arange(len(y)), y]).mean(),
+        "brier": ((p - np.eye(CLASSES)[y]) ** 2).sum(1).mean(),
+        "ece": ece,
+        "adaptive_ece": adaptive,
+        "entropy": uncertainty.mean(),
+        "aurc": (np.cumsum(wrong) / np.arange(1, len(y) + 1)).mean(),
+    }
+
+
+def logits_of(module: Plain, x: Tensor = X) -> Tensor:
+    return module.eval()(x).detach()
+
+
+@pytest.mark.parametrize("kind", [Plain, ByPredictStep, ByStep])
+def test_scores_are_those_by_hand_wherever_predictions_come_from(kind: type[Plain]):
+    module = kind()
+    found = scored(UncertaintyLogger(), module)
+    assert found == pytest.approx(by_hand(logits_of(module), Y), abs=1e-6)
+    assert set(found) == KEYS
+    assert min(found.values()) > 0.01
+
+
+def test_the_number_of_bins_counts():
+    module = Plain()
+    assert scored(UncertaintyLogger(n_bins=4), module) == pytest.approx(by_hand(logits_of(module), Y, 4), abs=1e-6)
+
+
+def test_predictions_of_a_function_come_before_all_others():
+    module = ByStep()
+    found = scored(UncertaintyLogger(predict=lambda module, batch: (module(batch[0]) / 2).softmax(1)), module)
+    assert found == pytest.approx(by_hand(logits_of(module) / 2, Y), abs=1e-6)
+    again = scored(UncertaintyLogger(predict=lambda module, batch: module(batch[0]) / 2, outputs="logits"), module)
+    assert again == pytest.approx(found, abs=1e-6)
+
+
+def test_batches_of_another_form_are_read_by_the_argument():
+    class Dicts(Plain):
+        def forward(self, batch: Any) -> Tensor:
+            return super().forward(batch)
+
+    data = DataLoader([{"x": x, "y": y} for x, y in zip(X, Y, strict=True)], 15)
+    module = Dicts()
+    read = UncertaintyLogger(read_batch=lambda batch: (batch["x"], batch["y"]))
+    assert scored(read, module, data) == pytest.approx(by_hand(logits_of(module), Y), abs=1e-6)
+    with pytest.raises(ValueError, match=r"a batch \(x, y \[B\]\) for UncertaintyLogger, .* but got dict"):
+        scored(UncertaintyLogger(), module, data)
+
+
+def test_samples_bring_mutual_information():
+    samples = (2 * torch.randn(4, N, CLASSES)).softmax(-1)
+
+    class Fixed(Plain):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            part = samples[:, 15 * batch_idx :][:, :15]
+            return SimpleNamespace(mean=part.mean(0), samples=part)
+
+    found = scored(UncertaintyLogger(), Fixed())
+    mean = samples.mean(0)
+    divergences = [entropy(sample, mean.numpy(), axis=-1) for sample in samples.numpy()]
+    assert found.pop("mutual_information") == pytest.approx(np.mean(divergences), abs=1e-6)
+    assert found == pytest.approx(by_hand(mean.log(), Y), abs=1e-6)
+
+
+@pytest.mark.parametrize("given", [outside(), outside], ids=["loader", "function"])
+def test_inputs_from_outside_are_ranked_against_those_of_the_test(given: Any):
+    module = Plain()
+    found = scored(UncertaintyLogger(given), module)
+    inner, outer = (entropy(logits_of(module, x).softmax(1).numpy(), axis=1) for x in (X, OUTSIDE))
+    assert found["ood_auroc"] == pytest.approx(mannwhitneyu(outer, inner).statistic / (N * len(outer)), abs=1e-6)
+    assert 0 < found["ood_auroc"] < 0.5  # large inputs make a network surer
+    assert "ood_auroc_mutual_information" in scored(UncertaintyLogger(given), Sampling())
+    with pytest.raises(ValueError, match="`ood_dataloader` to give at least one batch, but got none"):
+        scored(UncertaintyLogger([]), module)
+
+
+def test_a_step_without_samples_goes_with_predictions_that_have_them():
+    class Both(Sampling):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"prediction": self(batch[0]).softmax(1), "target": batch[1]}
+
+    assert set(scored(UncertaintyLogger(outside), Both())) == KEYS | {"ood_auroc"}
+
+
+def test_a_mean_of_ones_that_rounds_to_more_is_a_probability():
+    above = torch.nextafter(torch.ones(()), torch.tensor(2.0))
+    ones = UncertaintyLogger(predict=lambda module, batch: above * F.one_hot(batch[1], CLASSES))
+    assert scored(ones, Plain()) == dict.fromkeys(KEYS, 0)
+
+
+def test_inputs_from_outside_take_the_way_of_the_data():
+    class Moved(Plain):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            assert not self.training
+            return [batch[0] + 1, batch[1]] if isinstance(batch, list) else batch + 1
+
+    module = Moved()
+    found = scored(UncertaintyLogger(outside), module)
+    inner, outer = (entropy(logits_of(module, x + 1).softmax(1).numpy(), axis=1) for x in (X, OUTSIDE))
+    assert found["ood_auroc"] == pytest.approx(mannwhitneyu(outer, inner).statistic / (N * len(outer)), abs=1e-6)
+
+
+def test_the_temperature_of_the_validation_is_used_in_the_test():
+    module, callback = Plain(), UncertaintyLogger()
+    logits = logits_of(module)
+    val, test = slice(20), slice(20, N)
+    fitter = trainer(callback)
+    fitter.validate(module, DataLoader(TensorDataset(X[val], Y[val]), 7), verbose=False)
+
+    def likelihood(temperature: float, part: slice) -> float:
+        return by_hand(logits[part].double() / temperature, Y[part])["nll"]
+
+    best = minimize_scalar(likelihood, bounds=(1e-2, 1e2), args=(val,), method="bounded", options={"xatol": 1e-9}).x
+    found = logged(fitter, "val")
+    assert found.pop("temperature") == pytest.approx(best, rel=1e-5)
+    assert found == pytest.approx(by_hand(logits[val], Y[val]), abs=1e-6)
+    fitter.test(module, DataLoader(TensorDataset(X[test], Y[test]), 7), verbose=False)
+    found = logged(fitter, "test")
+    expected = by_hand(logits[test].double() / callback.fitted_temperature, Y[test])
+    assert found["nll_tempered"] == pytest.approx(expected["nll"], abs=1e-6)
+    assert found["ece_tempered"] == pytest.approx(expected["ece"], abs=1e-6)
+    assert found["nll_tempered"] < found["nll"]
+
+
+def test_without_temperature_none_is_fitted():
+    fitter = trainer(callback := UncertaintyLogger(temperature=False))
+    fitter.validate(module := Plain(), loader(), verbose=False)
+    assert set(logged(fitter, "val")) == KEYS
+    fitter.test(module, loader(), verbose=False)
+    assert set(logged(fitter, "test")) == KEYS
+    assert callback.fitted_temperature is None
+
+
+def test_a_checkpoint_is_tested_with_its_own_temperature_and_resumes(tmp_path: Path):
+    callback = UncertaintyLogger()
+    fitter = trainer(callback, max_epochs=2)
+    fitter.fit(Plain(), loader(), loader())
+    fitter.save_checkpoint(tmp_path / "end.ckpt")
+    temperature = callback.fitted_temperature
+    assert temperature is not None
+    new = UncertaintyLogger()
+    assert "nll_tempered" not in scored(UncertaintyLogger(), Plain())
+    again = trainer(new)
+    again.test(Plain(), loader(), ckpt_path=tmp_path / "end.ckpt", verbose=False)
+    assert new.fitted_temperature == temperature
+    assert "nll_tempered" in logged(again, "test")
+    trainer(new, max_epochs=3).fit(Plain(), loader(), loader(), ckpt_path=tmp_path / "end.ckpt")
+    assert new.fitted_temperature != temperature
+
+
+@pytest.mark.parametrize("kind", ["plain", "sampling", "bayes", "surrogate"])
+def test_training_is_the_same_to_the_last_bit(kind: str):
+    def build() -> pl.LightningModule:
+        torch.manual_seed(0)
+        method = {"bayes": SpikingBayes(samples=2), "surrogate": SurrogateGradient()}.get(kind)
+        if method is None:
+            return Plain() if kind == "plain" else Sampling()
+        return SpikingModule(nn.Sequential(nn.Linear(6, 8), LIF(), nn.Linear(8, 3)), method, num_classes=CLASSES)
+
+    def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        x, y = zip(*samples, strict=True)
+        return torch.stack(x)[None].expand(2, -1, -1), torch.stack(y)
+
+    spiking = kind in ("bayes", "surrogate")
+    collated: dict[str, Any] = {"collate_fn": collate} if spiking else {}
+    noise = DataLoader(
+        OUTSIDE[None].expand(2, -1, -1).transpose(0, 1),
+        8,
+        shuffle=True,
+        **({"collate_fn": lambda parts: torch.stack(parts, 1)} if spiking else {}),
+    )
+
+    def fit(*callbacks: pl.Callback) -> tuple[dict[str, Tensor], Tensor]:
+        module = build()
+        fitter = trainer(*callbacks, max_epochs=2)
+        torch.manual_seed(3)
+        train = DataLoader(TensorDataset(X, Y), 15, shuffle=True, **collated)
+        fitter.fit(module, train, DataLoader(TensorDataset(X, Y), 15, **collated))
+        found = logged(fitter, "val")
+        assert set(found) == (
+            KEYS
+            | {"temperature", "ood_auroc"}
+            | ({"mutual_information", "ood_auroc_mutual_information"} if samples else set())
+            if callbacks
+            else set()
+        )
+        return module.state_dict(), torch.get_rng_state()
+
+    samples = kind in ("sampling", "bayes")
+    without, state = fit()
+    found, state_after = fit(UncertaintyLogger(noise if spiking else DataLoader(OUTSIDE, 8, shuffle=True)))
+    assert torch.equal(state, state_after)
+    assert without.keys() == found.keys()
+    for name, value in without.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_sanity_checks_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    callback = UncertaintyLogger()
+    asked = mock.Mock(wraps=callback._ask)
+    monkeypatch.setattr(callback, "_ask", asked)
+    trainer(callback, num_sanity_val_steps=2, limit_val_batches=2).fit(Plain(), loader(), loader())
+    assert asked.call_count == 2
+    assert callback._kept == callback._scored == {}
+
+
+def test_several_loggers_receive_the_values(tmp_path: Path):
+    loggers = [CSVLogger(tmp_path, name=name, version="") for name in ("one", "two")]
+    fitter = trainer(UncertaintyLogger(), logger=loggers, max_epochs=2)
+    fitter.fit(Plain(), loader(), loader())
+    for name in ("one", "two"):
+        with (tmp_path / name / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["uncertainty/val/nll"]]
+        assert len(rows) == 2
+        assert float(rows[-1]["uncertainty/val/nll"]) == pytest.approx(logged(fitter, "val")["nll"])
+
+
+def test_several_of_them_have_names_of_their_own():
+    fitter = trainer(UncertaintyLogger(n_bins=4), UncertaintyLogger(name="rough", n_bins=1))
+    module = Plain()
+    fitter.validate(module, loader(), verbose=False)
+    assert logged(fitter, "val")["ece"] == pytest.approx(by_hand(logits_of(module), Y, 4)["ece"], abs=1e-6)
+    assert logged(fitter, "val", "rough")["ece"] == pytest.approx(by_hand(logits_of(module), Y, 1)["ece"], abs=1e-6)
+
+
+def test_each_of_several_loaders_has_its_scores():
+    module, fitter = Plain(), trainer(UncertaintyLogger())
+    parts = [slice(20), slice(20, N)]
+    fitter.test(module, [DataLoader(TensorDataset(X[part], Y[part]), 7) for part in parts], verbose=False)
+    logits = logits_of(module)
+    expected = {}
+    for suffix, part in zip(("", "/1"), parts, strict=True):
+        expected |= {key + suffix: value for key, value in by_hand(logits[part], Y[part]).items()}
+    assert logged(fitter, "test") == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_figures_of_a_test_and_of_a_validation_lie_in_the_folder(tmp_path: Path):
+    module, callback = Sampling(), UncertaintyLogger(outside, folder=tmp_path / "own")
+    fitter = trainer(callback, limit_val_batches=1)
+    fitter.fit(module, loader(), loader())
+    assert not (tmp_path / "own").exists()
+    fitter.validate(module, loader(), verbose=False)
+    kinds = ("entropy", "mutual_information", "reliability", "risk_coverage")
+    assert sorted(file.name for file in (tmp_path / "own").iterdir()) == [
+        f"uncertainty_val_{kind}.png" for kind in kinds
+    ]
+    scored(UncertaintyLogger(name="root"), Plain(), default_root_dir=tmp_path / "root")
+    kinds = ("entropy", "reliability", "risk_coverage")
+    assert sorted(file.name for file in (tmp_path / "root").iterdir()) == [f"root_test_{kind}.png" for kind in kinds]
+
+
+@pytest.mark.parametrize("logger", [False, True])
+def test_a_fast_dev_run_scores_and_draws_no_figures(tmp_path: Path, logger: bool):
+    fitter = trainer(UncertaintyLogger(outside), fast_dev_run=True, logger=logger, default_root_dir=tmp_path)
+    module = Plain()
+    fitter.fit(module, loader(), loader())
+    assert set(logged(fitter, "val")) == KEYS | {"temperature", "ood_auroc"}
+    fitter.test(module, loader(), verbose=False)
+    assert {"nll_tempered", "ood_auroc"} < set(logged(fitter, "test"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_prediction_of_classes_is_refused():
+    def refused(message: str, predict: Any, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            scored(UncertaintyLogger(predict=predict, **options), Plain())
+
+    refused(
+        "probabilities from `predict` of Plain for UncertaintyLogger, .* but got values from -.*; logits need outputs=",
+        lambda module, batch: module(batch[0]),
+    )
+    refused("probabilities .* but got a tensor of torch.int64 and shape", lambda m, batch: m(batch[0]).argmax(1))
+    refused("of at least two classes .* but got a tensor", lambda m, batch: m(batch[0])[:, :1], outputs="logits")
+    refused("but got NoneType", lambda module, batch: None)
+    refused(
+        "predictions of classes from `predict` .* of a regression",
+        lambda module, batch: Prediction(module(batch[0]), categorical=False),
+    )
+    soft = type("Soft", (Plain,), {"forward": lambda self, x: self.net(x).softmax(1)})()
+    with pytest.raises(ValueError, match="logits from its `forward` of Soft .* class probabilities need outputs="):
+        scored(UncertaintyLogger(), soft)
+    assert "nll" in scored(UncertaintyLogger(outputs="probabilities"), soft)
+    with pytest.raises(ValueError, match=r"classes, integers of shape \(15,\), as the targets .* torch.float32"):
+        scored(UncertaintyLogger(), Plain(), DataLoader(TensorDataset(X, Y.float()), 15))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_bins": 0}, "`n_bins` to be an integer of at least 1, but got 0"),
+        ({"outputs": "log"}, "`outputs` to be one of None, 'probabilities', 'logits', but got 'log'"),
+        ({"temperature": 2.0}, "`temperature` to be one of True, False, but got 2.0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        UncertaintyLogger(**options)
+
+
+def _on_one_process(rank: int) -> dict[str, Any]:
+    callback = UncertaintyLogger(outside)
+    fitter = trainer(
+        callback,
+        devices=2,
+        strategy=DDPStrategy(process_group_backend="gloo"),
+        use_distributed_sampler=False,
+    )
+    part = slice(0, 30) if rank == 0 else slice(30, N)
+    module = Plain()
+    with (
+        mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}),  # the processes are there already
+        mock.patch("lightning_snn.callbacks.uncertainty.may_write", return_value=False),
+    ):
+        fitter.validate(module, DataLoader(TensorDataset(X[part], Y[part]), 15), verbose=False)
+    return logged(fitter, "val")
+
+
+def test_two_processes_with_unequal_shares_log_the_scores_of_all_samples(tmp_path: Path):
+    first, second = on_two_processes(_on_one_process, tmp_path)
+    assert first == second
+    alone = trainer(UncertaintyLogger(outside))
+    alone.validate(Plain(), loader(), verbose=False)
+    assert first == pytest.approx(logged(alone, "val"), abs=1e-6)
