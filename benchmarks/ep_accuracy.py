@@ -57,23 +57,24 @@ class Setting:
     adam: bool = False
 
 
+QUICK = {"iterations": 3, "damping": 0.5}
 DEEP, SHALLOW = partial(mlp, 128), mlp
 CURVE = partial(MLP, 100, 1, (128,))
 INDEPENDENT = {"likelihood": "independent"}
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "mnist60k": {
-        "784-128-10, gaussian": Setting(DEEP, 500, 3),
-        "784-128-10, heaviside": Setting(DEEP, 500, 2, {"activation": "heaviside"}),
-        "784-128-10, sign, hard": Setting(DEEP, 250, 2, {"weights": "sign", "deployment": "hard"}),
-        "784-10, gaussian": Setting(SHALLOW, 500, 1),
+        "784-128-10, gaussian": Setting(DEEP, 500, 3, QUICK),
+        "784-128-10, heaviside": Setting(DEEP, 500, 2, {**QUICK, "activation": "heaviside"}),
+        "784-128-10, sign, hard": Setting(DEEP, 250, 2, {**QUICK, "weights": "sign", "deployment": "hard"}),
+        "784-10, gaussian": Setting(SHALLOW, 500, 1, QUICK),
     },
     "mnist10k": {
-        "784-10, EP": Setting(SHALLOW, 500, 1),
+        "784-10, EP": Setting(SHALLOW, 500, 1, QUICK),
         "784-10, Adam 1e-3": Setting(SHALLOW, 100, 4, {**INDEPENDENT, "learning_rate": 1e-3}, adam=True),
         "784-10, Adam chosen": Setting(SHALLOW, 100, 4, {**INDEPENDENT, "learning_rate": 1e-2}, adam=True),
         "784-10, Adam conditioned": Setting(SHALLOW, 100, 4, {"learning_rate": 1e-2}, adam=True),
-        "784-128-10, EP": Setting(DEEP, 500, 1),
+        "784-128-10, EP": Setting(DEEP, 500, 1, QUICK),
         "784-128-10, Adam 1e-3": Setting(DEEP, 100, 4, {**INDEPENDENT, "learning_rate": 1e-3}, adam=True),
         "784-128-10, Adam chosen": Setting(DEEP, 50, 4, {**INDEPENDENT, "learning_rate": 1e-2}, adam=True),
         "784-128-10, Adam conditioned": Setting(DEEP, 50, 4, {"learning_rate": 1e-2}, adam=True),

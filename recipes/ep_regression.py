@@ -35,10 +35,11 @@ PRESETS = {
         "method.prior_split": [0.1, 0.5],
         "method.iterations": 5,
         "method.damping": 0.3,
+        "method.solver_iterations": 5,
         "method.noise_variance": 0.0025,
     },
 }
-# of Adam: chosen on validation data
+# of Adam
 PASSES, LEARNING_RATE = 100, 1e-2
 GAP = (1.25, 2.25)  # the middle of the stretch without data
 

@@ -12,7 +12,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_snn.checks import check_integer
-from lightning_snn.metrics.functional import bit_accuracy, expected_calibration_error, negative_log_likelihood
+from lightning_snn.metrics.functional import (
+    accumulation_dtype,
+    bit_accuracy,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
 
 
 class PassScores(pl.Callback):
@@ -90,10 +95,11 @@ class PassScores(pl.Callback):
         finally:
             trainer.training = True
             pl_module.train()
-        probabilities, y = torch.cat(means).double(), torch.cat(targets)
+        probabilities, y = torch.cat(means), torch.cat(targets)
+        probabilities = probabilities.to(accumulation_dtype(probabilities.device))
         by_itself = [part for part in spikes if part is not None]
         return {
-            "accuracy": (probabilities.argmax(1) == y).double().mean().item(),
+            "accuracy": (probabilities.argmax(1) == y).sum().item() / len(y),
             "bit_accuracy": bit_accuracy(torch.cat(by_itself), y).item() if by_itself else math.nan,
             "nll": negative_log_likelihood(probabilities, y).item(),
             "ece": expected_calibration_error(probabilities, y).item(),

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.checks import check_choice
 from lightning_snn.functional.ep import Activation, log_odds_of_spike, spike_probability
 from lightning_snn.nn.registry import is_spiking_layer
 
@@ -16,10 +17,14 @@ class FiringProbability(nn.Module):
 
     Args:
         activation: "probit" or "sigmoid"; "heaviside" has no slope to train by.
+
+    Raises:
+        ValueError: for another activation.
     """
 
     def __init__(self, activation: Activation = "probit") -> None:
         super().__init__()
+        check_choice("activation", activation, ("probit", "sigmoid"))
         self.activation: Activation = activation
 
     def forward(self, u: Tensor) -> Tensor:
@@ -47,6 +52,9 @@ def firing_network(network: nn.Module, activation: Activation = "probit", output
         network: ends in a layer that does not spike; the weights of the copy start where its own are.
         activation: of all neurons.
         outputs_spike: whether outputs are the log-odds of spikes, or the potentials themselves.
+
+    Raises:
+        ValueError: for an activation that `FiringProbability` does not have.
     """
     network = copy.deepcopy(network)
     for parent in list(network.modules()):

@@ -103,13 +103,34 @@ def test_a_regression_has_the_variance_of_its_parts():
         assert not prediction.categorical
 
 
-def test_a_target_of_another_shape_is_refused_before_anything_moves():
+@pytest.mark.parametrize("sizes", [(24, 1), (24, 6, 1)])
+def test_a_target_of_another_shape_is_refused_before_anything_moves(sizes):
     x, _ = digits(20)
-    steps = Steps(dense(24, 1), regression=True)
+    steps = Steps(dense(*sizes), regression=True)
     before = steps.layers[0].precision.detach().clone()
     with pytest.raises(ValueError, match=r"shape \(20, 1\), but got \(20,\)"):
         steps.take(x, torch.randn(20), [torch.arange(20)])
     assert torch.equal(steps.layers[0].precision, before)
+
+
+def test_labels_are_integers_one_a_sample():
+    x, y = digits(20)
+    gradients = []
+    for dtype in (torch.int64, torch.uint8):
+        steps = Steps(dense(24, 3))
+        steps.ask(x, y.to(dtype))
+        gradients.append(steps.layers[0].precision_mean.grad)
+    assert torch.equal(*gradients)
+    for wrong, told in ((y.double(), "torch.float64 of shape .20,."), (y[:, None], "torch.int64 of shape .20, 1.")):
+        with pytest.raises(ValueError, match=f"integer label a sample.*{told}"):
+            Steps(dense(24, 3)).ask(x, wrong)
+
+
+def test_inputs_without_an_axis_of_time_are_refused():
+    x, y = digits(20)
+    steps = Steps(dense(24, 3))
+    with pytest.raises(ValueError, match=r"shape \(time, batch, ...\).*but got \(20, 24\) and \(20,\)"):
+        steps.method.training_step(steps.network, x, y)
 
 
 def test_class_probabilities_are_those_of_exactly_one_spike():
@@ -199,7 +220,7 @@ BAD = {
     "prior_variance": [0.0, -1.0, [1.0, 0.0]],
     "prior_split": [-0.1, 1.0, [0.5, 1.5]],
     "amplitude": [0.0, [1.0, -1.0]],
-    "levels": [(1.0,), (0.0, 0.0), (1.0, -1.0)],
+    "levels": [(1.0,), (0.0, 0.0), (1.0, -1.0), (0.0, float("inf")), "ab"],
     "iterations": [0, 1.5],
     "solver_iterations": [0],
     "damping": [0.0, 1.1],

@@ -37,6 +37,11 @@ def test_both_have_gradients(activation):
         assert torch.autograd.gradcheck(module, u)
 
 
+def test_a_step_has_no_slope_and_is_refused():
+    with pytest.raises(ValueError, match="`activation` to be one of 'probit', 'sigmoid', but got 'heaviside'"):
+        firing_network(MLP(6, 3, [5]), "heaviside")
+
+
 def test_a_network_keeps_its_weights_and_the_given_one_stays_as_it_is():
     network = MLP(6, 3, [5]).double()
     x = torch.rand(4, 6, dtype=torch.float64)

@@ -94,7 +94,7 @@ def _stage(layer: nn.Module, name: str) -> Transform:
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if stage is None:
-        raise _refusal("Linear, Conv2d, LIF, Flatten, AvgPool2d, MaxPool2d and nothing else", name)
+        raise _refusal("Linear, Conv2d, LIF, reshaping, AvgPool2d, MaxPool2d and nothing else", name)
     return stage
 
 

@@ -77,8 +77,8 @@ class BatchMemory(Memory):
                 'Expected the same samples in each batch at every pass, as `memory="per_batch"` keeps what each batch '
                 f"said, but got a batch of {len(y)} samples that none of the {len(sites)} batches before was. Shuffle "
                 "batches, not samples: `FixedBatches` as the loader's `batch_sampler`, `fixed_batches=True` of our "
-                'data modules, or `shuffle=False`, all without random augmentation; or choose `memory="average"`, or '
-                '"adf" for a single pass over new data'
+                "data modules, or `shuffle=False`, all without random augmentation or encoding; or choose "
+                '`memory="average"`, or "adf" for a single pass over new data'
             )
         self._batch = (key, len(y))
         return [layer.without(layer.sites.site(key)) for layer in layers]

@@ -81,13 +81,18 @@ class SpikeOutput(nn.Module):
         """What labels `[B]` say about the potentials `[B, C]`.
 
         Raises:
-            ValueError: for potentials of another shape, as of a convolution at the end.
+            ValueError: for potentials of another shape, as of a convolution at the end, or labels that are no integers.
         """
         if potential.mean.dim() != 2:
             raise ValueError(
                 f"Expected one output a class, of shape (batch, classes), but got {tuple(potential.mean.shape)}"
             )
-        spikes = torch.zeros_like(potential.mean, dtype=torch.bool).scatter_(1, labels[:, None], True)
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"Expected an integer label a sample, of shape (batch,), but got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
+        spikes = torch.zeros_like(potential.mean, dtype=torch.bool).scatter_(1, labels.long()[:, None], True)
         log_odds = torch.where(spikes, torch.inf, -torch.inf).to(potential.mean.dtype)
         return spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
@@ -121,7 +126,16 @@ class ValueOutput(nn.Module):
         return potential.mean
 
     def message(self, potential: Potential, values: Tensor) -> Message:
-        """What observed values `[B, ...]` say about the potentials."""
+        """What observed values `[B, ...]` say about the potentials.
+
+        Raises:
+            ValueError: for values of another shape than the potentials, as without the axis of the output units.
+        """
+        if values.shape != potential.mean.shape:
+            raise ValueError(
+                f"Expected the values of a regression to be of the output's shape {tuple(potential.mean.shape)}, but "
+                f"got {tuple(values.shape)}"
+            )
         return value_message(potential.mean, potential.variance, values, self.noise_variance.detach())
 
     def expected_noise(self, potential: Potential, message: Message, values: Tensor) -> Tensor:
