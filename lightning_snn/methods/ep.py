@@ -89,8 +89,8 @@ class ExpectationPropagation(Method):
         amplitude: a of discrete weights, larger than 0, one for all or one a layer.
         levels: of "categorical" weights, rising, at least 2.
         iterations: messages forward and back for each batch, at least 1.
-        damping: length of these local steps in (0, 1]. Few and long ones are quick where a batch is a small part of much
-            data (3 of 0.5 for 60,000 digits in batches of 500), and swing where it is a large part of little.
+        damping: length of these local steps in (0, 1]. Few and long ones are quick where a batch is a small part of
+            much data (3 of 0.5 for 60,000 digits in batches of 500), and swing where it is a large part of little.
         solver_iterations: conjugate gradients in each, at least 1.
         step_size: learning rate of the update by a batch, in (0, 1]; 1 makes it whole.
         memory: what keeps batches from being counted twice. "per_batch" keeps what each batch said, and needs the same
