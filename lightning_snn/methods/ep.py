@@ -245,10 +245,11 @@ class ExpectationPropagation(Method):
             cavities = self.remembered.cavities(layers, rates, y, self.progress.train_size)
             targets = y if isinstance(chain.output, SpikeOutput) else y.to(rates.dtype)
             heard = hear(chain, cavities, rates, targets, self.iterations, self.damping, self.solver_iterations)
+            strength = self.remembered.strength(layers)
             displacements = [
                 Natural(
                     *(
-                        torch.where(heard.accepted, new - old, 0)
+                        torch.where(heard.accepted, strength * (new - old), 0)
                         for new, old in zip(natural, layer.natural, strict=True)
                     )
                 )

@@ -31,6 +31,10 @@ class Memory(nn.Module):
         """
         return [layer.natural for layer in layers]
 
+    def strength(self, layers: Sequence[MessageLayer]) -> int:
+        """What displacements by the batch of the last `cavities` are multiplied by, before processes average theirs."""
+        return 1
+
     def remember(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
         """Take note of the displacements that were asked for by the batch of the last `cavities`."""
 
@@ -82,6 +86,10 @@ class BatchMemory(Memory):
             )
         self._batch = (key, len(y))
         return [layer.without(layer.sites.site(key)) for layer in layers]
+
+    def strength(self, layers: Sequence[MessageLayer]) -> int:
+        # batches that were heard before move little, and bear to be summed over processes; new ones would overshoot
+        return processes() if self._batch[0] in layers[0].sites else 1
 
     def remember(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
         tags = [tag.tolist() for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))]
