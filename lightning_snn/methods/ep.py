@@ -76,7 +76,7 @@ class ExpectationPropagation(Method):
 
     Args:
         weights: kind of weights, one for all layers or one a layer: "gaussian", "sign" {-a, a}, "binary" {0, a} (spikes
-            cannot be negative: without inhibition it learns little unless inputs come with their complement), or
+            cannot be negative: without inhibition it learns little unless a `nn.Complement` comes before it), or
             "categorical", a times `levels`. Biases are Gaussian.
         activation: of hidden neurons: "heaviside", "probit" (noise that makes it nearly a sigmoid), or "sigmoid", the
             same by quadrature.

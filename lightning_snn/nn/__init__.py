@@ -3,6 +3,7 @@
 from lightning_snn.nn.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.encoders import (
+    Complement,
     DirectEncoder,
     LatencyEncoder,
     PoissonEncoder,
@@ -39,6 +40,7 @@ __all__ = [
     "BayesLinear",
     "BayesRecurrentLIF",
     "BayesianLayer",
+    "Complement",
     "DirectEncoder",
     "FirstSpike",
     "GaussianNoise",

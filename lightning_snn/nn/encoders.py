@@ -86,6 +86,17 @@ class ThresholdEncoder(nn.Module):
         return f"threshold={self.threshold}"
 
 
+class Complement(nn.Module):
+    """Inputs in [0, 1] and what they lack of 1, ``[x, 1 - x]``, so that weights that cannot be negative can inhibit.
+
+    Shape:
+        `[B, C, ...]` to `[B, 2 C, ...]`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, 1 - x], 1)
+
+
 class PopulationEncoder(nn.Module):
     """Neurons that each spike near a place of their own on a line, at a single step, T = 1.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_snn import LIF
-from lightning_snn.nn import LeakyIntegrator, is_spiking_layer
+from lightning_snn.nn import Complement, LeakyIntegrator, is_spiking_layer
 from lightning_snn.nn.ep import GaussianWeights, LevelWeights, MessageLayer, MessageNeuron, SpikeOutput, ValueOutput
 from lightning_snn.nn.ep.conversion import convert
 from tests.nn.ep_task import dense, digits, heard, prepared
@@ -150,6 +150,10 @@ REFUSED = {
     "windows without padding": (
         [nn.Conv2d(1, 2, 3), LIF(), nn.AvgPool2d(2, padding=1, count_include_pad=False), nn.Conv2d(2, 3, 1)],
         r"AvgPool2d \(layer 2\): Expected windows of one size",
+    ),
+    "complement of spikes": (
+        [nn.Linear(4, 4), LIF(), Complement(), nn.Linear(8, 3)],
+        r"the complement of inputs, but got Complement \(layer 2\) of spikes",
     ),
     "dilated maximum": (
         [nn.Conv2d(1, 2, 3), LIF(), nn.MaxPool2d(2, dilation=2), nn.Conv2d(2, 3, 1)],

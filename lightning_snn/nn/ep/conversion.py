@@ -11,7 +11,7 @@ from lightning_snn.functional.ep import Activation
 from lightning_snn.nn.ep.chain import MessageNetwork
 from lightning_snn.nn.ep.layers import MessageLayer, empty_weights, linear_map_of
 from lightning_snn.nn.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
-from lightning_snn.nn.ep.transforms import AnySpike, Transform, transform_of
+from lightning_snn.nn.ep.transforms import AnySpike, Transform, WithComplement, transform_of
 from lightning_snn.nn.ep.weights import GaussianWeights, LevelWeights
 from lightning_snn.nn.lif import LIF
 from lightning_snn.nn.wiring import unnested
@@ -74,6 +74,8 @@ def convert(
                 raise _refusal("pooling and reshaping of spikes, behind neurons", f"{name} right behind weights")
             if isinstance(stage, AnySpike) and averaged:
                 raise _refusal("max-pooling of spikes", f"{name} of averages")
+            if isinstance(stage, WithComplement) and any(isinstance(each, MessageLayer) for each in made):
+                raise _refusal("the complement of inputs", f"{name} of spikes, which are not independent of theirs")
             before, averaged = copy.deepcopy(layer), averaged or not stage.keeps_spikes
         made.append(before)
     return MessageNetwork(*made, output)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vjp
 
+from lightning_snn.nn.encoders import Complement
+
 # log-probabilities of silence are held above this; such neurons spike for certain as it is
 _MOST_CERTAIN = -40.0
 
@@ -65,6 +67,19 @@ class Reshape(Transform):
 
     def backward(self, signal: Signal, feedback: Feedback) -> Feedback:
         return Feedback(*(values.reshape(signal.mean.shape) for values in feedback))
+
+
+class WithComplement(Transform):
+    """Given inputs and what they lack of 1; of spikes, which are not given, the two would not be independent."""
+
+    def __init__(self, module: Complement) -> None:
+        self.module = module
+
+    def forward(self, signal: Signal) -> Signal:
+        return Signal(self.module(signal.mean), None)
+
+    def spread(self, signal: Signal, part: Tensor) -> Tensor:
+        return torch.cat([part, part], 1)
 
 
 class AveragePool(Transform):
@@ -154,6 +169,8 @@ def transform_of(module: nn.Module) -> Transform | None:
     """
     if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity)):
         return Reshape(module)
+    if isinstance(module, Complement):
+        return WithComplement(module)
     if isinstance(module, nn.AdaptiveAvgPool2d):
         if module.output_size not in (1, (1, 1), [1, 1]):
             raise ValueError(f"Expected windows of one size, but got output size {module.output_size}")
