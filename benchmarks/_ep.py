@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_snn.callbacks.pass_scores import classification_scores
 from lightning_snn.data import FixedBatches
 from lightning_snn.data.image_files import read_mnist
 from lightning_snn.methods import ExpectationPropagation
 from lightning_snn.methods.base import Progress
 from lightning_snn.methods.task import Classification, Prediction, Regression
-from lightning_snn.metrics.functional import bit_accuracy, expected_calibration_error, negative_log_likelihood
 from lightning_snn.networks import MLP
 from lightning_snn.nn import LIF
 from lightning_snn.nn.encoders import ThresholdEncoder
@@ -133,14 +132,8 @@ def batches(samples: Tensor, size: int, seed: int, epoch: int, fixed: bool) -> l
     return list(sampler)
 
 
-def classification_scores(learner: Learner, x: Tensor, y: Tensor) -> dict[str, float]:
+def scores(learner: Learner, x: Tensor, y: Tensor) -> dict[str, float]:
     """Accuracy, accuracy of each output by itself (nan if that is left open), likelihood and calibration error."""
     predictions = [learner.predict(part) for part in x.split(1000)]
-    probabilities = torch.cat([prediction.mean for prediction in predictions]).double()
     spikes = [part.spike_probabilities for part in predictions if part.spike_probabilities is not None]
-    return {
-        "accuracy": (probabilities.argmax(1) == y).double().mean().item(),
-        "bit accuracy": bit_accuracy(torch.cat(spikes), y).item() if spikes else math.nan,
-        "nll": negative_log_likelihood(probabilities, y).item(),
-        "ece": expected_calibration_error(probabilities, y).item(),
-    }
+    return classification_scores(torch.cat([prediction.mean for prediction in predictions]), y, spikes)

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 import yaml
-from _ep import EP, Adam, Learner, batches, classification_scores, mlp, read_digits, small_conv
+from _ep import EP, Adam, Learner, batches, mlp, read_digits, scores, small_conv
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -112,7 +112,7 @@ def experiment(job: tuple[argparse.Namespace, str, int]) -> list[dict[str, Any]]
     else:
         limit = 10_000 if options.task == "mnist10k" else None
         x, y, x_test, y_test = read_digits(options.mnist, options.validation, limit)
-        evaluate = partial(classification_scores, x=x_test, y=y_test)
+        evaluate = partial(scores, x=x_test, y=y_test)
     torch.manual_seed(seed)
     regression = options.task == "regression"
     learner: Learner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -95,15 +96,24 @@ class PassScores(pl.Callback):
         finally:
             trainer.training = True
             pl_module.train()
-        probabilities, y = torch.cat(means), torch.cat(targets)
-        probabilities = probabilities.to(accumulation_dtype(probabilities.device))
-        by_itself = [part for part in spikes if part is not None]
-        return {
-            "accuracy": (probabilities.argmax(1) == y).sum().item() / len(y),
-            "bit_accuracy": bit_accuracy(torch.cat(by_itself), y).item() if by_itself else math.nan,
-            "nll": negative_log_likelihood(probabilities, y).item(),
-            "ece": expected_calibration_error(probabilities, y).item(),
-        }
+        return classification_scores(torch.cat(means), torch.cat(targets), [p for p in spikes if p is not None])
+
+
+def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequence[Tensor] = ()) -> dict[str, float]:
+    """The scores of a row of `PassScores`.
+
+    Args:
+        probabilities: of the classes, `[N, C]`.
+        targets: true classes, `[N]`.
+        spikes: probabilities of each output by itself, in parts that make up `[N, C]`; none where outputs do not spike.
+    """
+    probabilities = probabilities.to(accumulation_dtype(probabilities.device))
+    return {
+        "accuracy": (probabilities.argmax(1) == targets).sum().item() / len(targets),
+        "bit_accuracy": bit_accuracy(torch.cat(list(spikes)), targets).item() if spikes else math.nan,
+        "nll": negative_log_likelihood(probabilities, targets).item(),
+        "ece": expected_calibration_error(probabilities, targets).item(),
+    }
 
 
 def _now(pl_module: pl.LightningModule) -> float:

@@ -54,3 +54,16 @@ def write_coloured_images(path: Path) -> Path:
         arrays[f"{split}_y"] = labels.astype(np.int64)
     np.savez(path, **arrays)
     return path
+
+
+def write_digits(path: Path, noise: int, brightness: int) -> Path:
+    """A part of MNIST in small: ten classes, each a row that is brighter than the noise, which is below `noise`."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 400), ("test", 100)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, noise, (count, 28, 28), dtype=np.uint8)
+        images[np.arange(count), 2 * labels + 4] += brightness
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = images, labels
+    np.savez(path, **arrays)
+    return path

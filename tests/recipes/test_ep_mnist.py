@@ -8,7 +8,9 @@ import torch
 
 from lightning_snn.callbacks import PassScores
 from lightning_snn.methods import ExpectationPropagation, SurrogateGradient
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe
+from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_digits
+
+pytestmark = pytest.mark.usefixtures("without_figures_of_the_report")
 
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
 TINY = ("--data.batch_size", "120", "--network.hidden", "[16]", "--trainer.max_epochs", "2")
@@ -16,25 +18,7 @@ TINY = ("--data.batch_size", "120", "--network.hidden", "[16]", "--trainer.max_e
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A class is the row that is bright."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 400), ("test", 100)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        images = rng.integers(0, 140, (count, 28, 28), dtype=np.uint8)
-        images[np.arange(count), 2 * labels + 4] += 100
-        arrays[f"x_{split}"], arrays[f"y_{split}"] = images, labels
-    path = tmp_path_factory.mktemp("mnist") / "rows.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _without_the_figures_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than a tiny run."""
-    monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
-    monkeypatch.setattr("lightning_snn.callbacks.report.Report._test_figures", lambda self, trainer: {})
-    monkeypatch.setattr("lightning_snn.callbacks.report.log_figure", lambda *arguments: None)
+    return write_digits(tmp_path_factory.mktemp("mnist") / "rows.npz", noise=140, brightness=100)
 
 
 @pytest.mark.parametrize("hidden", [[128], []])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_snn.functional.linear_maps import ConvolutionMap, DenseMap, LinearMap
 from lightning_snn.nn.ep.sites import SiteMemory
+from lightning_snn.nn.ep.transforms import pair
 from lightning_snn.nn.ep.weights import GaussianWeights, LevelWeights, Natural
 
 
@@ -107,18 +107,13 @@ def linear_map_of(layer: nn.Linear | nn.Conv2d) -> LinearMap:
         )
     return ConvolutionMap(
         layer.in_channels,
-        _pair(layer.kernel_size),
-        _pair(layer.stride),
-        _pair(layer.padding),
-        _pair(layer.dilation),
+        pair(layer.kernel_size),
+        pair(layer.stride),
+        pair(layer.padding),
+        pair(layer.dilation),
         layer.groups,
         bias,
     )
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    vertical, horizontal = values
-    return vertical, horizontal
 
 
 def empty_weights(layer: nn.Linear | nn.Conv2d) -> Tensor:

@@ -118,7 +118,7 @@ class AnySpike(Transform):
 
     def __init__(self, module: nn.MaxPool2d) -> None:
         self.module = module
-        self.size, self.stride, self.padding = map(_pair, (module.kernel_size, module.stride, module.padding))
+        self.size, self.stride, self.padding = map(pair, (module.kernel_size, module.stride, module.padding))
 
     def forward(self, signal: Signal) -> Signal:
         if signal.variance is None:
@@ -156,7 +156,8 @@ class AnySpike(Transform):
         return patches.unflatten(1, (members.shape[1], -1)).unflatten(-1, windows[-2:])
 
 
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """A size as (vertical, horizontal)."""
     vertical, horizontal = size if isinstance(size, tuple) else (size, size)
     return vertical, horizontal
 
@@ -179,7 +180,7 @@ def transform_of(module: nn.Module) -> Transform | None:
         if (
             module.ceil_mode
             or module.divisor_override is not None
-            or (not module.count_include_pad and any(_pair(module.padding)))
+            or (not module.count_include_pad and any(pair(module.padding)))
         ):
             raise ValueError("Expected windows of one size: no ceil_mode, no divisor_override, count_include_pad=True")
         return AveragePool(module)
