@@ -42,11 +42,12 @@ class LayerCall:
     @property
     def threshold(self) -> float | Tensor | None:
         """The firing threshold, which broadcasts to `[B, ...]`; None if it is not known."""
+        found: Any = None
+        known = conventions_of(self.layer)
         if isinstance(self.layer, LIF):
             found = over_channels(self.layer.threshold, self.spikes[0])
-            return found.detach() if isinstance(found, Tensor) else found
-        known = conventions_of(self.layer)
-        found: Any = getattr(self.layer, known.threshold) if known and known.threshold else None
+        elif known and known.threshold:
+            found = getattr(self.layer, known.threshold)
         return found.detach() if isinstance(found, Tensor) else found
 
     def membrane(self) -> Tensor | None:
