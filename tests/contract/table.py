@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from torch import nn
@@ -151,7 +152,7 @@ LAYERS = (
 )
 
 
-def for_promise(table: Sequence[MethodRow | LayerRow], promise: str) -> list:
+def for_promise(table: Sequence[Any], promise: str) -> list:
     """The rows of a table as parameters of the test of a promise."""
     return [
         pytest.param(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_snn.callbacks.hardware.constrained import Constrained, first_spikes, shorten_windows
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
-from lightning_snn.callbacks.hardware.running import forget_best, scale_learning_rates, validate, value
+from lightning_snn.callbacks.hardware.running import forget_best, scale_learning_rates, validate, values
 from lightning_snn.checks import check_integer, check_positive
 
 
@@ -23,10 +23,10 @@ class HardwareFineTuning(pl.Callback):
     At the begin of epoch `start_epoch` it validates as the network is, sets windows to the largest drives that it saw
     and divides them by the latency factor, switches the constraints on, validates again, and lowers the learning rates.
     When training ends it validates a third time. These validations are extra: no callback and no logger sees them, and
-    random numbers go on as if they had not been. Logged are, for the metric `val/accuracy`,
+    random numbers go on as if they had not been. Logged are, for a metric `val/accuracy`,
     `hardware/accuracy_unconstrained`, `hardware/accuracy_before` and `hardware/accuracy_after` fine-tuning, with a test
-    once more; Lightning prints them in the end. From the switch on `ModelCheckpoint` and `EarlyStopping` look for the
-    best epoch anew.
+    once more; they are printed in the end. From the switch on `ModelCheckpoint` and `EarlyStopping` look for the best
+    epoch anew.
 
     Optimisers, checkpoints and averages of weights hold plain weights in full precision: constraints act within the
     forward of layers, in training, validation and tests of the trainer that has this callback, and are taken off when
@@ -37,21 +37,22 @@ class HardwareFineTuning(pl.Callback):
     Weights of recurrent, attention and Bayesian layers are not constrained.
 
     Args:
-        constraints: what the hardware does.
-        start_epoch: the first epoch under constraints, from 0.
+        constraints: what the hardware does; None is weights of 8 bits.
+        start_epoch: the first epoch under constraints, from 0; None takes the last fifth of the trainer's epochs, at
+            least one.
         learning_rate_factor: what all learning rates are multiplied by, larger than 0; schedules go on from there.
-        metric: what `validation_step` logs and is to be compared; None validates nothing, for modules without
-            validation data.
+        metric: what is to be compared of what validation logs, "all" or a name; None validates nothing, for modules
+            without validation data.
         calibrate: set windows to the largest drives of the validation data before dividing them; they are much longer
             while they adapt. Needs a metric, and without one windows are divided as they are.
 
     Attributes:
-        results: by logged name, the values of the metric so far.
+        results: by logged name, the values of metrics so far.
 
     Raises:
         ValueError: if an argument is outside its range; when the fit starts, if constraints have nothing to act on, if
-            `start_epoch` is beyond the run or there is no validation; after the first validation, if `metric` is not
-            logged.
+            `start_epoch` is beyond the run, or None where the run has no number of epochs, or if there is no
+            validation; after the first validation, if `metric` is not logged.
 
     Example:
         >>> hardware = HardwareFineTuning(HardwareConstraints(weight_bits=4), start_epoch=10)
@@ -60,21 +61,24 @@ class HardwareFineTuning(pl.Callback):
 
     def __init__(
         self,
-        constraints: HardwareConstraints,
-        start_epoch: int,
+        constraints: HardwareConstraints | None = None,
+        start_epoch: int | None = None,
         learning_rate_factor: float = 0.1,
-        metric: str | None = "val/accuracy",
+        metric: str | None = "all",
         calibrate: bool = True,
     ) -> None:
+        constraints = HardwareConstraints(weight_bits=8) if constraints is None else constraints
         if not isinstance(constraints, HardwareConstraints):
             raise ValueError(f"Expected argument `constraints` to be HardwareConstraints, but got {constraints!r}")
-        check_integer("start_epoch", start_epoch, 0)
+        if start_epoch is not None:
+            check_integer("start_epoch", start_epoch, 0)
         check_positive("learning_rate_factor", learning_rate_factor)
         self.constraints, self.start_epoch = constraints, start_epoch
         self.learning_rate_factor = learning_rate_factor
         self.metric, self.calibrate = metric, calibrate
         self.results: dict[str, float] = {}
         self.switched = False
+        self._first_epoch = 0
         self._acting: Constrained | None = None
         self._warned = False
 
@@ -99,11 +103,8 @@ class HardwareFineTuning(pl.Callback):
         # not in `setup`, which comes before `configure_model`; refuses what has nothing to act on
         Constrained(pl_module, self.constraints).close()
         dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not dev_run and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.start_epoch:
-            raise ValueError(
-                f"Expected argument `start_epoch` to be smaller than the trainer's max_epochs = {trainer.max_epochs}, "
-                f"but got {self.start_epoch}"
-            )
+        if not dev_run:
+            self._first_epoch = self._chosen_epoch(trainer.max_epochs)
         if self.metric is not None and not trainer.enable_validation:
             raise ValueError(
                 f"Expected argument `metric` to be None for a run without validation, but got {self.metric!r}"
@@ -124,11 +125,11 @@ class HardwareFineTuning(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # said after one epoch rather than at the switch
-        if self.metric is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            value(trainer, self.metric)
+        if self.metric not in (None, "all") and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            values(trainer, self.metric)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        due = trainer.fast_dev_run or trainer.current_epoch >= self.start_epoch  # type: ignore[attr-defined]
+        due = trainer.fast_dev_run or trainer.current_epoch >= self._first_epoch  # type: ignore[attr-defined]
         if self.switched or not due:
             return
         peaks: dict[str, Tensor] = {}
@@ -159,7 +160,7 @@ class HardwareFineTuning(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.switched:
             warnings.warn(
-                f"Training ended before epoch {self.start_epoch}, so that nothing was fine-tuned for hardware",
+                f"Training ended before epoch {self._first_epoch}, so that nothing was fine-tuned for hardware",
                 stacklevel=2,
             )
             return
@@ -178,6 +179,19 @@ class HardwareFineTuning(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._rest()
 
+    def _chosen_epoch(self, max_epochs: int | None) -> int:
+        if max_epochs is None or max_epochs < 0:
+            if self.start_epoch is None:
+                raise ValueError("Expected argument `start_epoch` for a run without max_epochs, but got None")
+            return self.start_epoch
+        chosen = max_epochs - max(1, max_epochs // 5) if self.start_epoch is None else self.start_epoch
+        if chosen >= max_epochs:
+            raise ValueError(
+                f"Expected argument `start_epoch` to be smaller than the trainer's max_epochs = {max_epochs}, "
+                f"but got {chosen}"
+            )
+        return chosen
+
     def _act(self, pl_module: pl.LightningModule) -> None:
         if self.switched and self._acting is None:
             self._acting = Constrained(pl_module, self.constraints)
@@ -190,12 +204,15 @@ class HardwareFineTuning(pl.Callback):
     def _measure(self, trainer: pl.Trainer, moment: str) -> None:
         if self.metric is None:
             return
-        name = f"hardware/{self.metric.rpartition('/')[2]}_{moment}"
-        value = validate(trainer, self.metric)
-        self.results[name] = value.item()
-        trainer.callback_metrics[name] = value
+        measured = {
+            f"hardware/{metric.rpartition('/')[2]}_{moment}": value
+            for metric, value in validate(trainer, self.metric).items()
+        }
+        trainer.callback_metrics.update(measured)
+        found = {name: value.item() for name, value in measured.items()}
+        self.results.update(found)
         for logger in trainer.loggers:
-            logger.log_metrics({name: self.results[name]}, step=trainer.global_step)
+            logger.log_metrics(found, step=trainer.global_step)
 
 
 @contextmanager

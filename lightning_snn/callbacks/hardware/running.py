@@ -11,11 +11,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 
-def validate(trainer: pl.Trainer, metric: str) -> Tensor:
-    """A metric of the validation data, within a fit; callbacks, loggers and random numbers notice nothing."""
+def validate(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
+    """A metric of the validation data by its name, or "all" that it logs, within a fit; callbacks, loggers and random
+    numbers notice nothing."""
     loop, stage = trainer.fit_loop.epoch_loop.val_loop, trainer.state.stage
     callbacks, loggers = trainer.callbacks, trainer.loggers  # type: ignore[attr-defined]
-    known = [(values, dict(values)) for values in _logged(trainer)]
+    known = [(logged, dict(logged)) for logged in _logged(trainer)]
     try:
         trainer.callbacks, trainer.loggers = [], []  # type: ignore[attr-defined]
         trainer.validating = True
@@ -25,13 +26,14 @@ def validate(trainer: pl.Trainer, metric: str) -> Tensor:
             torch.manual_seed(0)
             loop.run()
         # where a module logs without `sync_dist` every process has its own
-        return trainer.strategy.reduce(value(trainer, metric).clone(), reduce_op="mean")
+        found = values(trainer, metric)
+        return {name: trainer.strategy.reduce(found[name].clone(), reduce_op="mean") for name in sorted(found)}
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers  # type: ignore[attr-defined]
         trainer.state.stage = stage
-        for values, before in known:
-            values.clear()
-            values.update(before)
+        for logged, before in known:
+            logged.clear()
+            logged.update(before)
 
 
 def forget_best(trainer: pl.Trainer) -> None:
@@ -50,16 +52,19 @@ def _logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
     return [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics]
 
 
-def value(trainer: pl.Trainer, metric: str) -> Tensor:
-    """What was logged last.
+def values(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
+    """What was logged last, by name: one metric, or "all".
 
     Raises:
-        ValueError: if nothing of that name was.
+        ValueError: if there is none of that name.
     """
-    if metric not in trainer.callback_metrics:
-        found = ", ".join(trainer.callback_metrics) or "nothing"
+    logged = trainer.callback_metrics
+    if metric == "all":
+        return dict(logged)
+    if metric not in logged:
+        found = ", ".join(logged) or "nothing"
         raise ValueError(f"Expected argument `metric` to be what validation logs, which is {found}, but got {metric!r}")
-    return trainer.callback_metrics[metric]
+    return {metric: logged[metric]}
 
 
 def scale_learning_rates(trainer: pl.Trainer, factor: float) -> None:

@@ -1,0 +1,274 @@
+"""The promises made of every callback, on modules that are not ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from tests.contract.callbacks import CALLBACKS, CallbackRow
+from tests.contract.foreign import MODULES, Foreign, Ours, loader
+from tests.processes import on_two_processes
+
+TABLE = CALLBACKS
+EPOCHS = 2
+
+
+def build(make: Callable[[], Foreign]) -> Foreign:
+    torch.manual_seed(0)
+    return make()
+
+
+def trainer(folder: Path, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
+    chosen: dict[str, Any] = {
+        "max_epochs": EPOCHS,
+        "accelerator": "cpu",
+        "default_root_dir": str(folder),
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **{**chosen, **options})
+
+
+def fit(module: Foreign, folder: Path, callbacks: Sequence[pl.Callback], seed: int = 1, **options: Any) -> pl.Trainer:
+    torch.manual_seed(seed)
+    made = trainer(folder, callbacks, **options)
+    made.fit(module, loader(shuffle=True), loader())
+    return made
+
+
+def hooks(module: torch.nn.Module) -> int:
+    """Hooks of all kinds on a module and within it."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(each, kind)) for each in module.modules() for kind in kinds)
+
+
+def own_attributes(module: torch.nn.Module) -> dict[str, set[str]]:
+    """Names of what each module within a module holds."""
+    return {
+        name: {*vars(each), *each._modules, *each._parameters, *each._buffers}
+        for name, each in module.named_modules()
+    }
+
+
+class Remember(Logger):
+    """A logger of one's own: keeps the names of what it is given, and knows no figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return "remember"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.names |= set(metrics)
+
+
+@pytest.fixture(params=MODULES, ids=lambda make: make.__name__)
+def make(request: pytest.FixtureRequest, row: CallbackRow) -> Callable[[], Foreign]:
+    reason = row.refuses.get(request.param.__name__)
+    if reason is not None:
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True, raises=ValueError))
+    return request.param
+
+
+def test_training_goes_on_to_the_last_bit_as_without_it(
+    row: CallbackRow, make: Callable[[], Foreign], tmp_path: Path
+) -> None:
+    plain, watched = build(make), build(make)
+    keys = list(watched.state_dict())
+    for module, callbacks in ((plain, []), (watched, [row.make(tmp_path / "figures")])):
+        fit(module, tmp_path, callbacks).test(module, loader(), verbose=False)
+    assert len(plain.losses) == len(watched.losses) == EPOCHS * len(loader())
+    same = [bool(torch.equal(a, b)) for a, b in zip(plain.losses, watched.losses, strict=True)]
+    unchanged = len(same) if row.trains_from is None else row.trains_from * len(loader())
+    assert all(same[:unchanged])
+    assert row.trains_from is None or not all(same)
+    assert list(watched.state_dict()) == keys
+    assert own_attributes(watched) == own_attributes(plain)
+    assert hooks(watched) == 0
+    if row.trains_from is None:
+        for before, after in zip(plain.parameters(), watched.parameters(), strict=True):
+            assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step", "test_step"])
+def test_no_hook_outlives_an_exception(row: CallbackRow, step: str, tmp_path: Path) -> None:
+    class Fails(row.module):  # type: ignore[name-defined, misc]
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.after("training_step", super().training_step(batch, batch_idx))
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.after("validation_step", super().validation_step(batch, batch_idx))
+
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.after("test_step", super().test_step(batch, batch_idx))
+
+        def after(self, here: str, value: Any) -> Any:
+            if here == step and self.trainer.state.stage != "sanity_check":
+                raise ArithmeticError(here)
+            return value
+
+    module = build(Fails)
+    made = trainer(tmp_path, [row.make(tmp_path / "figures")])
+    with pytest.raises(ArithmeticError, match=step):
+        if step == "test_step":
+            made.test(module, loader(), verbose=False)
+        else:
+            made.fit(module, loader(), loader())
+    assert hooks(module) == 0
+
+
+def test_a_fast_run_writes_nothing(row: CallbackRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = build(row.module)
+    made = fit(module, tmp_path, [row.make(tmp_path / "figures")], fast_dev_run=True)
+    made.test(module, loader(), verbose=False)
+    assert len(module.losses) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_loggers_get_the_same_values(row: CallbackRow, tmp_path: Path) -> None:
+    module, first, second = build(row.module), Remember(), Remember()
+    csv = CSVLogger(str(tmp_path / "logs"))
+    made = fit(module, tmp_path, [row.make(tmp_path / "figures")], logger=[first, csv, second])
+    made.test(module, loader(), verbose=False)
+    assert first.names == second.names
+    assert {key for key in first.names if key.startswith(row.keys)} if row.keys else True
+
+
+def test_several_instances_share_a_run(row: CallbackRow, tmp_path: Path) -> None:
+    module = build(row.module)
+    made = fit(module, tmp_path, [row.make(tmp_path / "one"), (row.another or row.make)(tmp_path / "two")])
+    made.test(module, loader(), verbose=False)
+    assert len(module.losses) == EPOCHS * len(loader())
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(row: CallbackRow, tmp_path: Path) -> None:
+    class Seeded(pl.Callback):
+        """Random numbers of a step depend on its number only; checkpoints of Lightning do not hold the generator."""
+
+        def __init__(self, stops: bool) -> None:
+            self.stops = stops
+
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            torch.manual_seed(trainer.global_step)
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.should_stop = self.stops
+
+    def train(module: Foreign, folder: Path, stops: bool = False, checkpoint: Path | None = None) -> None:
+        saved = ModelCheckpoint(str(folder), save_last=True)
+        callbacks = [Seeded(stops), row.make(tmp_path / "figures"), saved]
+        made = trainer(tmp_path, callbacks, enable_checkpointing=True)
+        made.fit(module, loader(), loader(), ckpt_path=checkpoint)
+
+    whole, first, second = (build(row.module) for _ in range(3))
+    train(whole, tmp_path / "whole")
+    train(first, tmp_path / "stopped", stops=True)
+    assert len(first.losses) == len(loader())
+    train(second, tmp_path / "resumed", checkpoint=tmp_path / "stopped" / "last.ckpt")
+    resumed = [*first.losses, *second.losses]
+    assert [float(loss) for loss in resumed] == [float(loss) for loss in whole.losses]
+
+
+def test_gradients_may_be_accumulated(row: CallbackRow, tmp_path: Path) -> None:
+    module = build(row.module)
+    made = fit(module, tmp_path, [row.make(tmp_path / "figures")], accumulate_grad_batches=3)
+    assert made.global_step == EPOCHS * 2
+
+
+def test_a_sanity_check_logs_nothing_of_it(row: CallbackRow, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    class StopAfterCheck(pl.Callback):
+        def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            raise Stop
+
+    remembered = Remember()
+    callbacks = [row.make(tmp_path / "figures"), StopAfterCheck()]
+    with pytest.raises(Stop):
+        fit(build(row.module), tmp_path, callbacks, logger=remembered, num_sanity_val_steps=2)
+    assert not remembered.names
+    assert not (tmp_path / "figures").exists()
+
+
+def on_rank(rank: int) -> dict[str, Any]:
+    """One run with each callback over two processes."""
+    folder = Path(os.environ["CALLBACK_FOLDER"])
+    found: dict[str, Any] = {}
+    launched = {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "localhost"}
+    launched |= {"MASTER_PORT": "0", "GROUP_RANK": "0", "RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    with mock.patch.dict(os.environ, launched):
+        for row in [None, *TABLE]:
+            module = build(Ours if row is None else row.module)
+            name = f"plain {Ours.__name__}" if row is None else row.name
+            strategy = DDPStrategy(process_group_backend="gloo")
+            callbacks = [] if row is None else [row.make(folder / row.name)]
+            options: dict[str, Any] = {"devices": 2, "strategy": strategy}
+            made = fit(module, folder, callbacks, **options)
+            logged = {key: value.item() for key, value in made.callback_metrics.items() if key != "train_loss"}
+            made.test(module, loader(), verbose=False)
+            logged |= {key: value.item() for key, value in made.callback_metrics.items()}
+            found[name] = {
+                "losses": [float(loss) for loss in module.losses],
+                "logged": {k: v for k, v in logged.items() if row is not None and row.keys and k.startswith(row.keys)},
+                "parameters": torch.cat([each.detach().flatten() for each in module.parameters()]),
+            }
+    return found
+
+
+def test_over_two_processes_both_log_the_same_and_train_alike(tmp_path: Path) -> None:
+    (tmp_path / "group").mkdir()
+    with mock.patch.dict(os.environ, {"CALLBACK_FOLDER": str(tmp_path)}):
+        first, second = on_two_processes(on_rank, tmp_path / "group")
+    assert set(first) == {f"plain {Ours.__name__}", *(row.name for row in TABLE)}
+    for name, found in first.items():
+        assert torch.equal(found["parameters"], second[name]["parameters"]), name
+        logged, other = (
+            {key: torch.tensor(value) for key, value in each["logged"].items()} for each in (found, second[name])
+        )
+        assert logged.keys() == other.keys(), name
+        for key in logged:
+            assert torch.equal(logged[key].nan_to_num(), other[key].nan_to_num()), f"{name}: {key}"
+    for row in TABLE:
+        assert not row.keys or first[row.name]["logged"], row.name
+        if row.trains_from is None and row.module is Ours:
+            assert first[row.name]["losses"] == first[f"plain {Ours.__name__}"]["losses"], row.name
+
+
+def test_every_public_callback_is_enrolled() -> None:
+    from lightning_snn import callbacks
+
+    public = {name for name in callbacks.__all__ if issubclass_of_callback(getattr(callbacks, name))}
+    enrolled = {type(row.make(Path("unused"))).__name__ for row in TABLE}
+    elsewhere = {"SpikeTimes", "PassScores"}  # networks of first spikes only; tests of its own data
+    assert public - elsewhere == enrolled
+
+
+def issubclass_of_callback(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, pl.Callback)
+
