@@ -753,4 +753,20 @@ def test_the_catalogue_fragment_fine_tunes_in_a_recipe(monkeypatch: Any, tmp_pat
     )
     (callback,) = (each for each in cli.trainer.callbacks if isinstance(each, HardwareFineTuning))
     assert callback.constraints == HardwareConstraints(weight_bits=4, weight_percentile=99.9)
-    assert len(callback.results) == 3
+    scores = ("accuracy", "nll", "brier", "ece", "pair_accuracy")
+    moments = ("unconstrained", "before", "after")
+    assert set(callback.results) == {f"hardware/{score}_{moment}" for score in scores for moment in moments}
+
+
+def test_without_arguments_the_last_fifth_of_the_epochs_has_weights_of_8_bits_and_all_scores_are_compared():
+    callback, module = HardwareFineTuning(), Plain()
+    trainer(callback, max_epochs=5).fit(module, loader(), loader())
+    assert callback.constraints == HardwareConstraints(weight_bits=8)
+    assert [rate < 0.1 for rate in module.rates] == [False] * 4 * len(loader()) + [True] * len(loader())
+    scores = {f"hardware/{score}_{moment}" for score in ("accuracy", "loss") for moment in ("before", "after")}
+    assert scores < set(callback.results)
+
+
+def test_an_epoch_to_start_from_is_asked_for_where_a_run_has_no_number_of_epochs():
+    with pytest.raises(ValueError, match="argument `start_epoch` for a run without max_epochs, but got None"):
+        trainer(HardwareFineTuning(), max_epochs=-1, max_steps=3).fit(Plain(), loader(), loader())

@@ -59,8 +59,7 @@ def hooks(module: torch.nn.Module) -> int:
 def own_attributes(module: torch.nn.Module) -> dict[str, set[str]]:
     """Names of what each module within a module holds."""
     return {
-        name: {*vars(each), *each._modules, *each._parameters, *each._buffers}
-        for name, each in module.named_modules()
+        name: {*vars(each), *each._modules, *each._parameters, *each._buffers} for name, each in module.named_modules()
     }
 
 
@@ -271,4 +270,3 @@ def test_every_public_callback_is_enrolled() -> None:
 
 def issubclass_of_callback(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, pl.Callback)
-
