@@ -132,11 +132,9 @@ def test_no_hook_outlives_an_exception(row: CallbackRow, step: str, tmp_path: Pa
 
     module = build(Fails)
     made = trainer(tmp_path, [row.make(tmp_path / "figures")])
+    run = made.test if step == "test_step" else made.fit
     with pytest.raises(ArithmeticError, match=step):
-        if step == "test_step":
-            made.test(module, loader(), verbose=False)
-        else:
-            made.fit(module, loader(), loader())
+        run(module, loader(), *([] if step == "test_step" else [loader()]))
     assert hooks(module) == 0
 
 

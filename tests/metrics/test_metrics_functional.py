@@ -12,11 +12,11 @@ from scipy.special import xlogy
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-import lightning_snn.metrics.functional as functional
 from lightning_snn.metrics.functional import (
     brier_score,
     negative_log_likelihood,
     reliability_bins,
+    scores,
     within_pair_accuracy,
 )
 
@@ -245,6 +245,6 @@ def test_an_unknown_reduction_is_refused():
 
 
 def test_the_examples_in_the_docstrings_are_right():
-    result = doctest.testmod(functional)
+    result = doctest.testmod(scores)
     assert result.attempted >= 3
     assert result.failed == 0

@@ -15,7 +15,6 @@ from torchmetrics.functional.classification import binary_auroc
 
 import lightning_snn.functional.entropy as entropy_module
 from lightning_snn.metrics import AreaUnderRiskCoverage, OutOfDistributionAUROC
-from lightning_snn.metrics import functional as metrics_functional
 from lightning_snn.metrics import uncertainty as uncertainty_module
 from lightning_snn.metrics.functional import (
     area_under_risk_coverage,
@@ -25,6 +24,8 @@ from lightning_snn.metrics.functional import (
     predictive_entropy,
     risk_coverage,
 )
+from lightning_snn.metrics.functional import calibration as calibration_module
+from lightning_snn.metrics.functional import ranking as ranking_module
 
 
 def drawn(*shape: int, seed: int = 0, sharpness: float = 3.0) -> Tensor:
@@ -236,7 +237,7 @@ def test_the_classes_refuse_batches_of_the_wrong_kind_and_no_batch():
             metric.compute()
 
 
-@pytest.mark.parametrize("module", [entropy_module, metrics_functional, uncertainty_module])
+@pytest.mark.parametrize("module", [entropy_module, calibration_module, ranking_module, uncertainty_module])
 def test_the_examples_of_the_docstrings_hold(module):
     failed, tried = doctest.testmod(module)
     assert failed == 0
