@@ -6,17 +6,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torchmetrics import Metric, MetricCollection
 
 from lightning_snn import figures
+from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write, write_whole
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.activity import Activity, record_activity
 from lightning_snn.metrics.functional import brier_score, negative_log_likelihood, reliability_bins
@@ -24,23 +26,36 @@ from lightning_snn.metrics.functional import brier_score, negative_log_likelihoo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_PER_CLASS = ("class", "samples", "accuracy", "precision", "f1", "confidence", "nll")
+_MOST_SLASHES = 2  # of a name whose curve is drawn
+
 
 class Report(pl.Callback):
-    """Writes figures and `metrics.json` of a run into a folder, and its figures to Weights & Biases or TensorBoard.
+    """Writes figures, tables and `metrics.json` of a run into a folder, and what of it they take to its loggers.
 
-    `training_curves.png` comes with the end of a fit: every metric that the module logged, by epoch; a resumed run
-    continues the curves. The end of a test brings `metrics.json`, `confusion_matrix.png`, `reliability.png`,
-    `raster.png` (spikes of the first sample) and `events.png` (its frames, if they have two polarities). A regression
-    has no confusion and no reliability.
+    `model_summary.txt` comes with the beginning of a fit: the modules, metrics apart, and their parameters. Its end
+    brings `training_curves.png`: every metric that the module logged, by epoch; a resumed run continues the curves.
+    What callbacks log of single layers, as ``NAME/STAGE/QUANTITY/LAYER``, is left to them. The end of a test brings
+    `metrics.json`, `per_class.csv`, `confusion_matrix.png`, `reliability.png`, `raster.png` (spikes of the first
+    sample) and `events.png` (its frames, if they have two polarities). A regression has no classes: no `per_class.csv`,
+    no confusion and no reliability.
 
     It works on any LightningModule whose `test_step` returns ``{"prediction": p, "target": y}``: `p` are class
     probabilities `[B, C]`, or an object with them as its attribute `mean`; `y` are classes `[B]`. The frames are
     expected as the first part of a batch, time first, `[T, B, C, H, W]`.
 
-    `metrics.json` holds, without their prefix, all metrics that the module logs as `test/...`; accuracy, nll, brier and
-    ece (15 bins) are computed where it logs none. Of the first batches come spikes per neuron per step and synaptic
-    operations per sample (`metrics.activity`), logged as `test/...` too. Seconds are wall-clock: `data` from the making
-    of this callback until the data are set up, `training` with its validation, `total` since the making.
+    `metrics.json` holds, without their prefix, all metrics that the module logs as `test/...`, and by their names those
+    that callbacks log in a test; accuracy, nll, brier and ece (15 bins) are computed where the module logs none. Of the
+    first batches come spikes per neuron per step and synaptic operations per sample (`metrics.activity`), logged as
+    `test/...` too. Seconds are wall-clock: `data` from the making of this callback until the data are set up,
+    `training` with its validation, `total` since the making.
+
+    `per_class`, in `per_class.csv` and `metrics.json`, has for each class its samples, its accuracy (the share of them
+    that were found, also called recall), its precision (the share of what was taken for it that belongs to it), F1,
+    the harmonic mean of the two, and of its samples the mean confidence (the highest probability) and the mean negative
+    log-likelihood in nats. What is undefined, such as the precision of a class that was never predicted, is empty.
+
+    Loggers of Weights & Biases and TensorBoard get the figures, `per_class` and `model_summary` as ``report/NAME``.
 
     Args:
         folder: where to write; it is made when there is something to write. Nothing is written in a `fast_dev_run`.
@@ -97,6 +112,10 @@ class Report(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training_since = time.perf_counter()
+        if may_write(trainer):
+            summary = _model_summary(pl_module)  # not earlier: lazy parameters have their shapes by now
+            write_whole(self.folder / "model_summary.txt", summary + "\n")
+            log_text(trainer, "model_summary", summary)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before_epoch = dict(trainer.callback_metrics)
@@ -105,7 +124,8 @@ class Report(pl.Callback):
         metrics = trainer.callback_metrics
         for name, value in metrics.items():
             fork_of, _, fork = name.rpartition("_")
-            if fork in ("step", "epoch") and fork_of in metrics:
+            is_fork = fork in ("step", "epoch") and fork_of in metrics
+            if is_fork or name.count("/") > _MOST_SLASHES:
                 continue
             # the trainer keeps old values, such as those of a validation that runs every other epoch
             if self._before_epoch.get(name) is not value:
@@ -171,9 +191,15 @@ class Report(pl.Callback):
         self.results["spikes_per_neuron_per_step_by_layer"] = self.activity.spike_rates()
         if self.activity.uncounted:
             self.results["layers_without_counted_operations"] = self.activity.uncounted
+        if self._targets and _is_classification(self._prediction, self._target):
+            classes = _class_names(trainer, self._prediction.shape[1])
+            self.results["per_class"] = _per_class(self._prediction, self._target, classes)
         if not may_write(trainer):
             return
         write_json(self.folder / "metrics.json", self.results)
+        if "per_class" in self.results:
+            rows = [list(row.values()) for row in self.results["per_class"]]
+            log_table(trainer, "per_class", _PER_CLASS, rows, self.folder)
         for name, figure in self._test_figures(trainer).items():
             log_figure(trainer, name, figure, self.folder)
 
@@ -202,31 +228,7 @@ class Report(pl.Callback):
 
 def write_json(path: Path, values: Mapping[str, Any]) -> Path:
     """Write values as JSON, whole or not at all; numbers that are not finite become null, which JSON has."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(json.dumps(_finite(values), indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
-
-
-def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> Path:
-    """Save a figure as ``folder/name.png`` and hand it to those of the trainer's loggers that take images."""
-    path = figures.save(figure, folder / f"{name}.png")
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            # `step` becomes "trainer/global_step", the x axis; W&B's own step must not be set beside Lightning's
-            logger.log_image(f"report/{name}", [str(path)], step=trainer.global_step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(f"report/{name}", figure, trainer.global_step)
-    return path
-
-
-def may_write(trainer: pl.Trainer) -> bool:
-    """Whether this process is the one that writes files, in a run that writes any."""
-    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    return write_whole(path, json.dumps(_finite(values), indent=2) + "\n")
 
 
 def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> tuple[Tensor, Tensor]:
@@ -256,6 +258,44 @@ def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
         "brier": brier_score(probabilities, targets).item(),
         "ece": gap.item(),
     }
+
+
+def _per_class(probabilities: Tensor, targets: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`_PER_CLASS` of each class; None is what is undefined."""
+    classes = len(names)
+    probabilities, targets = probabilities.cpu(), targets.cpu()
+    confidence, predicted = probabilities.max(1)
+    nll = negative_log_likelihood(probabilities, targets, reduction="none")
+    labels = targets[predicted == targets], targets, predicted
+    found, samples, taken = (torch.bincount(chosen, minlength=classes).double() for chosen in labels)
+    confidences, losses = (torch.bincount(targets, values.double(), classes) for values in (confidence, nll))
+    f1 = 2 * found / (samples + taken)
+    measured = torch.stack([found / samples, found / taken, f1, confidences / samples, losses / samples], 1).tolist()
+    rows = (
+        (name, int(count), *(None if math.isnan(value) else value for value in row))
+        for name, count, row in zip(names, samples.tolist(), measured, strict=True)
+    )
+    return [dict(zip(_PER_CLASS, row, strict=True)) for row in rows]
+
+
+def _model_summary(pl_module: pl.LightningModule) -> str:
+    """Every module but metrics, with its parameters; the network is not run for it."""
+    metrics = [part for part in pl_module.modules() if isinstance(part, (Metric, MetricCollection))]
+    left_out = {id(part) for metric in metrics for part in metric.modules()}
+    rows = [("module", "type", "parameters")]
+    for name, part in pl_module.named_modules():
+        if name and id(part) not in left_out:
+            rows.append((name, type(part).__name__, _count(part.parameters())))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}" for name, kind, count in rows]
+    trained = _count(part for part in pl_module.parameters() if part.requires_grad)
+    lines += ["", f"{_count(pl_module.parameters())} parameters, of which {trained} are trained by gradients"]
+    return "\n".join(lines)
+
+
+def _count(parameters: Iterable[Tensor]) -> str:
+    listed = list(parameters)
+    return "?" if any(map(is_lazy, listed)) else f"{sum(part.numel() for part in listed):,}"
 
 
 def _gather(values: Tensor, pl_module: pl.LightningModule) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.modules import network_of
-from lightning_snn.callbacks.report import log_figure, may_write
+from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.ttfs import Emission, OverflowFraction, SpikesPerNeuron, emitting_layers, record_emissions
 from lightning_snn.nn.ttfs import SpikeEncoder, TimeWindow
@@ -111,7 +111,7 @@ class SpikeTimes(pl.Callback):
                 rates[title] = counts.double() / neurons
                 windows[title] = (layer.t_min.item(), layer.t_max.item())
         if rates and may_write(trainer):
-            folder = Path(trainer.default_root_dir) if self.folder is None else self.folder
+            folder = output_folder(trainer, self.folder)
             log_figure(trainer, "spike_times", figures.spike_time_histograms(rates, windows), folder)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_snn.callbacks.predictions import KeptPredictions, Predictions
-from lightning_snn.callbacks.report import log_figure, may_write
+from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.entropy import mutual_information
 from lightning_snn.functional.temperature import fit_temperature
@@ -300,7 +300,7 @@ class UncertaintyLogger(pl.Callback):
     def _draw(self, trainer: pl.Trainer, stage: str) -> None:
         if not may_write(trainer):
             return
-        folder = Path(trainer.default_root_dir) if self.folder is None else self.folder
+        folder = output_folder(trainer, self.folder)
         for index, scored in self._scored.items():
             suffix = f"_{index}" if index else ""
             for figure_name, figure in scored.drawn(self.n_bins).items():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,12 @@ def test_a_plain_module_gets_all_figures_and_numbers(tmp_path: Path, returns: st
     fitter = trainer(report)
     fitter.fit(module, loader(), loader())
     fitter.test(module, loader(), verbose=False)
-    assert {path.name for path in report.folder.iterdir()} == {*FIGURES, "metrics.json"}
+    assert {path.name for path in report.folder.iterdir()} == {
+        *FIGURES,
+        "metrics.json",
+        "model_summary.txt",
+        "per_class.csv",
+    }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in report.folder.glob("*.png"))
 
     found = json.loads((report.folder / "metrics.json").read_text())
@@ -150,6 +157,102 @@ def test_the_library_s_module_and_the_report_agree(tmp_path: Path) -> None:
     assert {"accuracy", "nll", "brier", "ece", "pair_accuracy"} <= set(results)
     for name in ("accuracy", "nll", "brier", "ece", "spikes_per_neuron_per_step", "synaptic_operations_per_sample"):
         assert results[name] == pytest.approx(plain[name], rel=1e-5)
+
+
+def rows_by_hand(probabilities: Tensor, targets: Tensor, classes: int) -> list[dict[str, float | None]]:
+    """Sample by sample."""
+    pairs = list(zip(probabilities.tolist(), targets.tolist(), strict=True))
+    rows = []
+    for label in range(classes):
+        own = [given for given, target in pairs if target == label]
+        taken = [target for given, target in pairs if given.index(max(given)) == label]
+        found = taken.count(label)
+        rows.append(
+            {
+                "samples": len(own),
+                "accuracy": found / len(own) if own else None,
+                "precision": found / len(taken) if taken else None,
+                "f1": 2 * found / (len(own) + len(taken)) if own or taken else None,
+                "confidence": sum(map(max, own)) / len(own) if own else None,
+                "nll": sum(-math.log(given[label]) for given in own) / len(own) if own else None,
+            }
+        )
+    return rows
+
+
+def test_each_class_has_its_own_numbers(tmp_path: Path) -> None:
+    class Given(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            part = slice(8 * batch_idx, 8 * batch_idx + 8)
+            return {"prediction": probabilities[part], "target": targets[part]}
+
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(24, 6, generator=generator).double().pow(3) + 0.01
+    probabilities[:, 4:] /= 1e6  # never predicted
+    probabilities /= probabilities.sum(1, keepdim=True)
+    targets = torch.randint(0, 5, (24,), generator=generator)
+    targets[targets == 3] = 4
+    report = report_of(tmp_path, Given())
+    expected = rows_by_hand(probabilities, targets, 6)
+    # a class that is predicted and never true, one the other way round, one that is neither
+    assert [expected[3]["accuracy"], expected[4]["precision"], expected[5]["f1"]] == [None] * 3
+    assert expected[4]["accuracy"] == expected[3]["precision"] == expected[3]["f1"] == 0
+    found = json.loads((report.folder / "metrics.json").read_text())["per_class"]
+    for label, (row, wanted) in enumerate(zip(found, expected, strict=True)):
+        assert list(row) == ["class", *wanted]
+        assert row["class"] == str(label)
+        for name, value in wanted.items():
+            assert row[name] == (None if value is None else pytest.approx(value, rel=1e-9)), (label, name)
+    with (report.folder / "per_class.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert table == [{name: "" if cell is None else str(cell) for name, cell in row.items()} for row in found]
+    assert report.results["accuracy"] == pytest.approx(sum(row["accuracy"] * row["samples"] for row in found[:3]) / 24)
+
+
+def test_probabilities_of_half_precision_are_told_by_class_too(tmp_path: Path) -> None:
+    class Half(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            probabilities = self.outputs(batch[0]).softmax(-1)
+            return {"prediction": probabilities.bfloat16(), "target": batch[1]}
+
+    exact, half = (report_of(tmp_path, module).results["per_class"] for module in (Plain(), Half()))
+    for wanted, found in zip(exact, half, strict=True):
+        assert found["nll"] == pytest.approx(wanted["nll"], rel=0.01)
+        assert found["nll"] != wanted["nll"]
+
+
+def test_the_summary_names_every_module_but_metrics(tmp_path: Path) -> None:
+    module, report = SpikingModule(network(), num_classes=CLASSES), Report(tmp_path)
+    module.network[1].bias.requires_grad_(False)
+    trainer(report).fit(module, loader())
+    lines = (tmp_path / "model_summary.txt").read_text().splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["module", "type", "parameters"],
+        ["method", "SurrogateGradient", "0"],
+        ["network", "Sequential", "579"],
+    ]
+    assert ["network.1", "Linear", "528"] in [line.split() for line in lines]
+    assert lines[-1] == "579 parameters, of which 563 are trained by gradients"
+    assert "metrics" not in "".join(lines)
+
+
+def test_the_summary_does_not_run_the_network(tmp_path: Path) -> None:
+    class WithExample(Plain):
+        example_input_array = torch.zeros(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("it ran")
+
+    trainer(Report(tmp_path)).fit(WithExample(), loader())
+    assert "net.1" in (tmp_path / "model_summary.txt").read_text()
+
+
+def test_lazy_parameters_are_counted_once_they_have_shapes(tmp_path: Path) -> None:
+    module = Plain()
+    module.net[1] = nn.LazyLinear(16)
+    trainer(Report(tmp_path)).fit(module, loader(), loader())
+    assert "LazyLinear" not in (tmp_path / "model_summary.txt").read_text()
+    assert (tmp_path / "model_summary.txt").read_text().splitlines()[-1].startswith("579 parameters")
 
 
 def test_activity_is_that_of_the_first_batches(tmp_path: Path) -> None:
@@ -232,6 +335,16 @@ def test_history_has_a_value_for_each_epoch_in_which_it_was_new(tmp_path: Path) 
     assert [step for step, _ in report.history["fit_loss"]] == [3, 6, 9, 12]
     assert [step for step, _ in report.history["val_loss"]] == [6, 12]
     assert set(report.history) == {"fit_loss", "val_loss"}
+
+
+def test_values_of_single_layers_have_no_curve(tmp_path: Path) -> None:
+    class ByLayer(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pl_module.log_dict({"own/val/rate": 0.5, "own/val/rate/net.2": 0.5})
+
+    report = Report(tmp_path)
+    trainer(report, ByLayer()).fit(Plain(), loader(), loader())
+    assert set(report.history) == {"fit_loss", "val_loss", "own/val/rate"}
 
 
 def test_a_resumed_run_continues_the_curves(tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from matplotlib.figure import Figure
+
+from lightning_snn.callbacks.tracking import (
+    log_figure,
+    log_histogram,
+    log_table,
+    log_text,
+    may_write,
+    output_folder,
+    write_whole,
+)
+from tests.wandb_runs import WandbRun
+
+COLUMNS, ROWS = ["class", "accuracy"], [["a|b", 0.5], ['c, "d"', None]]
+COUNTS, EDGES = [2.0, 0.0, 6.0], [0.0, 1.0, 2.0, 4.0]
+
+
+class Calls:
+    """An experiment that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, tuple, dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **options: self.made.append((name, arguments, options))
+
+
+class StubTensorBoard(TensorBoardLogger):
+    """TensorBoard's logger where its package is not installed."""
+
+    def __init__(self) -> None:
+        self.calls = Calls()
+
+    @property
+    def experiment(self) -> Any:
+        return self.calls
+
+
+class StubWandb(WandbLogger):
+    def __init__(self) -> None:
+        self.logged: list[tuple[dict[str, Any], int | None]] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.logged.append((dict(metrics), step))
+
+
+def trainer(*loggers: Logger, **options: Any) -> pl.Trainer:
+    made = pl.Trainer(
+        accelerator="cpu",
+        logger=list(loggers) or False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    made.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 7
+    assert made.global_step == 7
+    return made
+
+
+def on_another_process(monkeypatch: pytest.MonkeyPatch, *loggers: Logger) -> pl.Trainer:
+    made = trainer(*loggers)
+    monkeypatch.setattr(type(made.strategy), "is_global_zero", property(lambda self: False))
+    assert not made.is_global_zero
+    return made
+
+
+def figure() -> Figure:
+    drawn = Figure(figsize=(1, 1))
+    drawn.subplots().plot([0, 1])
+    return drawn
+
+
+def log_everything(trainer: pl.Trainer, folder: Path) -> tuple[Path, Path]:
+    picture = log_figure(trainer, "picture", figure(), folder)
+    log_histogram(trainer, "rates/layer", COUNTS, EDGES)
+    table = log_table(trainer, "table", COLUMNS, ROWS, folder)
+    log_text(trainer, "text", "a < b\n  c")
+    return picture, table
+
+
+@pytest.mark.parametrize("loggers", [[], ["csv"], ["tensorboard", "csv", "wandb", "tensorboard"]])
+def test_files_are_the_same_with_any_loggers(tmp_path: Path, loggers: list[str]) -> None:
+    kinds = {"csv": lambda: CSVLogger(tmp_path / "logs"), "tensorboard": StubTensorBoard, "wandb": StubWandb}
+    folder = tmp_path / "new" / "folder"
+    picture, table = log_everything(trainer(*(kinds[name]() for name in loggers)), folder)
+    assert (picture, table) == (folder / "picture.png", folder / "table.csv")
+    assert sorted(path.name for path in folder.iterdir()) == ["picture.png", "table.csv"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with table.open(newline="") as lines:
+        assert list(csv.reader(lines)) == [COLUMNS, ["a|b", "0.5"], ['c, "d"', ""]]
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_process_that_does_not_write_tells_where_others_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loggers = StubTensorBoard(), StubWandb()
+    elsewhere = on_another_process(monkeypatch, *loggers)
+    assert not may_write(elsewhere)
+    assert log_everything(elsewhere, tmp_path) == (tmp_path / "picture.png", tmp_path / "table.csv")
+    assert not list(tmp_path.iterdir())
+    assert not loggers[0].calls.made
+    assert not loggers[1].logged
+
+
+def test_a_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
+    made = pl.Trainer(accelerator="cpu", logger=StubWandb(), fast_dev_run=True, default_root_dir=tmp_path)
+    assert isinstance(made.logger, DummyLogger)
+    assert not may_write(made)
+    log_everything(made, tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
+    assert may_write(trainer())
+
+
+def test_the_folder_is_the_trainer_s_unless_named(tmp_path: Path) -> None:
+    made = trainer(default_root_dir=tmp_path / "root")
+    assert output_folder(made, None) == tmp_path / "root"
+    assert output_folder(made, tmp_path / "own") == tmp_path / "own"
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_gets_each_kind_at_the_trainer_s_step(tmp_path: Path) -> None:
+    loggers = [StubTensorBoard(), StubTensorBoard()]
+    log_everything(trainer(*loggers), tmp_path)
+    for logger in loggers:
+        picture, histogram, table, text = logger.calls.made
+        assert picture[0] == "add_figure"
+        assert (picture[1][0], picture[1][2]) == ("report/picture", 7)
+        assert isinstance(picture[1][1], Figure)
+        assert table == ("add_text", ("report/table", MARKDOWN, 7), {})
+        assert text == ("add_text", ("report/text", "    a < b\n      c", 7), {})
+        assert histogram[:2] == ("add_histogram_raw", ("report/rates/layer",))
+        # centres .5, 1.5 and 3: 2 * .5 + 6 * 3 and 2 * .25 + 6 * 9
+        sums = {"num": 8, "sum": 19, "sum_squares": 54.5, "min": 0, "max": 4}
+        right_edges = {"bucket_limits": EDGES, "bucket_counts": [0, *COUNTS]}
+        assert histogram[2] == {**sums, **right_edges, "global_step": 7}
+
+
+MARKDOWN = """\
+| class | accuracy |
+| --- | --- |
+| a\\|b | 0.5 |
+| c, "d" |  |"""
+
+
+def test_wandb_gets_each_kind_with_lightning_s_step_beside_it(tmp_path: Path) -> None:
+    logger = StubWandb()
+    log_everything(trainer(logger), tmp_path)
+    found = {key: value for metrics, step in logger.logged for key, value in metrics.items()}
+    assert [step for _, step in logger.logged] == [7] * 4
+    assert list(found) == ["report/picture", "report/rates/layer", "report/table", "report/text"]
+    (picture,) = found["report/picture"]
+    assert isinstance(picture, wandb.Image)
+    histogram = found["report/rates/layer"]
+    assert (list(histogram.histogram), list(histogram.bins)) == (COUNTS, EDGES)
+    assert (found["report/table"].columns, found["report/table"].data) == (COLUMNS, ROWS)
+    assert isinstance(found["report/text"], wandb.Html)
+
+
+def test_a_run_of_wandb_holds_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = WandbLogger(save_dir=tmp_path, mode="offline", settings=wandb.Settings(silent=True))
+    log_everything(trainer(logger), tmp_path)
+    logger.experiment.finish()
+    kept = WandbRun(tmp_path)
+    assert kept.values["trainer/global_step"] == 7
+    assert kept.values["report/rates/layer/_type"] == "histogram"
+    assert (kept.values["report/rates/layer/values"], kept.values["report/rates/layer/bins"]) == (COUNTS, EDGES)
+    (picture,) = kept.values["report/picture/filenames"]
+    assert (kept.files / picture).read_bytes() == (tmp_path / "picture.png").read_bytes()
+    assert "a &lt; b\n  c" in (kept.files / kept.values["report/text/path"]).read_text()
+    assert kept.values["report/table/nrows"] == 2
+
+
+@pytest.mark.parametrize(
+    "convert", [np.asarray, torch.tensor, lambda values: torch.tensor(values, dtype=torch.bfloat16), tuple]
+)
+def test_numbers_of_any_kind_make_a_histogram(convert: Callable[[list[float]], Any]) -> None:
+    logger = StubWandb()
+    log_histogram(trainer(logger), "name", convert(COUNTS), convert(EDGES))
+    ((metrics, _),) = logger.logged
+    assert list(metrics["report/name"].histogram) == COUNTS
+
+
+@pytest.mark.parametrize(
+    ("counts", "edges", "complaint"),
+    [
+        ([], [0.0], r"`counts` to be numbers \[N\], but got shape \(0,\)"),
+        ([1.0, -1.0], [0.0, 1.0, 2.0], r"`counts` to be at most 512 numbers of at least 0, .* and the least -1"),
+        ([[1.0]], [0.0, 1.0], r"`counts` to be at most 512 numbers of at least 0, but got the shape \(1, 1\)"),
+        ([1.0] * 513, range(514), r"`counts` to be at most 512 numbers"),
+        ([float("nan")], [0.0, 1.0], "`counts` to be finite"),
+        ([1.0], [0.0, float("inf")], "`edges` to be finite"),
+        ([1.0], [0.0, 1.0, 2.0], r"`edges` to be 2 increasing numbers, .* got the shape \(3,\), from 0 to 2"),
+        ([1.0, 1.0], [0.0, 1.0, 1.0], "`edges` to be 3 increasing numbers"),
+    ],
+)
+def test_bad_histograms_are_refused_with_any_logger(counts: Any, edges: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        log_histogram(trainer(), "name", counts, edges)
+
+
+def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`rows` to have a cell for each of 2 columns, but row 1 has 1"):
+        log_table(trainer(), "table", COLUMNS, [["a", 1], ["b"]], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_cells_may_be_tensors_and_arrays_of_one_number(tmp_path: Path) -> None:
+    path = log_table(trainer(), "table", COLUMNS, [[np.int64(3), torch.tensor(0.25)]], tmp_path)
+    assert path.read_text() == "class,accuracy\n3,0.25\n"
+
+
+def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
+    path = write_whole(tmp_path / "text.txt", "before")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "after \ud800")
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]
