@@ -35,6 +35,12 @@ BANDS = {
     "others": {"maximum likelihood": np.cos(PLACES)},
     "gaps": [(1.0, 2.0)],
 }
+MEMBRANES = {
+    "membranes": {"hidden": np.array([[0.5, 1.5, 0.2], [1.2, 0.9, -0.4], [0.3, 1.1, 0.9]]), "output": [[0.1], [0.7]]},
+    "spikes": {"hidden": [[0, 1, 0], [1, 0, 0], [0, 1, 0]], "output": [[0], [1]]},
+    "thresholds": {"hidden": 1.0, "output": [0.5]},
+}
+RATES = {"lif1": [0.0, 0.0, 0.1, 0.4], "lif2": np.linspace(0.05, 0.2, 20)}
 BUILDERS = {
     "training_curves": lambda: figures.training_curves(HISTORY),
     "confusion_matrix": lambda: figures.confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"]),
@@ -46,8 +52,13 @@ BUILDERS = {
         {"encoder": [0.1, 0.2], "1": [0.0, 0.3, 0.2]}, {"encoder": (0, 1), "1": (1, 4)}
     ),
     "jacobian_spectra": lambda: figures.jacobian_spectra({"naive": [0.5, 30j, -2], "unit": [0.1, -0.9, 1.2]}),
+    "firing_rate_histograms": lambda: figures.firing_rate_histograms(RATES),
     "likelihood_curves": lambda: figures.likelihood_curves(LEARNERS),
     "regression_bands": lambda: figures.regression_bands(**BANDS),
+    "membrane_traces": lambda: figures.membrane_traces(**MEMBRANES),
+    "synaptic_operations": lambda: figures.synaptic_operations(
+        {"0": {"effective_acs": 3, "effective_macs": 0, "dense": 60, "ann_macs": 10}}, "a note"
+    ),
     "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
 }
 every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
@@ -581,3 +592,104 @@ def test_the_band_is_two_standard_deviations_wide_and_the_gap_is_shaded():
 def test_regression_bands_refuse_what_they_cannot_draw(change, message):
     with pytest.raises(ValueError, match=message):
         figures.regression_bands(**{**BANDS, **change})
+
+
+# membrane_traces
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def test_membranes_are_drawn_in_the_middle_of_their_steps_with_threshold_and_spikes():
+    hidden, output = figures.membrane_traces(**MEMBRANES, time_step_ms=2.0).axes
+    lines = lines_of(hidden)
+    assert list(lines) == ["threshold", "neuron 1", "neuron 0", "neuron 2"]  # by activity, then by nearness
+    for neuron in range(3):
+        time, membrane = lines[f"neuron {neuron}"].get_data()
+        np.testing.assert_array_equal(time, [1, 3, 5])
+        np.testing.assert_array_equal(membrane, MEMBRANES["membranes"]["hidden"][:, neuron])
+    assert set(lines["threshold"].get_ydata()) == {1.0}
+    ticks = [[segment[0, 0] for segment in each.get_segments()] for each in hidden.collections]
+    assert ticks == [[1, 5], [3], []]
+    heights = [segment[:, 1].min() for each in hidden.collections for segment in each.get_segments()]
+    assert min(heights) > 1.5  # above all membranes
+    assert hidden.get_title("left") == "hidden: 2 of 3 neurons spiked"
+    assert output.get_title("left") == "output: 1 of 1 neurons spiked"
+    assert (hidden.get_xlim(), output.get_xlim()) == ((0, 6), (0, 4))
+    assert output.get_xlabel() == "time (ms)"
+
+
+def test_neurons_are_drawn_from_the_most_to_the_least_active():
+    spikes = np.tril(np.ones((8, 9)))[:, ::-1]  # neuron n spikes n times, but the first never
+    drawn = figures.membrane_traces({"a": spikes - 1}, {"a": spikes}, {"a": None}, neurons=3).axes[0]
+    assert list(lines_of(drawn)) == ["neuron 8", "neuron 4", "neuron 1"]
+    few = spikes * (np.arange(9) == 4)
+    membranes = few + 0.1 * np.arange(9)
+    drawn = figures.membrane_traces({"a": membranes}, {"a": few}, {"a": 2.0}, neurons=3).axes[0]
+    assert list(lines_of(drawn)) == ["threshold", "neuron 4", "neuron 8", "neuron 7"]
+
+
+def test_thresholds_that_differ_are_drawn_in_the_colours_of_their_neurons():
+    axes = figures.membrane_traces({"a": np.zeros((3, 2))}, {"a": np.zeros((3, 2))}, {"a": [1.0, 2.0]}).axes[0]
+    solid = {line.get_color(): line.get_label() for line in axes.lines if line.get_linestyle() == "-"}
+    dashed = {solid[line.get_color()]: line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"}
+    assert dashed == {"neuron 0": 1.0, "neuron 1": 2.0}
+
+
+def test_membranes_that_are_not_finite_are_left_out(tmp_path):
+    values = np.full((4, 2), np.nan)
+    assert pixels(figures.membrane_traces({"a": values}, {"a": np.zeros((4, 2))}, {"a": 1.0}), tmp_path).any()
+    values[0, 0] = np.inf
+    values[1:, 0] = 0.5
+    axes = figures.membrane_traces({"a": values}, {"a": np.zeros((4, 2))}, {"a": 1.0}).axes[0]
+    assert np.isfinite(axes.get_ylim()).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"membranes": {}}, "`membranes` to hold at least one layer, but got none"),
+        ({"neurons": 6}, "`neurons` to be at most 5, but got 6"),
+        ({"neurons": 0}, "`neurons` to be an integer of at least 1, but got 0"),
+        ({"time_step_ms": -1.0}, "`time_step_ms` to be a finite number larger than 0"),
+        ({"membranes": {"other": [[1.0]]}}, "`spikes` to hold the layer 'other', but got .'hidden', 'output'."),
+        ({"membranes": {"hidden": np.zeros(3)}}, r"`membranes\['hidden'\]` to be membranes of shape \(T, N\)"),
+        ({"spikes": {"hidden": np.zeros((3, 2)), "output": [[0], [1]]}}, r"of shape \(3, 3\), but got shape \(3, 2\)"),
+        ({"thresholds": {"hidden": [1.0, 2.0], "output": 1.0}}, r"a number or of shape \(3,\), but got shape \(2,\)"),
+    ],
+)
+def test_what_are_no_membranes_is_refused(change, message):
+    with pytest.raises(ValueError, match="Expected argument .*" + message):
+        figures.membrane_traces(**{**MEMBRANES, **change})
+
+
+def test_neurons_that_never_fire_have_a_bar_of_their_own_beside_the_histogram():
+    figure = figures.firing_rate_histograms(RATES, bins=4)
+    for axes, rates in zip(figure.axes, RATES.values(), strict=True):
+        (stairs,), rates = axes.patches[:1], np.asarray(rates)
+        (dead,) = (patch for patch in axes.patches if patch is not stairs)
+        np.testing.assert_allclose(stairs.get_data().edges, [0, 0.1, 0.2, 0.3, 0.4])
+        assert dead.get_height() == pytest.approx(100 * np.mean(rates == 0))
+        assert dead.get_x() + dead.get_width() < 0
+        assert stairs.get_data().values.sum() + dead.get_height() == pytest.approx(100)
+    assert figure.axes[0].get_title(loc="left") == "lif1 (neurons: 4), mean rate 0.125, 50 % never fire"
+    assert figure.axes[1].get_title(loc="left") == "lif2 (neurons: 20), mean rate 0.125, 0 % never fire"
+
+
+def test_a_silent_network_can_be_drawn():
+    figure = figures.firing_rate_histograms({"lif": torch.zeros(3, 4)})
+    assert figure.axes[0].get_title(loc="left") == "lif (neurons: 12), mean rate 0.000, 100 % never fire"
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({}, "`rates` to hold at least one layer, but got none"),
+        ({"lif": [0.5, 1.5]}, r"`rates\['lif'\]` to be within \[0, 1\], but got 0.5 to 1.5"),
+        ({"lif": []}, r"`rates\['lif'\]` to be firing rates, but got shape \(0,\)"),
+    ],
+)
+def test_what_are_no_firing_rates_is_refused(rates, message):
+    with pytest.raises(ValueError, match=message):
+        figures.firing_rate_histograms(rates)

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_snn.figures.classification import confusion_matrix, reliability_diagram
+from lightning_snn.figures.energy import synaptic_operations
 from lightning_snn.figures.estimators import bias_and_deviation
+from lightning_snn.figures.firing import firing_rate_histograms
+from lightning_snn.figures.membrane import membrane_traces
 from lightning_snn.figures.propagation import likelihood_curves, regression_bands
 from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
@@ -26,8 +29,10 @@ __all__ = [
     "bias_and_deviation",
     "confusion_matrix",
     "event_strip",
+    "firing_rate_histograms",
     "jacobian_spectra",
     "likelihood_curves",
+    "membrane_traces",
     "read_history",
     "regression_bands",
     "reliability_diagram",
@@ -35,6 +40,7 @@ __all__ = [
     "save",
     "spike_raster",
     "spike_time_histograms",
+    "synaptic_operations",
     "training_curves",
     "uncertainty_histograms",
 ]

@@ -1,9 +1,12 @@
-"""torchmetrics classes; their functional twins are in `lightning_snn.metrics.functional`, and in
-`lightning_snn.metrics.ttfs` for what is counted in networks of first spikes."""
+"""torchmetrics classes; their functional twins are in `lightning_snn.metrics.functional`, of spike trains in
+`lightning_snn.metrics.spikes`, of synaptic operations in `lightning_snn.metrics.activity` and of what is counted in
+networks of first spikes in `lightning_snn.metrics.ttfs`."""
 
 from __future__ import annotations
 
+from lightning_snn.metrics.activity import SynapticOperations
 from lightning_snn.metrics.probability import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics.spikes import DecisionLatency, FiringRate, FirstSpikeLatency
 from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, SpikesPerNeuron
 from lightning_snn.metrics.uncertainty import (
     AdaptiveCalibrationError,
@@ -19,6 +22,9 @@ __all__ = [
     "AreaUnderRiskCoverage",
     "BitAccuracy",
     "BrierScore",
+    "DecisionLatency",
+    "FiringRate",
+    "FirstSpikeLatency",
     "Latency",
     "MutualInformation",
     "NegativeLogLikelihood",
@@ -26,5 +32,6 @@ __all__ = [
     "OverflowFraction",
     "PredictiveEntropy",
     "SpikesPerNeuron",
+    "SynapticOperations",
     "WithinPairAccuracy",
 ]

@@ -3,12 +3,13 @@
 Spikes are counted where neurons emit them, before any pooling; inputs are counted apart, and the readout has no spikes.
 Remaining times are what flows between layers; a neuron spiked where its remaining time is positive.
 
-The functions and the classes of this module measure the same: a class sums over batches and processes.
+The functions and the classes of this module measure the same: a class sums over batches and processes. Spikes per
+neuron are those of spike trains `[T, B, ...]` too; what else such trains tell is in `lightning_snn.metrics.spikes`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.metrics.functional import Reduction, accumulation_dtype
 from lightning_snn.metrics.probability import SampleMean
+from lightning_snn.metrics.spikes import CountRatio, check_spikes
 from lightning_snn.nn.ttfs import FirstSpike, SpikeEncoder, TimeWindow
 from lightning_snn.nn.ttfs_windows import latency as latency
 
@@ -86,20 +88,25 @@ def record_emissions(network: nn.Module) -> Iterator[dict[str, Emission]]:
             handle.remove()
 
 
-def spikes_per_neuron(emissions: Mapping[str, Emission], layer: str | None = None) -> Tensor:
-    """Spikes per neuron and sample: the mean of 1[remaining time > 0].
+def spikes_per_neuron(spikes: Tensor | Mapping[str, Emission], layer: str | None = None) -> Tensor:
+    """Spikes per neuron and sample.
+
+    Of spike trains 1 / (B N) sum_{t, b, i} 1[s_i^b(t) != 0]; of neurons that spike at most once the mean of
+    1[remaining time > 0].
 
     Args:
-        emissions: by layer, from `record_emissions`.
-        layer: which layer; None takes all neurons, and no inputs.
+        spikes: spike trains `(T, B, ...)` in which any value but 0 is a spike, or emissions by layer, from
+            `record_emissions`.
+        layer: which layer of the emissions; None takes all neurons, and no inputs.
 
     Returns:
-        a scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there are no neurons.
+        a scalar in float64 (float32 on Apple's MPS), within [0, T], of emissions within [0, 1]; nan if there are no
+        neurons.
 
     Raises:
-        ValueError: if there is no such layer.
+        ValueError: if there is no such layer, or spike trains have fewer than two axes.
     """
-    return _fraction(*_spike_counts(_chosen(emissions, layer)))
+    return _fraction(*_spike_counts(spikes, layer))
 
 
 def overflow_fraction(emissions: Mapping[str, Emission], layer: str | None = None) -> Tensor:
@@ -167,54 +174,27 @@ def time_steps(network: nn.Module, time_bits: int) -> int:
     return max(windows.values(), default=1) * 2**time_bits
 
 
-class LayerFraction(Metric, ABC):
-    """A fraction of the neurons of one layer or of all, summed over batches and processes as counts.
+class LayerCountRatio(CountRatio, ABC):
+    """A ratio of two counts in one layer or in all; see `CountRatio`.
 
     Args:
         layer: which layer; None takes all neurons, and no inputs.
         kwargs: see `torchmetrics.Metric`.
     """
 
-    full_state_update = False
-    is_differentiable = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
-
-    count: Tensor
-    total: Tensor
-
     def __init__(self, layer: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layer = layer
-        # integers, which a module that is cast to another dtype leaves alone
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    @staticmethod
-    @abstractmethod
-    def counts(emissions: list[Emission]) -> tuple[Tensor, int]:
-        """What is counted, and of how many."""
-
-    def update(self, emissions: Mapping[str, Emission]) -> None:
-        """Add a batch, from `record_emissions`.
-
-        Raises:
-            ValueError: if there is no such layer.
-        """
-        count, total = self.counts(_chosen(emissions, self.layer))
-        self.count = self.count + count
-        self.total = self.total + total
-
-    def compute(self) -> Tensor:
-        """The fraction over all batches so far, a scalar within [0, 1]; nan if there was none."""
-        return _fraction(self.count, self.total)
 
 
-class SpikesPerNeuron(LayerFraction):
-    """Spikes per neuron and sample: the mean of 1[remaining time > 0] over all neurons or those of one layer.
+class SpikesPerNeuron(LayerCountRatio):
+    """Spikes per neuron and sample, of spike trains or of the neurons of a network of first spikes.
+
+    See `spikes_per_neuron`.
 
     Args:
-        layer: which layer, the encoder's name for the inputs; None takes all neurons, and no inputs.
+        layer: which layer of a network of first spikes, the encoder's name for the inputs; None takes all neurons, and
+            no inputs.
         kwargs: see `torchmetrics.Metric`.
 
     Example:
@@ -222,14 +202,21 @@ class SpikesPerNeuron(LayerFraction):
         >>> metric.update({"1": Emission(torch.tensor([[0.5, 0.0]]), torch.tensor([[False, False]]))})
         >>> metric.compute()
         tensor(0.5000, dtype=torch.float64)
+        >>> trains = SpikesPerNeuron()
+        >>> trains.update(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
+        >>> trains.compute()
+        tensor(1.5000, dtype=torch.float64)
     """
 
     higher_is_better = False
 
-    @staticmethod
-    def counts(emissions: list[Emission]) -> tuple[Tensor, int]:
-        """Spikes, and neurons times samples."""
-        return _spike_counts(emissions)
+    def update(self, spikes: Tensor | Mapping[str, Emission]) -> None:
+        """Add a batch: spike trains `[T, B, ...]`, or emissions from `record_emissions`.
+
+        Raises:
+            ValueError: if there is no such layer, or spike trains have fewer than two axes.
+        """
+        self.add(*_spike_counts(spikes, self.layer))
 
     @classmethod
     def by_layer(cls, network: nn.Module) -> MetricCollection:
@@ -241,7 +228,7 @@ class SpikesPerNeuron(LayerFraction):
         return MetricCollection({"all": cls(), **layers}, compute_groups=False)
 
 
-class OverflowFraction(LayerFraction):
+class OverflowFraction(LayerCountRatio):
     """Fraction of neurons and samples that should have spiked before their window began.
 
     Args:
@@ -256,11 +243,15 @@ class OverflowFraction(LayerFraction):
     """
 
     higher_is_better = False
+    plot_upper_bound = 1.0
 
-    @staticmethod
-    def counts(emissions: list[Emission]) -> tuple[Tensor, int]:
-        """Early spikes, and neurons times samples."""
-        return _overflow_counts(emissions)
+    def update(self, emissions: Mapping[str, Emission]) -> None:
+        """Add a batch, from `record_emissions`.
+
+        Raises:
+            ValueError: if there is no such layer, or it is one of inputs.
+        """
+        self.add(*_overflow_counts(_chosen(emissions, self.layer)))
 
 
 class Agreement(SampleMean):
@@ -333,12 +324,20 @@ def _chosen(emissions: Mapping[str, Emission], layer: str | None) -> list[Emissi
     return [emissions[layer]]
 
 
-def _spike_counts(emissions: list[Emission]) -> tuple[Tensor, int]:
-    spikes = [torch.count_nonzero(emission.remaining > 0) for emission in emissions]
-    return _sum(spikes), sum(emission.remaining.numel() for emission in emissions)
+def _spike_counts(spikes: Tensor | Mapping[str, Emission], layer: str | None) -> tuple[Tensor, int]:
+    """Spikes, and neurons times samples."""
+    if isinstance(spikes, Tensor):
+        if layer is not None:
+            raise ValueError(f"Expected emissions by layer for argument `layer`, {layer!r}, but got one tensor")
+        check_spikes(spikes)
+        return torch.count_nonzero(spikes), spikes.shape[1:].numel()
+    emissions = _chosen(spikes, layer)
+    found = [torch.count_nonzero(emission.remaining > 0) for emission in emissions]
+    return _sum(found), sum(emission.remaining.numel() for emission in emissions)
 
 
 def _overflow_counts(emissions: list[Emission]) -> tuple[Tensor, int]:
+    """Early spikes, and neurons times samples."""
     early = [emission.early for emission in emissions if emission.early is not None]
     if len(early) < len(emissions):
         raise ValueError("Expected argument `layer` to name neurons, but got an encoder of inputs")

@@ -1,0 +1,71 @@
+"""What the work of a spiking network is, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_snn.figures._house import BLUE, FAINT, GRID, INK, ORANGE, new_figure, numbers, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SERIES = {
+    "effective_acs": ("effective accumulates", BLUE),
+    "effective_macs": ("effective multiply-accumulates", ORANGE),
+    "dense": ("dense, all time steps", FAINT),
+    "ann_macs": ("dense, one pass: the artificial network", INK),
+}
+
+
+@styled
+def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "") -> Figure:
+    """Synaptic operations of one sample in each layer, spiking against dense.
+
+    Args:
+        layers: for each layer, in order, its operations, at least 0: `effective_acs` and `effective_macs`, what the
+            spiking network does over all time steps; `dense`, the same if no input and no weight were zero; and
+            `ann_macs`, one dense pass.
+        note: what must be known of the numbers; written below them.
+
+    Returns:
+        The figure. The axis is logarithmic; what is 0 has no bar.
+
+    Raises:
+        ValueError: if there is no layer, or one has not these numbers.
+    """
+    from matplotlib.ticker import NullLocator
+
+    if not layers:
+        raise ValueError("Expected argument `layers` to hold at least one layer, but got none")
+    expected = f"a mapping of {', '.join(_SERIES)} to numbers of at least 0"
+    counts = np.empty((len(layers), len(_SERIES)))
+    for row, (name, layer) in zip(counts, layers.items(), strict=True):
+        argument = f"layers[{name!r}]"
+        if not _SERIES.keys() <= layer.keys():
+            raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {', '.join(layer)}")
+        row[:] = numbers(argument, [layer[kind] for kind in _SERIES], expected)
+        if (row < 0).any():
+            raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {row.min():g}")
+
+    height = 0.8 / len(_SERIES)
+    figure = new_figure(7, 0.62 * len(layers) + 1.4 + (0.5 if note else 0))
+    axes = figure.subplots()
+    places = np.arange(len(layers))
+    for index, (label, colour) in enumerate(_SERIES.values()):
+        busy = counts[:, index] > 0
+        axes.barh(places[busy] - 0.4 + (index + 0.5) * height, counts[busy, index], height, color=colour, label=label)
+    if (counts > 0).any():
+        axes.set_xscale("log")
+        axes.set_xlim(left=counts[counts > 0].min() / 2)
+    axes.set_yticks(places, list(layers))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set(ylim=(len(layers) - 0.5, -0.5), xlabel="synaptic operations of a sample", ylabel="layer")
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper left", ncols=2)
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=7, wrap=True)
+    return figure

@@ -1,0 +1,123 @@
+"""Membranes of a few neurons of each layer, against their threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_snn.checks import check_integer, check_positive
+from lightning_snn.figures._house import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, evenly, new_figure, numbers, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+MOST_TRACES = len(_COLOURS)
+
+
+@styled
+def membrane_traces(
+    membranes: Mapping[str, Any],
+    spikes: Mapping[str, Any],
+    thresholds: Mapping[str, Any],
+    neurons: int = 5,
+    time_step_ms: float | None = None,
+) -> Figure:
+    """Membranes of one sample over time, one panel a layer: lines, with the threshold dashed and a row of ticks for the
+    spikes of each neuron above.
+
+    Neurons are drawn from the most to the least active of those that spiked, evenly spaced in this order; where fewer
+    spiked, also those that came nearest to their threshold. Ties go to the first neuron.
+
+    Args:
+        membranes: for each layer, in order, its membranes before the reset, shape `(T, N)`; what is not finite is left
+            out.
+        spikes: for each layer its spikes, of the same shape; any value but 0 is a spike.
+        thresholds: for each layer its threshold, a number or of shape `(N,)`; None if it is not known. Thresholds that
+            differ between the neurons that are drawn are drawn in the colours of these.
+        neurons: how many to draw of each layer, 1 to 5.
+        time_step_ms: duration of a time step in ms; without it the axis counts steps.
+
+    Returns:
+        The figure. Its titles tell how many neurons spiked, drawn or not.
+
+    Raises:
+        ValueError: if there is no layer, a layer has no such membranes, spikes or thresholds, or another argument is
+            outside its range.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    check_integer("neurons", neurons)
+    if neurons > MOST_TRACES:
+        raise ValueError(f"Expected argument `neurons` to be at most {MOST_TRACES}, but got {neurons}")
+    if time_step_ms is not None:
+        check_positive("time_step_ms", time_step_ms)
+    layers = {name: _layer(name, membranes, spikes, thresholds) for name in membranes}
+    if not layers:
+        raise ValueError("Expected argument `membranes` to hold at least one layer, but got none")
+
+    step = 1.0 if time_step_ms is None else time_step_ms
+    share_time = len({len(membrane) for membrane, _, _ in layers.values()}) == 1
+    figure = new_figure(8, 1.75 * len(layers) + 0.5)
+    panels = figure.subplots(len(layers), 1, sharex=share_time, squeeze=False)[:, 0]
+    for axes, (name, (membrane, fired, threshold)) in zip(panels, layers.items(), strict=True):
+        time = (np.arange(len(membrane)) + 0.5) * step
+        chosen = _chosen(membrane, fired, threshold, neurons)
+        alike = threshold is not None and len(set(threshold[chosen])) == 1
+        if threshold is not None and alike:
+            axes.axhline(threshold[chosen[0]], color=INK, linestyle="--", linewidth=0.8, label="threshold")
+        drawn = np.append(membrane[:, chosen], [] if threshold is None else threshold[chosen])
+        drawn = drawn[np.isfinite(drawn)]
+        low, high = (drawn.min(), drawn.max()) if drawn.size else (0.0, 1.0)
+        row = (high - low or 1.0) * 0.07
+        for index, (neuron, colour) in enumerate(zip(chosen, _COLOURS, strict=False)):
+            axes.plot(time, membrane[:, neuron], color=colour, linewidth=0.9, label=f"neuron {neuron}")
+            if threshold is not None and not alike:
+                axes.axhline(threshold[neuron], color=colour, linestyle="--", linewidth=0.8)
+            times = time[fired[:, neuron]]
+            axes.vlines(times, high + row * (len(chosen) - index), high + row * (len(chosen) - index + 0.8), colour)
+        spiked = int(fired.any(0).sum())
+        axes.set_title(f"{name}: {spiked} of {membrane.shape[1]} neurons spiked")
+        axes.set(xlim=(0, len(membrane) * step), ylim=(low - row, high + row * (len(chosen) + 1.5)), ylabel="membrane")
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=time_step_ms is None))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1.2)
+    panels[-1].set_xlabel("time step" if time_step_ms is None else "time (ms)")
+    return figure
+
+
+def _layer(
+    name: str, membranes: Mapping[str, Any], spikes: Mapping[str, Any], thresholds: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    for argument, given in (("spikes", spikes), ("thresholds", thresholds)):
+        if name not in given:
+            raise ValueError(f"Expected argument `{argument}` to hold the layer {name!r}, but got {list(given)}")
+    argument, expected = f"membranes[{name!r}]", "membranes of shape (T, N)"
+    membrane = numbers(argument, membranes[name], expected, finite=False)
+    if membrane.ndim != 2:
+        raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {membrane.shape}")
+    fired = numbers(f"spikes[{name!r}]", spikes[name], f"spikes of shape {membrane.shape}") != 0
+    if fired.shape != membrane.shape:
+        raise ValueError(
+            f"Expected argument `spikes[{name!r}]` to be spikes of shape {membrane.shape}, but got shape {fired.shape}"
+        )
+    if thresholds[name] is None:
+        return membrane, fired, None
+    neurons = membrane.shape[1]
+    threshold = numbers(f"thresholds[{name!r}]", thresholds[name], f"a number or of shape ({neurons},)")
+    if threshold.shape not in ((), (neurons,)):
+        raise ValueError(
+            f"Expected argument `thresholds[{name!r}]` to be a number or of shape ({neurons},), but got shape "
+            f"{threshold.shape}"
+        )
+    return membrane, fired, np.broadcast_to(threshold, neurons)
+
+
+def _chosen(membrane: np.ndarray, fired: np.ndarray, threshold: np.ndarray | None, most: int) -> np.ndarray:
+    """Indices of the neurons to draw, in the order of their activity."""
+    count = fired.sum(0)
+    nearest = np.nan_to_num(membrane).max(0) - (0 if threshold is None else threshold)
+    order = np.lexsort((-nearest, -count))
+    spiked = int((count > 0).sum())
+    return order[evenly(spiked, most)] if spiked >= most else order[:most]
