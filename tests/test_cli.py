@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import struct
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +15,19 @@ import pytest
 import torch
 import wandb
 import yaml
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_snn import SpikingModule, run
+from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.cli import RecipeCLI, main
-from lightning_snn.cli.wandb import why_offline
+from lightning_snn.cli.wandb import wandb_logger, why_offline
 from lightning_snn.data import FrameDataModule, FrameDataset
 from lightning_snn.nn import LIF
+from tests.recipes.loading import run_recipe
+from tests.wandb_runs import WandbRun
 
 HERE = "tests.test_cli"
 DEFAULTS = {
@@ -84,6 +87,13 @@ class OtherEvents(TinyEvents):
 class SelfMadeNetwork(nn.Sequential):
     def __init__(self, width: int = 5) -> None:
         super().__init__(nn.Flatten(), nn.LazyLinear(width), LIF(), nn.Linear(width, 3))
+
+
+class SilentNetwork(nn.Sequential):
+    """A network without spikes."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(48, 3))
 
 
 class InterruptAfterEpoch(pl.Callback):
@@ -448,59 +458,95 @@ def test_an_ordinary_error_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPat
         call(monkeypatch, "--output", "out")
 
 
-def wandb_records(path: Path) -> list[Any]:
-    """Records of a `.wandb` file: a 7-byte header, then blocks of 32 KiB with records split over chunks."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, position, parts, records = path.read_bytes(), 7, b"", []
-    while position + 7 <= len(content):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
-        if position + 7 + length > len(content):
-            break  # still being written
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last chunk of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            records.append(record)
-            parts = b""
-    return records
-
-
-def test_wandb_gets_configuration_metrics_and_figures(
+def test_wandb_gets_what_a_run_of_the_main_job_tells(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drawn: None
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger changes it
-    cli = call(monkeypatch, "--wandb", "true", "--output", "out", "--seed_everything", "4")
-    (file,) = Path("out/wandb").glob("offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 120
-    while not any(record.HasField("exit") for record in wandb_records(file)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    records = wandb_records(file)
-    (begun,) = (record.run for record in records if record.HasField("run"))
-    assert (begun.project, begun.run_group) == ("lightning_snn", "tiny")
-    assert set(begun.tags) == {"TinyEvents", "MLP", "SpikingBayes"}
-    config = {item.key: json.loads(item.value_json) for record in records for item in record.config.update}
-    config |= {item.key: json.loads(item.value_json) for item in begun.config.update}
-    assert config["seed_everything"] == 4
-    assert config["method"]["init_args"]["lam"] == 0.25
-    history = {
-        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-        for record in records
-        if record.HasField("history")
-        for item in record.history.item
-    }
-    assert history["test/nll"] == pytest.approx(cli.report.results["nll"])
-    assert {"train/loss_epoch", "val/accuracy", "trainer/global_step"} <= set(history)
-    pictures = [name for name in history if name.startswith("report/")]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(Path("cache").resolve()))
+    cli = run_recipe(
+        "sbnn_dvs",
+        monkeypatch,
+        *("--wandb", "true", "--output", "out", "--seed_everything", "4"),
+        *("--data.train_subjects", "2", "--data.val_subjects", "1", "--data.test_subjects", "1"),
+        *("--data.repetitions", "1", "--data.time_steps", "4"),
+        *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+    )
+    kept = WandbRun(Path("out"))
+    assert (kept.begun.project, kept.begun.run_group) == ("lightning_snn", "SpikingBayes EventConvNet Gestures")
+    assert set(kept.begun.tags) == {"SpikingBayes", "EventConvNet", "Gestures", "sbnn_dvs"}
+    assert kept.config["seed_everything"] == 4
+    assert kept.config["method"]["init_args"]["mean_epochs"] == 10
+    assert kept.config["data"]["init_args"]["test_subjects"] == 1
+
+    for name in ("accuracy", "nll", "ece", "spikes_per_neuron_per_step"):
+        assert kept.values[f"test/{name}"] == pytest.approx(cli.report.results[name])
+    assert {"train/loss_epoch", "val/accuracy", "trainer/global_step", "epoch"} <= set(kept.values)
+
     for name in ("training_curves", "confusion_matrix", "reliability", "raster", "events"):
-        assert any(picture.startswith(f"report/{name}") for picture in pictures)
+        assert kept.values[f"report/{name}/_type"] == "images/separated"
+        (picture,) = kept.values[f"report/{name}/filenames"]
+        assert (kept.files / picture).read_bytes() == Path("out", f"{name}.png").read_bytes()
+
+    for stage in ("train", "val", "test"):
+        assert 0 < kept.values[f"firing_rates/{stage}/rate/all"] < 1
+        (picture,) = kept.values[f"report/firing_rates_{stage}/filenames"]
+        assert (kept.files / picture).read_bytes() == Path("out", f"firing_rates_{stage}.png").read_bytes()
+        for layer in ("1", "3", "5", "9"):
+            assert kept.values[f"report/firing_rates/{stage}/network.{layer}/_type"] == "histogram"
+    histogram = kept.values["report/firing_rates/test/network.9/values"]
+    assert sum(histogram) == cli.model.network[10].in_features  # each neuron once
+
+    assert kept.values["report/per_class/_type"] == "table-file"
+    table = json.loads((kept.files / kept.values["report/per_class/path"]).read_text())
+    listed = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert listed == json.loads(Path("out/metrics.json").read_text())["per_class"]
+    assert [row["class"] for row in listed] == list(cli.datamodule.class_names)
+
+    assert kept.values["report/model_summary/_type"] == "html-file"
+    summary = (kept.files / kept.values["report/model_summary/path"]).read_text()
+    assert Path("out/model_summary.txt").read_text().strip() in summary
+    assert "BayesConv2d" in summary
+
     assert capsys.readouterr().out.count("kept offline") == 1
     assert not Path("out/logs").exists()
+
+
+def monitors(cli: RecipeCLI) -> list[FiringRateMonitor]:
+    return [callback for callback in cli.trainer.callbacks if isinstance(callback, FiringRateMonitor)]
+
+
+def test_firing_rates_are_watched_for_wandb_unless_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_snn.cli.recipe.wandb_logger", lambda *arguments: CSVLogger("out", "logs"))
+    asked = ["--wandb", "true", "--output", "out"]
+    (monitor,) = monitors(parse(monkeypatch, *asked))
+    assert monitor.folder == Path("out")
+    own = "lightning_snn.callbacks.FiringRateMonitor"
+    (monitor,) = monitors(
+        parse(monkeypatch, *asked, "--trainer.callbacks+", own, "--trainer.callbacks.every_n_batches", "3")
+    )
+    assert monitor.every_n_batches == 3
+    assert not monitors(parse(monkeypatch))
+    silent = ["--network", f"{HERE}.SilentNetwork", "--method", "SurrogateGradient"]
+    assert not monitors(parse(monkeypatch, *asked, *silent))
+
+
+def test_only_one_process_says_that_a_run_is_offline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    wandb_logger(Path("out"), "group", ["tag"])
+    assert "offline" not in "".join(capsys.readouterr())
+    assert not Path("out/wandb").exists()
+
+
+def test_nothing_goes_to_wandb_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("a run of W&B began"))
+    monkeypatch.setattr(wandb, "setup", lambda **options: pytest.fail("W&B was set up"))
+    call(monkeypatch, "--output", "out")
+    call(monkeypatch, "--wandb", "true", "--trainer.fast_dev_run", "true")
+    assert not Path("out/wandb").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.raster import log_rasters, recorded_spikes
-from lightning_snn.callbacks.stages import SpikingStages, Stage, observed_spikes
+from lightning_snn.callbacks.stages import SpikingStages, Stage
 from lightning_snn.callbacks.tracking import log_figure, log_histogram, may_write, output_folder
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.spikes import spikes_of_neurons
-from lightning_snn.nn.observation import LayerCall, Traces
+from lightning_snn.nn.observation import LayerCall, Traces, observe
 
 SATURATED = 0.95
 _EDGES = torch.linspace(0, 1, 51, dtype=torch.float64)
@@ -86,7 +86,13 @@ class FiringRateMonitor(SpikingStages):
         self._counts.pop(stage, None)
 
     def begin_batch(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage, batch_idx: int, dataloader_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        stage: Stage,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
         if stage != "test" and batch_idx % self.every_n_batches:
             return
@@ -100,7 +106,7 @@ class FiringRateMonitor(SpikingStages):
             spikes, opportunities = counts.get(neurons, (0, 0))
             counts[neurons] = _Count(spikes + spikes_of_neurons(call.spikes).flatten(), opportunities + steps * samples)
 
-        self.recording.enter_context(observed_spikes(pl_module, count))
+        self.recording.enter_context(observe(pl_module, count))
         if batch_idx == dataloader_idx == 0 and may_write(trainer):
             self._traces[stage] = Traces()
             self.recording.enter_context(recorded_spikes(pl_module, self._traces[stage]))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,10 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_snn import figures
-from lightning_snn.callbacks.stages import STAGES, SpikingStages, Stage, observed_spikes
+from lightning_snn.callbacks.stages import STAGES, SpikingStages, Stage
 from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_choice, check_integer
-from lightning_snn.nn.observation import LayerCall, Traces
+from lightning_snn.nn.observation import LayerCall, Traces, observe
 
 
 class SpikeRaster(SpikingStages):
@@ -72,7 +73,13 @@ class SpikeRaster(SpikingStages):
         self._traces: Traces | None = None
 
     def begin_batch(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage, batch_idx: int, dataloader_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        stage: Stage,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
         due = trainer.state.fn != TrainerFn.FITTING or trainer.current_epoch % self.every_n_epochs == 0
         if due and stage in self.stages and batch_idx == dataloader_idx == 0 and may_write(trainer):
@@ -99,7 +106,7 @@ def recorded_spikes(network: nn.Module, traces: Traces) -> Iterator[None]:
         if shapes.setdefault(call.name, shape) == shape:
             traces.add(call)
 
-    with observed_spikes(network, keep):
+    with observe(network, keep):
         yield
 
 

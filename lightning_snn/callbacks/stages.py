@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_snn.nn.observation import LayerCall, named_spiking_layers, observe
-from lightning_snn.nn.rate.tape import rate_phase
+from lightning_snn.nn.observation import named_spiking_layers
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -20,7 +18,7 @@ class SpikingStages(pl.Callback):
     """Base of callbacks that watch spiking layers in some batches of some stages; sanity checks are none.
 
     A subclass enters what it needs during a batch into `recording`, in `begin_batch`. It is closed before `end_batch`,
-    and also after an exception, when `forget` is called, too.
+    in training already before the backward pass, and also after an exception, when `forget` is called, too.
 
     Raises:
         ValueError: when the fit, validation or test starts, if the module has no spiking layers.
@@ -33,7 +31,13 @@ class SpikingStages(pl.Callback):
         """An epoch of a stage starts."""
 
     def begin_batch(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage, batch_idx: int, dataloader_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        stage: Stage,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
         """A batch of a stage starts."""
 
@@ -69,18 +73,22 @@ class SpikingStages(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.begin_batch(trainer, pl_module, "train", batch_idx, 0)
+        self.begin_batch(trainer, pl_module, "train", batch, batch_idx, 0)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if not trainer.sanity_checking:
-            self.begin_batch(trainer, pl_module, "val", batch_idx, dataloader_idx)
+            self.begin_batch(trainer, pl_module, "val", batch, batch_idx, dataloader_idx)
 
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self.begin_batch(trainer, pl_module, "test", batch_idx, dataloader_idx)
+        self.begin_batch(trainer, pl_module, "test", batch, batch_idx, dataloader_idx)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        # what comes after is not the network's work: layers that are recomputed, runs by other callbacks
+        self.recording.close()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -133,18 +141,6 @@ class SpikingStages(pl.Callback):
     def _forget(self) -> None:
         self.recording.close()
         self.forget()
-
-
-@contextmanager
-def observed_spikes(network: nn.Module, on_call: Callable[[LayerCall], None]) -> Iterator[None]:
-    """A context like `observe`, without the calls of rate-based backpropagation in which layers give rates."""
-
-    def hear(call: LayerCall) -> None:
-        if rate_phase() != "replay":
-            on_call(call)
-
-    with observe(network, hear):
-        yield
 
 
 def check_spiking_layers(pl_module: nn.Module, callback: pl.Callback) -> None:

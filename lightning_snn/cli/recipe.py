@@ -24,13 +24,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from torch import nn
 
 from lightning_snn import __version__
-from lightning_snn.callbacks import Report
+from lightning_snn.callbacks import FiringRateMonitor, Report
 from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes, variants_switched_on
 from lightning_snn.cli.last_checkpoint import LastCheckpoint
 from lightning_snn.cli.wandb import wandb_logger
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
+from lightning_snn.nn.registry import spiking_layers
 
 _LINKED = ("input_shape", "num_classes")  # what a network gets from the data
 # what Lightning says on every run and no user needs to act on
@@ -69,7 +70,7 @@ def main(
     """Run a recipe as the command line says: train, keep the best checkpoint on validation data, test it, report.
 
     Args:
-        recipe: the script, `__file__`; its name names the folder of the run and the W&B group.
+        recipe: the script, `__file__`; its name names the folder of the run and is a tag in W&B.
         defaults: options and their values, such as ``{"data": "Gestures", "trainer.max_epochs": 30}``.
         presets: for a class name the options that its choice brings along, such as
             ``{"NMNIST": {"data.size": 34, "trainer.max_epochs": 20}}``. They come after `defaults`, before the user's.
@@ -151,7 +152,9 @@ class RecipeCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str | None, help="folder of the run; runs/RECIPE/TIME_SEED if not given")
-        parser.add_argument("--wandb", type=bool, default=False, help="log to Weights & Biases, offline without a key")
+        parser.add_argument(
+            "--wandb", type=bool, default=False, help="log to Weights & Biases, offline without a key, firing rates too"
+        )
         parser.add_argument("--ckpt_path", type=Path_fr | None, help="checkpoint from which to resume")
         for name, special in self.variants.items():
             told = ", ".join(f"{option} {value}" for option, value in special.items())
@@ -207,7 +210,7 @@ class RecipeCLI(LightningCLI):
         options = self.config.trainer
         names = {group: kind.__name__ for group, kind in self.classes.items()}
         if options.logger is None:
-            kwargs["logger"] = self._logger(list(names.values()))
+            kwargs["logger"] = self._logger(names)
         elif self.config.wandb:
             self.parser.error("Expected either option --wandb or option --trainer.logger, but got both")
         versions = {"lightning_snn": __version__, "torch": torch.__version__, "lightning": pl.__version__}
@@ -222,6 +225,8 @@ class RecipeCLI(LightningCLI):
             },
         )
         callbacks: list[pl.Callback] = [self.report]
+        if self.config.wandb and self._is_unwatched():
+            callbacks.append(FiringRateMonitor(folder=self.output))
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # the likelihood sees accuracy and calibration both; without validation data the last epoch is the best
@@ -306,10 +311,20 @@ class RecipeCLI(LightningCLI):
         linked = {name: value for name, value in linked.items() if name in accepted}
         return {**network, "init_args": {**network.get("init_args", {}), **linked}}
 
-    def _logger(self, tags: list[str]) -> Logger | bool:
+    def _is_unwatched(self) -> bool:
+        """Whether the network has spiking layers and the user configured no watch over their rates."""
+        configured = self.config_init.trainer.callbacks or []
+        configured = configured if isinstance(configured, list) else [configured]
+        watched = any(isinstance(callback, FiringRateMonitor) for callback in configured)
+        return not watched and any(True for _ in spiking_layers(self.model))
+
+    def _logger(self, names: Mapping[str, str]) -> Logger | bool:
         if self.config.trainer.fast_dev_run:
             return False
-        return wandb_logger(self.output, self.recipe, tags) if self.config.wandb else CSVLogger(self.output, "logs")
+        if not self.config.wandb:
+            return CSVLogger(self.output, "logs")
+        chosen = [names[group] for group in ("method", "network", "data")]
+        return wandb_logger(self.output, " ".join(chosen), [*chosen, self.recipe])
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 _SECONDS_TO_CONNECT = 30
 
@@ -18,7 +19,7 @@ def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
 
     Args:
         folder: where W&B keeps its files; made if need be.
-        group: of the run: the recipe.
+        group: of the run, such as what it shares with its other seeds.
         tags: of the run.
     """
     import wandb
@@ -33,9 +34,14 @@ def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
             return logger
         except wandb.errors.CommError as error:
             reason = f"the server cannot be reached ({error})"
-    print(f"Weights & Biases: {reason}, so the run is kept offline in {folder / 'wandb'}")
-    # the mode too, because W&B has read its environment by now
-    logger = WandbLogger(**options, offline=True, mode="offline")
+    # every process of a run comes here
+    kept = folder / "wandb"
+    rank_zero_only(print)(
+        f"Weights & Biases: {reason}, so the run is kept offline in {kept}\n"
+        f"  wandb sync {kept}/offline-run-*   uploads it"
+    )
+    # the mode, not `offline`, which changes an environment that W&B has read by now
+    logger = WandbLogger(**options, mode="offline", settings=wandb.Settings(silent=True))
     _ = logger.experiment
     return logger
 

@@ -1,66 +1,45 @@
 """What a spiking network does while it runs: its spikes, and the synaptic operations that they cause.
 
-Both are NeuroBench's (Yik et al. 2025) definitions, with connections taken as dense, that is, weights that happen to be
-zero count too:
+By NeuroBench's (Yik et al. 2025) definitions:
 
 - Spikes per neuron per step: spikes of all spiking layers, over neurons times time steps times samples.
-- Effective synaptic operations: for every input of a connection layer that is not zero, the number of outputs that it
-  reaches; nothing else does work on event-driven hardware. The first layer's inputs are the data, which need not be
-  binary. A recurrent spiking layer adds, for every spike, one operation for each neuron of the layer. Biases,
+- Effective synaptic operations: for every input of a connection layer that is not zero, the number of nonzero weights
+  that it meets; nothing else does work on event-driven hardware. They are accumulates (ACs) in time steps whose inputs
+  are all -1, 0 or 1, and multiply-accumulates (MACs) in all others; the first layer's inputs are the data, which may be
+  anything. A recurrent spiking layer hears its own spikes one step late, those of the last step never. Biases,
   normalisation, pooling and the neurons themselves count nothing.
+- Dense synaptic operations: the same, if no input and no weight were zero.
+
+The MACs of the dense artificial network, to compare with, are the dense operations of one pass: of one time step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
-from lightning_snn.nn.bayes import BayesConv1d, BayesConv2d, BayesLinear
+from lightning_snn.metrics.functional import accumulation_dtype
+from lightning_snn.metrics.operations import (
+    CONNECTIONS,
+    Effective,
+    dense_operations,
+    effective_operations,
+    fan_out,
+    pads_with_zeros,
+    row_dimensions,
+)
+from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.lif import RecurrentLIF
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.registry import spiking_layers
-
-_LINEAR = (nn.Linear, BayesLinear)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d)
-_CONNECTIONS = (*_LINEAR, *_CONVOLUTIONS)
-
-
-def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
-    """Effective synaptic operations of one call of a connection layer.
-
-    N = sum_i 1[x_i != 0] fan_out(i), where fan_out(i) is the number of outputs that input i reaches: the output
-    features of a linear layer; of a convolution the output channels of its group times the output positions whose
-    kernel covers it, so that stride, padding, dilation and the image's rim are accounted for exactly.
-
-    Args:
-        layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `BayesLinear`, `BayesConv1d` or `BayesConv2d`, with
-            zero padding.
-        x: input of the layer, as its `forward` takes it.
-
-    Returns:
-        An int64 scalar on the input's device, summed over all rows of the input.
-
-    Raises:
-        TypeError: if the layer is of another kind.
-        ValueError: if a convolution pads with anything but zeros.
-
-    Source: J. Yik et al., "The NeuroBench framework for benchmarking neuromorphic computing algorithms and systems",
-    Nature Communications 16, 2025.
-    """
-    if isinstance(layer, _LINEAR):
-        return torch.count_nonzero(x) * layer.out_features
-    if isinstance(layer, _CONVOLUTIONS):
-        if not _pads_with_zeros(layer):
-            raise ValueError(f"Expected argument `layer` to have padding_mode 'zeros', but got {layer.padding_mode!r}")
-        return _convolution_operations(layer, x)
-    expected = ", ".join(kind.__name__ for kind in _CONNECTIONS)
-    raise TypeError(f"Expected argument `layer` to be one of {expected}, but got {type(layer).__name__}")
+from lightning_snn.nn.observation import LayerCall, Traces, observe, takes_all_steps
+from lightning_snn.nn.phase import rate_phase
 
 
 @dataclass
@@ -71,8 +50,12 @@ class Activity:
         spikes: number of spikes of each spiking layer, int64 scalars.
         neuron_steps: neurons times steps times samples of each spiking layer.
         operations: effective synaptic operations of each connection layer and recurrent spiking layer, int64 scalars.
-        samples: samples seen, counted where the network is called by `lightning_snn.run`. Whoever calls it otherwise
-            sets this number.
+        accumulates: those of them that are accumulates; the others are multiply-accumulates.
+        dense: dense synaptic operations of the same layers.
+        rows: their inputs: time steps times samples.
+        samples: samples seen. Counted are the rows that a network is called with by `lightning_snn.run`, otherwise
+            those of the calls of its first spiking layer; where that takes one step a call, a context is one batch.
+            Whoever knows better sets this number.
         raster: spikes of the first sample in each spiking layer, a list of pieces of shape `(steps, N)`.
         uncounted: layers with a weight matrix whose operations are not counted.
     """
@@ -80,6 +63,9 @@ class Activity:
     spikes: dict[str, Tensor] = field(default_factory=dict)
     neuron_steps: dict[str, int] = field(default_factory=dict)
     operations: dict[str, Tensor] = field(default_factory=dict)
+    accumulates: dict[str, Tensor] = field(default_factory=dict)
+    dense: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     samples: int = 0
     raster: dict[str, list[Tensor]] = field(default_factory=dict)
     uncounted: list[str] = field(default_factory=list)
@@ -97,9 +83,21 @@ class Activity:
         """Effective synaptic operations that one sample costs, over all its time steps; nan if no sample was seen."""
         return float(sum(self.operations.values())) / self.samples if self.samples else float("nan")
 
+    def dense_pass(self) -> dict[str, float]:
+        """Multiply-accumulates of each layer in one dense pass of one sample: those of an artificial network with the
+        same connections, each of which is used once."""
+        return {name: self.dense[name] / rows for name, rows in self.rows.items()}
+
     def first_sample(self) -> dict[str, Tensor]:
         """Spikes of the first sample in each spiking layer that ran, shape `(T, N)`."""
         return {name: torch.cat(pieces) for name, pieces in self.raster.items()}
+
+    def add_operations(self, name: str, effective: Effective, dense: int, rows: int) -> None:
+        """Add a call of a layer: its effective and dense operations and the rows of its input."""
+        self.operations[name] = self.operations.get(name, 0) + effective.total
+        self.accumulates[name] = self.accumulates.get(name, 0) + effective.accumulates
+        self.dense[name] = self.dense.get(name, 0) + dense
+        self.rows[name] = self.rows.get(name, 0) + rows
 
 
 @contextmanager
@@ -108,7 +106,8 @@ def record_activity(
 ) -> Iterator[Activity]:
     """Count spikes and synaptic operations of every call of a network within this context.
 
-    K noisy samples of a prediction are K runs: their operations add up, what they share counts once.
+    K noisy samples of a prediction are K runs: their operations add up, what they share counts once. Which weights are
+    zero is looked up once in a context.
 
     Args:
         network: any module; its spiking layers, also those of other libraries, are found by `nn.registry`.
@@ -124,105 +123,175 @@ def record_activity(
         ...     run(network, x)
         >>> activity.spikes_per_neuron_per_step()
     """
-    activity = Activity() if activity is None else activity
-    handles = []
-    try:
-        handles.append(network.register_forward_pre_hook(lambda module, args: _count_samples(activity, args)))
-        for name, layer in spiking_layers(network):
-            handles.append(layer.register_forward_hook(_spike_counter(activity, name, first_sample)))
+    recorder = _Recorder(Activity() if activity is None else activity, first_sample)
+    with ExitStack() as hooks:
+        hooks.callback(network.register_forward_pre_hook(recorder.count_samples, with_kwargs=True).remove)
+        spiking = hooks.enter_context(observe(network, recorder.count_spikes))
+        recorder.spiking = spiking
         for name, layer in network.named_modules():
-            if isinstance(layer, _CONNECTIONS) and _pads_with_zeros(layer):
-                handles.append(layer.register_forward_pre_hook(_operation_counter(activity, name)))
-            elif _has_weight_matrix(layer) and not isinstance(layer, RecurrentLIF) and name not in activity.uncounted:
-                activity.uncounted.append(name)
-        yield activity
-    finally:
-        for handle in handles:
-            handle.remove()
+            name = name or type(layer).__name__
+            if isinstance(layer, CONNECTIONS) and pads_with_zeros(layer):
+                hooks.callback(layer.register_forward_pre_hook(recorder.operation_counter(name, layer)).remove)
+            elif _is_uncounted(layer) and name not in recorder.activity.uncounted:
+                recorder.activity.uncounted.append(name)
+        yield recorder.activity
+        recorder.keep_first_sample()
 
 
-def _count_samples(activity: Activity, args: tuple[Any, ...]) -> None:
-    steps = time_steps()
-    if steps is not None and args:
-        activity.samples += args[0].shape[0] // steps
+class SynapticOperations(Metric):
+    """Synaptic operations that one sample costs: effective accumulates, effective multiply-accumulates, and dense.
+
+    The sum over batches and processes, divided by the number of their samples; nan if there was no sample.
+
+    Args:
+        layer: which layer, by its name within the network; None takes all of them together.
+        kwargs: see `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = SynapticOperations()
+        >>> for x, y in loader:
+        ...     with record_activity(network) as activity:
+        ...         run(network, x)
+        ...     metric.update(activity)
+        >>> metric.compute()["effective_acs"]
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    counts: Tensor
+    samples: Tensor
+
+    def __init__(self, layer: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = layer
+        # integers, which a module that is cast to another dtype leaves alone
+        self.add_state("counts", torch.zeros(3, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, activity: Activity) -> None:
+        """Add what was recorded of a batch.
+
+        Raises:
+            ValueError: if there is no such layer.
+        """
+        self.counts = self.counts + _operations(activity, self.layer, self.counts.device)
+        self.samples = self.samples + activity.samples
+
+    def compute(self) -> dict[str, Tensor]:
+        """`effective_acs`, `effective_macs` and `dense`, scalars in float64 (float32 on Apple's MPS)."""
+        return _per_sample(self.counts, self.samples)
 
 
-def _operation_counter(activity: Activity, name: str) -> Any:
-    def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        # a Gaussian activation is an analogue value that the layer hears through its mean
-        x = args[0].mean if isinstance(args[0], Moments) else args[0]
-        activity.operations[name] = activity.operations.get(name, 0) + synaptic_operations(layer, x)
+def operations_per_sample(activity: Activity, layer: str | None = None) -> dict[str, Tensor]:
+    """Synaptic operations that one sample costs: the twin of `SynapticOperations`.
 
-    return count
+    Args:
+        activity: from `record_activity`.
+        layer: which layer, by its name within the network; None takes all of them together.
+
+    Returns:
+        `effective_acs`, `effective_macs` and `dense`, scalars in float64 (float32 on Apple's MPS); nan if no sample
+        was seen.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+    device = next((count.device for count in activity.operations.values()), torch.device("cpu"))
+    return _per_sample(_operations(activity, layer, device), torch.tensor(activity.samples, device=device))
 
 
-def _spike_counter(activity: Activity, name: str, first_sample: bool) -> Any:
-    seen = False
+class _Recorder:
+    """What hooks of a context write into an `Activity`."""
 
-    def count(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        nonlocal seen
-        spikes = (output[0] if isinstance(output, tuple) else output).detach()
-        number = torch.count_nonzero(spikes)
-        activity.spikes[name] = activity.spikes.get(name, 0) + number
-        activity.neuron_steps[name] = activity.neuron_steps.get(name, 0) + spikes.numel()
-        if isinstance(layer, RecurrentLIF):
-            activity.operations[name] = activity.operations.get(name, 0) + number * layer.features
+    def __init__(self, activity: Activity, first_sample: bool) -> None:
+        self.activity = activity
+        self.traces = Traces(samples=1) if first_sample else None
+        self.spiking: dict[str, nn.Module] = {}
+        self._in_runs = False
+        self._first: str | None = None
+        self._known: dict[tuple[str, torch.Size], tuple[Tensor, int]] = {}
+
+    def count_samples(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         steps = time_steps()
-        if first_sample and not (steps is not None and seen):
-            activity.raster.setdefault(name, []).append(_over_time(layer, spikes, steps)[:, 0].flatten(1))
-        seen = True
+        given = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(given, Tensor) and (steps is not None or not self.spiking):
+            self._in_runs = True
+            self.activity.samples += given.shape[0] // (steps or 1)
 
-    return count
+    def count_spikes(self, call: LayerCall) -> None:
+        spikes, activity = call.spikes.detach(), self.activity
+        activity.spikes[call.name] = activity.spikes.get(call.name, 0) + torch.count_nonzero(spikes)
+        activity.neuron_steps[call.name] = activity.neuron_steps.get(call.name, 0) + spikes.numel()
+        if isinstance(call.layer, RecurrentLIF):
+            # those of the last step would be heard in the next
+            heard = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
+            fan, dense = self._connections(call.name, call.layer, heard.shape)
+            rows = heard.shape[0] * heard.shape[1]
+            activity.add_operations(call.name, effective_operations(heard, fan), dense * rows, rows)
+        if self.traces is not None:
+            self.traces.add(call)
+        if not self._in_runs and (self._first is None or (self._first == call.name and takes_all_steps(call.layer))):
+            self._first = call.name
+            activity.samples += spikes.shape[1]
+
+    def operation_counter(self, name: str, own: nn.Module) -> Any:
+        def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            # copies of a network take its hooks with them; the second pass of rate-based backpropagation is no cost
+            # of what the network does
+            if layer is not own or rate_phase() == "replay":
+                return
+            # a Gaussian activation is an analogue value that the layer hears through its mean
+            x = args[0].mean if isinstance(args[0], Moments) else args[0]
+            fan, dense = self._connections(name, layer, x.shape)
+            steps, rows = _over_time(layer, x)
+            self.activity.add_operations(name, effective_operations(steps, fan), dense * rows, rows)
+
+        return count
+
+    def keep_first_sample(self) -> None:
+        for name, trace in self.traces.found().items() if self.traces is not None else ():
+            self.activity.raster.setdefault(name, []).append(trace.spikes[:, 0])
+
+    def _connections(self, name: str, layer: Any, shape: torch.Size) -> tuple[Tensor, int]:
+        """Fan-out and dense operations of a row; a network may be given inputs of several sizes."""
+        key = name, shape[1:]
+        if key not in self._known:
+            self._known[key] = fan_out(layer, shape), dense_operations(layer, shape)
+        return self._known[key]
 
 
-def _over_time(layer: nn.Module, spikes: Tensor, steps: int | None) -> Tensor:
-    """Spikes of one call, `[steps, B, ...]`."""
-    if steps is not None:
-        return spikes.unflatten(0, (steps, -1))
-    # SpikingJelly's multi-step mode; every other layer of another library takes one step a call
-    return spikes if getattr(layer, "step_mode", "s") == "m" else spikes[None]
+def _over_time(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    """The input of a call as time steps `[steps, ...]`, and its rows: each one time step of one sample."""
+    steps = time_steps()
+    if steps is not None and x.shape[0] % steps == 0:
+        return x.unflatten(0, (steps, -1)), x.shape[0]
+    if getattr(layer, "step_mode", "s") == "m":  # SpikingJelly's layers
+        return x, x.shape[0] * x.shape[1]
+    return x[None], x.shape[0] if x.dim() > row_dimensions(layer) else 1
 
 
-def _pads_with_zeros(layer: nn.Module) -> bool:
-    return getattr(layer, "padding_mode", "zeros") == "zeros"
+def _is_uncounted(layer: nn.Module) -> bool:
+    has_matrix = any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
+    return has_matrix and not isinstance(layer, RecurrentLIF)
 
 
-def _has_weight_matrix(layer: nn.Module) -> bool:
-    return any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
-
-
-def _convolution_operations(layer: Any, x: Tensor) -> Tensor:
-    axes = len(layer.kernel_size)
-    padding = _padding(layer)
-    operations = (x != 0).flatten(0, x.dim() - axes - 1).sum(0)
-    for axis in range(axes):
-        reached = _reached(
-            x.shape[axis - axes],
-            layer.kernel_size[axis],
-            layer.stride[axis],
-            layer.dilation[axis],
-            padding[axis],
-            x.device,
+def _operations(activity: Activity, layer: str | None, device: torch.device) -> Tensor:
+    """Accumulates, multiply-accumulates and dense operations, int64 `[3]`."""
+    if layer is not None and layer not in activity.operations:
+        raise ValueError(
+            f"Expected argument `layer` to be one of {', '.join(map(repr, activity.operations))}, but got {layer!r}"
         )
-        operations = operations * reached.view(-1, *(1,) * (axes - axis - 1))
-    return operations.sum() * (layer.out_channels // layer.groups)
+    counted = torch.zeros(3, dtype=torch.long, device=device)
+    for name in activity.operations if layer is None else (layer,):
+        accumulates = activity.accumulates[name]
+        counted[0] += accumulates
+        counted[1] += activity.operations[name] - accumulates
+        counted[2] += activity.dense[name]
+    return counted
 
 
-def _padding(layer: Any) -> list[tuple[int, int]]:
-    """Padding before and after each axis."""
-    if layer.padding == "valid":
-        return [(0, 0)] * len(layer.kernel_size)
-    if layer.padding == "same":
-        totals = [step * (size - 1) for size, step in zip(layer.kernel_size, layer.dilation, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    return [(width, width) for width in layer.padding]
-
-
-def _reached(
-    size: int, kernel: int, stride: int, dilation: int, padding: tuple[int, int], device: torch.device
-) -> Tensor:
-    """For each input position on one axis, the number of output positions whose kernel covers it, shape `(size,)`."""
-    outputs = (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
-    first = stride * torch.arange(outputs, device=device) - padding[0]
-    covered = first[:, None] + dilation * torch.arange(kernel, device=device)
-    return (covered.flatten()[:, None] == torch.arange(size, device=device)).sum(0)
+def _per_sample(counts: Tensor, samples: Tensor) -> dict[str, Tensor]:
+    accumulates, macs, dense = counts.to(accumulation_dtype(counts.device)) / samples
+    return {"effective_acs": accumulates, "effective_macs": macs, "dense": dense}

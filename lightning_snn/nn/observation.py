@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lightning_snn.functional.membrane import membranes
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.lif import LIF, RecurrentLIF, over_channels
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.phase import rate_phase
 from lightning_snn.nn.registry import Conventions, conventions_of, spiking_layers
 
 
@@ -61,6 +63,10 @@ class LayerCall:
         To be read before the layer is called again. Of SpikingJelly's multi-step mode it is known within
         `observe(..., membranes=True)` only.
         """
+        return self._membrane
+
+    @cached_property
+    def _membrane(self) -> Tensor | None:
         layer, spikes = self.layer, self.spikes.detach()
         if isinstance(layer, LIF):
             return None if self.current is None else _own_membrane(layer, self.current.detach(), spikes)
@@ -83,7 +89,8 @@ class LayerCall:
 def observe(
     network: nn.Module, on_call: Callable[[LayerCall], None], membranes: bool = False
 ) -> Iterator[dict[str, nn.Module]]:
-    """Within this context hear of every call of a network's spiking layers.
+    """Within this context hear of every call of a network's spiking layers in which they spike: not of those of copies,
+    and not of the pass of rate-based backpropagation in which they give rates.
 
     Args:
         network: any module; its spiking layers are found by `nn.registry`.
@@ -104,7 +111,7 @@ def observe(
             if membranes and getattr(layer, "store_v_seq", None) is False and getattr(layer, "step_mode", "s") == "m":
                 layer.store_v_seq = True  # type: ignore[assignment]
                 hooks.callback(setattr, layer, "store_v_seq", False)
-            handle = layer.register_forward_hook(_hook(name, on_call), with_kwargs=True)
+            handle = layer.register_forward_hook(_hook(name, layer, on_call), with_kwargs=True)
             hooks.callback(handle.remove)
         yield layers
 
@@ -212,8 +219,11 @@ def _has_subtracted(layer: nn.Module) -> bool:
     return getattr(layer, "v_reset", 0.0) is None
 
 
-def _hook(name: str, on_call: Callable[[LayerCall], None]) -> Any:
+def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> Any:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        # copies of a network take its hooks with them; the second pass of rate-based backpropagation has rates
+        if layer is not own or rate_phase() == "replay":
+            return
         given = args[0] if args else next(iter(kwargs.values()), None)
         given = given.mean if isinstance(given, Moments) else given
         spikes = output[0] if isinstance(output, tuple) else output

@@ -38,22 +38,61 @@ def test_the_report_script_writes_its_report(tmp_path):
 def test_the_alignment_script_prints_the_alignment_of_every_layer(tmp_path):
     printed = run_script("gradient_alignment.py", tmp_path)
     found = dict(line.split() for line in printed.splitlines() if line.startswith("alignment/"))
-    layers = ["0", "2", "4", "all"]
+    layers = ["net.0", "net.2", "net.4", "all"]
     assert set(found) == {f"alignment/{quantity}/{layer}" for quantity in ("cosine", "norm_ratio") for layer in layers}
     assert 0.8 < float(found["alignment/cosine/all"]) <= 1
     assert not list(tmp_path.iterdir())
 
 
+def test_the_script_of_firing_rates_prints_rates_before_and_after_training(tmp_path):
+    printed = run_script("firing_rates.py", tmp_path, tmp_path / "figures")
+    rows = [line.split() for line in printed.splitlines() if line.startswith(("accuracy", "firing_rates/"))]
+    before, after = ({row[0]: float(row[column]) for row in rows} for column in (1, 2))
+    assert before["accuracy"] < 0.7 < 0.9 < after["accuracy"]
+    assert before["firing_rates/val/dead/lif2"] > 0 == after["firing_rates/val/dead/lif2"]
+    assert before["firing_rates/val/rate/lif2"] < after["firing_rates/val/rate/lif2"]
+    quantities = {name.split("/")[2] for name in after if name.endswith("/all")}
+    assert quantities == {"rate", "sparsity", "dead", "saturated"}
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        f"firing_rates_{stage}{kind}.png" for stage in ("train", "val") for kind in ("", "_raster")
+    }
+
+
+def test_the_raster_script_draws_layers_of_its_own_making(tmp_path):
+    printed = run_script("spike_raster.py", tmp_path, tmp_path / "figures").splitlines()
+    assert "accuracy" in "".join(printed)
+    files = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert files == {f"raster_{stage}{index}.png" for stage in ("val", "test") for index in ("", "_1", "_2")}
+    assert len([line for line in printed if line.endswith(".png")]) == 6
+
+
 FRAGMENTS = sorted(CATALOGUE.glob("*.yaml"))
 
 
-def test_the_initialization_script_passes_one_network_and_fails_the_other(tmp_path):
+def test_the_energy_script_draws_and_prints_that_spikes_cost_less_than_one_dense_pass(tmp_path):
+    pytest.importorskip("spikingjelly")
+    printed = run_script("energy.py", tmp_path, tmp_path / "figures")
+    found = dict(line.split() for line in printed.splitlines() if line.startswith(("energy/", "test/")))
+    assert float(found["test/accuracy"]) > 0.9
+    # a kernel of 3, stride 2 and padding 1 makes 17 pairs of places on an axis of 12, and 8 on one of 6
+    assert float(found["energy/test/ann_macs/net.0"]) == 17 * 17 * 8
+    assert float(found["energy/test/ann_macs/net.2"]) == 8 * 8 * 8 * 16
+    assert float(found["energy/test/effective_macs"]) == 0
+    assert 0 < float(found["energy/test/ratio"]) < 1
+    assert float(found["energy/test/joules"]) < float(found["energy/test/joules_ann"])
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {"energy_test.png", "energy_test.csv"}
+
+
+def test_the_initialization_script_finds_silent_layers_and_makes_them_learn(tmp_path):
     printed = run_script("initialization_check.py", tmp_path)
-    tables = printed.split("quantity ")[1:]
-    assert len(tables) == 2
-    assert "fail" not in tables[0]
-    assert "The network cannot be expected to train from its initialization: " in tables[1]
-    assert "depth_gain of all is" in tables[1]
+    before, _, after = (part.split("\n\n")[0] for part in printed.split("quantity ")[1:])
+    assert "The network as a whole: fail" in before
+    assert "fail: firing_rate of neurons.2 is 0: it is silent" in before
+    assert "Remedy: scale its incoming weights up" in before
+    assert "\nfail: " not in after
+    left, rescaled = (float(line.split()[-1]) for line in printed.splitlines() if line.startswith("accuracy"))
+    assert left < 0.6 < 0.7 < rescaled
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_spike_time_script_draws_and_prints_what_the_network_costs(tmp_path):
@@ -84,6 +123,29 @@ def test_the_uncertainty_script_draws_and_prints_whether_an_ordinary_network_kno
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {
         f"uncertainty_test_{kind}.png" for kind in ("reliability", "entropy", "risk_coverage")
     }
+
+
+def test_the_membrane_script_draws_and_prints_where_the_membranes_are(tmp_path):
+    printed = run_script("membrane_trace.py", tmp_path, tmp_path / "figures")
+    rows = [line.split() for line in printed.splitlines() if line.startswith(("before ", "after "))]
+    found = {(when, name): float(value) for when, name, value in rows}
+    keys = {f"membrane/val/{quantity}/{layer}" for quantity in ("mean", "sd") for layer in ("lif1", "lif2")}
+    assert keys <= {name for _, name in found}
+    assert all(found["after", name] != found["before", name] for name in keys)
+    assert found["after", "val/accuracy"] > 0.8
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["membrane_val.png"]
+
+
+def test_the_state_guard_script_names_the_leak_and_shows_what_it_does(tmp_path):
+    printed = run_script("state_guard.py", tmp_path).splitlines()
+    (message,) = (line for line in printed if line.startswith("StateGuard"))
+    assert "net.1 (Leaky) starts from `mem`; net.3 (Leaky) starts from `mem`" in message
+    rows = {line.split()[0]: line for line in printed if "accuracy" in line}
+    accuracy = {name: float(row.split()[2].rstrip(",")) for name, row in rows.items()}
+    changed = {name: float(row.split()[-1]) for name, row in rows.items()}
+    assert accuracy["reset"] > accuracy["warn"] + 0.2
+    assert changed["warn"] > 0.1
+    assert changed["reset"] == 0
 
 
 @pytest.mark.parametrize(

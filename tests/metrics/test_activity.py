@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF, run
 from lightning_snn.methods import SpikingBayes
-from lightning_snn.metrics.activity import Activity, record_activity, synaptic_operations
+from lightning_snn.metrics import SynapticOperations, operations
+from lightning_snn.metrics.activity import Activity, operations_per_sample, record_activity, synaptic_operations
 from lightning_snn.networks import ResidualConvNet
 from lightning_snn.nn import BayesConv2d, BayesLinear, RecurrentLIF, posterior_noise, register_spiking_layer
 
@@ -33,10 +36,13 @@ def sparse(*shape: int) -> Tensor:
     return torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.3)
 
 
-def reached_outputs(layer: nn.Module, x: Tensor) -> int:
+def reached_outputs(layer: nn.Module, x: Tensor, zeros: bool = False) -> int:
     """Outputs that change with each nonzero input, found by differentiation, sample by sample."""
+    generator = torch.Generator().manual_seed(2)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, 0.5, 1.0)
+        if zeros:
+            parameter.data *= torch.rand(parameter.shape, generator=generator) < 0.6
     total = 0
     for sample in x:
         jacobian = torch.autograd.functional.jacobian(
@@ -52,6 +58,17 @@ def test_convolution_operations_are_the_outputs_that_nonzero_inputs_reach(layer:
     axes = len(layer.kernel_size)
     x = sparse(2, layer.weight.shape[1] * layer.groups, *(6, 7, 5)[:axes])
     assert synaptic_operations(layer, x).item() == reached_outputs(layer, x) > 0
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("layer", [nn.Linear(5, 7), *CONVOLUTIONS[:10]], ids=str)
+def test_weights_of_zero_cost_nothing(layer: nn.Module) -> None:
+    layer = copy.deepcopy(layer)
+    axes = layer.weight.dim() - 2
+    x = sparse(8, 5) if axes == 0 else sparse(2, layer.weight.shape[1] * layer.groups, *(6, 7, 5)[:axes])
+    counted = reached_outputs(layer, x, zeros=True)
+    assert synaptic_operations(layer, x).item() == counted > 0
+    assert synaptic_operations(layer, x) < reached_outputs(layer, x)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(5, 7), BayesLinear(5, 3)], ids=str)
@@ -106,14 +123,18 @@ def test_totals_of_a_network_are_those_of_its_layers() -> None:
     torch.testing.assert_close(activity.first_sample()["4"], second[:, 0])
 
 
-def test_recurrent_spikes_reach_the_whole_layer() -> None:
+def test_recurrent_spikes_reach_the_whole_layer_but_for_those_of_the_last_step() -> None:
     network = nn.Sequential(nn.Linear(4, 6), RecurrentLIF(6))
+    nn.init.constant_(network[0].weight, 0.5)
     x = 3 * sparse(5, 2, 4)
     with record_activity(network) as activity:
         spikes = run(network, x)
-    assert spikes.sum() > 0
-    expected = 6 * x.count_nonzero() + 6 * spikes.count_nonzero()
+    assert spikes[-1].sum() > 0
+    assert spikes[:-1].sum() > 0
+    expected = 6 * x.count_nonzero() + 6 * spikes[:-1].count_nonzero()
     assert activity.synaptic_operations_per_sample() == expected.item() / 2
+    assert activity.accumulates["1"] == activity.operations["1"]
+    assert activity.dense["1"] == 5 * 2 * 36
     assert activity.uncounted == []
 
 
@@ -175,7 +196,7 @@ def test_layers_of_another_library_are_recorded_step_by_step() -> None:
         for step in x:
             spike, membrane = leaky(linear(step), membrane)
             spikes.append(spike)
-    activity.samples = 3
+    assert activity.samples == 3
     assert int(activity.spikes["1"]) == torch.stack(spikes).sum() > 0
     assert activity.neuron_steps["1"] == 5 * 3 * 6
     assert activity.synaptic_operations_per_sample() == 6 * x.count_nonzero().item() / 3
@@ -193,7 +214,8 @@ def test_a_multi_step_layer_gives_all_its_steps_in_one_call() -> None:
     network, x = Threshold(), sparse(5, 3, 4)
     with record_activity(network, first_sample=True) as activity:
         network(x)
-    torch.testing.assert_close(activity.first_sample()[""], (x[:, 0] > 0).float())
+    torch.testing.assert_close(activity.first_sample()["Threshold"], (x[:, 0] > 0).float())
+    assert activity.samples == 3
 
 
 def test_the_noisy_samples_of_a_residual_network_are_counted():
@@ -208,3 +230,88 @@ def test_the_noisy_samples_of_a_residual_network_are_counted():
     assert activity.operations[stem] == synaptic_operations(network[0], x.flatten(0, 1))
     assert activity.operations[shortcut] == 3 * 2 * 5 * 2 * 4 * 4 * 4
     assert activity.neuron_steps["1.branch.0"] == 3 * 2 * 5 * 2 * 8 * 8
+
+
+def test_time_steps_of_spikes_accumulate_and_all_others_multiply() -> None:
+    layer = nn.Linear(3, 5)
+    x = torch.tensor([[[1.0, -1, 0], [0, 1, 1]], [[1.0, 2, 0], [0, 0, 1]], [[0.0, 0, 0], [0, 0, 0]]])
+    with record_activity(layer) as folded:
+        run(layer, x)
+    with record_activity(layer) as looped:
+        for step in x:
+            layer(step)
+    for activity in (folded, looped):
+        # 4 inputs of the first step; 3 of the second, one of which is a 2
+        assert activity.accumulates["Linear"] == 4 * 5
+        assert activity.operations["Linear"] == (4 + 3) * 5
+        assert activity.dense["Linear"] == 3 * 2 * 3 * 5
+        assert activity.rows["Linear"] == 3 * 2
+        assert activity.dense_pass() == {"Linear": 15}
+    with record_activity(layer) as whole:
+        layer(x.flatten(0, 1))
+    assert whole.accumulates["Linear"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_counts_are_exact_in_any_dtype(dtype: torch.dtype) -> None:
+    layer, x = nn.Conv2d(1, 3, 3, padding=1).to(dtype), torch.ones(1100, 1, 2, 2, dtype=dtype)
+    assert synaptic_operations(layer, x) == 1100 * 3 * 16
+
+
+def test_a_layer_that_hears_no_whole_number_of_steps_is_counted_as_one() -> None:
+    network, gate = nn.Sequential(nn.Linear(4, 4), LIF()), nn.Linear(4, 4)
+    network.register_module("gate", gate)
+    network.forward = lambda x: (gate(x[:2]).mean(0), network[1](network[0](x)))[1]
+    with record_activity(network) as activity:
+        run(network, torch.ones(5, 3, 4))
+    assert activity.rows == {"0": 15, "gate": 2}
+
+
+def test_large_inputs_are_counted_in_pieces() -> None:
+    layer, x = nn.Conv2d(4, 2, 1), sparse(3, 2, 4, 200, 200)
+    x[1] = x[1].ceil()
+    with record_activity(layer) as activity:
+        run(layer, x)
+    assert x[0].numel() * 3 > operations._PIECE
+    assert activity.operations["Conv2d"] == 2 * x.count_nonzero()
+    assert activity.accumulates["Conv2d"] == 2 * x[1].count_nonzero() > 0
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_counting_works_in_every_mode_and_leaves_no_graph(mode: Any) -> None:
+    network = nn.Sequential(nn.Conv1d(2, 3, 3), LIF(), nn.Flatten(), nn.Linear(6, 2))
+    with mode(), torch.autocast("cpu", torch.bfloat16), record_activity(network) as activity:
+        run(network, sparse(3, 2, 2, 4))
+    assert not any(count.requires_grad for count in activity.operations.values())
+    assert activity.dense == {"0": 3 * 2 * 36, "3": 3 * 2 * 12}
+
+
+def test_the_metric_sums_over_batches_and_is_its_twin() -> None:
+    network, metric = nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 2)), SynapticOperations()
+    by_layer, total, samples = SynapticOperations("2"), torch.zeros(3, dtype=torch.double), 0
+    for size in (1, 3):
+        with record_activity(network) as activity:
+            run(network, 5 * sparse(5, size, 4))
+        metric.update(activity)
+        by_layer.update(activity)
+        found = operations_per_sample(activity)
+        assert found.keys() == {"effective_acs", "effective_macs", "dense"}
+        total += size * torch.stack(list(found.values()))
+        samples += size
+    assert (total > 0).all()
+    torch.testing.assert_close(torch.stack(list(metric.compute().values())), total / samples)
+    assert by_layer.compute()["dense"] == 5 * 12
+    assert by_layer.compute()["effective_macs"] == 0
+    with pytest.raises(ValueError, match="argument `layer` to be one of '0', '2', but got '1'"):
+        operations_per_sample(activity, "1")
+    assert math.isnan(operations_per_sample(Activity())["dense"])
+
+
+def test_copies_that_took_the_hooks_with_them_are_not_counted() -> None:
+    network, x = nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 2)), 5 * sparse(5, 3, 4)
+    with record_activity(network) as activity:
+        run(network, x)
+        before = copy.deepcopy(activity)
+        run(copy.deepcopy(network), x)
+    assert activity == before
+    assert activity.spikes["1"] > 0

@@ -1,5 +1,6 @@
 """Rate-based backpropagation: `rate_run` in place of `run`, and a rule for what each module is among rates."""
 
+from lightning_snn.nn.phase import rate_phase
 from lightning_snn.nn.rate import neurons, norm, stateless
 from lightning_snn.nn.rate.alignment import Alignment, gradient_alignment
 from lightning_snn.nn.rate.drift import DriftWatch, rate_drift
@@ -12,7 +13,7 @@ from lightning_snn.nn.rate.rules import (
     refused_modules,
     register_rate_rule,
 )
-from lightning_snn.nn.rate.tape import Tape, rate_phase, rate_run
+from lightning_snn.nn.rate.tape import Tape, rate_run
 
 __all__ = [
     "Alignment",

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.nn.phase import rate_phase
 from lightning_snn.nn.rate.rules import Plan, WindowMean
-from lightning_snn.nn.rate.tape import rate_phase, rate_run
+from lightning_snn.nn.rate.tape import rate_run
 
 
 class DriftWatch:

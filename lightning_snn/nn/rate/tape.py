@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +11,8 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_integer
 from lightning_snn.functional.rate import spread_over_steps
 from lightning_snn.nn.folding import run
+from lightning_snn.nn.phase import Phase, in_phase
 from lightning_snn.nn.rate.rules import Commutes, Plan, RateRule, rate_rules
-
-Phase = Literal["collect", "replay"]
-
-_phase: ContextVar[Phase | None] = ContextVar("phase", default=None)
-
-
-def rate_phase() -> Phase | None:
-    """Which pass of `rate_run` the network is in: "collect" with its spikes, or "replay" with rates; None outside.
-
-    For forward hooks that watch spikes.
-    """
-    return _phase.get()
 
 
 class Tape:
@@ -98,20 +85,19 @@ class Tape:
     def _intercepted(self, call: Callable[[nn.Module, Tensor], Tensor], phase: Phase) -> Iterator[None]:
         """Within this context a call of a ruled module is handed to `call`; hooks and everything else stay."""
         self._next = 0
-        token = _phase.set(phase)
         # a forward that somebody set on the instance comes back afterwards
         own = {module: module.__dict__.get("forward") for module in self._ruled}
         try:
             for module in self._ruled:
                 module.forward = _bound(call, module)
-            yield
+            with in_phase(phase):
+                yield
         finally:
             for module, forward in own.items():
                 if forward is None:
                     module.__dict__.pop("forward", None)
                 else:
                     module.forward = forward
-            _phase.reset(token)
 
     def _take(self, module: nn.Module) -> RateRule | None:
         """The rule of the next call, which must be one of this module."""

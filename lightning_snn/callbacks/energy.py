@@ -1,0 +1,240 @@
+"""What a sample costs a spiking network in synaptic operations, against the dense network of the same connections."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+from lightning_snn import figures
+from lightning_snn.callbacks.stages import SpikingStages, Stage
+from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write, output_folder
+from lightning_snn.checks import check_choice, check_integer
+from lightning_snn.functional.energy import ENERGY_CONSTANTS, EnergyConstants
+from lightning_snn.metrics.activity import Activity, record_activity
+
+ConstantsName = Literal["horowitz_float32", "horowitz_int32", "loihi"]
+
+_COUNTED = ("effective_acs", "effective_macs", "dense", "ann_macs", "spikes")
+_QUANTITIES = (*_COUNTED[:-1], "ratio", "spikes")
+
+
+class EnergyMonitor(SpikingStages):
+    """Logs with each epoch, validation and test what a sample costs a spiking network, and draws it after a test.
+
+    Logged are, per sample and over the processes, as `energy/STAGE/QUANTITY` for the whole network and as
+    `energy/STAGE/QUANTITY/LAYER`, with the STAGE `train`, `val` or `test`,
+
+    - `effective_acs` and `effective_macs`: effective synaptic operations by NeuroBench's definitions, see
+      `metrics.activity`, of inputs of spikes (accumulates) and of others (multiply-accumulates), over all time steps;
+    - `dense`: what they were if no input and no weight were zero;
+    - `ann_macs`: multiply-accumulates of one dense pass, those of an artificial network with the same connections;
+    - `ratio`: effective operations of both kinds over `ann_macs`. Below 1 the spiking network does less;
+    - `spikes`;
+    - of the whole network, where `constants` are given, `joules` of the effective operations and `joules_ann` of one
+      dense pass.
+
+    Joules say no more than the operations they are computed from: every set of constants has its caveat, which is
+    printed once, goes to the loggers as `report/energy_caveat` and stands below the figure. In training, dropout scales
+    spikes, so that they multiply; what a network costs is told by `val` and `test`.
+
+    The end of a test brings `energy_test.png` and `energy_test.csv`, layer by layer. Layers with weights whose
+    operations are not counted are warned of, by name. Of a prediction that runs its network several times, such as
+    one with K noisy samples, all runs are its cost.
+
+    It works on any LightningModule with spiking layers that `nn.registry` knows.
+
+    Args:
+        batches: how many batches of each validation and test loader to measure, from the first, at least 1.
+        every_n_batches: measure the first training batch of an epoch and each n-th after it; 0 measures none.
+        constants: a set of `functional.energy`, by name, or one's own; None logs no joules.
+        samples: from a batch to the number of its samples; None finds it from the calls of spiking layers and from the
+            first two dimensions of the tensors of a batch, one of which they share.
+        folder: where to write; None takes the trainer's `default_root_dir`. Nothing is written in a `fast_dev_run`.
+        name: first part of all keys and files; several of these callbacks in one trainer need different names.
+
+    Raises:
+        ValueError: if an argument is outside its range; when a fit, validation or test starts, if the module has no
+            spiking layers.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[EnergyMonitor(constants="horowitz_float32")])
+        >>> trainer.fit(module, data)
+        >>> trainer.test(module, data)
+    """
+
+    def __init__(
+        self,
+        batches: int = 2,
+        every_n_batches: int = 100,
+        constants: ConstantsName | EnergyConstants | None = None,
+        samples: Callable[[Any], int] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        name: str = "energy",
+    ) -> None:
+        super().__init__()
+        check_integer("batches", batches)
+        check_integer("every_n_batches", every_n_batches, 0)
+        if not isinstance(constants, EnergyConstants):
+            check_choice("constants", constants, (None, *ENERGY_CONSTANTS))
+            constants = None if constants is None else ENERGY_CONSTANTS[constants]
+        self.batches, self.every_n_batches = batches, every_n_batches
+        self.constants: EnergyConstants | None = constants
+        self.samples = samples
+        self.folder = None if folder is None else Path(folder)
+        self.name = name
+        self._activities: dict[Stage, Activity] = {}
+        self._tested: dict[str, dict[str, float]] = {}
+        self._told = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        self._tell_caveat(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        self._tell_caveat(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self._tell_caveat(trainer)
+
+    def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        self._activities[stage] = Activity()
+
+    def begin_batch(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        stage: Stage,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if stage == "train":
+            due = self.every_n_batches > 0 and batch_idx % self.every_n_batches == 0
+        else:
+            due = batch_idx < self.batches
+        if due:
+            self._record(pl_module, stage, batch)
+
+    def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        if stage == "train" and not self.every_n_batches:
+            return
+        found = self._log(trainer, pl_module, stage)
+        if stage == "test":
+            self._tested = found
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        layers = {name: values for name, values in self._tested.items() if name and values.get("dense")}
+        if not layers or not may_write(trainer):
+            return
+        folder, name = output_folder(trainer, self.folder), f"{self.name}_test"
+        log_figure(trainer, name, figures.synaptic_operations(layers, self._note()), folder)
+        rows = [[layer or "all", *map(values.get, _QUANTITIES)] for layer, values in self._tested.items()]
+        log_table(trainer, name, ("layer", *_QUANTITIES), rows, folder)
+
+    def _tell_caveat(self, trainer: pl.Trainer) -> None:
+        if self.constants is not None and not self._told:
+            self._told = True
+            caveat = f"Joules of {type(self).__name__} are of {_caveat(self.constants)}"
+            rank_zero_info(caveat)
+            log_text(trainer, f"{self.name}_caveat", caveat)
+
+    def _record(self, pl_module: pl.LightningModule, stage: Stage, batch: Any) -> None:
+        self.recording.close()
+        # after a resume within an epoch nothing told of its start
+        activity = self._activities.setdefault(stage, Activity())
+        before, uncounted = activity.samples, len(activity.uncounted)
+
+        def end() -> None:
+            told = activity.samples - before
+            number = _samples(batch, told) if self.samples is None else self.samples(batch)
+            activity.samples = before + number
+
+        self.recording.callback(end)
+        self.recording.enter_context(record_activity(pl_module, activity))
+        if len(activity.uncounted) > uncounted:
+            rank_zero_warn(
+                f"{type(self).__name__} counts no synaptic operations of {', '.join(activity.uncounted)}: its numbers "
+                "are those of the other layers"
+            )
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> dict[str, dict[str, float]]:
+        """What was logged, by layer; that of the whole network under the empty name."""
+        found = self._found(trainer, pl_module, self._activities.pop(stage, Activity()))
+        values = {
+            f"{self.name}/{stage}/{quantity}" + (f"/{layer}" if layer else ""): value
+            for layer, quantities in found.items()
+            for quantity, value in quantities.items()
+            if not math.isnan(value)
+        }
+        # the values are those of all processes already
+        pl_module.log_dict(values, sync_dist=trainer.world_size > 1)
+        return found
+
+    def _found(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, activity: Activity
+    ) -> dict[str, dict[str, float]]:
+        # of all layers, whether they ran or not, so that all processes reduce the same table
+        layers = [name or type(module).__name__ for name, module in pl_module.named_modules()]
+        counts = torch.zeros(len(layers) + 1, 6, dtype=torch.long, device=pl_module.device)
+        for row, name in zip(counts, layers, strict=False):
+            if name in activity.dense:
+                row[0] = activity.accumulates[name]
+                row[1] = activity.operations[name] - activity.accumulates[name]
+                row[2], row[3] = activity.dense[name], activity.rows[name]
+            if name in activity.spikes:
+                row[4], row[5] = activity.spikes[name], activity.neuron_steps[name]
+        counts[-1, 0] = activity.samples
+        *table, (samples, *_) = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        if not samples:
+            return {}
+        found: dict[str, dict[str, float]] = {}
+        for name, (accumulates, macs, dense, rows, spikes, neuron_steps) in zip(layers, table, strict=True):
+            if rows:
+                found[name] = _operations(accumulates / samples, macs / samples, dense / samples, dense / rows)
+            if neuron_steps:
+                found.setdefault(name, {})["spikes"] = spikes / samples
+        everything = [sum(layer.get(quantity, 0) for layer in found.values()) for quantity in _COUNTED]
+        whole = _operations(*everything[:-1]) | {"spikes": everything[-1]}
+        if self.constants is not None:
+            whole["joules"] = self.constants.joules(whole["effective_acs"], whole["effective_macs"])
+            whole["joules_ann"] = self.constants.joules(0, whole["ann_macs"])
+        return {"": whole, **found}
+
+    def _note(self) -> str:
+        if self.constants is None:
+            return ""
+        whole, joules = self._tested[""], {}
+        for key in ("joules", "joules_ann"):
+            joules[key] = "unknown" if math.isnan(whole[key]) else f"{whole[key]:.3g} J"
+        return f"A sample: {joules['joules']}; dense in one pass: {joules['joules_ann']}. By {_caveat(self.constants)}"
+
+
+def _operations(accumulates: float, macs: float, dense: float, ann: float) -> dict[str, float]:
+    ratio = (accumulates + macs) / ann if ann else math.nan
+    return {"effective_acs": accumulates, "effective_macs": macs, "dense": dense, "ann_macs": ann, "ratio": ratio}
+
+
+def _caveat(constants: EnergyConstants) -> str:
+    return f"{constants.name} ({constants.source}): {constants.caveat}"
+
+
+def _samples(batch: Any, told: int) -> int:
+    """Samples of a batch; those of the runs of the network, `told`, may be several times as many."""
+    shapes: list[set[int]] = []
+    apply_to_collection(batch, Tensor, lambda tensor: shapes.append(set(tensor.shape[:2])))
+    shared = set.intersection(*filter(None, shapes)) if any(shapes) else set()
+    if told in shared:
+        return told
+    fitting = [size for size in (shared - {1} or shared) if told % size == 0]
+    return fitting[0] if len(fitting) == 1 else told
