@@ -272,7 +272,7 @@ def test_samples_may_be_told(tmp_path):
 def test_what_has_no_spiking_layers_and_what_are_no_arguments_is_refused(tmp_path):
     module = Loop()
     module.lif = nn.Identity()
-    with pytest.raises(ValueError, match="module with spiking layers of .*, for EnergyMonitor, but got Loop without any"):
+    with pytest.raises(ValueError, match="spiking layers of .*, for EnergyMonitor, but got Loop without any"):
         results_of(module, EnergyMonitor(), tmp_path)
     with pytest.raises(ValueError, match="`batches` to be an integer of at least 1, but got 0"):
         EnergyMonitor(0)

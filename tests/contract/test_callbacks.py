@@ -85,6 +85,18 @@ class Remember(Logger):
         self.names |= set(metrics)
 
 
+def save_nothing(figure: Any, path: Path) -> Path:
+    """In place of a picture, whose rendering takes longer than a run, an empty file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _without_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_snn.figures.save", save_nothing)
+
+
 @pytest.fixture(params=MODULES, ids=lambda make: make.__name__)
 def make(request: pytest.FixtureRequest, row: CallbackRow) -> Callable[[], Foreign]:
     reason = row.refuses.get(request.param.__name__)
@@ -219,7 +231,7 @@ def on_rank(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     launched = {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "localhost"}
     launched |= {"MASTER_PORT": "0", "GROUP_RANK": "0", "RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    with mock.patch.dict(os.environ, launched):
+    with mock.patch.dict(os.environ, launched), mock.patch("lightning_snn.figures.save", save_nothing):
         for row in [None, *TABLE]:
             module = build(Ours if row is None else row.module)
             name = f"plain {Ours.__name__}" if row is None else row.name
