@@ -12,7 +12,6 @@ overhead of 3 %. "none" is run twice, so that the ratio of the two tells what is
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import statistics
 import sys

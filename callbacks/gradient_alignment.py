@@ -23,18 +23,16 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(8, 32), LIF(0.5), nn.Linear(32, 32), LIF(0.5), nn.Linear(32, 3))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # the same input at every step: [B, 8] to [T, B, 8]
+        return run(self.net, x.expand(STEPS, -1, -1)).mean(0)
+
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        x, y = over_time(batch)
-        return F.cross_entropy(run(self.net, x).mean(0), y)
+        x, y = batch
+        return F.cross_entropy(self(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 1e-2)
-
-
-def over_time(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same input at every step: `[B, 8]` to `[T, B, 8]`."""
-    x, y = batch
-    return x.expand(STEPS, -1, -1), y
 
 
 def main() -> None:
@@ -42,7 +40,7 @@ def main() -> None:
     pl.seed_everything(0)
     y = torch.arange(600) % 3
     x = torch.eye(3, 8)[y] * 2 + torch.randn(600, 8)
-    alignment = GradientAlignment(every_n_steps=10, network="net", read_batch=over_time)
+    alignment = GradientAlignment(every_n_steps=10)
     trainer = pl.Trainer(max_epochs=5, callbacks=[alignment], logger=False, enable_checkpointing=False)
     trainer.fit(Classifier(), DataLoader(TensorDataset(x, y), 50, shuffle=True))
     for name, value in trainer.callback_metrics.items():

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_snn.checks import check_integer
 
-Verdict = Literal["pass", "warn", "fail"]
+Verdict = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Band:
     """Where a quantity is healthy, and where it may still do.
 
     Attributes:
-        passes: lowest and highest value that pass.
+        passes: lowest and highest value that are ok.
         warns: lowest and highest value that only warn; what is outside of it fails, and so does nan.
     """
 
@@ -45,13 +45,19 @@ class Band:
     def verdict(self, value: float) -> Verdict:
         """What the band says of a value."""
         if self.passes[0] <= value <= self.passes[1]:
-            return "pass"
+            return "ok"
         return "warn" if self.warns[0] <= value <= self.warns[1] else "fail"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When an initialisation passes.
+    """When an initialisation is ok.
+
+    Bands of spiking layers lie between networks that learn and the same ones that are silent or saturated. Networks of
+    this library, of snntorch and of SpikingJelly as they are initialised, on digits and events, had membranes of a
+    standard deviation of 0.2 to 2.1 thresholds, and hidden rates of 0.0015 to 0.18; with weights x 0.01 at most 0.02
+    and 0, with weights x 100 from 85 on and about 0.5. Twenty layers of a surrogate derivative too narrow for them had
+    a gradient ratio of 0.0035.
 
     Attributes:
         unit_slope: largest distance of a slope from 1 where slopes are 1 by construction; more fails.
@@ -61,7 +67,11 @@ class Thresholds:
         depth_gain: of the product of Jacobians over depth, ||P||_F / sqrt(N).
         gradient_ratio: of the norms of the first and the last weights' gradients.
         active_fraction: of neurons and samples that are active, in a layer of rectifiers.
-        active_over_time: of neurons and samples that spike at least once, in a layer with time steps.
+        firing_rate: spikes per neuron and time step of a spiking layer.
+        dead_share: of the neurons of a spiking layer that never spike.
+        saturated_share: of the neurons of a spiking layer that spike in nearly every step.
+        membrane_sd: standard deviation of a spiking layer's membranes in units of the threshold.
+        spike_gain: of the Jacobian of a spiking layer with respect to the one before.
     """
 
     unit_slope: float = 1e-6
@@ -71,7 +81,11 @@ class Thresholds:
     depth_gain: Band = Band((0.1, 10.0), (1e-3, 1e3))
     gradient_ratio: Band = Band((0.1, 10.0), (1e-2, 1e2))
     active_fraction: Band = Band((0.2, 0.8), (0.0, 1.0))
-    active_over_time: Band = Band((0.2, 1.0), (0.0, 1.0))
+    firing_rate: Band = Band((1e-3, 0.5), (1e-4, 0.8))
+    dead_share: Band = Band((0.0, 0.8), (0.0, 0.95))
+    saturated_share: Band = Band((0.0, 0.1), (0.0, 0.5))
+    membrane_sd: Band = Band((0.1, 5.0), (0.02, 20.0))
+    spike_gain: Band = Band((0.1, 10.0), (1e-3, 1e3))
 
 
 @dataclass(frozen=True)
@@ -94,11 +108,11 @@ class SlopeStatistics:
     def verdict(self, thresholds: Thresholds, unit: bool = False) -> Verdict:
         """What the thresholds say; `unit`: of slopes that are 1 by construction."""
         if unit:
-            return "pass" if max(1 - self.minimum, self.maximum - 1) <= thresholds.unit_slope else "fail"
+            return "ok" if max(1 - self.minimum, self.maximum - 1) <= thresholds.unit_slope else "fail"
         if not self.minimum > 0:
             return "fail"
         wide = self.deviation > thresholds.slope_spread * self.mean
-        return "warn" if wide or self.minimum < thresholds.smallest_slope else "pass"
+        return "warn" if wide or self.minimum < thresholds.smallest_slope else "ok"
 
 
 def slope_statistics(slopes: Tensor) -> SlopeStatistics:
@@ -245,6 +259,47 @@ def gain(outputs: Tensor, inputs: Tensor, probes: int = 16, generator: torch.Gen
         return (total / size).sqrt()
     for _ in range(probes):
         total = total + _pull(outputs, inputs, _random(outputs, generator)).flatten(1).square().sum(1)
+    return (total / (probes * size)).sqrt()
+
+
+def joint_gain(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], probes: int = 4, generator: torch.Generator | None = None
+) -> Tensor | None:
+    """How the Jacobian P of all outputs with respect to all inputs, over all samples and time steps, scales gradients
+    on average, ||P||_F / sqrt(N).
+
+    ||P||_F^2 / N = E |P^T u|^2 / N for u of independent standard normal components, N the number of all outputs
+
+    Samples that do not see one another make P a block for each: then it is the root mean square of their gains.
+
+    Args:
+        outputs: one tensor or more, computed from `inputs` with gradients: those of each time step, say. The graph
+            stays.
+        inputs: one tensor or more.
+        probes: random vectors, at least 1. The relative error is about sqrt(1 / (2 probes r)) for a Jacobian of
+            effective rank r, which grows with the number of samples.
+        generator: of the vectors; None is torch's own.
+
+    Returns:
+        a scalar, from 0: 1 where gradients keep their size. None if no output is computed from any input.
+
+    Raises:
+        ValueError: if `probes` is outside its range.
+    """
+    check_integer("probes", probes)
+    size = sum(output.numel() for output in outputs)
+    computed = [output for output in outputs if output.requires_grad]
+    heard = [given for given in inputs if given.requires_grad]
+    if not computed or not heard:
+        return None
+    total = torch.zeros((), dtype=heard[0].dtype, device=heard[0].device)
+    for _ in range(probes):
+        vectors = [_random(output, generator) for output in computed]
+        pulled = torch.autograd.grad(computed, heard, vectors, retain_graph=True, allow_unused=True)
+        found = [each for each in pulled if each is not None]
+        if not found:
+            return None
+        total = total + torch.stack([each.square().sum().to(total.dtype) for each in found]).sum()
     return (total / (probes * size)).sqrt()
 
 

@@ -14,7 +14,14 @@ from lightning_snn.nn.folding import folded, run
 from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.noise import posterior_noise, weight_draws
-from lightning_snn.nn.rate import gradient_alignment, rate_drift, rate_run, register_rate_rule
+from lightning_snn.nn.rate import (
+    gradient_alignment,
+    module_alignment,
+    rate_backward,
+    rate_drift,
+    rate_run,
+    register_rate_rule,
+)
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.sign import Sign
@@ -67,7 +74,9 @@ __all__ = [
     "grow",
     "is_spiking_layer",
     "latency",
+    "module_alignment",
     "posterior_noise",
+    "rate_backward",
     "rate_drift",
     "rate_run",
     "register_rate_rule",

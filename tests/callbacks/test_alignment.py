@@ -3,10 +3,12 @@ from __future__ import annotations
 import ast
 import copy
 import csv
+import random
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -19,6 +21,9 @@ from lightning_snn.callbacks import GradientAlignment
 from lightning_snn.methods import RateBackprop, SurrogateGradient
 from lightning_snn.nn import RecurrentLIF
 from lightning_snn.nn.rate import gradient_alignment
+from lightning_snn.nn.rate.foreign import rate_backward
+from tests.contract import foreign
+from tests.contract.foreign import MODULES
 
 STEPS, CLASSES = 4, 3
 X = torch.randn(24, STEPS, 6, generator=torch.Generator().manual_seed(0))
@@ -275,11 +280,19 @@ def test_a_network_that_is_built_late_is_measured():
 
 def test_a_missing_network_is_named_before_training():
     module = Plain()
-    with pytest.raises(
-        ValueError, match="`network` to name a module within Plain, which holds inner, but got 'network'"
-    ):
-        trainer(GradientAlignment()).fit(module, loader())
+    with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds inner, but got 'net'"):
+        trainer(GradientAlignment(network="net")).fit(module, loader())
     assert module.steps == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"loss": nn.functional.cross_entropy}, {"window": 2}, {"streaming": True}, {"read_batch": tuple}, {"samples": 2}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_is_of_a_network_by_itself_needs_one(options: dict[str, Any]):
+    with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds inner, but got 'netw"):
+        trainer(GradientAlignment(**options)).fit(Plain(), loader())
 
 
 @pytest.mark.parametrize(
@@ -329,6 +342,113 @@ def test_a_window_that_does_not_divide_the_time_steps_is_refused_before_the_firs
 def test_bad_arguments_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         GradientAlignment(**options)
+
+
+@pytest.mark.parametrize("make", MODULES, ids=lambda make: make.__name__)
+def test_without_arguments_the_gradients_are_those_of_the_module_s_training_step(make: Any):
+    torch.manual_seed(0)
+    module = make().eval()
+    x, y = foreign.X[:12], foreign.Y[:12]
+    twin = copy.deepcopy(module)
+    exact = vector_of(twin, nn.functional.cross_entropy(twin(x), y))
+    twin = copy.deepcopy(module)
+    rate_backward(twin, lambda each: nn.functional.cross_entropy(each(x), y))
+    rates = torch.cat([parameter.grad.flatten() for parameter in twin.parameters()])
+    fitter = trainer(GradientAlignment(), max_steps=1)
+    fitter.fit(module, foreign.loader())
+    trained = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()} | {"all"}
+    assert {name.split("/", 2)[2] for name in logged(fitter)} == trained
+    cosine = torch.nn.functional.cosine_similarity(rates, exact, 0)
+    assert logged(fitter)["alignment/cosine/all"] == pytest.approx(float(cosine), rel=1e-5)
+    assert logged(fitter)["alignment/norm_ratio/all"] == pytest.approx(float(rates.norm() / exact.norm()), rel=1e-5)
+    # constant currents of one layer and mean spikes have one gradient, membranes that are read out two
+    assert (float(cosine) > 0.999999) == (make not in (foreign.SnntorchLoop, foreign.SnntorchHidden))
+    # what is behind the last spikes, or their membranes
+    assert logged(fitter)[f"alignment/cosine/{last_of(module)}"] == pytest.approx(1, abs=1e-5)
+
+
+def vector_of(module: nn.Module, loss: Tensor) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(module.parameters()))])
+
+
+def last_of(module: nn.Module) -> str:
+    return [name.rsplit(".", 1)[0] for name, _ in module.named_parameters()][-1]
+
+
+def test_without_arguments_a_folded_network_has_the_alignment_of_its_rules():
+    module = Plain().eval()
+    expected = expected_of(copy.deepcopy(module.inner["net"]))
+    fitter = trainer(GradientAlignment(name="own"), max_steps=1)
+    fitter.fit(module, loader())
+    found = {name: float(value) for name, value in fitter.callback_metrics.items()}
+    assert found == pytest.approx(
+        {
+            name.replace("alignment/", "own/") if name.endswith("all") else _within(name, "own", "inner.net"): value
+            for name, value in expected.items()
+        },
+        rel=1e-5,
+    )
+
+
+def _within(name: str, first: str, path: str) -> str:
+    _, quantity, layer = name.split("/")
+    return f"{first}/{quantity}/{path}.{layer}"
+
+
+def test_both_runs_draw_the_same_random_numbers():
+    """Of torch, numpy and Python; a module that draws otherwise had another gradient behind its last spikes."""
+
+    class Draws(foreign.SnntorchLoop):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            x = x + torch.rand_like(x) + np.random.random() + random.random()
+            return {"loss": super().training_step((x, y), batch_idx)}
+
+    fitter = trainer(GradientAlignment(), max_steps=1)
+    torch.manual_seed(0)
+    fitter.fit(Draws(), foreign.loader())
+    assert logged(fitter)["alignment/cosine/second"] == pytest.approx(1, abs=1e-5)
+    assert logged(fitter)["alignment/norm_ratio/second"] == pytest.approx(1, abs=1e-5)
+    assert logged(fitter)["alignment/cosine/first"] < 0.99999
+
+
+def test_batches_of_any_form_are_measured_by_the_training_step():
+    class OfDicts(foreign.SnntorchLoop):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("inside", 1.0)
+            return super().training_step((batch["input"]["x"], batch["y"]), batch_idx)
+
+    def collate(samples: Any) -> Any:
+        x, y = (torch.stack(part) for part in zip(*samples, strict=True))
+        return {"input": {"x": x}, "y": y}
+
+    data = DataLoader(TensorDataset(foreign.X, foreign.Y), 12, collate_fn=collate)
+    fitter = trainer(GradientAlignment(), max_steps=1)
+    fitter.fit(OfDicts(), data)
+    assert 0 < logged(fitter)["alignment/cosine/first"] < 1
+
+
+def test_a_module_without_spiking_layers_is_refused_before_training():
+    module = Plain(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
+    message = "a module with spiking layers of .*, for GradientAlignment, but got Plain without any"
+    with pytest.raises(ValueError, match=message):
+        trainer(GradientAlignment()).fit(module, loader())
+    assert module.steps == 0
+
+
+def test_recurrence_is_refused_by_name_before_the_first_step():
+    module = Plain(nn.Sequential(nn.Linear(6, 8), RecurrentLIF(8, 0.5, 0.5), nn.Linear(8, CLASSES)))
+    with pytest.raises(ValueError, match=r"inner.net.1: RecurrentLIF \(its neurons hear each other\)"):
+        trainer(GradientAlignment()).fit(module, loader())
+    assert module.steps == 0
+
+
+def test_manual_optimization_is_refused_before_training():
+    class Manual(Plain):
+        automatic_optimization = False
+
+    with pytest.raises(ValueError, match="automatic optimization .* for GradientAlignment, but got one with manual"):
+        trainer(GradientAlignment()).fit(Manual(), loader())
 
 
 def test_the_callback_does_not_know_the_library_s_module():

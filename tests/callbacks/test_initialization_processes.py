@@ -15,8 +15,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
-from lightning_snn.callbacks.initialization import check_initialization
+from lightning_snn.callbacks.initialization import check_initialization, rescale
 from lightning_snn.functional.jacobian import Band, Thresholds
 from tests.processes import on_two_processes
 
@@ -43,7 +44,7 @@ def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack(images)[None], torch.stack(labels)
 
 
-def fit(rank: int, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Module]:
+def fit(rank: int, callbacks: list[pl.Callback], module: Any = None) -> tuple[pl.Trainer, Any]:
     """One step of one of two processes."""
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -57,7 +58,7 @@ def fit(rank: int, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Module]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = Module()
+    module = Module() if module is None else module
     # the processes are there already
     with mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}):
         trainer.fit(module, DataLoader(TensorDataset(X[rank::2], Y[rank::2]), 8, collate_fn=time_first))
@@ -66,7 +67,7 @@ def fit(rank: int, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Module]:
 
 def measured(rank: int) -> dict[str, Any]:
     """What a check logs, what it finds, and the weights after a step with and without it."""
-    check = InitializationCheck()
+    check = InitializationCheck(network="network")
     trainer, module = fit(rank, [check])
     _, unchecked = fit(rank, [])
     logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("initialization/")}
@@ -76,7 +77,7 @@ def measured(rank: int) -> dict[str, Any]:
 
 def failing_on_the_second(rank: int) -> str:
     """What a check raises that fails on rank 1 only."""
-    check = InitializationCheck("error", thresholds=NOTHING_PASSES if rank == 1 else None)
+    check = InitializationCheck("raise", network="network", thresholds=NOTHING_PASSES if rank == 1 else None)
     try:
         fit(rank, [check])
     except RuntimeError as error:
@@ -110,3 +111,43 @@ def test_a_failure_in_one_process_is_a_failure_of_all(tmp_path: Path):
     first, second = on_two_processes(failing_on_the_second, tmp_path)
     assert first.endswith("another process says so")
     assert "gradient_ratio of all is" in second
+
+
+class Spiking(pl.LightningModule):
+    """Silent neurons, found by the module's own step; the batches of the two processes have other statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(6, 16, bias=False), LIF(), nn.Linear(16, 3))
+        self.layers[0].weight.data.mul_(0.01)
+        self.rescaled: list[Tensor] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(run(self.layers, batch[0].expand(4, -1, -1)).mean(0), batch[1])
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.rescaled.append(self.layers[0].weight.detach().clone())
+
+    configure_optimizers = Module.configure_optimizers
+
+
+def rescaled(rank: int) -> dict[str, Any]:
+    """The weights after a rescaling and before the first step."""
+    check = InitializationCheck("rescale")
+    _, module = fit(rank, [check], Spiking())
+    return {"weight": module.rescaled[0], "factor": check.rescalings[0].factor}
+
+
+def test_two_processes_rescale_alike_by_what_both_measure(tmp_path: Path):
+    first, second = on_two_processes(rescaled, tmp_path)
+    assert torch.equal(first["weight"], second["weight"])
+    assert first["factor"] == second["factor"] > 10
+    both = Spiking()
+    x = torch.cat([X[rank::2][:8] for rank in range(2)])
+    y = torch.cat([Y[rank::2][:8] for rank in range(2)])
+    rescale(both, lambda module: module.training_step((x[None], y), 0))
+    torch.testing.assert_close(both.layers[0].weight.detach(), first["weight"])
+    one = Spiking()
+    rescale(one, lambda module: module.training_step((x[None, :8], y[:8]), 0))
+    assert not torch.allclose(one.layers[0].weight, first["weight"], rtol=1e-3)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 
 from lightning_snn.callbacks import (
+    EnergyMonitor,
+    FiringRateMonitor,
     GradientAlignment,
     HardwareConstraints,
     HardwareFineTuning,
     InitializationCheck,
+    MembraneTrace,
     Report,
+    SpikeRaster,
+    StateGuard,
     UncertaintyLogger,
 )
-from tests.contract.foreign import STEPS, Foreign, Ours, SnntorchLoop
+from tests.contract.foreign import Foreign, Ours, SnntorchLoop
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,6 @@ class CallbackRow:
         module: on which it is tested where one module is enough.
         keys: what the names of its metrics begin with; empty if it logs none.
         trains_from: the epoch from which on it takes part in training; None if it never does.
-        refuses: modules that it refuses, by their names, and why.
         exceptions: promises that it does not keep, and why.
     """
 
@@ -41,25 +44,28 @@ class CallbackRow:
     module: type[Foreign] = SnntorchLoop
     keys: str = ""
     trains_from: int | None = None
-    refuses: Mapping[str, str] = field(default_factory=dict)
     exceptions: Mapping[str, str] = field(default_factory=dict)
 
 
-def over_time(batch: Any) -> Any:
-    """What rates are measured on: a sequence of one constant input."""
-    return batch[0].expand(STEPS, -1, -1), batch[1]
-
-
-RATES = "rates are known of networks with time folded into the batch"
-REFUSED_BY_RATES = dict.fromkeys(("SnntorchLoop", "SnntorchHidden", "SpikingJellySingle", "SpikingJellyMulti"), RATES)
-
 CALLBACKS = (
     CallbackRow(
+        "energy_monitor",
+        lambda folder: EnergyMonitor(every_n_batches=2, constants="horowitz_float32", folder=folder),
+        lambda folder: EnergyMonitor(folder=folder, name="another"),
+        keys="energy/",
+    ),
+    CallbackRow(
+        "firing_rate_monitor",
+        lambda folder: FiringRateMonitor(every_n_batches=2, folder=folder),
+        lambda folder: FiringRateMonitor(folder=folder, name="another"),
+        keys="firing_rates/",
+    ),
+    CallbackRow(
         "gradient_alignment",
-        lambda folder: GradientAlignment(every_n_steps=3, read_batch=over_time),
+        lambda folder: GradientAlignment(every_n_steps=3),
+        lambda folder: GradientAlignment(every_n_steps=2, name="another"),
         module=Ours,
         keys="alignment/",
-        refuses=REFUSED_BY_RATES,
     ),
     CallbackRow(
         "hardware_fine_tuning",
@@ -69,7 +75,19 @@ CALLBACKS = (
         exceptions={"several_instances_share_a_run": "weights of a run are those of one chip"},
     ),
     CallbackRow("initialization_check", lambda folder: InitializationCheck(), keys="initialization/"),
+    CallbackRow(
+        "membrane_trace",
+        lambda folder: MembraneTrace(folder=folder, every_n_epochs=1),
+        lambda folder: MembraneTrace(folder=folder, name="another"),
+        keys="membrane/",
+    ),
     CallbackRow("report", Report, keys="test/"),
+    CallbackRow(
+        "spike_raster",
+        lambda folder: SpikeRaster(every_n_epochs=1, folder=folder),
+        lambda folder: SpikeRaster(folder=folder, name="another"),
+    ),
+    CallbackRow("state_guard", lambda folder: StateGuard()),
     CallbackRow(
         "uncertainty_logger",
         lambda folder: UncertaintyLogger(folder=folder),

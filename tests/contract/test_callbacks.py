@@ -97,14 +97,7 @@ def _without_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_snn.figures.save", save_nothing)
 
 
-@pytest.fixture(params=MODULES, ids=lambda make: make.__name__)
-def make(request: pytest.FixtureRequest, row: CallbackRow) -> Callable[[], Foreign]:
-    reason = row.refuses.get(request.param.__name__)
-    if reason is not None:
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True, raises=ValueError))
-    return request.param
-
-
+@pytest.mark.parametrize("make", MODULES, ids=lambda make: make.__name__)
 def test_training_goes_on_to_the_last_bit_as_without_it(
     row: CallbackRow, make: Callable[[], Foreign], tmp_path: Path
 ) -> None:

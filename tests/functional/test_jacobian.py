@@ -15,6 +15,7 @@ from lightning_snn.functional.jacobian import (
     eigenvalues,
     gain,
     gradient_ratio,
+    joint_gain,
     largest_singular_value,
     slope_statistics,
     spectral_radius,
@@ -140,10 +141,10 @@ def test_slope_statistics_by_hand():
 @pytest.mark.parametrize(
     ("slopes", "unit", "verdict"),
     [
-        ([1.0, 1.0 + 1e-7], True, "pass"),
+        ([1.0, 1.0 + 1e-7], True, "ok"),
         ([1.0, 1.0 + 1e-5], True, "fail"),
         ([1.0, 1.0 - 1e-5], True, "fail"),
-        ([0.9, 1.1], False, "pass"),
+        ([0.9, 1.1], False, "ok"),
         ([0.09, 0.1], False, "warn"),
         ([0.2, 4.0], False, "warn"),
         ([0.0, 1.0], False, "fail"),
@@ -158,7 +159,7 @@ def test_verdicts_on_slopes(slopes: list[float], unit: bool, verdict: str):
 def test_bands_pass_warn_and_fail():
     band = Thresholds().spectral_radius
     values = [0.4, 0.5, 0.79, 0.8, 1.06, 1.25, 1.3, 2.0, 2.1, float("inf"), float("nan")]
-    expected = ["fail", "warn", "warn", "pass", "pass", "pass", "warn", "warn", "fail", "fail", "fail"]
+    expected = ["fail", "warn", "warn", "ok", "ok", "ok", "warn", "warn", "fail", "fail", "fail"]
     assert [band.verdict(value) for value in values] == expected
     with pytest.raises(ValueError, match="Expected a band that passes"):
         Band((0.5, 2.0), (0.8, 1.25))
@@ -191,3 +192,28 @@ def test_eigenvalues_of_a_jacobian_that_is_not_square_are_refused():
     x = torch.randn(2, 3, requires_grad=True)
     with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectra, but got 5 for 3"):
         eigenvalues(mlp(3, 5)(x), x)
+
+
+def test_the_joint_gain_is_that_of_all_outputs_with_respect_to_all_inputs():
+    weight = torch.randn(3, 8, 6)
+    inputs = [torch.randn(40, 6, requires_grad=True) for _ in range(2)]
+    # the second step hears of the first input too
+    first = torch.tanh(inputs[0] @ weight[0].t())
+    outputs = [first, torch.tanh(inputs[1] @ weight[1].t() + inputs[0] @ weight[2].t())]
+    of_steps = [1 - output.detach().square() for output in outputs]
+    squares = [
+        (of_steps[0][:, :, None] * weight[0]).square().sum(),
+        (of_steps[1][:, :, None] * weight[1]).square().sum(),
+        (of_steps[1][:, :, None] * weight[2]).square().sum(),
+    ]
+    expected = math.sqrt(sum(squares) / (2 * 40 * 8))
+    found = joint_gain(outputs, inputs, 200, torch.Generator().manual_seed(0))
+    assert float(found) == pytest.approx(expected, rel=0.02)
+    assert float(joint_gain(outputs, inputs, 4, torch.Generator().manual_seed(0))) == pytest.approx(expected, rel=0.2)
+
+
+def test_outputs_that_are_not_computed_from_the_inputs_have_no_joint_gain():
+    given, other = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    assert joint_gain([other * 2], [given]) is None
+    assert joint_gain([given.detach() * 2], [given]) is None
+    assert joint_gain([given * 0], [given]) == 0

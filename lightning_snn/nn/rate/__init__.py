@@ -4,6 +4,7 @@ from lightning_snn.nn.phase import rate_phase
 from lightning_snn.nn.rate import neurons, norm, stateless
 from lightning_snn.nn.rate.alignment import Alignment, gradient_alignment
 from lightning_snn.nn.rate.drift import DriftWatch, rate_drift
+from lightning_snn.nn.rate.foreign import module_alignment, rate_backward
 from lightning_snn.nn.rate.rules import (
     Commutes,
     Plan,
@@ -24,8 +25,10 @@ __all__ = [
     "Tape",
     "WindowMean",
     "gradient_alignment",
+    "module_alignment",
     "neurons",
     "norm",
+    "rate_backward",
     "rate_drift",
     "rate_phase",
     "rate_rule",

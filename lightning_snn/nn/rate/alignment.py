@@ -40,8 +40,8 @@ def gradient_alignment(
 
     Both gradients are taken on copies, in the network's mode of training or evaluation and from the same random state,
     so that nothing is left behind: no gradient, no running statistics, no draw. Forward hooks are called in these runs
-    as in any. A good alignment is necessary and not
-    sufficient: on event data windows help where the cosine of a batch does not show it.
+    as in any. A good alignment is necessary and not sufficient: on event data windows help where the cosine of a batch
+    does not show it.
 
     Args:
         network: a plain module that `rate_run` takes.
@@ -62,39 +62,43 @@ def gradient_alignment(
         1.0
     """
     x, y = batch
-    loss = _mean_cross_entropy if loss is None else loss
-    rates = _gradients(network, x, y, loss, lambda copied: rate_run(copied, x, window, streaming))
-    exact = _gradients(network, x, y, loss, lambda copied: run(copied, x))
-    if not exact:
+    chosen = _mean_cross_entropy if loss is None else loss
+    if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError("Expected argument `network` to have parameters that require a gradient, but got none")
-    rates["all"], exact["all"] = torch.cat(list(rates.values())), torch.cat(list(exact.values()))
-    return {name: _alignment(rates[name], exact[name]) for name in exact}
+    rates = gradients_of_modules(
+        network, copy.deepcopy, lambda twin: chosen(rate_run(twin, x, window, streaming), y).backward()
+    )
+    exact = gradients_of_modules(network, copy.deepcopy, lambda twin: chosen(run(twin, x), y).backward())
+    return alignments(rates, exact)
 
 
 def _mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(outputs.mean(0), y)
 
 
-def _gradients(
-    network: nn.Module, x: Tensor, y: Tensor, loss: Loss, runner: Callable[[nn.Module], Tensor]
+def gradients_of_modules(
+    module: nn.Module, copied: Callable[[nn.Module], nn.Module], backward: Callable[[nn.Module], object]
 ) -> dict[str, Tensor]:
-    """Gradient of each module's own parameters, as a vector."""
-    copied = copy.deepcopy(network)
-    copied.zero_grad()
-    with torch.random.fork_rng(_devices(x)), torch.enable_grad():
-        loss(runner(copied), y).backward()
+    """Gradient of each module's own parameters, as a vector, taken on a copy from the random state as it is."""
+    twin = copied(module)
+    twin.zero_grad()
+    devices = {parameter.device.index for parameter in twin.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(sorted(devices)), torch.enable_grad():
+        backward(twin)
     found = {}
-    for name, module in copied.named_modules():
-        trained = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+    for name, part in twin.named_modules():
+        trained = [parameter for parameter in part.parameters(recurse=False) if parameter.requires_grad]
         if trained:
-            # a parameter that the output does not hear has no gradient
+            # a parameter that the loss does not hear has no gradient
             parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
-            found[name or type(network).__name__] = torch.cat([part.flatten() for part in parts])
+            found[name or type(twin).__name__] = torch.cat([each.flatten() for each in parts])
     return found
 
 
-def _devices(x: Tensor) -> list[int]:
-    return [x.device.index] if x.device.type == "cuda" else []
+def alignments(rates: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, Alignment]:
+    """One set of gradients against another, by module and, under "all", as a whole."""
+    found = {name: _alignment(rates[name], exact[name]) for name in exact}
+    return {**found, "all": _alignment(torch.cat(list(rates.values())), torch.cat(list(exact.values())))}
 
 
 def _alignment(rates: Tensor, exact: Tensor) -> Alignment:

@@ -1,0 +1,17 @@
+"""Whether a network can be trained as it was initialised: measured, judged, and mended if asked to."""
+
+from lightning_snn.callbacks.initialization.callback import InitializationCheck
+from lightning_snn.callbacks.initialization.findings import Finding, findings_table
+from lightning_snn.callbacks.initialization.measuring import check_initialization, measure_initialization
+from lightning_snn.callbacks.initialization.rescaling import Rescaling, rescale, rescalings_table
+
+__all__ = [
+    "Finding",
+    "InitializationCheck",
+    "Rescaling",
+    "check_initialization",
+    "findings_table",
+    "measure_initialization",
+    "rescale",
+    "rescalings_table",
+]
