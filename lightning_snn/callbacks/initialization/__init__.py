@@ -1,7 +1,7 @@
 """Whether a network can be trained as it was initialised: measured, judged, and mended if asked to."""
 
 from lightning_snn.callbacks.initialization.callback import InitializationCheck
-from lightning_snn.callbacks.initialization.findings import Finding, findings_table
+from lightning_snn.callbacks.initialization.findings import Finding, findings_table, overall
 from lightning_snn.callbacks.initialization.measuring import check_initialization, measure_initialization
 from lightning_snn.callbacks.initialization.rescaling import Rescaling, rescale, rescalings_table
 
@@ -12,6 +12,7 @@ __all__ = [
     "check_initialization",
     "findings_table",
     "measure_initialization",
+    "overall",
     "rescale",
     "rescalings_table",
 ]
