@@ -25,7 +25,9 @@ def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"project": "lightning_snn", "group": group, "tags": tags, "save_dir": str(folder)}
+    # absolute, for the process that writes may have begun elsewhere
+    where = {"save_dir": str(folder.absolute())}
+    options: dict[str, Any] = {"project": "lightning_snn", "group": group, "tags": tags, **where}
     reason = why_offline()
     if reason is None:
         logger = WandbLogger(**options, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
