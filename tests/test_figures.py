@@ -248,6 +248,23 @@ def test_the_title_of_the_reliability_diagram_is_the_calibration_error_of_torchm
     assert error > 0.1
 
 
+@pytest.mark.parametrize("place", [0, 5, 9])
+def test_no_legend_of_the_reliability_diagram_lies_on_its_bars(place: int):
+    filled = np.arange(10) == place
+    figure = figures.reliability_diagram(
+        np.where(filled, place / 10 + 0.05, np.nan), np.where(filled, 1, np.nan), filled
+    )
+    figure.draw_without_rendering()
+    names = [{text.get_text() for text in legend.get_texts()} for legend in figure.legends]
+    assert names == [
+        {"accuracy", "gap to the confidence", "perfect calibration"},
+        {"mean confidence", "accuracy"},
+    ]
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        assert not any(axes.get_tightbbox().overlaps(legend.get_window_extent()) for legend in figure.legends)
+
+
 def test_bars_of_the_reliability_diagram_are_accuracies_gaps_and_counts_of_the_bins_with_samples():
     top, bottom = figures.reliability_diagram(*BINS).axes
     accuracy, gap = top.containers

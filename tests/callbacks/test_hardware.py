@@ -767,6 +767,35 @@ def test_without_arguments_the_last_fifth_of_the_epochs_has_weights_of_8_bits_an
     assert scores < set(callback.results)
 
 
+class Logging(Plain):
+    """Logs constants."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), CLASSES)))
+        self.names = names
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        for value, name in enumerate(self.names):
+            self.log(name, float(value + 10 * dataloader_idx))
+
+
+@pytest.mark.parametrize(
+    ("names", "loaders", "expected"),
+    [
+        (["val/loss", "val/a/loss", "val_loss", "a"], 1, {"loss": 0, "a/loss": 1, "val_loss": 2, "a": 3}),
+        (["loss", "val/loss", "val/own"], 1, {"loss": 0, "val/loss": 1, "val/own": 2}),
+        (["val/loss"], 2, {"loss/dataloader_idx_0": 0, "loss/dataloader_idx_1": 10}),
+    ],
+    ids=["parts", "collision", "loaders"],
+)
+def test_every_metric_has_a_name_of_its_own(names: list[str], loaders: int, expected: dict[str, float]):
+    callback = fine_tuning(metric="all", start_epoch=0)
+    options: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
+    trainer(callback, **options).fit(Logging(*names), loader(), [loader() for _ in range(loaders)])
+    moments = ("unconstrained", "before", "after")
+    assert callback.results == {f"hardware/{name}_{m}": value for name, value in expected.items() for m in moments}
+
+
 def test_an_epoch_to_start_from_is_asked_for_where_a_run_has_no_number_of_epochs():
     with pytest.raises(ValueError, match="argument `start_epoch` for a run without max_epochs, but got None"):
         trainer(HardwareFineTuning(), max_epochs=-1, max_steps=3).fit(Plain(), loader(), loader())

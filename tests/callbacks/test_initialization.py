@@ -239,11 +239,11 @@ def test_a_fit_logs_and_prints_what_was_found(capsys: pytest.CaptureFixture[str]
 def test_a_failure_warns_or_ends_the_fit_before_its_first_step():
     bad = chain(nn.Linear, nn.ReLU, scale=0.1)
     module = Plain(bad)
-    with pytest.warns(UserWarning, match="cannot be expected to train .* depth_gain of all is"):
+    with pytest.warns(UserWarning, match="not expected to train well .* depth_gain of all is"):
         trainer(of_plain()).fit(module, data())
     assert module.steps == 4
     module = Plain(bad)
-    with pytest.raises(RuntimeError, match="cannot be expected to train .* spectral_radius of 3 is"):
+    with pytest.raises(RuntimeError, match="not expected to train well .* spectral_radius of 3 is"):
         trainer(of_plain(on_fail="raise")).fit(module, data())
     assert module.steps == 0
     wide = Band((0.0, 1e9), (0.0, 1e9))

@@ -182,6 +182,65 @@ def test_every_nth_epoch_of_a_fit_is_measured_and_no_sanity_check(drawn):
     assert not any(each._forward_hooks for each in module.modules())
 
 
+class Watches(pl.Callback):
+    """In which epochs of a fit something was drawn."""
+
+    def __init__(self, drawn: list[Any]) -> None:
+        self.drawn, self.epochs = drawn, list[int]()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs += [trainer.current_epoch] * bool(self.drawn)
+        self.drawn.clear()
+
+
+@pytest.mark.parametrize(
+    ("every", "validated", "epochs"), [(5, 5, [4, 9]), (5, 2, [1, 7]), (2, 2, [1, 3, 5, 7, 9]), (1, 3, [2, 5, 8])]
+)
+def test_validations_that_do_not_come_in_every_epoch_have_their_turn(drawn, every, validated, epochs):
+    module = Loop(nn.Sequential(connection(), snntorch.Leaky(beta=0.9)))
+    seen = Watches(drawn)
+    made = trainer(MembraneTrace(every_n_epochs=every), seen, max_epochs=10, check_val_every_n_epoch=validated)
+    made.fit(module, loader(FIRST), loader(FIRST))
+    assert seen.epochs == epochs
+    assert "membrane/val/mean/net.1" in made.callback_metrics
+
+
+def test_all_validations_of_an_epoch_that_is_measured_are(drawn):
+    module, seen = Loop(nn.Sequential(connection(), snntorch.Leaky(beta=0.9))), Watches(drawn)
+    made = trainer(MembraneTrace(every_n_epochs=2), seen, max_epochs=3, val_check_interval=0.5)
+    made.fit(module, loader(), loader(FIRST))
+    assert seen.epochs == [0, 0, 2, 2]
+
+
+def test_a_resumed_fit_is_measured_from_its_first_validation(drawn, tmp_path):
+    module = Loop(nn.Sequential(connection(), snntorch.Leaky(beta=0.9)))
+    callback, checkpoint = MembraneTrace(every_n_epochs=5), tmp_path / "last.ckpt"
+    made = trainer(callback, max_epochs=2)
+    made.fit(module, loader(FIRST), loader(FIRST))
+    made.save_checkpoint(checkpoint)
+    for resuming in (callback, MembraneTrace(every_n_epochs=5)):
+        drawn.clear()
+        seen = Watches(drawn)
+        resumed = trainer(resuming, seen, max_epochs=9, num_sanity_val_steps=0)
+        resumed.fit(module, loader(FIRST), loader(FIRST), ckpt_path=checkpoint)
+        assert seen.epochs == [2, 7]
+
+
+def test_a_neuron_in_two_places_of_different_width_is_drawn_in_the_first(drawn):
+    class Shared(Loop):
+        def forward(self, x: Tensor) -> None:
+            neurons, first, second = self.net[1], torch.zeros(len(x), HIDDEN), torch.zeros(len(x), 2)
+            for _ in range(STEPS):
+                spikes, first = neurons(self.net[0](x), first)
+                _, second = neurons(spikes[:, :2], second)
+
+    module = Shared(nn.Sequential(connection(), snntorch.Leaky(beta=0.9)))
+    trainer(MembraneTrace()).test(module, loader(), verbose=False)
+    membranes, spikes = by_hand(module.net[0](FIRST))
+    np.testing.assert_allclose(drawn[0]["m"]["net.1"], membranes[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(drawn[0]["s"]["net.1"], spikes[:, 0])
+
+
 def test_layers_without_a_known_membrane_are_named_once_and_the_others_drawn(drawn, monkeypatch):
     class Fires(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

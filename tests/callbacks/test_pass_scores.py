@@ -126,8 +126,32 @@ def test_rows_outlive_an_interruption(tmp_path):
 def test_bad_use_is_refused():
     with pytest.raises(ValueError, match="`times` to be an integer of at least 1, but got 0"):
         PassScores(times=0)
-    with pytest.raises(ValueError, match="to be given a data module"):
-        pl.Trainer(max_epochs=1, callbacks=[PassScores()], **QUIET).fit(module(), Blobs().train_dataloader())
+
+
+def test_without_test_data_the_fit_does_not_start(monkeypatch):
+    steps: list[int] = []
+    monkeypatch.setattr(SpikingModule, "training_step", lambda self, batch, batch_idx: steps.append(batch_idx))
+    without = pl.LightningDataModule.from_datasets(TensorDataset(Blobs().x, Blobs().y))
+    for data, got in ((Blobs().train_dataloader(), "no data module"), (without, "LightningDataModule")):
+        with pytest.raises(ValueError, match=f"a data module .* for PassScores, .* but got {got} and SpikingModule"):
+            pl.Trainer(max_epochs=1, callbacks=[PassScores()], **QUIET).fit(module(), data)
+    assert not steps
+
+
+def test_test_data_of_the_module_itself_are_scored_alike():
+    class WithData(SpikingModule):
+        def test_dataloader(self) -> DataLoader:
+            return data.test_dataloader()
+
+    data, rows = Blobs(), []
+    for kind, given in ((WithData, data.train_dataloader()), (SpikingModule, data)):
+        torch.manual_seed(0)
+        learner = kind(nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), num_classes=2)
+        scores = PassScores()
+        pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET).fit(learner, given)
+        rows.append([{**row, "seconds": 0, "bit_accuracy": 0} for row in scores.rows])
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 1
 
 
 def test_a_regression_has_no_such_scores():

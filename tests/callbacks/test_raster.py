@@ -62,6 +62,19 @@ def test_each_nth_epoch_is_drawn_and_each_validation_and_test(drawn, tmp_path: P
     assert {file.name for file in tmp_path.iterdir()} == {"raster_val.png", "raster_test.png"}
 
 
+def test_each_stage_has_its_own_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training is drawn in the first epoch, and a validation that comes in every second is drawn all the same."""
+    drawn: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        "lightning_snn.callbacks.raster.log_rasters",
+        lambda trainer, name, traces, folder: drawn.append((trainer.current_epoch, name)),
+    )
+    callback = SpikeRaster(2, stages=["train", "val"], folder=tmp_path)
+    made = trainer(callback, max_epochs=5, check_val_every_n_epoch=2, limit_train_batches=1)
+    made.fit(Given(), data(spikes()), data(spikes()))
+    assert drawn == [(0, "raster_train"), (1, "raster_val"), (2, "raster_train"), (3, "raster_val"), (4, "raster_train")]
+
+
 def test_training_is_drawn_if_asked_for(drawn, tmp_path: Path) -> None:
     made = trainer(SpikeRaster(stages=["train"], folder=tmp_path, name="spikes"))
     made.fit(Given(), data(spikes()), data(spikes()))

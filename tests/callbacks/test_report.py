@@ -308,8 +308,35 @@ def test_hooks_are_there_during_a_recorded_batch_only(tmp_path: Path) -> None:
     [("loss", "Tensor"), ("other keys", r"a dict with the keys \['output', 'label'\]"), ("nothing", "NoneType")],
 )
 def test_what_a_test_step_lacks_is_said(tmp_path: Path, returns: str, got: str) -> None:
-    with pytest.raises(ValueError, match=f'`test_step` of Plain to return .*"prediction".*"target".* but got {got}'):
-        report_of(tmp_path, Plain(returns))
+    class Counting(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            batches.append(batch_idx)
+            return super().test_step(batch, batch_idx)
+
+    batches: list[int] = []
+    with pytest.raises(ValueError, match=f'`test_step` of Counting to return .*"prediction".*"target".* but got {got}'):
+        report_of(tmp_path, Counting(returns))
+    assert batches == [0]
+
+
+def test_classes_in_small_integers_do_not_overflow(
+    tmp_path: Path, drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Many(Plain):
+        def test_step(self, batch: Any, batch_idx: int) -> Any:
+            y = 13 * batch[1].to(kind)
+            return {"prediction": nn.functional.one_hot(y.long(), 40).float(), "target": y}
+
+    matrices: list[Tensor] = []
+    monkeypatch.setattr("lightning_snn.figures.confusion_matrix", lambda matrix, names: matrices.append(matrix))
+    for name in ("reliability_diagram", "spike_raster", "event_strip"):
+        monkeypatch.setattr(f"lightning_snn.figures.{name}", lambda *arguments: None)
+    monkeypatch.setattr(report_module, "log_figure", lambda *arguments: None)
+    for kind in (torch.uint8, torch.int8, torch.int64):
+        assert report_of(tmp_path, Many()).results["accuracy"] == 1
+    expected = torch.bincount(13 * Y, minlength=40).diag()
+    assert all(torch.equal(matrix, expected) for matrix in matrices)
+    assert len(matrices) == 3
 
 
 def test_outputs_that_are_no_probabilities_are_refused_at_the_first_batch(tmp_path: Path) -> None:
@@ -337,14 +364,19 @@ def test_history_has_a_value_for_each_epoch_in_which_it_was_new(tmp_path: Path) 
     assert set(report.history) == {"fit_loss", "val_loss"}
 
 
-def test_values_of_single_layers_have_no_curve(tmp_path: Path) -> None:
+def test_names_of_more_than_three_parts_have_no_curve(tmp_path: Path) -> None:
     class ByLayer(pl.Callback):
         def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             pl_module.log_dict({"own/val/rate": 0.5, "own/val/rate/net.2": 0.5})
 
+    class Slashes(Plain):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+            self.log_dict({"a/b/c": 1.0, "a/b/c/d": 1.0}, batch_size=1)
+
     report = Report(tmp_path)
-    trainer(report, ByLayer()).fit(Plain(), loader(), loader())
-    assert set(report.history) == {"fit_loss", "val_loss", "own/val/rate"}
+    trainer(report, ByLayer()).fit(Slashes(), loader(), loader())
+    assert set(report.history) == {"fit_loss", "val_loss", "own/val/rate", "a/b/c"}
 
 
 def test_a_resumed_run_continues_the_curves(tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ def network() -> nn.Sequential:
     return found
 
 
-def measured(callback: SpikeTimes, module: nn.Module, **options: Any) -> dict[str, float]:
+def measured(callback: SpikeTimes, module: nn.Module | Plain, **options: Any) -> dict[str, float]:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(callbacks=[callback], **{**quiet, **options})
-    return trainer.test(Plain(module), DataLoader(TensorDataset(IMAGES), 15), verbose=False)[0]
+    module = module if isinstance(module, Plain) else Plain(module)
+    return trainer.test(module, DataLoader(TensorDataset(IMAGES), 15), verbose=False)[0]
 
 
 @pytest.fixture
@@ -64,6 +65,25 @@ def test_spikes_latency_and_overflow_are_those_counted_by_hand(drawn):
     assert early > 0
     assert found["test/overflow_fraction"] == pytest.approx(early.item() / (50 * 13))
     assert found["test/latency"] == 3.5
+
+
+def test_without_a_name_the_network_is_what_holds_the_first_spikes(drawn):
+    found = measured(SpikeTimes(), network())
+    assert found == measured(SpikeTimes(network="net"), network())
+    assert "test/spikes_per_neuron/2" in found
+
+    class Apart(Plain):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__(network[2:])
+            self.first = network[:2]
+
+        def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.net(self.first(batch[0]))
+
+    apart = measured(SpikeTimes(), Apart(network()))
+    assert apart["test/spikes_per_neuron/first.0"] == found["test/spikes_per_neuron/0"]
+    assert apart["test/spikes_per_neuron/net.0"] == found["test/spikes_per_neuron/2"]
+    assert apart["test/latency"] == found["test/latency"]
 
 
 def test_histograms_hold_every_spike_at_its_time(drawn):
@@ -101,6 +121,8 @@ def test_what_has_no_first_spikes_is_refused():
     with pytest.raises(ValueError, match=r"network of first spikes for SpikeTimes, but 'net' is Sequential without"):
         measured(SpikeTimes(network="net"), nn.Sequential(SpikeEncoder(), nn.Linear(6, 5)))
     with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds net, but got 'network'"):
-        measured(SpikeTimes(), network())
+        measured(SpikeTimes(network="network"), network())
+    with pytest.raises(ValueError, match="a module with `FirstSpike`, .* layers for SpikeTimes, but Plain has none"):
+        measured(SpikeTimes(), nn.Sequential(SpikeEncoder(), nn.Linear(6, 5)))
     with pytest.raises(ValueError, match="`bins` to be an integer of at least 1, but got 0"):
         SpikeTimes(bins=0)

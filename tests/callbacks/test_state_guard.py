@@ -400,6 +400,44 @@ def test_a_neuron_of_ones_own_leaks_even_where_no_spike_tells(monkeypatch):
     assert leaks(Module(between(Neuron()))) == {"net.1": ["v"]}
 
 
+class Rests(nn.Module):
+    """A neuron whose membrane goes on from what is there, and which can be put to rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = torch.zeros(1, HIDDEN)
+
+    def rest(self, samples: int) -> None:
+        self.v = torch.linspace(0.1, 0.9, HIDDEN).repeat(samples, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.v = 0.5 * self.v.detach() + x.detach()
+        return x + ((self.v > 1).float() - x).detach()
+
+
+class Resting(Module):
+    rests = True
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.rests:
+            self.net[1].rest(1)
+
+
+@pytest.mark.parametrize("rests", [True, False])
+def test_a_single_sample_whose_neurons_are_each_reset_to_their_own_value_is_no_leak(monkeypatch, rests):
+    monkeypatch.setitem(_REGISTERED, Rests, Conventions("v"))
+    module = Resting(between(Rests()))
+    module.rests = rests
+    options = {"limit_val_batches": 0, "max_epochs": 1}
+    assert leaks(module, loader(1, 5), **options) == ({} if rests else {"net.1": ["v"]})
+
+
+def test_a_single_sample_that_hangs_on_the_graph_of_the_last_explains_the_failing_backward():
+    with pytest.raises(RuntimeError, match="into a training batch .* fails"):
+        trainer(StateGuard("raise")).fit(Module(hidden()), loader(1, 5))
+    assert leaks(Detached(hidden()), loader(1, 5), limit_val_batches=0) == {"net.1": ["mem"]}
+
+
 def test_what_is_kept_but_is_no_state_of_samples_raises_no_alarm(fires):
     class Keeps(nn.Module):
         """A record, a cache, statistics over batches, and a state that is made anew."""

@@ -332,13 +332,67 @@ def test_training_is_the_same_to_the_last_bit(kind: str):
         assert torch.equal(found[name], value), name
 
 
-def test_sanity_checks_are_left_out(monkeypatch: pytest.MonkeyPatch):
+def test_of_a_sanity_check_the_first_batch_is_predicted_and_nothing_is_scored(monkeypatch: pytest.MonkeyPatch):
     callback = UncertaintyLogger()
-    asked = mock.Mock(wraps=callback._ask)
+    asked, log = mock.Mock(wraps=callback._ask), mock.Mock(wraps=callback._log)
     monkeypatch.setattr(callback, "_ask", asked)
-    trainer(callback, num_sanity_val_steps=2, limit_val_batches=2).fit(Plain(), loader(), loader())
-    assert asked.call_count == 2
+    monkeypatch.setattr(callback, "_log", log)
+    module = Plain()
+    trainer(callback, num_sanity_val_steps=2, limit_val_batches=2).fit(module, loader(), loader())
+    assert asked.call_count == 1 + 2
+    assert log.call_count == 2  # the temperature and the scores, of the validation
     assert callback._kept == callback._scored == {}
+
+
+@pytest.mark.parametrize(
+    ("forward", "got"),
+    [
+        (lambda self, x: (self.net(x), x), "tuple"),
+        (lambda self, x: {"logits": self.net(x)}, "dict"),
+        (lambda self, x: self.net(x)[None], r"a tensor of torch.float32 and shape \(1, 15, 3\)"),
+    ],
+    ids=["tuple", "dict", "time first"],
+)
+def test_what_forward_gives_is_refused_before_training_with_a_remedy(forward: Any, got: str):
+    steps: list[int] = []
+
+    class Other(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            steps.append(batch_idx)
+            return self.net(batch[0]).sum()
+
+    Other.forward = forward
+    remedies = "argument `predict` .* a `predict_step`, or a step that returns .*prediction.*target"
+    with pytest.raises(ValueError, match=f"from its `forward` of Other .*, but got {got}; {remedies}"):
+        trainer(UncertaintyLogger()).fit(Other(), loader(), loader())
+    assert not steps
+
+
+class Rates(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).sigmoid()
+
+
+def test_rates_that_are_taken_for_logits_are_warned_of_once():
+    fitter = trainer(UncertaintyLogger(), max_epochs=2)
+    with pytest.warns(UserWarning, match='within \\[0, 1\\], .* outputs="logits"; .* `predict`') as warned:
+        fitter.fit(Rates(), loader(), loader())
+    assert len([each for each in warned if "taken for logits" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"outputs": "logits"}, Rates),
+        ({"predict": lambda module, batch: module(batch[0]).softmax(1)}, Rates),
+        ({}, Plain),
+        ({}, type("Silent", (Plain,), {"forward": lambda self, x: 0 * self.net(x)})),
+    ],
+    ids=["said", "predicted", "logits", "silent"],
+)
+def test_nothing_is_warned_of_where_outputs_are_known(options: dict[str, Any], kind: type[Plain], recwarn: Any):
+    scored(UncertaintyLogger(**options), kind())
+    assert not [each for each in recwarn if "taken for logits" in str(each.message)]
 
 
 def test_several_loggers_receive_the_values(tmp_path: Path):

@@ -99,18 +99,21 @@ METHODS = (
         "expectation_propagation",
         ExpectationPropagation,
         learning_rate=1.0,
+        epochs=2,
         exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
     MethodRow(
         "expectation_propagation_average",
         lambda: ExpectationPropagation(memory="average", activation="heaviside"),
         learning_rate=1.0,
+        epochs=2,
         exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
     MethodRow(
         "expectation_propagation_signs",
         lambda: ExpectationPropagation(weights=["sign", "gaussian"], memory="adf"),
         learning_rate=1.0,
+        epochs=2,
         exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
     # means over time do not know the order of two events: neurons hear it by delays, or by recurrence

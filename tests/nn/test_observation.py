@@ -108,6 +108,19 @@ def test_snntorch_is_heard_step_by_step(hidden: bool, delay: bool) -> None:
     torch.testing.assert_close(membrane, expected)
 
 
+def test_a_graded_spike_subtracts_the_threshold_once() -> None:
+    graded, plain = (
+        snntorch.Leaky(beta=0.7, threshold=0.9, init_hidden=True, reset_delay=False, graded_spikes_factor=factor)
+        for factor in (2.5, 1.0)
+    )
+    heard = [heard_by(layer, lambda x, layer=layer: [layer(step) for step in x]) for layer in (graded, plain)]
+    assert set(heard[0][0].unique().tolist()) == {0.0, 2.5}
+    expected, fired = by_hand(X, 0.7, 0.9, "subtract")
+    for spikes, _, membrane in heard:
+        assert torch.equal(spikes != 0, fired.bool())
+        torch.testing.assert_close(membrane, expected)
+
+
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("hard", [False, True])
 def test_spikingjelly_is_heard_in_both_modes(mode: str, hard: bool) -> None:
@@ -203,6 +216,45 @@ def test_traces_join_the_steps_of_layers_that_are_called_step_by_step() -> None:
     assert torch.equal(trace.spikes, expected[:, :1].detach())
     assert trace.membrane.shape == (STEPS, 1, FEATURES)
     assert trace.threshold == 1.0
+
+
+@pytest.mark.parametrize("width", [FEATURES, 2])
+def test_of_a_layer_in_two_places_traces_keep_the_calls_of_the_first_shape(width: int) -> None:
+    layer, traces = snntorch.Leaky(beta=0.7), Traces(membranes=True)
+    membranes = [torch.zeros(BATCH, FEATURES), torch.zeros(BATCH, width)]
+    expected: list[Tensor] = []
+    with traces.recording(layer):
+        for x in X:
+            for place, given in enumerate((x, 2 * x[:, :width])):
+                spikes, membranes[place] = layer(given, membranes[place])
+                if place == 0 or width == FEATURES:
+                    expected.append(spikes)
+    trace = traces.found()["Leaky"]
+    assert torch.equal(trace.spikes[:, 0], torch.stack(expected)[:, 0])
+    assert trace.membrane.shape == trace.spikes.shape == (STEPS * (2 if width == FEATURES else 1), 1, FEATURES)
+    assert trace.shape == (FEATURES,)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (FEATURES,), (1, FEATURES), (BATCH, 1), (BATCH, FEATURES)])
+def test_thresholds_of_traces_are_those_of_the_neurons_of_the_first_sample(shape: tuple[int, ...]) -> None:
+    class Limited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.limit = 1.0 + torch.arange(float(torch.Size(shape).numel())).view(shape)
+            self.v = torch.zeros(())
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.v = x
+            return (x > self.limit).float()
+
+    register_spiking_layer(Limited, membrane="v", threshold="limit")
+    layer, traces = Limited(), Traces(membranes=True)
+    with traces.recording(layer):
+        for x in 9 * X:
+            layer(x)
+    trace = traces.found()["Limited"]
+    assert 0 < trace.spikes.mean() < 1
+    assert torch.equal((trace.membrane > trace.threshold).float(), trace.spikes)
 
 
 def test_no_hook_outlives_the_context_even_after_an_exception() -> None:
