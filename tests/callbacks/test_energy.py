@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_snn import LIF, SpikingModule, figures
+from lightning_snn import LIF, SpikingModule, figures, run
 from lightning_snn.callbacks import EnergyMonitor
 from lightning_snn.callbacks.energy import _samples
 from lightning_snn.callbacks.tracking import may_write
@@ -237,29 +238,67 @@ def test_a_test_brings_a_figure_and_a_table(tmp_path, monkeypatch):
     assert rows["lif"]["dense"] == ""
 
 
-def test_layers_that_are_not_counted_are_warned_of(tmp_path):
-    module = Loop()
+def test_layers_that_are_not_counted_are_warned_of_once(tmp_path):
+    module, callback = Loop(), EnergyMonitor()
     module.attention = nn.MultiheadAttention(4, 2)
-    with pytest.warns(UserWarning, match="EnergyMonitor counts no synaptic operations of attention: its numbers are"):
-        results_of(module, EnergyMonitor(), tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer_with(callback, tmp_path, max_epochs=2).fit(module, LOADER, LOADER)
+        results_of(module, callback, tmp_path)
+    messages = [str(warning.message) for warning in caught if "EnergyMonitor" in str(warning.message)]
+    (message,) = messages
+    assert message.startswith("EnergyMonitor counts no synaptic operations of attention: its numbers are")
 
 
 @pytest.mark.parametrize(
-    ("shapes", "told", "expected"),
+    ("shapes", "told", "steps", "expected"),
     [
-        ([(16, 32, 2, 8, 8), (32,)], 256, 32),  # time first, 8 noisy samples side by side
-        ([(32, 16, 2, 8, 8), (32,)], 32, 32),
-        ([(32, 16, 2, 8, 8), (32,)], 64, 32),  # two runs
-        ([(1, 16, 2), (1,)], 8, 1),
-        ([(32, 784), (32, 1)], 64, 32),
-        ([(16, 32, 6)], 32, 32),
-        ([(16, 32, 6)], 64, 64),  # nothing tells which of the two it is
-        ([(), (5, 3)], 5, 5),
-        ([], 7, 7),
+        ([(16, 32, 2, 8, 8), (32,)], 256, 16, 32),  # time first, 8 noisy samples side by side
+        ([(32, 16, 2, 8, 8), (32,)], 32, 16, 32),
+        ([(32, 16, 2, 8, 8), (32,)], 64, 16, 32),  # two runs
+        ([(1, 16, 2), (1,)], 8, 16, 1),
+        ([(32, 784), (32, 1)], 64, 5, 32),
+        ([(16, 32, 6)], 32, 16, 32),
+        ([(16, 32, 6)], 64, 16, 32),  # inputs only
+        ([(8, 4, 6)], 8, 8, 4),  # two runs of half as many samples as time steps
+        ([(10, 4, 6), (4, 10)], 20, 10, 4),  # as many classes as time steps
+        ([(8, 8, 6)], 16, 8, 8),
+        ([(16, 32, 6)], 64, 0, 64),  # nothing tells which of the two it is
+        ([(), (5, 3)], 5, 0, 5),
+        ([], 7, 0, 7),
     ],
 )
-def test_samples_are_found_in_a_batch(shapes, told, expected):
-    assert _samples({"parts": [torch.zeros(shape) for shape in shapes], "name": "a batch"}, told) == expected
+def test_samples_are_found_in_a_batch(shapes, told, steps, expected):
+    assert _samples({"parts": [torch.zeros(shape) for shape in shapes], "name": "a batch"}, told, steps) == expected
+
+
+class RunsTwice(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 8), LIF(), nn.Linear(8, 3))
+
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        for _ in range(2):
+            run(self.network, batch[0])
+
+
+def test_steps_are_not_taken_for_samples(tmp_path):
+    for batch in ((torch.ones(8, 4, 6),), (torch.ones(8, 4, 6), torch.ones(4, 8))):
+        found = results_of(RunsTwice(), EnergyMonitor(), tmp_path, DataLoader([batch], None))
+        assert found["energy/test/dense"] == 2 * 8 * (48 + 24)
+        assert found["energy/test/ann_macs"] == 48 + 24
+
+
+class Lazy(RunsTwice):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.LazyConvTranspose1d(2, 3, padding=1), nn.Flatten(), LIF(), nn.LazyLinear(3))
+
+
+def test_lazy_layers_are_counted_and_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match=r"no synaptic operations of network\.0: its"):
+        found = results_of(Lazy(), EnergyMonitor(), tmp_path, DataLoader([(torch.ones(5, 4, 1, 6),)], None))
+    assert found["energy/test/dense"] == found["energy/test/dense/network.3"] == 2 * 5 * 12 * 3
 
 
 def test_samples_may_be_told(tmp_path):
@@ -286,9 +325,21 @@ def test_the_figure_refuses_what_are_no_operations():
     layer = {"effective_acs": 3, "effective_macs": 0, "dense": 60, "ann_macs": 10}
     (axes,) = figures.synaptic_operations({"0": layer, "silent": dict.fromkeys(layer, 0)}, "a note").axes
     assert sorted(bar.get_width() for bar in axes.patches) == [3, 10, 60]
+    assert "unknown" in figures.synaptic_operations({"silent": dict.fromkeys(layer, 0)}).axes[0].get_title("left")
     for layers in ({}, {"0": {"dense": 3}}, {"0": layer | {"dense": -1}}):
         with pytest.raises(ValueError, match="Expected argument `layers"):
             figures.synaptic_operations(layers)
+
+
+def test_the_legend_of_the_figure_tells_colours_of_series_without_bars():
+    layer = {"effective_acs": 3, "effective_macs": 0, "dense": 60, "ann_macs": 12}
+    figure = figures.synaptic_operations({"0": layer, "1": layer | {"effective_macs": 9}})
+    colours = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}
+    assert len(set(colours.values())) == 4
+    without_macs = figures.synaptic_operations({"0": layer})
+    assert colours == {patch.get_label(): patch.get_facecolor() for patch in without_macs.legends[0].get_patches()}
+    # (3 + 3 + 9) / 24
+    assert figure.axes[0].get_title("left").startswith("ratio: 0.625, effective operations of both kinds")
 
 
 def test_joules_add_up_over_both_kinds_of_operations():

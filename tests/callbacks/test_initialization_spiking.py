@@ -223,6 +223,39 @@ def test_our_networks_pass_on_events_and_silent_or_saturated_they_fail(tmp_path:
         assert "membrane_sd" in failed(check_initialization(scaled(kind(x.shape[2:], 11), 100), batch))
 
 
+def test_what_trains_to_chance_fails_and_what_trains_worse_is_a_warning(shared_data: Path):
+    loss = of_membranes(*digits(shared_data, 32))
+
+    def verdict(factor: float) -> str | None:
+        torch.manual_seed(0)
+        network = scaled(Loop(784, 100, 10, beta=0.95, steps=10), factor)
+        return named(measure_initialization(network, loss))["membrane_sd", "lif.0"].verdict
+
+    # trained, by spikes: 87, 80, 63, 34 and 24 % right
+    assert [verdict(factor) for factor in (1, 3, 5, 10, 20)] == ["ok", "ok", "warn", "fail", "fail"]
+
+
+@pytest.mark.parametrize(("index", "factor", "too"), [(1, 1e-4, "small"), (2, 1e-4, "small"), (1, 1e4, "large")])
+def test_the_ratio_names_the_weights_across_which_it_arises(index: int, factor: float, too: str):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 16), LIF(), nn.Linear(16, 16), LIF(), nn.Linear(16, 4))
+    network[2 * index].weight.data.mul_(factor)
+    loss = F.mse_loss if index == 1 else F.cross_entropy
+    target = torch.zeros(12, 4) if index == 1 else Y
+    batch = 3 * X.expand(STEPS, -1, -1), target
+    found = named(check_initialization(network, batch, lambda outputs, y: loss(outputs.mean(0), y)))
+    assert found["gradient_ratio", "all"].remedy.startswith(
+        f"look first at {2 * index}, whose weights may be too {too}"
+    )
+
+
+def test_a_last_gradient_of_0_is_told_as_that():
+    network = scaled(nn.Sequential(nn.Linear(8, 16), LIF(), nn.Linear(16, 4)), 0.01)
+    found = named(check_initialization(network, (X.expand(STEPS, -1, -1), Y)))["gradient_ratio", "all"]
+    assert (found.value, found.verdict) == (float("inf"), "fail")
+    assert found.reason.startswith("the gradient of the last weights is 0")
+
+
 def test_a_convolutional_network_of_spikingjelly_passes_although_its_outputs_are_silent(shared_data: Path):
     pytest.importorskip("spikingjelly")
     from spikingjelly.activation_based import functional, layer, neuron
@@ -342,6 +375,34 @@ def test_batch_normalisation_that_is_called_every_step_has_the_mean_statistics_o
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert norm.momentum == 0.1
     assert not copied.training
+
+
+@pytest.mark.parametrize("by", ["module", "run"])
+def test_frozen_batch_normalisation_keeps_its_own_statistics(by: str):
+    network = nn.Sequential(nn.BatchNorm1d(8), nn.BatchNorm1d(8)).train()
+    network[0].running_mean.fill_(3.0)
+    network[0].running_var.fill_(4.0)
+    if by == "module":
+        network[0].eval()
+
+    def run(net: Any) -> Tensor:
+        if by == "run":
+            net[0].eval()
+        return net(X)
+
+    copied = prepared_copy(network, run)
+    assert torch.equal(copied[0].running_mean, torch.full((8,), 3.0))
+    assert torch.equal(copied[0].running_var, torch.full((8,), 4.0))
+    torch.testing.assert_close(copied[1].running_mean, (X.mean(0) - 3) / (4 + 1e-5) ** 0.5)
+    assert network[1].num_batches_tracked == 0
+
+
+def test_normalisation_in_evaluation_mode_is_measured_with_one_sample_and_step():
+    network = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), LIF(), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        network[1].running_mean.fill_(-100.0)
+    found = values(check_initialization(network, (X[None, :1], Y[:1])))
+    assert found["firing_rate", "2"] == 1
 
 
 def test_a_copy_has_state_of_its_own_without_graph_and_without_inference():

@@ -72,7 +72,13 @@ def test_each_stage_has_its_own_epochs(tmp_path: Path, monkeypatch: pytest.Monke
     callback = SpikeRaster(2, stages=["train", "val"], folder=tmp_path)
     made = trainer(callback, max_epochs=5, check_val_every_n_epoch=2, limit_train_batches=1)
     made.fit(Given(), data(spikes()), data(spikes()))
-    assert drawn == [(0, "raster_train"), (1, "raster_val"), (2, "raster_train"), (3, "raster_val"), (4, "raster_train")]
+    assert drawn == [
+        (0, "raster_train"),
+        (1, "raster_val"),
+        (2, "raster_train"),
+        (3, "raster_val"),
+        (4, "raster_train"),
+    ]
 
 
 def test_training_is_drawn_if_asked_for(drawn, tmp_path: Path) -> None:

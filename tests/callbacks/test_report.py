@@ -323,8 +323,10 @@ def test_classes_in_small_integers_do_not_overflow(
     tmp_path: Path, drawn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Many(Plain):
+        kind = torch.int64
+
         def test_step(self, batch: Any, batch_idx: int) -> Any:
-            y = 13 * batch[1].to(kind)
+            y = 13 * batch[1].to(self.kind)
             return {"prediction": nn.functional.one_hot(y.long(), 40).float(), "target": y}
 
     matrices: list[Tensor] = []
@@ -332,7 +334,7 @@ def test_classes_in_small_integers_do_not_overflow(
     for name in ("reliability_diagram", "spike_raster", "event_strip"):
         monkeypatch.setattr(f"lightning_snn.figures.{name}", lambda *arguments: None)
     monkeypatch.setattr(report_module, "log_figure", lambda *arguments: None)
-    for kind in (torch.uint8, torch.int8, torch.int64):
+    for Many.kind in (torch.uint8, torch.int8, torch.int64):
         assert report_of(tmp_path, Many()).results["accuracy"] == 1
     expected = torch.bincount(13 * Y, minlength=40).diag()
     assert all(torch.equal(matrix, expected) for matrix in matrices)

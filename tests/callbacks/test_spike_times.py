@@ -81,8 +81,8 @@ def test_without_a_name_the_network_is_what_holds_the_first_spikes(drawn):
             self.net(self.first(batch[0]))
 
     apart = measured(SpikeTimes(), Apart(network()))
-    assert apart["test/spikes_per_neuron/first.0"] == found["test/spikes_per_neuron/0"]
-    assert apart["test/spikes_per_neuron/net.0"] == found["test/spikes_per_neuron/2"]
+    assert apart["test/spikes_per_neuron/first/0"] == found["test/spikes_per_neuron/0"]
+    assert apart["test/spikes_per_neuron/net/0"] == found["test/spikes_per_neuron/2"]
     assert apart["test/latency"] == found["test/latency"]
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import StateGuard
-from lightning_snn.callbacks.kept_state import is_anew
+from lightning_snn.callbacks.kept_state import is_anew, places, used_places
 from lightning_snn.nn import RecurrentLIF
 from lightning_snn.nn.registry import _REGISTERED, Conventions
 
@@ -436,6 +436,23 @@ def test_a_single_sample_that_hangs_on_the_graph_of_the_last_explains_the_failin
     with pytest.raises(RuntimeError, match="into a training batch .* fails"):
         trainer(StateGuard("raise")).fit(Module(hidden()), loader(1, 5))
     assert leaks(Detached(hidden()), loader(1, 5), limit_val_batches=0) == {"net.1": ["mem"]}
+
+
+def test_a_state_that_a_call_overwrites_by_what_was_there_is_not_used():
+    class Overwrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state, self.spikes = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.state = 0.5 * self.state + x
+            self.spikes = (x > 0).float()
+            return self.spikes
+
+    module = Overwrites()
+    among = [place for place, _ in places(module)]
+    used = used_places(module, among, (torch.tensor([[-1.0, 1.0]]),), {})
+    assert [str(place) for place in used] == ["state"]
 
 
 def test_what_is_kept_but_is_no_state_of_samples_raises_no_alarm(fires):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -315,3 +316,88 @@ def test_copies_that_took_the_hooks_with_them_are_not_counted() -> None:
         run(copy.deepcopy(network), x)
     assert activity == before
     assert activity.spikes["1"] > 0
+
+
+class AllSteps(nn.Module):
+    """Takes all time steps in a call, with a time axis."""
+
+    step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float()
+
+
+class OneStep(nn.Module):
+    """Takes one time step a call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float()
+
+
+def checked_rows(activity: Activity, rows: int, inputs: int) -> None:
+    """Of a `Linear(4, 5)` named 0 that was given ones."""
+    assert activity.rows["0"] == rows
+    assert int(activity.operations["0"]) == activity.dense["0"] == 20 * inputs
+    assert activity.dense_pass()["0"] == 20 * inputs / rows
+
+
+@pytest.fixture
+def libraries() -> None:
+    for layer in (AllSteps, OneStep):
+        register_spiking_layer(layer)
+
+
+# the neurons after a linear layer, and how both of them are called on a sequence of 3 steps and 2 samples
+CALLS: dict[str, tuple[type[nn.Module], Callable[[nn.Sequential, Tensor], object]]] = {
+    "folded": (LIF, run),
+    "all steps": (AllSteps, lambda net, x: net(x)),
+    "folded by hand": (AllSteps, lambda net, x: net[1](net[0](x.flatten(0, 1)).unflatten(0, (3, 2)))),
+    "samples first": (AllSteps, lambda net, x: net[1](net[0](x.transpose(0, 1)).transpose(0, 1))),
+    "step by step": (OneStep, lambda net, x: [net(step) for step in x]),
+    "all currents first": (OneStep, lambda net, x: [net[1](step) for step in net[0](x)]),
+    "all currents, samples first": (OneStep, lambda net, x: [net[1](i) for i in net[0](x.transpose(0, 1)).unbind(1)]),
+}
+
+
+@pytest.mark.parametrize("tokens", [(), (7,)], ids=["vectors", "tokens"])
+@pytest.mark.parametrize("call", CALLS)
+def test_all_rows_of_a_linear_layer_are_dense_operations(call: str, tokens: tuple[int, ...], libraries: None) -> None:
+    neurons, forward = CALLS[call]
+    network, total = nn.Sequential(nn.Linear(4, 5), neurons()), Activity()
+    nn.init.ones_(network[0].weight)
+    for runs in (1, 2):
+        with record_activity(network, total):
+            for _ in range(runs):
+                forward(network, torch.ones(3, 2, *tokens, 4))
+    checked_rows(total, 3 * 6, 3 * 6 * math.prod(tokens))
+
+
+def test_a_linear_layer_after_the_mean_over_time_hears_one_step(libraries: None) -> None:
+    network = nn.Sequential(nn.Linear(4, 5), AllSteps())
+    nn.init.ones_(network[0].weight)
+    with record_activity(network) as activity:
+        network[0](network[1](torch.ones(3, 2, 7, 4)).mean(0))
+    checked_rows(activity, 2, 14)
+
+
+def test_a_state_space_layer_of_snntorch_takes_all_steps() -> None:
+    snntorch = pytest.importorskip("snntorch")
+    network = nn.Sequential(nn.Linear(4, 5), snntorch.StateLeaky(0.9, channels=5, output=False))
+    x = torch.ones(3, 2, 4)
+    x[2] = 2
+    with record_activity(network) as activity:
+        network(x)
+    checked_rows(activity, 6, 6)
+    # time comes first
+    assert activity.accumulates["0"] == 4 * 20
+
+
+def test_lazy_layers_may_get_their_parameters_while_they_are_counted() -> None:
+    network = nn.Sequential(nn.LazyLinear(6), nn.LazyBatchNorm1d(), LIF())
+    network.register_module("mirrored", nn.LazyConvTranspose1d(2, 3))
+    network.register_module("unused", nn.LazyConvTranspose1d(2, 3))
+    network.forward = lambda x: (network.mirrored(x[:, None]), network[2](network[1](network[0](x))))[1]
+    with record_activity(network) as activity:
+        run(network, torch.ones(3, 2, 4))
+    assert activity.dense == {"0": 6 * 24}
+    assert activity.uncounted == ["mirrored"]
