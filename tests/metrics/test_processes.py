@@ -1,0 +1,60 @@
+"""Metrics whose states are not those of other tests, over two processes with unequal shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn import LIF, run
+from lightning_snn.metrics import AreaUnderRiskCoverage, OutOfDistributionAUROC, SynapticOperations
+from lightning_snn.metrics.activity import operations_per_sample, record_activity
+from lightning_snn.metrics.functional import area_under_risk_coverage, ood_auroc
+from tests.processes import on_two_processes
+
+SAMPLES = 31
+SHARES = (slice(0, 20), slice(20, SAMPLES))
+
+
+def data() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A network with inputs `[T, N, 6]`, uncertainties `[N]` and errors `[N]`."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), LIF(), nn.Linear(8, 3))
+    x = (torch.rand(5, SAMPLES, 6, generator=generator) < 0.6).float()
+    uncertainty = torch.rand(SAMPLES, generator=generator)
+    return network, x, uncertainty, torch.rand(SAMPLES, generator=generator) < uncertainty
+
+
+def of_all() -> dict[str, Tensor]:
+    network, x, uncertainty, errors = data()
+    with record_activity(network) as activity:
+        run(network, x)
+    return {
+        **operations_per_sample(activity),
+        "aurc": area_under_risk_coverage(uncertainty, errors),
+        "auroc": ood_auroc(uncertainty[~errors], uncertainty[errors]),
+    }
+
+
+def _of_share(rank: int) -> dict[str, Tensor]:
+    network, x, uncertainty, errors = data()
+    share = SHARES[rank]
+    operations, risk, outside = SynapticOperations(), AreaUnderRiskCoverage(), OutOfDistributionAUROC()
+    for part in (x[:, share][:, :4], x[:, share][:, 4:]):
+        with record_activity(network) as activity:
+            run(network, part)
+        operations.update(activity)
+    risk.update(uncertainty[share], errors[share])
+    outside.update(uncertainty[share], errors[share])
+    return {**operations.compute(), "aurc": risk.compute(), "auroc": outside.compute()}
+
+
+def test_two_processes_with_unequal_shares_get_the_value_of_all_samples(tmp_path: Path) -> None:
+    expected = of_all()
+    assert expected["effective_acs"] > 0
+    for found in on_two_processes(_of_share, tmp_path):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-12, atol=0, msg=name)
