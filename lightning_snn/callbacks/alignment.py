@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_snn.callbacks.modules import Loss, method_of, network_of, read_batch, task_loss
 from lightning_snn.callbacks.stages import check_spiking_layers
+from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.callbacks.trial import check_training_step, detached_copy, training_run, without_a_trace
 from lightning_snn.checks import check_integer
 from lightning_snn.nn.rate import Alignment, gradient_alignment, module_alignment, refused_modules
@@ -21,7 +22,7 @@ class GradientAlignment(pl.Callback):
     Measured with the first step of a fit, so that what cannot be measured is said at once, and with each n-th step of
     the optimiser: on the batch of that step, before it. Logged are `alignment/cosine/LAYER` and
     `alignment/norm_ratio/LAYER` for each layer with trained parameters, and for the whole gradient with `all` as the
-    layer. Lightning writes the last values of an epoch to loggers every `log_every_n_steps`.
+    layer, at the steps that were measured.
 
     The gradients are taken on copies, in the precision of the parameters, without autocast and loss scaling: training
     goes on to the last bit as it would without this callback. A measurement costs a step of each kind and the memory of
@@ -118,7 +119,7 @@ class GradientAlignment(pl.Callback):
             for quantity, value in alignment._asdict().items()
         }
         # all processes take part: synchronised batch normalisation waits for every one of them
-        pl_module.log_dict(values, on_step=True, on_epoch=False, sync_dist=trainer.world_size > 1)
+        log_scalars(trainer, values)
 
     def _by_itself(self, pl_module: pl.LightningModule) -> bool:
         """Whether a network is run by itself, and not by the module's training step."""

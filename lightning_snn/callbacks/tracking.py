@@ -1,9 +1,10 @@
-"""What a callback keeps of a run beside scalars: figures, histograms, tables and texts, in files and in loggers.
+"""What a callback keeps of a run beside scalars of every step: figures, histograms, tables and texts, in files and in
+loggers, and scalars that are measured now and then.
 
-Every function does nothing but in the process that writes, `may_write`; elsewhere it returns the same. So callbacks may
-call them on all ranks and in a `fast_dev_run`, and ask `may_write` themselves only to spare the making of what is
-written. All of the trainer's loggers are served: those of Weights & Biases and of TensorBoard take every kind, under
-``report/NAME``, at the trainer's step; others take none, for which figures and tables are files too.
+Every function but `log_scalars` does nothing but in the process that writes, `may_write`; elsewhere it returns the
+same. So callbacks may call them on all ranks and in a `fast_dev_run`, and ask `may_write` themselves only to spare the
+making of what is written. All of the trainer's loggers are served: those of Weights & Biases and of TensorBoard take
+every kind, under ``report/NAME``, at the trainer's step; others take none, for which figures and tables are files too.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import csv
 import html
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.figures._house import numbers
@@ -37,6 +40,31 @@ def may_write(trainer: pl.Trainer) -> bool:
 def output_folder(trainer: pl.Trainer, folder: Path | None) -> Path:
     """The folder, which is not made; None takes the trainer's `default_root_dir`."""
     return Path(trainer.default_root_dir) if folder is None else folder
+
+
+def log_scalars(trainer: pl.Trainer, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Hand scalars of this very step to the loggers, once, and keep them in the trainer's `callback_metrics`.
+
+    `LightningModule.log` is for what every step has: of what is measured now and then it would write the last value
+    again with each step of the epoch.
+
+    Args:
+        trainer: whose loggers, and whose step.
+        values: by name; the same names in all processes, which all have to call this.
+
+    Returns:
+        the means over processes.
+    """
+    if not values:
+        return {}
+    device = trainer.strategy.root_device
+    numbers = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()])
+    means = dict(zip(values, trainer.strategy.reduce(numbers, reduce_op="mean"), strict=True))
+    trainer.callback_metrics.update(means)
+    found = {name: value.item() for name, value in means.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(found, step=trainer.global_step)
+    return found
 
 
 def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> Path:

@@ -190,9 +190,9 @@ def test_values_go_to_a_logger(tmp_path: Path):
     fitter.fit(Plain(), loader())
     with (tmp_path / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("alignment/cosine/all")]
-    assert [int(row["step"]) for row in rows] == [1, 3, 5]
+    assert [int(row["step"]) for row in rows] == [0, 1, 3, 5]  # the steps that were measured, each once
     assert float(rows[-1]["alignment/cosine/all"]) == pytest.approx(logged(fitter)["alignment/cosine/all"])
-    assert len({row["alignment/norm_ratio/0"] for row in rows}) == 3
+    assert len({row["alignment/norm_ratio/0"] for row in rows}) == 4
 
 
 @pytest.mark.parametrize("logger", [False, True])
