@@ -36,7 +36,8 @@ class EnergyMonitor(SpikingStages):
     - `effective_acs` and `effective_macs`: effective synaptic operations by NeuroBench's definitions, see
       `metrics.activity`, of inputs of spikes (accumulates) and of others (multiply-accumulates), over all time steps;
     - `dense`: what they were if no input and no weight were zero;
-    - `ann_macs`: multiply-accumulates of one dense pass, those of an artificial network with the same connections;
+    - `ann_macs`: multiply-accumulates of one dense pass, those of an artificial network with the same connections. A
+      layer that is used several times in a pass, its weights being shared by several places, counts once;
     - `ratio`: effective operations of both kinds over `ann_macs`. Below 1 the spiking network does less;
     - `spikes`;
     - of the whole network, where `constants` are given, `joules` of the effective operations and `joules_ann` of one
@@ -47,7 +48,7 @@ class EnergyMonitor(SpikingStages):
     spikes, so that they multiply; what a network costs is told by `val` and `test`.
 
     The end of a test brings `energy_test.png` and `energy_test.csv`, layer by layer. Layers with weights whose
-    operations are not counted are warned of, by name. Of a prediction that runs its network several times, such as
+    operations are not counted are warned of once, by name. Of a prediction that runs its network several times, such as
     one with K noisy samples, all runs are its cost.
 
     It works on any LightningModule with spiking layers that `nn.registry` knows.
@@ -57,7 +58,8 @@ class EnergyMonitor(SpikingStages):
         every_n_batches: measure the first training batch of an epoch and each n-th after it; 0 measures none.
         constants: a set of `functional.energy`, by name, or one's own; None logs no joules.
         samples: from a batch to the number of its samples; None finds it from the calls of spiking layers and from the
-            first two dimensions of the tensors of a batch, one of which they share.
+            first two dimensions of the tensors of a batch, one of which they share. Where a network runs several times
+            over inputs without time, and no other tensor of the batch tells their number, it has to be given.
         folder: where to write; None takes the trainer's `default_root_dir`. Nothing is written in a `fast_dev_run`.
         name: first part of all keys and files; several of these callbacks in one trainer need different names.
 
@@ -94,6 +96,7 @@ class EnergyMonitor(SpikingStages):
         self._activities: dict[Stage, Activity] = {}
         self._tested: dict[str, dict[str, float]] = {}
         self._told = False
+        self._uncounted: set[str] = set()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -153,19 +156,23 @@ class EnergyMonitor(SpikingStages):
         self.recording.close()
         # after a resume within an epoch nothing told of its start
         activity = self._activities.setdefault(stage, Activity())
-        before, uncounted = activity.samples, len(activity.uncounted)
+        before = activity.samples
 
         def end() -> None:
             told = activity.samples - before
-            number = _samples(batch, told) if self.samples is None else self.samples(batch)
+            number = _samples(batch, told, activity.steps) if self.samples is None else self.samples(batch)
             activity.samples = before + number
+            self._warn_of(activity.uncounted)
 
         self.recording.callback(end)
         self.recording.enter_context(record_activity(pl_module, activity))
-        if len(activity.uncounted) > uncounted:
+
+    def _warn_of(self, uncounted: list[str]) -> None:
+        if not self._uncounted.issuperset(uncounted):
+            self._uncounted.update(uncounted)
             rank_zero_warn(
-                f"{type(self).__name__} counts no synaptic operations of {', '.join(activity.uncounted)}: its numbers "
-                "are those of the other layers"
+                f"{type(self).__name__} counts no synaptic operations of {', '.join(uncounted)}: its numbers are those "
+                "of the other layers"
             )
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> dict[str, dict[str, float]]:
@@ -229,11 +236,13 @@ def _caveat(constants: EnergyConstants) -> str:
     return f"{constants.name} ({constants.source}): {constants.caveat}"
 
 
-def _samples(batch: Any, told: int) -> int:
-    """Samples of a batch; those of the runs of the network, `told`, may be several times as many."""
+def _samples(batch: Any, told: int, steps: int) -> int:
+    """Samples of a batch; those of the runs of the network, `told`, may be several times as many. `steps` is the length
+    of the sequences that ran, 0 if it is not known."""
     shapes: list[set[int]] = []
     apply_to_collection(batch, Tensor, lambda tensor: shapes.append(set(tensor.shape[:2])))
     shared = set.intersection(*filter(None, shapes)) if any(shapes) else set()
+    shared = shared - {steps} or shared
     if told in shared:
         return told
     fitting = [size for size in (shared - {1} or shared) if told % size == 0]

@@ -14,14 +14,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_snn import figures
-from lightning_snn.callbacks.raster import log_rasters, recorded_spikes
+from lightning_snn.callbacks.raster import log_rasters
 from lightning_snn.callbacks.stages import SpikingStages, Stage
 from lightning_snn.callbacks.tracking import log_figure, log_histogram, may_write, output_folder
 from lightning_snn.checks import check_integer
-from lightning_snn.metrics.spikes import spikes_of_neurons
+from lightning_snn.metrics.spikes import SATURATED, spikes_of_neurons
 from lightning_snn.nn.observation import LayerCall, Traces, observe
 
-SATURATED = 0.95
 _EDGES = torch.linspace(0, 1, 51, dtype=torch.float64)
 
 
@@ -109,7 +108,7 @@ class FiringRateMonitor(SpikingStages):
         self.recording.enter_context(observe(pl_module, count))
         if batch_idx == dataloader_idx == 0 and may_write(trainer):
             self._traces[stage] = Traces()
-            self.recording.enter_context(recorded_spikes(pl_module, self._traces[stage]))
+            self.recording.enter_context(self._traces[stage].recording(pl_module))
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         loaders: dict[int, dict[str, list[_Count]]] = defaultdict(lambda: defaultdict(list))

@@ -109,6 +109,11 @@ def is_anew(state: Tensor) -> bool:
     return state.dim() > 1 and len(state) > 1 and bool((state == state[:1]).all())
 
 
+def is_of_one_sample(state: Tensor) -> bool:
+    """Whether a state has no samples to compare: that of a batch of one, or of a sample without an axis of batches."""
+    return state.dim() < 2 or len(state) == 1
+
+
 def belongs_to_samples(module: nn.Module, place: Place, state: Tensor, given: Any) -> bool:
     """Whether a tensor is the state of samples, and not, say, a statistic: it has an axis in common with what the
     module is given, `[B, ...]` or `[T, B, ...]`. Of spiking layers every tensor is."""
@@ -186,10 +191,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 class _Answer(NamedTuple):
-    """What a call returned, and what it put at each place, None where it left what was there."""
+    """What a call returned, what is at each place afterwards, and whether that is what was there before."""
 
     output: list[Tensor]
-    kept: list[Tensor | None]
+    kept: list[Any]
+    left: list[bool]
 
 
 def _answer(
@@ -207,12 +213,15 @@ def _answer(
         torch.manual_seed(0)
         output = list(_tensors(twin.forward(*args, **kwargs)))
     after = [place.read(twin) for place in among]
-    updated = [isinstance(new, Tensor) and not old.is_still(new) for old, new in zip(before, after, strict=True)]
-    return _Answer(output, [new if is_new else None for new, is_new in zip(after, updated, strict=True)])
+    left = [not isinstance(new, Tensor) or old.is_still(new) for old, new in zip(before, after, strict=True)]
+    return _Answer(output, after, left)
 
 
 def _same(first: _Answer, second: _Answer) -> bool:
-    pairs = [*zip(first.output, second.output, strict=False), *zip(first.kept, second.kept, strict=True)]
+    pairs = list(zip(first.output, second.output, strict=False))
+    # what only one call left was overwritten by the other, perhaps by what happened to be there
+    kept = zip(first.left, second.left, first.kept, second.kept, strict=True)
+    pairs += [(one, other) for first_left, second_left, one, other in kept if not (first_left and second_left)]
     return len(first.output) == len(second.output) and all(_are_close(one, other) for one, other in pairs)
 
 
@@ -238,8 +247,8 @@ def _far_from(state: Tensor) -> Tensor:
     return state + _FAR * torch.randn(state.shape, generator=generator).to(state)
 
 
-def _are_close(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None or first.shape != second.shape:
+def _are_close(first: Any, second: Any) -> bool:
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor) or first.shape != second.shape:
         return first is second
     if not first.is_floating_point():
         return torch.equal(first, second)

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -24,7 +23,8 @@ from lightning_snn.nn.observation import LayerCall, Traces, named_spiking_layers
 class MembraneTrace(SpikingStages):
     """Draws the membranes of a few neurons of each spiking layer against their threshold, and logs where they are.
 
-    Measured is the first batch of every n-th validation and of a test, of the first loader. `NAME_val.png` and
+    Measured is the first batch of the first loader: in a fit, of its first validation and of those that come
+    `every_n_epochs` or more after the last measured one; otherwise, of each validation and test. `NAME_val.png` and
     `NAME_test.png` show its first sample, drawn by `figures.membrane_traces`: membranes before the reset, the
     threshold, the spikes. A later epoch's figure replaces the file; loggers of figures keep them all. Logged are
     `NAME/STAGE/mean/LAYER` and `NAME/STAGE/sd/LAYER`, over all samples, neurons and steps of the batch and in units of
@@ -34,7 +34,8 @@ class MembraneTrace(SpikingStages):
     Membranes are those of `nn.observation.LayerCall.membrane`: of neurons that fire by noise the mean membrane given
     the spikes; of SpikingJelly's that reset to a value a spike's membrane is not known, and this value stands there.
     Layers without a known membrane are named once in a warning. Of a prediction that runs the network several times
-    the first run is drawn, if its layers take all time steps in a call; all are logged.
+    the first run is drawn, if its layers take all time steps in a call; all are logged. Of a layer that is called step
+    by step in several places of a network, calls of the shape of its first are drawn, one after the other.
 
     It works on any LightningModule with spiking layers. Nothing is done in training steps or in sanity checks. Of
     several processes each measures its first batch; what is logged is of all of them, the figure of the first.
@@ -42,7 +43,7 @@ class MembraneTrace(SpikingStages):
     Args:
         neurons: how many to draw of each layer, 1 to 5: from the most to the least active of those that spiked, and,
             where fewer did, those that came nearest to their threshold.
-        every_n_epochs: number of epochs from one measured validation of a fit to the next, from the first.
+        every_n_epochs: least number of epochs from one measured validation of a fit to the next.
         folder: where to write figures; None takes the trainer's `default_root_dir`. Nothing is written in a
             `fast_dev_run`.
         name: first part of all keys and of the files; several of these callbacks in one trainer need different names.
@@ -83,7 +84,7 @@ class MembraneTrace(SpikingStages):
         if stage == "train":
             return
         self.forget()
-        self._measured = trainer.state.fn != TrainerFn.FITTING or trainer.current_epoch % self.every_n_epochs == 0
+        self._measured = self.is_due(trainer, stage, self.every_n_epochs)
 
     def begin_batch(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -29,14 +30,14 @@ class PassScores(pl.Callback):
     by themselves; `nll`, the negative log-likelihood; and `ece`, the expected calibration error.
 
     It works on any LightningModule whose `predict_step` gives class probabilities `[B, C]`, or something with them as
-    `mean` and, it may be, `spike_probabilities`, and whose trainer has a data module with test data. Rows are kept in
-    checkpoints. Over several processes each tests on all test data.
+    `mean` and, it may be, `spike_probabilities`. Test data are those of the `test_dataloader` of the data module or,
+    without one, of the module. Rows are kept in checkpoints. Over several processes each tests on all test data.
 
     Args:
         times: tests in each pass, at least 1, as evenly spread as its batches let them be.
 
     Raises:
-        ValueError: if `times` is out of range; when training starts, if there is no data module.
+        ValueError: if `times` is out of range; when the fit starts, if there are no test data.
 
     Example:
         >>> scores = PassScores(times=4)
@@ -58,12 +59,20 @@ class PassScores(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict  # which a test of an earlier checkpoint restores too, and means no rows to be lost
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _with_test_data(trainer, pl_module) is None:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            got = "no data module" if data is None else type(data).__name__
+            raise ValueError(
+                "Expected `fit` to be given a data module with a `test_dataloader`, or the module to have one, for "
+                f"PassScores, which scores test data during training, but got {got} and {type(pl_module).__name__}, "
+                "which has none"
+            )
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._restored:
             self.rows, self.seconds = [dict(row) for row in self._restored["rows"]], self._restored["seconds"]
             self._restored = {}
-        if trainer.datamodule is None:  # type: ignore[attr-defined]
-            raise ValueError("Expected `fit` to be given a data module, whose test data `PassScores` needs")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -87,7 +96,7 @@ class PassScores(pl.Callback):
         trainer.testing = True  # so that the data module does not augment
         try:
             with isolate_rng():  # loaders and methods draw, and training is to go on as it would without a test
-                for index, loaded in enumerate(trainer.datamodule.test_dataloader()):  # type: ignore[attr-defined]
+                for index, loaded in enumerate(_with_test_data(trainer, pl_module).test_dataloader()):
                     batch = trainer.strategy.batch_to_device(loaded)
                     prediction = pl_module.predict_step(batch, index)
                     means.append(prediction if isinstance(prediction, Tensor) else prediction.mean)
@@ -114,6 +123,12 @@ def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequen
         "nll": negative_log_likelihood(probabilities, targets).item(),
         "ece": expected_calibration_error(probabilities, targets).item(),
     }
+
+
+def _with_test_data(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+    """The data module or the module, whichever makes loaders of test data; None if neither does."""
+    makers = (trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+    return next((maker for maker in makers if is_overridden("test_dataloader", maker)), None)
 
 
 def _now(pl_module: pl.LightningModule) -> float:

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.stages import STAGES, SpikingStages, Stage
 from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_choice, check_integer
-from lightning_snn.nn.observation import LayerCall, Traces, observe
+from lightning_snn.nn.observation import Traces
 
 
 class SpikeRaster(SpikingStages):
     """Draws the spikes of the first samples of a stage's first batch over time, one panel a layer.
 
-    Each n-th epoch of a fit, its first included, and each `Trainer.validate` and `Trainer.test` draws them anew, as
-    `NAME_STAGE.png` and, in loggers that take figures, `report/NAME_STAGE`; of several samples all but the first have
-    their index as a last part, `NAME_STAGE_1`. The file is that of the last drawing, so that a long fit leaves few;
-    loggers keep them all, by their steps. Where data are not shuffled it is one sample that is followed.
+    Drawn are the first epoch of a fit that has the stage, those that have it `every_n_epochs` or more after the last
+    drawing, and each `Trainer.validate` and `Trainer.test`, as `NAME_STAGE.png` and, in loggers that take figures, as
+    `report/NAME_STAGE`; of several samples all but the first have their index as a last part, `NAME_STAGE_1`. The file
+    is that of the last drawing, so that a long fit leaves few; loggers keep them all, by their steps. Where data are
+    not shuffled it is one sample that is followed.
 
     Of a layer that takes all time steps in a call it is the first run of the batch, and of samples of a prediction that
-    run side by side the first. Several processes draw what the first of them sees.
+    run side by side the first. Of a layer that is called step by step in several places of a network, calls of the
+    shape of its first are drawn, one after the other. Several processes draw what the first of them sees.
 
     It works on any LightningModule with spiking layers; nothing is logged as a number, and nothing is done but in those
     first batches.
 
     Args:
-        every_n_epochs: number of epochs from one drawing of a fit to the next.
+        every_n_epochs: least number of epochs from one drawing of a stage in a fit to the next.
         samples: how many samples, each a figure, at least 1.
         stages: of which stages, among "train", "val" and "test"; sanity checks are none.
         folder: where to write figures; None takes the trainer's `default_root_dir`. Nothing is written in a
@@ -81,10 +81,10 @@ class SpikeRaster(SpikingStages):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        due = trainer.state.fn != TrainerFn.FITTING or trainer.current_epoch % self.every_n_epochs == 0
-        if due and stage in self.stages and batch_idx == dataloader_idx == 0 and may_write(trainer):
+        first = stage in self.stages and batch_idx == dataloader_idx == 0
+        if first and self.is_due(trainer, stage, self.every_n_epochs) and may_write(trainer):
             self._traces = Traces(self.samples)
-            self.recording.enter_context(recorded_spikes(pl_module, self._traces))
+            self.recording.enter_context(self._traces.recording(pl_module))
 
     def end_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if self._traces is not None:
@@ -93,21 +93,6 @@ class SpikeRaster(SpikingStages):
 
     def forget(self) -> None:
         self._traces = None
-
-
-@contextmanager
-def recorded_spikes(network: nn.Module, traces: Traces) -> Iterator[None]:
-    """A context within which `traces` keeps what spiking layers do; of a layer that is called with several shapes, only
-    the calls that have the shape of its first."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def keep(call: LayerCall) -> None:
-        shape = tuple(call.spikes.shape[1:])
-        if shapes.setdefault(call.name, shape) == shape:
-            traces.add(call)
-
-    with observe(network, keep):
-        yield
 
 
 def log_rasters(trainer: pl.Trainer, name: str, traces: Traces, folder: Path) -> None:

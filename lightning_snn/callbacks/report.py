@@ -34,8 +34,9 @@ class Report(pl.Callback):
     """Writes figures, tables and `metrics.json` of a run into a folder, and what of it they take to its loggers.
 
     `model_summary.txt` comes with the beginning of a fit: the modules, metrics apart, and their parameters. Its end
-    brings `training_curves.png`: every metric that the module logged, by epoch; a resumed run continues the curves.
-    What callbacks log of single layers, as ``NAME/STAGE/QUANTITY/LAYER``, is left to them. The end of a test brings
+    brings `training_curves.png`: every metric that the module and its callbacks logged, by epoch; a resumed run
+    continues the curves. A name of more than three parts, as ``NAME/STAGE/QUANTITY/LAYER`` of single layers, has no
+    curve, whoever logs it: there would be too many. The end of a test brings
     `metrics.json`, `per_class.csv`, `confusion_matrix.png`, `reliability.png`, `raster.png` (spikes of the first
     sample) and `events.png` (its frames, if they have two polarities). A regression has no classes: no `per_class.csv`,
     no confusion and no reliability.
@@ -242,7 +243,8 @@ def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> tuple[Tensor, 
             f"Expected `test_step` of {type(pl_module).__name__} to return "
             '{"prediction": class probabilities [B, C], "target": classes [B]} for the report, but got ' + got
         )
-    return prediction, target
+    # in small integers indices of classes would overflow
+    return prediction, target if target.is_floating_point() else target.long()
 
 
 def _is_classification(prediction: Tensor, target: Tensor) -> bool:

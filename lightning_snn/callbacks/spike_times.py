@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_snn import figures
 from lightning_snn.callbacks.modules import network_of
@@ -34,34 +34,32 @@ class SpikeTimes(pl.Callback):
     Args:
         folder: where to write the figure; None takes the trainer's `default_root_dir`. Nothing is written in a
             `fast_dev_run`.
-        network: name of the network within the module, dots and all.
+        network: name of the network within the module, dots and all; None takes what holds all layers of first spikes:
+            one of the module's own parts, or the module. Layers are named as they are within it.
         bins: of each histogram, at least 1.
 
     Raises:
-        ValueError: if `bins` is outside its range; when a test starts, if the module has no such network, or one
-            without such layers.
+        ValueError: if `bins` is outside its range; when a test starts, if the module has no such network or no such
+            layers.
 
     Example:
         >>> Trainer(callbacks=[SpikeTimes("report")]).test(module, data)
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None, network: str = "network", bins: int = 100) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str] | None = None, network: str | None = None, bins: int = 100
+    ) -> None:
         check_integer("bins", bins)
         self.folder = None if folder is None else Path(folder)
         self.network, self.bins = network, bins
         self._recording = ExitStack()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        network = network_of(pl_module, self.network)
+        self._network = _network_of_first_spikes(pl_module, self.network)
         self._layers = {
-            name: layer for name, layer in emitting_layers(network).items() if isinstance(layer, TimeWindow)
+            name: layer for name, layer in emitting_layers(self._network).items() if isinstance(layer, TimeWindow)
         }
-        if all(isinstance(layer, SpikeEncoder) for layer in self._layers.values()):
-            raise ValueError(
-                f"Expected argument `network` to name a network of first spikes for SpikeTimes, but {self.network!r} "
-                f"is {type(network).__name__} without a layer of them"
-            )
-        self._spikes = SpikesPerNeuron.by_layer(network).to(pl_module.device)
+        self._spikes = SpikesPerNeuron.by_layer(self._network).to(pl_module.device)
         self._overflow = OverflowFraction().to(pl_module.device)
         self._counts = {
             name: torch.zeros(self.bins, dtype=torch.long, device=pl_module.device) for name in self._layers
@@ -71,7 +69,7 @@ class SpikeTimes(pl.Callback):
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._emissions = self._recording.enter_context(record_emissions(network_of(pl_module, self.network)))
+        self._emissions = self._recording.enter_context(record_emissions(self._network))
 
     def on_test_batch_end(
         self,
@@ -92,7 +90,7 @@ class SpikeTimes(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = {
             "test/overflow_fraction": self._overflow.compute(),
-            "test/latency": latency(network_of(pl_module, self.network)),
+            "test/latency": latency(self._network),
         }
         for name, value in self._spikes.compute().items():
             found["test/spikes_per_neuron" + ("" if name == "all" else f"/{name}")] = value
@@ -125,3 +123,27 @@ class SpikeTimes(pl.Callback):
         remaining = emission.remaining[emission.remaining > 0]
         place = (1 - remaining / layer.window.to(remaining)) * self.bins
         return torch.bincount(place.long().clamp(0, self.bins - 1), minlength=self.bins)
+
+
+def _network_of_first_spikes(pl_module: pl.LightningModule, name: str | None) -> nn.Module:
+    if name is not None:
+        network = network_of(pl_module, name)
+        if not _spikes_once(network):
+            raise ValueError(
+                f"Expected argument `network` to name a network of first spikes for SpikeTimes, but {name!r} is "
+                f"{type(network).__name__} without a layer of them"
+            )
+        return network
+    if not _spikes_once(pl_module):
+        raise ValueError(
+            "Expected a module with `FirstSpike`, `AlphaLinear` or `AlphaConv2d` layers for SpikeTimes, but "
+            f"{type(pl_module).__name__} has none"
+        )
+    parts = [part for part in pl_module.children() if any(isinstance(layer, TimeWindow) for layer in part.modules())]
+    alone = len(parts) == 1 and not isinstance(parts[0], TimeWindow)
+    return parts[0] if alone else pl_module
+
+
+def _spikes_once(network: nn.Module) -> bool:
+    layers = network.modules()
+    return any(isinstance(layer, TimeWindow) and not isinstance(layer, SpikeEncoder) for layer in layers)

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_snn.nn.observation import named_spiking_layers
@@ -26,6 +27,21 @@ class SpikingStages(pl.Callback):
 
     def __init__(self) -> None:
         self.recording = ExitStack()
+        self._due: dict[Stage, int] = {}
+
+    def is_due(self, trainer: pl.Trainer, stage: Stage, every_n_epochs: int) -> bool:
+        """Whether this epoch of a stage, which runs now, is one of those that are measured.
+
+        Outside a fit all are. In a fit, also in a resumed one, it is the first for which this is asked, and then each
+        that comes `every_n_epochs` epochs or more after the last that was, so that stages that do not run in every
+        epoch of training have their turn, too. Of an epoch with several validations that is measured, all are.
+        """
+        if trainer.state.fn != TrainerFn.FITTING:
+            return True
+        epoch = trainer.current_epoch
+        if stage not in self._due or epoch - self._due[stage] >= every_n_epochs:
+            self._due[stage] = epoch
+        return self._due[stage] == epoch
 
     def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         """An epoch of a stage starts."""
@@ -51,6 +67,7 @@ class SpikingStages(pl.Callback):
         """Let go of what is half measured."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._due.clear()
         # not in `setup`, which comes before `configure_model`
         check_spiking_layers(pl_module, self)
 

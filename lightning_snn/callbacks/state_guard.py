@@ -19,6 +19,7 @@ from lightning_snn.callbacks.kept_state import (
     is_among,
     is_anew,
     is_constant_by_design,
+    is_of_one_sample,
     places,
     reset,
     used_places,
@@ -58,7 +59,8 @@ class StateGuard(pl.Callback):
     attributes or in lists, tuples and dicts in attributes. One has leaked if
 
     - it differs between samples when a batch begins, as no state does that was reset, and still has these values when
-      its module is called first in this batch;
+      its module is called first in this batch. Of a single sample, it differs from what the batch that was looked at
+      before began with, or hangs on a graph;
     - that call depends on it: made on copies, once with another state, it returns or keeps something else. Or it is
       passed to a module, such as the neuron of an explicit loop;
     - the batch changes it, so that it is no constant; masks of SpikingJelly's dropout excepted.
@@ -68,7 +70,9 @@ class StateGuard(pl.Callback):
 
     Not seen are: state in objects that are no modules, in lists of more than 16 entries, or used by code of a module
     that is neither called itself nor passes it to another; an old state that was changed and not reset, such as a half
-    of it; states of batches whose samples are all alike; leaks from one run to another within a batch.
+    of it; states of batches whose samples are all alike; a leak without a graph into the first of the batches of a
+    single sample that are looked at; leaks from one run to another within a batch. Taken for a leak is the state of a
+    single sample that is reset before a batch to learned values, of which each neuron has its own.
 
     Nothing is done in sanity checks. Batches that are looked at cost a pass over the kept tensors; neurons that are
     under suspicion, three calls of themselves more. Other batches cost nothing, and what is trained is the same to the
@@ -99,6 +103,7 @@ class StateGuard(pl.Callback):
         self._hooks = ExitStack()
         self._suspects: list[_Leak] = []
         self._said: set[tuple[nn.Module, str]] = set()
+        self._earlier: dict[tuple[nn.Module, str], Kept] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begin(pl_module)
@@ -158,11 +163,13 @@ class StateGuard(pl.Callback):
         self._hooks.close()
         self._suspects.clear()
         self._said.clear()
+        self._earlier.clear()
 
     def _begin(self, pl_module: pl.LightningModule) -> None:
         check_spiking_layers(pl_module, self)
         self.leaks = {}
         self._said = set()
+        self._earlier = {}
 
     def _watch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int, stage: str) -> None:
         looked_at = batch_idx < _FIRST_BATCHES or batch_idx % self.every_n_batches == 0
@@ -179,11 +186,21 @@ class StateGuard(pl.Callback):
             for place, tensor in places(module)
             if (module, str(place)) not in self._said and not is_anew(tensor.detach())
         ]
+        noted = [leak for leak in noted if not self._may_be_anew(leak)]
         if not noted:
             return
         for module in pl_module.modules():
             handle = module.register_forward_pre_hook(self._first_call(noted), with_kwargs=True)
             self._hooks.callback(handle.remove)
+
+    def _may_be_anew(self, leak: _Leak) -> bool:
+        """Whether the state of a single sample may be one that a reset leaves: each neuron may have its own value then,
+        but the same in every batch."""
+        if not is_of_one_sample(leak.kept.values):
+            return False
+        key = leak.module, str(leak.place)
+        earlier, self._earlier[key] = self._earlier.get(key), leak.kept
+        return not leak.kept.has_graph and (earlier is None or earlier.is_still(leak.kept.values))
 
     def _first_call(self, noted: list[_Leak]) -> Callable[..., None]:
         called = False

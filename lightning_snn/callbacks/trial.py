@@ -108,13 +108,18 @@ def detached_copy(module: nn.Module) -> nn.Module:
 
 
 def prepared_copy(module: nn.Module, run: Run) -> nn.Module:
-    """A copy to measure: in evaluation mode, in which batch normalisation has the statistics of the batch."""
-    copied = detached_copy(module).eval()
-    norms = [layer for layer in copied.modules() if isinstance(layer, _BatchNorm)]
+    """A copy to measure: in evaluation mode, in which batch normalisation has the statistics of the batch.
+
+    Normalisation that is frozen, in evaluation mode in the module or put there by the run, keeps its own.
+    """
+    copied = detached_copy(module)
+    norms = [layer for _, layer in _named_norms(copied) if layer.training and layer.num_batches_tracked is not None]
+    copied.eval()
     if norms:
         for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None  # the mean over all calls, be they one a time step
+            # the mean over all calls, be they one a time step; what a layer had before has no weight
+            layer.num_batches_tracked.zero_()  # type: ignore[union-attr]
+            layer.momentum = None
             layer.train()
         run(copied)
         statistics = {

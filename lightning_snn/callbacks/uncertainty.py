@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -48,8 +49,9 @@ class UncertaintyLogger(pl.Callback):
     All but the step's are computed for this callback: as much work as the validation or test itself. An object with
     class probabilities as its `mean`, as our methods' `Prediction` is, may have them of K `samples` too.
 
-    Nothing is done in training steps or in sanity checks, and random numbers that predictions draw are put back:
-    training goes on to the last bit as it would without this callback.
+    Nothing is done in training steps, and random numbers that predictions draw are put back: training goes on to the
+    last bit as it would without this callback. The first batch of a sanity check is predicted too, and neither kept nor
+    logged: what cannot be scored is refused before an epoch is lost.
 
     Args:
         ood_dataloader: loader of inputs from outside of the training distribution, or a function that makes one. Its
@@ -60,7 +62,8 @@ class UncertaintyLogger(pl.Callback):
         folder: where to write figures; None takes the trainer's `default_root_dir`. Nothing is written in a
             `fast_dev_run`.
         outputs: whether tensors are class "probabilities" or "logits"; None takes those of `forward` for logits and all
-            others for probabilities, and refuses what looks like the other.
+            others for probabilities, and refuses what looks like the other. Of outputs of `forward` that lie within
+            [0, 1], as spike rates and sigmoids do, it warns: their softmax is nearly uniform.
         predict: from the module and a batch to a prediction `[B, C]`, called without gradients.
         read_batch: from a batch to ``(x, y [B])``; None takes batches that are such pairs.
         name: first part of all keys; several of these callbacks in one trainer need different names.
@@ -95,6 +98,7 @@ class UncertaintyLogger(pl.Callback):
         self.outputs, self.predict, self.read_batch = outputs, predict, read_batch
         self.name = name
         self.fitted_temperature: float | None = None
+        self._warned = False
         self._forget()
 
     def _forget(self) -> None:
@@ -128,6 +132,9 @@ class UncertaintyLogger(pl.Callback):
     ) -> None:
         if not trainer.sanity_checking:
             self._keep(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        elif batch_idx == 0:
+            self._keep(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)  # for its errors
+            self._forget()
 
     def on_test_batch_end(
         self,
@@ -234,7 +241,13 @@ class UncertaintyLogger(pl.Callback):
         if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] < 2 or not found.is_floating_point():
             is_tensor = isinstance(found, Tensor)
             got = f"a tensor of {found.dtype} and shape {tuple(found.shape)}" if is_tensor else type(found).__name__
-            raise ValueError(f"Expected {kind} [B, C] of at least two classes {of}, but got {got}")
+            remedy = ""
+            if self.predict is None:
+                remedy = (
+                    "; argument `predict` can make them of a batch, so can a `predict_step`, or a step that returns "
+                    '{"prediction": class probabilities [B, C], "target": classes [B]}'
+                )
+            raise ValueError(f"Expected {kind} [B, C] of at least two classes {of}, but got {got}{remedy}")
         # in half precision they are widened, so that later sums are not rounded
         found = found.detach().to(torch.promote_types(found.dtype, torch.float32))
         if check:
@@ -248,6 +261,12 @@ class UncertaintyLogger(pl.Callback):
                 raise ValueError(
                     f"Expected logits {of}, but got rows that are at least 0 and sum to 1; class probabilities need "
                     'outputs="probabilities", and if these are logits, say so by outputs="logits"'
+                )
+            if kind == "logits" and self.outputs is None and not self._warned and _look_like_rates(found):
+                self._warned = True
+                rank_zero_warn(
+                    f"Values {of} are taken for logits, but lie within [0, 1], as spike rates and sigmoids do. If they "
+                    'are logits, say so by outputs="logits"; if not, make probabilities of them by argument `predict`'
                 )
         if kind == "probabilities":
             found = found.clamp(max=1)  # a mean of ones may round to more than 1
@@ -313,6 +332,11 @@ class _Answer(NamedTuple):
     outputs: Tensor
     logits: bool
     information: Tensor | None
+
+
+def _look_like_rates(found: Tensor) -> bool:
+    # zeros alone are those of a network that is silent, and tell nothing
+    return bool(((found >= 0) & (found <= 1)).all() and (found > 0).any())
 
 
 def _are_classes(targets: Any, number: int) -> bool:

@@ -134,10 +134,13 @@ def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
     top.plot([0, 1], [0, 1], linestyle="--", color=INK, linewidth=1, label="perfect calibration")
     top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
     top.set_title(f"ECE {error:.3f}", fontweight="bold")
-    top.legend(loc="upper left")
     bottom.bar(centres, sizes, width, color=FAINT, edgecolor="white", linewidth=0.8)
     bottom.axvline((sizes * means).sum() / samples, color=ORANGE, linewidth=1.4, label="mean confidence")
     bottom.axvline((sizes * shares).sum() / samples, color=BLUE, linewidth=1.4, linestyle=":", label="accuracy")
     bottom.set(xlabel="confidence", ylabel="samples")
-    bottom.legend(loc="upper left")
+    # outside, because bars may be anywhere
+    for axes, edge in ((top, "upper"), (bottom, "lower")):
+        handles, names = axes.get_legend_handles_labels()
+        place: Any = f"outside {edge} left"
+        figure.legend(handles, names, loc=place, ncols=len(names), handlelength=1.4, columnspacing=1.2)
     return figure

@@ -31,11 +31,13 @@ def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "
         note: what must be known of the numbers; written below them.
 
     Returns:
-        The figure. The axis is logarithmic; what is 0 has no bar.
+        The figure. The axis is logarithmic; what is 0 has no bar. Its title tells the ratio of the whole network:
+        effective operations of both kinds over those of one dense pass.
 
     Raises:
         ValueError: if there is no layer, or one has not these numbers.
     """
+    from matplotlib.patches import Patch
     from matplotlib.ticker import NullLocator
 
     if not layers:
@@ -51,12 +53,12 @@ def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "
             raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {row.min():g}")
 
     height = 0.8 / len(_SERIES)
-    figure = new_figure(7, 0.62 * len(layers) + 1.4 + (0.5 if note else 0))
+    figure = new_figure(7, 0.62 * len(layers) + 1.7 + (0.5 if note else 0))
     axes = figure.subplots()
     places = np.arange(len(layers))
-    for index, (label, colour) in enumerate(_SERIES.values()):
+    for index, (_, colour) in enumerate(_SERIES.values()):
         busy = counts[:, index] > 0
-        axes.barh(places[busy] - 0.4 + (index + 0.5) * height, counts[busy, index], height, color=colour, label=label)
+        axes.barh(places[busy] - 0.4 + (index + 0.5) * height, counts[busy, index], height, color=colour)
     if (counts > 0).any():
         axes.set_xscale("log")
         axes.set_xlim(left=counts[counts > 0].min() / 2)
@@ -65,7 +67,12 @@ def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "
     axes.set(ylim=(len(layers) - 0.5, -0.5), xlabel="synaptic operations of a sample", ylabel="layer")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=2)
+    accumulates, macs, _, ann = counts.sum(0)
+    ratio = f"{(accumulates + macs) / ann:.3g}" if ann else "unknown"
+    axes.set_title(f"ratio: {ratio}, effective operations of both kinds over those of one dense pass", fontsize=8)
+    # not those of the bars, of which a series of zeros has none
+    handles = [Patch(color=colour, label=label) for label, colour in _SERIES.values()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=7, wrap=True)
     return figure

@@ -59,6 +59,12 @@ class Thresholds:
     and 0, with weights x 100 from 85 on and about 0.5. Twenty layers of a surrogate derivative too narrow for them had
     a gradient ratio of 0.0035.
 
+    Large membranes are judged by what became of them. A 784-100-10 network of snntorch's `Leaky` neurons, its loss on
+    the membranes, its weights and biases x 1, 3, 5, 10, 20, 50, had hidden membranes of standard deviation 0.8, 2.2,
+    3.9, 8.7, 19, 49, and after 6 epochs of 1,024 digits 87, 80, 63, 34, 24, 15 % of others right by its spikes (mean
+    of seeds 0 and 1); with `LIF` and a linear readout 86, 87, 84, 64, 35, 12 %. Layers that are silent at first may
+    still learn where their membranes are near the threshold: weights x 0.05 came to 80 and 83 %, and fail.
+
     Attributes:
         unit_slope: largest distance of a slope from 1 where slopes are 1 by construction; more fails.
         smallest_slope: slopes below warn, and from 0 down fail.
@@ -84,7 +90,7 @@ class Thresholds:
     firing_rate: Band = Band((1e-3, 0.5), (1e-4, 0.8))
     dead_share: Band = Band((0.0, 0.8), (0.0, 0.95))
     saturated_share: Band = Band((0.0, 0.1), (0.0, 0.5))
-    membrane_sd: Band = Band((0.1, 5.0), (0.02, 20.0))
+    membrane_sd: Band = Band((0.1, 3.0), (0.02, 8.0))
     spike_gain: Band = Band((0.1, 10.0), (1e-3, 1e3))
 
 

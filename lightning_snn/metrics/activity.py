@@ -6,8 +6,8 @@ By NeuroBench's (Yik et al. 2025) definitions:
 - Effective synaptic operations: for every input of a connection layer that is not zero, the number of nonzero weights
   that it meets; nothing else does work on event-driven hardware. They are accumulates (ACs) in time steps whose inputs
   are all -1, 0 or 1, and multiply-accumulates (MACs) in all others; the first layer's inputs are the data, which may be
-  anything. A recurrent spiking layer hears its own spikes one step late, those of the last step never. Biases,
-  normalisation, pooling and the neurons themselves count nothing.
+  anything. Of a call whose time steps are not known all of it is one. A recurrent spiking layer hears its own spikes
+  one step late, those of the last step never. Biases, normalisation, pooling and the neurons themselves count nothing.
 - Dense synaptic operations: the same, if no input and no weight were zero.
 
 The MACs of the dense artificial network, to compare with, are the dense operations of one pass: of one time step.
@@ -15,6 +15,7 @@ The MACs of the dense artificial network, to compare with, are the dense operati
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_snn.metrics.functional import accumulation_dtype
@@ -38,7 +40,7 @@ from lightning_snn.metrics.operations import synaptic_operations as synaptic_ope
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.lif import RecurrentLIF
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.observation import LayerCall, Traces, observe, takes_all_steps
+from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
 from lightning_snn.nn.phase import rate_phase
 
 
@@ -52,10 +54,14 @@ class Activity:
         operations: effective synaptic operations of each connection layer and recurrent spiking layer, int64 scalars.
         accumulates: those of them that are accumulates; the others are multiply-accumulates.
         dense: dense synaptic operations of the same layers.
-        rows: their inputs: time steps times samples.
+        rows: their inputs: time steps times samples, once for each time that a layer is used in a pass. What a linear
+            layer hears in one time step of one sample is one of them, however many tokens or pixels it has. That a
+            call outside `run` gave it several time steps is known by its first two axes, in either order: those of the
+            calls of a spiking layer.
         samples: samples seen. Counted are the rows that a network is called with by `lightning_snn.run`, otherwise
             those of the calls of its first spiking layer; where that takes one step a call, a context is one batch.
             Whoever knows better sets this number.
+        steps: time steps of the sequence that a spiking layer took last in one call; 0 if they take one step a call.
         raster: spikes of the first sample in each spiking layer, a list of pieces of shape `(steps, N)`.
         uncounted: layers with a weight matrix whose operations are not counted.
     """
@@ -67,6 +73,7 @@ class Activity:
     dense: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     samples: int = 0
+    steps: int = 0
     raster: dict[str, list[Tensor]] = field(default_factory=dict)
     uncounted: list[str] = field(default_factory=list)
 
@@ -85,7 +92,8 @@ class Activity:
 
     def dense_pass(self) -> dict[str, float]:
         """Multiply-accumulates of each layer in one dense pass of one sample: those of an artificial network with the
-        same connections, each of which is used once."""
+        same connections. A layer that is used several times in a pass, its weights being shared by several places,
+        counts once; one that is used on many tokens or pixels at once counts them all."""
         return {name: self.dense[name] / rows for name, rows in self.rows.items()}
 
     def first_sample(self) -> dict[str, Tensor]:
@@ -110,13 +118,15 @@ def record_activity(
     zero is looked up once in a context.
 
     Args:
-        network: any module; its spiking layers, also those of other libraries, are found by `nn.registry`.
+        network: any module; its spiking layers, also those of other libraries, are found by `nn.registry`. Its lazy
+            layers may get their parameters in this context.
         activity: totals to add to; None starts new ones.
         first_sample: keep the spikes of the first sample too. Layers of other libraries that are called step by step
             give one step a call, so that the context should then enclose the steps of one batch.
 
     Returns:
-        A context that gives the `Activity`. The hooks are gone when it ends, also by an exception.
+        A context that gives the `Activity`, whose `rows` and `uncounted` are complete when it ends. The hooks are gone
+        then, also by an exception.
 
     Example:
         >>> with record_activity(network) as activity:
@@ -125,6 +135,7 @@ def record_activity(
     """
     recorder = _Recorder(Activity() if activity is None else activity, first_sample)
     with ExitStack() as hooks:
+        hooks.callback(recorder.complete, network)
         hooks.callback(network.register_forward_pre_hook(recorder.count_samples, with_kwargs=True).remove)
         spiking = hooks.enter_context(observe(network, recorder.count_spikes))
         recorder.spiking = spiking
@@ -132,8 +143,6 @@ def record_activity(
             name = name or type(layer).__name__
             if isinstance(layer, CONNECTIONS) and pads_with_zeros(layer):
                 hooks.callback(layer.register_forward_pre_hook(recorder.operation_counter(name, layer)).remove)
-            elif _is_uncounted(layer) and name not in recorder.activity.uncounted:
-                recorder.activity.uncounted.append(name)
         yield recorder.activity
         recorder.keep_first_sample()
 
@@ -212,10 +221,15 @@ class _Recorder:
         self._in_runs = False
         self._first: str | None = None
         self._known: dict[tuple[str, torch.Size], tuple[Tensor, int]] = {}
+        # outside of `run`: calls of linear layers by their first two axes; of spiking layers the steps and samples of
+        # those that take all steps in a call, and all steps by layer and samples
+        self._leading: Counter[tuple[str, int, int]] = Counter()
+        self._sequences: set[tuple[float, int]] = set()
+        self._heard: Counter[tuple[str, int]] = Counter()
 
     def count_samples(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         steps = time_steps()
-        given = args[0] if args else next(iter(kwargs.values()), None)
+        given = first_argument(args, kwargs)
         if isinstance(given, Tensor) and (steps is not None or not self.spiking):
             self._in_runs = True
             self.activity.samples += given.shape[0] // (steps or 1)
@@ -224,12 +238,16 @@ class _Recorder:
         spikes, activity = call.spikes.detach(), self.activity
         activity.spikes[call.name] = activity.spikes.get(call.name, 0) + torch.count_nonzero(spikes)
         activity.neuron_steps[call.name] = activity.neuron_steps.get(call.name, 0) + spikes.numel()
+        if takes_all_steps(call.layer):
+            activity.steps = spikes.shape[0]
+        if time_steps() is None:
+            self._heard[call.name, spikes.shape[1]] += spikes.shape[0]
+            if takes_all_steps(call.layer):
+                self._sequences.add((spikes.shape[0], spikes.shape[1]))
         if isinstance(call.layer, RecurrentLIF):
             # those of the last step would be heard in the next
             heard = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
-            fan, dense = self._connections(call.name, call.layer, heard.shape)
-            rows = heard.shape[0] * heard.shape[1]
-            activity.add_operations(call.name, effective_operations(heard, fan), dense * rows, rows)
+            self._add(call.name, call.layer, heard, heard.shape[0] * heard.shape[1])
         if self.traces is not None:
             self.traces.add(call)
         if not self._in_runs and (self._first is None or (self._first == call.name and takes_all_steps(call.layer))):
@@ -244,19 +262,40 @@ class _Recorder:
                 return
             # a Gaussian activation is an analogue value that the layer hears through its mean
             x = args[0].mean if isinstance(args[0], Moments) else args[0]
-            fan, dense = self._connections(name, layer, x.shape)
-            steps, rows = _over_time(layer, x)
-            self.activity.add_operations(name, effective_operations(steps, fan), dense * rows, rows)
+            if time_steps() is None and row_dimensions(layer) == 1 and x.dim() > 2 and not _is_multi_step(layer):
+                self._leading[name, x.shape[0], x.shape[1]] += 1
+                # time comes first where spiking layers take all of it
+                over_time = x if any(map(takes_all_steps, self.spiking.values())) else x[None]
+                self._add(name, layer, over_time, x.shape[0])
+            else:
+                self._add(name, layer, *_over_time(layer, x))
 
         return count
+
+    def complete(self, network: nn.Module) -> None:
+        for (name, first, second), calls in self._leading.items():
+            # a call of a layer that is called less often than a spiking layer has several of its steps
+            known = self._sequences | {(steps / calls, samples) for (_, samples), steps in self._heard.items()}
+            if (first, second) in known or (second, first) in known:
+                self.activity.rows[name] += calls * first * (second - 1)
+        for name, layer in network.named_modules():
+            name = name or type(layer).__name__
+            if name not in self.activity.uncounted and _is_uncounted(layer):
+                self.activity.uncounted.append(name)
 
     def keep_first_sample(self) -> None:
         for name, trace in self.traces.found().items() if self.traces is not None else ():
             self.activity.raster.setdefault(name, []).append(trace.spikes[:, 0])
 
+    def _add(self, name: str, layer: nn.Module, steps: Tensor, rows: int) -> None:
+        """Add the input of a call as time steps, shape `[steps, ...]`, and its rows."""
+        fan, dense = self._connections(name, layer, steps.shape)
+        inputs = steps.shape[: steps.dim() - fan.dim()].numel()
+        self.activity.add_operations(name, effective_operations(steps, fan), dense * inputs, rows)
+
     def _connections(self, name: str, layer: Any, shape: torch.Size) -> tuple[Tensor, int]:
-        """Fan-out and dense operations of a row; a network may be given inputs of several sizes."""
-        key = name, shape[1:]
+        """Fan-out and dense operations of a row; a network may be given inputs `[steps, B, ...]` of several sizes."""
+        key = name, shape[2:]
         if key not in self._known:
             self._known[key] = fan_out(layer, shape), dense_operations(layer, shape)
         return self._known[key]
@@ -267,14 +306,20 @@ def _over_time(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     steps = time_steps()
     if steps is not None and x.shape[0] % steps == 0:
         return x.unflatten(0, (steps, -1)), x.shape[0]
-    if getattr(layer, "step_mode", "s") == "m":  # SpikingJelly's layers
+    if _is_multi_step(layer):
         return x, x.shape[0] * x.shape[1]
     return x[None], x.shape[0] if x.dim() > row_dimensions(layer) else 1
 
 
+def _is_multi_step(layer: nn.Module) -> bool:
+    """Whether a connection is one of SpikingJelly's that take `[T, B, ...]`."""
+    return getattr(layer, "step_mode", "s") == "m"
+
+
 def _is_uncounted(layer: nn.Module) -> bool:
-    has_matrix = any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
-    return has_matrix and not isinstance(layer, RecurrentLIF)
+    if isinstance(layer, RecurrentLIF) or (isinstance(layer, CONNECTIONS) and pads_with_zeros(layer)):
+        return False
+    return any(not is_lazy(parameter) and parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
 
 
 def _operations(activity: Activity, layer: str | None, device: torch.device) -> Tensor:

@@ -20,6 +20,8 @@ from torchmetrics import Metric
 from lightning_snn.checks import check_choice
 from lightning_snn.metrics.functional import Reduction, accumulation_dtype
 
+SATURATED = 0.95  # of the steps: a neuron that spikes in more tells nothing
+
 
 def firing_rate(spikes: Tensor) -> Tensor:
     """Spikes per neuron and time step.

@@ -6,7 +6,7 @@ snntorch's and SpikingJelly's in single-step mode are called once a step. Each c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -82,7 +82,10 @@ class LayerCall:
             return None
         threshold = self.threshold
         kept = kept.detach()
-        return kept + threshold * spikes if threshold is not None and _has_subtracted(layer) else kept
+        if threshold is None or not _has_subtracted(layer):
+            return kept
+        # a graded spike subtracts the threshold once, too
+        return kept + threshold * (spikes != 0).to(kept.dtype)
 
 
 @contextmanager
@@ -129,7 +132,7 @@ class Trace:
     Attributes:
         spikes: shape `(T, S, N)`, of S samples and N neurons.
         membrane: of the same shape, see `LayerCall.membrane`; None if it is not known or was not asked for.
-        threshold: of the neurons, a number or of shape `(N,)`; None if it is not known.
+        threshold: of the neurons in the first sample, a number or of shape `(N,)`; None if it is not known.
         shape: of a sample's neurons before they were flattened.
     """
 
@@ -141,10 +144,10 @@ class Trace:
 
 @dataclass
 class _Pieces:
+    shape: torch.Size  # of a step
     spikes: list[Tensor] = field(default_factory=list)
     membranes: list[Tensor | None] = field(default_factory=list)
     threshold: float | Tensor | None = None
-    shape: tuple[int, ...] = ()
     complete: bool = False
 
 
@@ -153,7 +156,8 @@ class Traces:
 
     A layer that takes all time steps in a call is recorded in its first call; later ones are other runs of the same
     batch. Of a layer that is called step by step every call is a time step, so that `recording` should enclose one
-    batch.
+    batch. Where such a layer stands in several places of a network, only its calls that have the shape of the first are
+    kept; places of the same shape cannot be told apart, and their calls follow each other as time steps.
 
     Args:
         samples: how many samples, from the first, at least 1.
@@ -179,22 +183,22 @@ class Traces:
 
     def add(self, call: LayerCall) -> None:
         """Keep a call, as `observe` tells of it."""
-        pieces = self._pieces.setdefault(call.name, _Pieces())
-        if pieces.complete:
+        shape = call.spikes.shape[1:]
+        pieces = self._pieces.setdefault(call.name, _Pieces(shape=shape))
+        if pieces.complete or shape != pieces.shape:
             return
         pieces.complete = takes_all_steps(call.layer)
-        pieces.shape = tuple(call.spikes.shape[2:])
         pieces.spikes.append(self._first(call.spikes))
         if self.membranes:
             membrane = call.membrane()
             # a copy: snntorch's and SpikingJelly's may change in place
             pieces.membranes.append(None if membrane is None else self._first(membrane))
-            pieces.threshold = _per_neuron(call.threshold, call.spikes[0, 0])
+            pieces.threshold = _per_neuron(call.threshold, call.spikes[0])
 
     def found(self) -> dict[str, Trace]:
         """What each layer that ran did, in the order in which layers ran first."""
         return {
-            name: Trace(torch.cat(each.spikes), _joined(each.membranes), each.threshold, each.shape)
+            name: Trace(torch.cat(each.spikes), _joined(each.membranes), each.threshold, tuple(each.shape[1:]))
             for name, each in self._pieces.items()
         }
 
@@ -205,6 +209,19 @@ class Traces:
 def takes_all_steps(layer: nn.Module) -> bool:
     """Whether a call of a spiking layer, here and now, takes all time steps of a sequence."""
     return time_steps() is not None or _takes_all_steps(layer, conventions_of(layer) or Conventions())
+
+
+def as_steps(layer: nn.Module, values: Tensor) -> Tensor:
+    """What a call of a spiking layer, here and now, takes or returns, as steps `[steps, B, ...]`."""
+    steps = time_steps()
+    if steps is not None:
+        return values.unflatten(0, (steps, -1))
+    return values if takes_all_steps(layer) else values[None]
+
+
+def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a call of a module is given first, by position or else by keyword; None if it is given nothing."""
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def _takes_all_steps(layer: nn.Module, known: Conventions) -> bool:
@@ -224,26 +241,19 @@ def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> An
         # copies of a network take its hooks with them; the second pass of rate-based backpropagation has rates
         if layer is not own or rate_phase() == "replay":
             return
-        given = args[0] if args else next(iter(kwargs.values()), None)
+        given = first_argument(args, kwargs)
         given = given.mean if isinstance(given, Moments) else given
         spikes = output[0] if isinstance(output, tuple) else output
-        current = _over_time(layer, given) if isinstance(given, Tensor) else None
-        on_call(LayerCall(name, layer, _over_time(layer, spikes), current, spikes))
+        current = as_steps(layer, given) if isinstance(given, Tensor) else None
+        on_call(LayerCall(name, layer, as_steps(layer, spikes), current, spikes))
 
     return hook
 
 
-def _over_time(layer: nn.Module, values: Tensor) -> Tensor:
-    steps = time_steps()
-    if steps is not None:
-        return values.unflatten(0, (steps, -1))
-    return values if takes_all_steps(layer) else values[None]
-
-
-def _per_neuron(threshold: float | Tensor | None, neurons: Tensor) -> float | Tensor | None:
+def _per_neuron(threshold: float | Tensor | None, step: Tensor) -> float | Tensor | None:
     if not isinstance(threshold, Tensor) or threshold.dim() == 0:
         return threshold
-    return threshold.detach().expand_as(neurons).flatten()
+    return threshold.detach().expand_as(step)[0].flatten()
 
 
 def _own_membrane(layer: LIF, current: Tensor, spikes: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
 from lightning_snn.callbacks.initialization import Rescaling, measure_initialization, rescale, rescalings_table
+from lightning_snn.functional.jacobian import Band, Thresholds
 from lightning_snn.functional.lif import leaky_integrate
 from lightning_snn.nn import RecurrentLIF
 
@@ -419,6 +420,19 @@ def test_what_fails_although_it_was_rescaled_is_a_warning():
         pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[check], **QUIET).fit(module, data)
     assert module.fc[0].weight is weights
     assert check.rescalings[0].factor > 10
+
+
+@pytest.mark.parametrize(
+    ("on_fail", "when", "promised"), [("warn", "from its", True), ("rescale", "although it", False)]
+)
+def test_rescaling_is_no_remedy_for_those_who_asked_for_it(on_fail: Any, when: str, promised: bool):
+    check = InitializationCheck(on_fail, thresholds=Thresholds(firing_rate=Band((0.9, 1.0), (0.9, 1.0))))
+    data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
+    with pytest.warns(UserWarning, match=f"not expected to train well {when}") as caught:
+        pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[check], **QUIET).fit(Digits(depth=1), data)
+    (message,) = (str(each.message) for each in caught if "not expected to train well" in str(each.message))
+    assert "scale its incoming weights up" in message
+    assert ("on_fail='rescale'" in message) == promised
 
 
 def test_a_healthy_network_is_not_rescaled():

@@ -82,7 +82,7 @@ def test_without_a_name_the_network_is_what_holds_the_first_spikes(drawn):
 
     apart = measured(SpikeTimes(), Apart(network()))
     assert apart["test/spikes_per_neuron/first/0"] == found["test/spikes_per_neuron/0"]
-    assert apart["test/spikes_per_neuron/net/0"] == found["test/spikes_per_neuron/2"]
+    assert apart["test/spikes_per_neuron/net/2"] == found["test/spikes_per_neuron/2"]
     assert apart["test/latency"] == found["test/latency"]
 
 

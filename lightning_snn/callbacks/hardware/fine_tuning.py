@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from lightning_snn.callbacks.hardware.constrained import Constrained, first_spikes, shorten_windows
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.callbacks.hardware.running import forget_best, scale_learning_rates, validate, values
+from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer, check_positive
+
+_STAGES = ("val", "valid", "validation")
 
 
 class HardwareFineTuning(pl.Callback):
@@ -25,8 +28,9 @@ class HardwareFineTuning(pl.Callback):
     When training ends it validates a third time. These validations are extra: no callback and no logger sees them, and
     random numbers go on as if they had not been. Logged are, for a metric `val/accuracy`,
     `hardware/accuracy_unconstrained`, `hardware/accuracy_before` and `hardware/accuracy_after` fine-tuning, with a test
-    once more; they are printed in the end. From the switch on `ModelCheckpoint` and `EarlyStopping` look for the best
-    epoch anew.
+    once more; they are printed in the end. Of other names only a first part `val`, `valid` or `validation` is left out,
+    and not even that where two metrics would become one. From the switch on `ModelCheckpoint` and `EarlyStopping` look
+    for the best epoch anew.
 
     Optimisers, checkpoints and averages of weights hold plain weights in full precision: constraints act within the
     forward of layers, in training, validation and tests of the trainer that has this callback, and are taken off when
@@ -204,15 +208,19 @@ class HardwareFineTuning(pl.Callback):
     def _measure(self, trainer: pl.Trainer, moment: str) -> None:
         if self.metric is None:
             return
-        measured = {
-            f"hardware/{metric.rpartition('/')[2]}_{moment}": value
-            for metric, value in validate(trainer, self.metric).items()
-        }
-        trainer.callback_metrics.update(measured)
-        found = {name: value.item() for name, value in measured.items()}
-        self.results.update(found)
-        for logger in trainer.loggers:
-            logger.log_metrics(found, step=trainer.global_step)
+        found = validate(trainer, self.metric)
+        names = _short_names(found)
+        measured = {f"hardware/{names[metric]}_{moment}": value for metric, value in found.items()}
+        self.results.update(log_scalars(trainer, measured))
+
+
+def _short_names(metrics: Iterable[str]) -> dict[str, str]:
+    """Names of metrics without the stage; whole where two would become one."""
+    names = {}
+    for metric in metrics:
+        stage, _, rest = metric.partition("/")
+        names[metric] = rest if rest and stage in _STAGES else metric
+    return names if len({*names.values()}) == len(names) else {metric: metric for metric in names}
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def validate(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
             loop.run()
         # where a module logs without `sync_dist` every process has its own
         found = values(trainer, metric)
-        return {name: trainer.strategy.reduce(found[name].clone(), reduce_op="mean") for name in sorted(found)}
+        return {name: found[name].clone() for name in sorted(found)}
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers  # type: ignore[attr-defined]
         trainer.state.stage = stage

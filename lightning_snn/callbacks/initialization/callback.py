@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_snn.callbacks.initialization.findings import Finding, findings_table, overall
+from lightning_snn.callbacks.initialization.findings import STRONGER, WEAKER, Finding, findings_table, overall
 from lightning_snn.callbacks.initialization.measuring import Loss, check_layers, folded_loss, measure_initialization
 from lightning_snn.callbacks.initialization.rescaling import XI, Rescaling, rescale, rescalings_table
 from lightning_snn.callbacks.modules import network_of, read_batch, task_loss
@@ -24,10 +24,11 @@ class InitializationCheck(pl.Callback):
     """Says with the first batch of a fit whether activity and gradients go through the network, and what helps if not.
 
     Measured is what `measure_initialization` finds, before the first step and on copies, in the precision of the
-    parameters: training goes on to the last bit as it would without this callback. It is logged as
-    `initialization/QUANTITY/LAYER`, and printed as a table with verdicts, reasons and remedies. A fit that resumes from
-    a checkpoint is not measured. Of several processes each measures its own part of the first batch; what is logged is
-    the mean, what is printed that of the first, and a failure in one is a failure of all.
+    parameters: training goes on to the last bit as it would without this callback. It is printed at once as a table
+    with verdicts, reasons and remedies, and logged as `initialization/QUANTITY/LAYER`, one record at the end of the
+    first epoch. A fit that resumes from a checkpoint is not measured. Of several processes each measures its own part
+    of the first batch; what is logged is the mean, what is printed that of the first, and a failure in one is a failure
+    of all.
 
     It works on any LightningModule with spiking layers or rectifiers. The loss is, in this order: `loss`; that of the
     task of the module's `method`, as a `SpikingModule` has one; the module's own `training_step`, run on a copy with
@@ -141,7 +142,8 @@ class InitializationCheck(pl.Callback):
 
     def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, findings: list[Finding], name: str) -> None:
         values = {f"{name}/{each.quantity}/{each.layer}": each.value for each in findings}
-        pl_module.log_dict(values, on_step=True, on_epoch=False, sync_dist=trainer.world_size > 1)
+        # one record, not one of each step of the epoch; it comes of this batch alone
+        pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, batch_size=1)
         table = findings_table(findings)
         log_text(trainer, name, table)
         if trainer.is_global_zero:
@@ -154,7 +156,12 @@ class InitializationCheck(pl.Callback):
             return None
         found = [each for each in findings if each.verdict == "fail"]
         reasons = "; ".join(map(str, found)) or "another process says so"
-        remedies = "; ".join(dict.fromkeys(each.remedy for each in found))
-        return f"The network cannot be expected to train {when}: {reasons}" + (
-            f". What may help: {remedies}" if remedies else ""
+        remedies = [*dict.fromkeys(each.remedy for each in found)]
+        known = {each.layer for each in findings if each.quantity == "membrane_mean"}
+        if self.on_fail != "rescale" and any(
+            each.layer in known and each.remedy in (WEAKER, STRONGER) for each in found
+        ):
+            remedies.append("on_fail='rescale'")
+        return f"The network is not expected to train well {when}: {reasons}" + (
+            f". What may help: {'; '.join(remedies)}" if remedies else ""
         )

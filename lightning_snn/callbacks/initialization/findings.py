@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from lightning_snn.functional.jacobian import Band, Verdict
 
-_WEAKER = "scale its incoming weights down, raise its threshold, or on_fail='rescale'"
-_STRONGER = "scale its incoming weights up, lower its threshold, or on_fail='rescale'"
+WEAKER = "scale its incoming weights down, or raise its threshold"
+STRONGER = "scale its incoming weights up, or lower its threshold"
 _VANISHING = "larger weights, a wider surrogate derivative, skip connections, normalisation, or fewer layers"
 _EXPLODING = "smaller weights, a narrower or lower surrogate derivative, normalisation, or clipped gradients"
 _HE = "weights of standard deviation sqrt(2 / fan-in), or normalisation"
@@ -17,12 +17,12 @@ _SLOPES = "slopes of 1: `FirstSpike` after a Linear, `nn.from_relu`, or `copy_re
 
 # by quantity, and by whether the value is too small or too large: the reason, and the remedy
 _ADVICE = {
-    ("firing_rate", False): ("it is silent or nearly so", _STRONGER),
-    ("firing_rate", True): ("it spikes all the time", _WEAKER),
-    ("dead_share", True): ("many of its neurons never spike, and learn slowly or not at all", _STRONGER),
-    ("saturated_share", True): ("many of its neurons spike in nearly every step, and tell nothing", _WEAKER),
-    ("membrane_sd", False): ("its membranes hardly move beside the threshold", _STRONGER),
-    ("membrane_sd", True): ("its membranes are far from the threshold, where surrogate derivatives vanish", _WEAKER),
+    ("firing_rate", False): ("it is silent or nearly so", STRONGER),
+    ("firing_rate", True): ("it spikes all the time", WEAKER),
+    ("dead_share", True): ("many of its neurons never spike, and learn slowly or not at all", STRONGER),
+    ("saturated_share", True): ("many of its neurons spike in nearly every step, and tell nothing", WEAKER),
+    ("membrane_sd", False): ("its membranes hardly move beside the threshold", STRONGER),
+    ("membrane_sd", True): ("its membranes are far from the threshold, where surrogate derivatives vanish", WEAKER),
     ("spike_gain", False): ("gradients vanish in it", _VANISHING),
     ("spike_gain", True): ("gradients explode in it", _EXPLODING),
     ("spike_derivative", False): ("its spikes pass no gradient on", "a surrogate derivative of the spike"),
@@ -41,7 +41,8 @@ _NO_NUMBER = (
     "the values are not finite, or no gradient comes at all",
     "finite inputs, thresholds above 0, and layers that are not silent",
 )
-_INFINITE = "what it is divided by is 0, as behind a silent layer, or it overflows", "first see to the layers above"
+_OVERFLOW = "it overflows", "first see to the layers above"
+_NO_LAST = "the gradient of the last weights is 0, as behind a silent layer", "first see to the layers above"
 
 
 class Finding(NamedTuple):
@@ -76,7 +77,12 @@ def advised(quantity: str, layer: str, value: float, verdict: Verdict, large: bo
     """A finding with a verdict, and with reason and remedy if it is not ok; `large`: it is so by being too large."""
     if verdict == "ok":
         return Finding(quantity, layer, value, verdict)
-    advice = _NO_NUMBER if value != value else _INFINITE if value == math.inf else _ADVICE[quantity, large]
+    if value != value:
+        advice = _NO_NUMBER
+    elif value == math.inf:
+        advice = _NO_LAST if quantity == "gradient_ratio" else _OVERFLOW
+    else:
+        advice = _ADVICE[quantity, large]
     return Finding(quantity, layer, value, verdict, *advice)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -76,8 +78,8 @@ def measure_initialization(module: nn.Module, run: Run, thresholds: Thresholds |
     are used, of those that the loss depends on. Where it does not depend on all, `spike_derivative` is 0 for layers
     whose spikes pass no gradient on.
 
-    All is measured on a copy in evaluation mode, in which batch normalisation has the statistics of the batch. The
-    module, what it keeps and all random numbers stay as they are.
+    All is measured on a copy in evaluation mode, in which batch normalisation has the statistics of the batch, or its
+    own where the module has it in evaluation mode. The module, what it keeps and all random numbers stay as they are.
 
     Args:
         module: any module.
@@ -119,14 +121,28 @@ def measure_initialization(module: nn.Module, run: Run, thresholds: Thresholds |
             found = spiking_findings(recorder.layers, heard, hidden, all_learn, thresholds)
         else:
             found = rectifier_findings(calls, thresholds)
-    learning = []
+    learning: dict[str, float] = {}
     for name, gradient in zip(names, gradients, strict=True):
         norm = 0.0 if gradient is None else gradient.double().norm().item()
-        found.append(Finding("gradient_norm", name or type(module).__name__, norm, None))
-        learning += [] if gradient is None else [norm]
+        name = name or type(module).__name__
+        found.append(Finding("gradient_norm", name, norm, None))
+        if gradient is not None:
+            learning[name] = norm
     if not learning:
         raise ValueError("Expected a loss that depends on trained weights, but got one that depends on none")
-    return [*found, judged("gradient_ratio", "all", gradient_ratio(learning), thresholds.gradient_ratio)]
+    return [*found, _ratio(learning, thresholds)]
+
+
+def _ratio(norms: dict[str, float], thresholds: Thresholds) -> Finding:
+    """The ratio of the first gradient norm to the last, and across which weights most of it arises."""
+    found = judged("gradient_ratio", "all", gradient_ratio([*norms.values()]), thresholds.gradient_ratio)
+    changes = {after: norms[before] / norms[after] for before, after in pairwise(norms) if norms[after] > 0}
+    if found.verdict == "ok" or not math.isfinite(found.value) or not changes:
+        return found
+    small = found.value < thresholds.gradient_ratio.passes[0]
+    where = (min if small else max)(changes, key=lambda name: changes[name])
+    too = "small" if small else "large"
+    return found._replace(remedy=f"look first at {where}, whose weights may be too {too}: {found.remedy}")
 
 
 def check_layers(module: nn.Module) -> None:

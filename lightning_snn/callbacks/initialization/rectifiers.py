@@ -18,6 +18,7 @@ from lightning_snn.functional.jacobian import (
     slope_statistics,
     spectral_radius,
 )
+from lightning_snn.nn.observation import first_argument
 from lightning_snn.nn.ttfs import AlphaConv2d, AlphaLinear, FirstSpike
 
 _ALPHA = (AlphaLinear, AlphaConv2d)
@@ -39,16 +40,18 @@ def watched(network: nn.Module) -> Iterator[list[Call]]:
     calls: list[Call] = []
 
     def keep(name: str) -> Any:
-        def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             number = sum(each.layer is layer for each in calls)
-            calls.append(Call(f"{name}_{number + 1}" if number else name, layer, output, args[0]))
+            heard = first_argument(args, kwargs)
+            calls.append(Call(f"{name}_{number + 1}" if number else name, layer, output, heard))
 
         return hook
 
     with ExitStack() as hooks:
         for name, layer in network.named_modules():
             if isinstance(layer, RECTIFIERS):
-                hooks.callback(layer.register_forward_hook(keep(name or type(layer).__name__)).remove)
+                hook = keep(name or type(layer).__name__)
+                hooks.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
         yield calls
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,15 +66,15 @@ def rescale(
 
     From the first layer to the last, in the order in which they run, each with the spikes of layers that are rescaled
     already. Scaled are weight and bias of the last module with trained weights, or normalisation with trained scales,
-    that ran before the layer. Before, means that stand in the way are removed: those of neurons or channels by the
-    bias, where they are larger than the fluctuations about them, so that inputs make neurons spike and not their
-    biases; and where there is no bias, a mean of all neurons of more than half a standard deviation, by shifting all
-    weights alike. Silent layers become active, and saturated ones calm.
+    that ran before the layer; of branches that join before it, the last alone. Before, means that stand in the way are
+    removed: those of neurons or channels by the bias, where they are larger than the fluctuations about them, so that
+    inputs make neurons spike and not their biases; and where there is no bias, a mean of all neurons of more than half
+    a standard deviation, by shifting all weights alike. Silent layers become active, and saturated ones calm.
 
     What is left as it was, with the reason: layers whose membrane is not known; those whose spikes the loss does not
-    hear, and readouts after the last of them; those fed by weights that feed another layer too; those whose membrane
-    does not scale with their weights, as where normalisation without trained scales comes between. Weights of recurrent
-    connections stay.
+    hear, and readouts after the last of them; those fed by weights that feed another layer too; those that are called
+    in several places, each fed by other weights; those whose membrane does not scale with their weights, as where
+    normalisation without trained scales comes between. Weights of recurrent connections stay.
 
     Args:
         module: any module. Its parameters are changed in place, so that an optimiser keeps them.
@@ -141,23 +141,62 @@ def _layers(module: nn.Module, run: Run) -> list[_Layer]:
     """Spiking layers in the order in which they run."""
     with without_a_trace(module):
         copied = prepared_copy(module, run)
-        recorder = Recorder()
-        with observe(copied, recorder, membranes=True), first_calls(copied, _carries_weights) as order:
+        recorder, sources = Recorder(), _Sources()
+
+        def keep(call: LayerCall) -> None:
+            recorder(call)
+            sources(call)
+
+        with observe(copied, keep, membranes=True), first_calls(copied, _carries_weights) as order:
             loss = run(copied)
         depends = isinstance(loss, Tensor) and loss.requires_grad
         names = {each.name for each in recorder.layers}
         heard = names_heard(loss, recorder.layers) if depends else names
     paths = {part: path for path, part in copied.named_modules()}
+    # recurrent weights are parts of their neurons
+    within = {id(part) for layer in copied.modules() if is_spiking_layer(layer) for part in layer.modules()}
     found: list[_Layer] = []
     for each in recorder.layers:
         path = paths[each.layer]
         if path in (known.path for known in found):
             continue
-        before = [source for source in order[: order.index(path)] if not is_spiking_layer(copied.get_submodule(source))]
+        before = [source for source in order[: order.index(path)] if id(copied.get_submodule(source)) not in within]
         reason = "" if each.membrane.sums is not None else "its membrane is not known"
+        reason = "several weights feed it, each in other calls" if sources.differ(each.layer) else reason
         reason = reason if each.name in heard else "the loss does not hear of its spikes"
         found.append(_Layer(each.name, path, each.threshold, before[-1] if before else "", reason))
     return found
+
+
+class _Sources:
+    """By which trained parameters, from other neurons on, each call of a spiking layer got its current."""
+
+    def __init__(self) -> None:
+        self._common: dict[nn.Module, set[int]] = {}
+        self._spikes: set[Any] = set()
+
+    def __call__(self, call: LayerCall) -> None:
+        found = set() if call.current is None else self._parameters(call.current.grad_fn)
+        if found:
+            self._common[call.layer] = self._common.get(call.layer, found) & found
+        self._spikes.add(call.output.grad_fn)
+
+    def differ(self, layer: nn.Module) -> bool:
+        """Whether no parameter feeds a layer in all of its calls that any feed."""
+        return layer in self._common and not self._common[layer]
+
+    def _parameters(self, start: Any) -> set[int]:
+        found, seen, left = set(), {None, *self._spikes}, [start]
+        while left:
+            node = left.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, Tensor):
+                found.add(id(variable))
+            left += [before for before, _ in node.next_functions]
+        return found
 
 
 def _carries_weights(layer: nn.Module) -> bool:

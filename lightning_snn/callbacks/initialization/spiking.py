@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lightning_snn.callbacks.initialization.findings import Finding, advised, judged
 from lightning_snn.functional.jacobian import Thresholds, joint_gain
+from lightning_snn.metrics.spikes import SATURATED
 from lightning_snn.nn.observation import LayerCall, takes_all_steps
 
-_NEARLY_EVERY = 0.95  # of the steps
 _PROBES = 4
 
 
@@ -150,9 +150,7 @@ def _activity(each: Recorded, thresholds: Thresholds) -> list[Finding]:
     found = [
         judged("firing_rate", each.name, rates.mean().item(), thresholds.firing_rate),
         judged("dead_share", each.name, (rates == 0).double().mean().item(), thresholds.dead_share),
-        judged(
-            "saturated_share", each.name, (rates > _NEARLY_EVERY).double().mean().item(), thresholds.saturated_share
-        ),
+        judged("saturated_share", each.name, (rates > SATURATED).double().mean().item(), thresholds.saturated_share),
     ]
     if each.membrane.sums is not None:
         means, square = each.membrane.found()

@@ -38,9 +38,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.observation import named_spiking_layers, takes_all_steps
+from lightning_snn.nn.observation import as_steps, first_argument, named_spiking_layers, takes_all_steps
 from lightning_snn.nn.rate.alignment import Alignment, alignments, gradients_of_modules
 
 
@@ -223,7 +222,7 @@ class _Calls:
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._given = None
-        current = args[0] if args else next(iter(kwargs.values()), None)
+        current = first_argument(args, kwargs)
         if isinstance(current, Moments):
             raise _refusal(self._name, layer, "it is driven by a Gaussian current")
         if not torch.is_grad_enabled() or not isinstance(current, Tensor) or not current.is_floating_point():
@@ -241,7 +240,7 @@ class _Calls:
         if self._given[0].shape != spikes.shape:
             shapes = f"{tuple(self._given[0].shape)} and {tuple(spikes.shape)}"
             raise _refusal(self._name, layer, f"its current and its spikes are of the shapes {shapes}")
-        steps = _steps(layer, spikes)
+        steps = as_steps(layer, spikes)
         if self._sequence is None or takes_all_steps(layer):
             self._sequence = _Sequence(self._name, layer, steps.shape[1:])
             self._sequences.append(self._sequence)
@@ -255,14 +254,6 @@ class _Calls:
             return None
         following = leaf.clone()
         return (following, *output[1:]) if isinstance(output, tuple) else following
-
-
-def _steps(layer: nn.Module, values: Tensor) -> Tensor:
-    """Values of a call as steps `[steps, B, ...]`."""
-    folded = time_steps()
-    if folded is not None:
-        return values.unflatten(0, (folded, -1))
-    return values if takes_all_steps(layer) else values[None]
 
 
 def _at_every_step(step: Tensor, like: Tensor) -> Tensor:
