@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_snn.callbacks import GradientAlignment, Report
+from lightning_snn.callbacks import GradientAlignment, InitializationCheck, Report
+from tests.pictures import save_nothing
 from tests.recipes.loading import parse_recipe, run_recipe
 
 CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
@@ -192,6 +193,32 @@ def test_the_alignment_fragment_measures_in_a_recipe(monkeypatch, tmp_path):
     assert callback.samples == 32
     assert cli.report.results["accuracy"] >= 0
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_fragments_of_monitors_watch_the_main_job_together(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lightning_snn.figures.save", save_nothing)
+    names = ("energy", "firing_rates", "initialization_check", "membrane_trace", "pass_scores", "spike_raster")
+    fragments = [CATALOGUE / f"{name}.yaml" for name in (*names, "state_guard", "uncertainty")]
+    data = {"train_subjects": 2, "val_subjects": 1, "test_subjects": 1, "repetitions": 1, "time_steps": 4}
+    cli = run_recipe(
+        "sbnn_dvs",
+        monkeypatch,
+        *(part for name, value in data.items() for part in (f"--data.{name}", str(value))),
+        *("--method.samples", "2", "--network.hidden", "16", "--output", "out", "--trainer.max_epochs", "1"),
+        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+        *(part for path in fragments for part in ("--config", str(path))),
+    )
+    drawn = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert {"energy_test", "firing_rates_val", "membrane_val", "raster_val", "uncertainty_test_reliability"} < drawn
+    found = cli.report.results
+    assert found["energy/test/ann_macs"] > 0
+    assert 0 < found["firing_rates/test/rate/all"] < 1
+    assert found["uncertainty/test/nll"] == pytest.approx(found["nll"], rel=1e-4)
+    (check,) = (each for each in cli.trainer.callbacks if isinstance(each, InitializationCheck))
+    assert check.findings
+    assert all(finding.verdict != "fail" for finding in check.findings)
 
 
 def test_every_file_has_its_row_in_the_table():

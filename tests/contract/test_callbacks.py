@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.contract.callbacks import CALLBACKS, CallbackRow
 from tests.contract.foreign import MODULES, Foreign, Ours, SnntorchLoop, loader
+from tests.pictures import save_nothing
 from tests.processes import on_two_processes
 
 TABLE = CALLBACKS
@@ -87,13 +88,6 @@ class Remember(Logger):
     @property
     def names(self) -> set[str]:
         return {name for _, metrics in self.records for name in metrics}
-
-
-def save_nothing(figure: Any, path: Path) -> Path:
-    """In place of a picture, whose rendering takes longer than a run, an empty file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    return path
 
 
 @pytest.fixture(autouse=True)
