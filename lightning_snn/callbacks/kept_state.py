@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
+from lightning_snn.callbacks.trial import independent_copy, tensors_within
 from lightning_snn.nn.registry import conventions_of, is_spiking_layer
 
 _MEMORIES = "_memories"  # where SpikingJelly's modules hold their states
@@ -119,7 +119,7 @@ def belongs_to_samples(module: nn.Module, place: Place, state: Tensor, given: An
     module is given, `[B, ...]` or `[T, B, ...]`. Of spiking layers every tensor is."""
     if is_spiking_layer(module) or place.attribute == _MEMORIES:
         return True
-    lengths = {length for tensor in _tensors(given) if tensor.dim() > 1 for length in tensor.shape[:2]}
+    lengths = {length for tensor in tensors_within(given) if tensor.dim() > 1 for length in tensor.shape[:2]}
     return state.dim() > 1 and not lengths.isdisjoint(state.shape[:2])
 
 
@@ -149,7 +149,7 @@ def used_places(
 
 def is_among(kept: Kept, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call is given what was kept."""
-    return any(kept.is_still(tensor) for tensor in _tensors((args, kwargs)))
+    return any(kept.is_still(tensor) for tensor in tensors_within((args, kwargs)))
 
 
 def reset(module: nn.Module) -> None:
@@ -179,17 +179,6 @@ def _is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_floating_point()
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
-
-
 class _Answer(NamedTuple):
     """What a call returned, what is at each place afterwards, and whether that is what was there before."""
 
@@ -211,7 +200,7 @@ def _answer(
     before = [Kept(place.read(twin).clone(), False) for place in among]
     with isolate_rng(), torch.no_grad():
         torch.manual_seed(0)
-        output = list(_tensors(twin.forward(*args, **kwargs)))
+        output = list(tensors_within(twin.forward(*args, **kwargs)))
     after = [place.read(twin) for place in among]
     left = [not isinstance(new, Tensor) or old.is_still(new) for old, new in zip(before, after, strict=True)]
     return _Answer(output, after, left)
@@ -227,18 +216,10 @@ def _same(first: _Answer, second: _Answer) -> bool:
 
 def _twin(module: nn.Module) -> nn.Module:
     """A copy without hooks, whose parameters are the module's own and which logs nothing."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
-    for part in module.modules():
-        for tensor in _tensors([part._buffers, *vars(part).values()]):
-            if tensor.grad_fn is not None:  # which cannot be copied
-                memo[id(tensor)] = tensor.detach().clone()
-    twin = copy.deepcopy(module, memo)
-    for original, part in zip(module.modules(), twin.modules(), strict=True):
+    twin = independent_copy(module, share_parameters=True)
+    for part in twin.modules():
         for kind in ("_forward_hooks", "_forward_pre_hooks"):
             getattr(part, kind).clear()
-        if "_trainer" in vars(original):  # of a LightningModule, whose copies have none
-            vars(part)["_trainer"] = vars(original)["_trainer"]
-            vars(part)["log"] = vars(part)["log_dict"] = lambda *args, **kwargs: None
     return twin
 
 

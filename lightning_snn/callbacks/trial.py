@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -71,32 +71,44 @@ def training_run(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any,
 
 
 def detached_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module that shares neither parameters nor state with it, nor the graph that its state may carry.
-
-    A copy of a LightningModule has the same trainer, logs nothing, and is not compiled.
+    """A copy of a module that shares neither parameters nor state with it; see `independent_copy`.
 
     Raises:
         ValueError: if something on the module cannot be copied.
+    """
+    try:
+        return independent_copy(module)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected a {type(module).__name__} that `copy.deepcopy` can copy, to be measured without a trace, or "
+            f"argument `network` for a part of it that can be, but got: {error}"
+        ) from error
+
+
+def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Module:
+    """A copy of a module that shares no state with it, nor the graph that its state may carry.
+
+    A copy of a LightningModule has the same trainer, logs nothing, and is not compiled.
+
+    Args:
+        module: what to copy; what `copy.deepcopy` raises of it is raised.
+        share_parameters: whether the parameters of the copy are the module's own.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, _SHARED):
                 memo[id(value)] = value
-            for tensor in _tensors(value):
+            for tensor in tensors_within(value):
                 # state that carries a graph, or was made in inference mode by a validation
                 if tensor.grad_fn is not None or tensor.is_inference():
                     memo[id(tensor)] = tensor.detach().clone()
         compiled = vars(part).get("_compiler_ctx")
         if compiled is not None:
             memo[id(compiled)] = {}
-    try:
-        copied = copy.deepcopy(module, memo)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"Expected a {type(module).__name__} that `copy.deepcopy` can copy, to be measured without a trace, or "
-            f"argument `network` for a part of it that can be, but got: {error}"
-        ) from error
+    if share_parameters:
+        memo.update({id(parameter): parameter for parameter in module.parameters()})
+    copied = copy.deepcopy(module, memo)
     for original, part in zip(module.modules(), copied.modules(), strict=True):
         if isinstance(part, pl.LightningModule):
             # a copy is without its trainer
@@ -168,14 +180,15 @@ def _buffers(name: str, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((f"{name}.{key}", buffer) for key, buffer in layer.named_buffers(recurse=False))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_within(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value and in the lists, tuples, sets and mappings of it."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, set)):
         for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+            yield from tensors_within(each)
+    elif isinstance(value, Mapping):
+        yield from tensors_within(list(value.values()))
 
 
 def _ignore(*_: Any, **__: Any) -> None:

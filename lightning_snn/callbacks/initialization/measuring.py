@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn.callbacks.initialization.findings import Finding, judged
 from lightning_snn.callbacks.initialization.rectifiers import RECTIFIERS, rectifier_findings, watched
 from lightning_snn.callbacks.initialization.spiking import Recorder, names_heard, spiking_findings
+from lightning_snn.callbacks.modules import Loss
 from lightning_snn.callbacks.trial import Run, first_calls, prepared_copy, without_a_trace
 from lightning_snn.functional.jacobian import Thresholds, gradient_ratio
 from lightning_snn.nn.folding import run as run_folded
 from lightning_snn.nn.observation import named_spiking_layers, observe
+from lightning_snn.nn.rate.alignment import mean_cross_entropy
 from lightning_snn.nn.registry import is_spiking_layer
 from lightning_snn.nn.ttfs import OffsetMap
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def check_initialization(
@@ -53,7 +51,7 @@ def check_initialization(
 def folded_loss(batch: tuple[Tensor, Tensor], loss: Loss | None = None) -> Run:
     """A run of a network with time folded into the batch, to its loss; None is cross-entropy of the mean over time."""
     x, y = batch
-    measured = _mean_cross_entropy if loss is None else loss
+    measured = mean_cross_entropy if loss is None else loss
     return lambda network: measured(run_folded(network, x), y)
 
 
@@ -173,7 +171,3 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 def _weight(layer: nn.Module) -> Tensor | None:
     trained = (each for each in layer.parameters(recurse=False) if each.requires_grad and each.dim() > 1)
     return None if isinstance(layer, OffsetMap) else next(trained, None)
-
-
-def _mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(outputs.mean(0), y)

@@ -62,7 +62,7 @@ def gradient_alignment(
         1.0
     """
     x, y = batch
-    chosen = _mean_cross_entropy if loss is None else loss
+    chosen = mean_cross_entropy if loss is None else loss
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError("Expected argument `network` to have parameters that require a gradient, but got none")
     rates = gradients_of_modules(
@@ -72,7 +72,8 @@ def gradient_alignment(
     return alignments(rates, exact)
 
 
-def _mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of the mean over time of outputs `[T, B, C]` with classes `[B]`."""
     return F.cross_entropy(outputs.mean(0), y)
 
 
