@@ -3,7 +3,7 @@
     python benchmarks/bayes.py [--json results.json] [--rounds 15] [--threads 2]
 
 A step is forward, loss, backward and Adam on a batch of 128. The networks: 784-512-512-10 with LIF neurons on a
-direct-coded image, T = 8, and a convolutional residual network on 3x32x32, T = 4, without normalisation. Two matrix
+direct-coded image, T = 8, and a convolutional residual network on 3x32x32, T = 4, without normalization. Two matrix
 products where one was are the floor, a ratio of 2. Then K = 16 samples of the first network at once against one
 sample, both without gradients.
 """

@@ -1,4 +1,4 @@
-"""Deep binary networks without normalisation: the posterior, noise of a fixed size, and the deterministic surrogate.
+"""Deep binary networks without normalization: the posterior, noise of a fixed size, and the deterministic surrogate.
 
     python benchmarks/deep_residual.py --mnist mnist.npz [--depths 20 60] [--seeds 0 1 2] [--epochs 6] [--validation]
         [--json results.json] [--workers 2]
@@ -43,7 +43,7 @@ METHODS = {
 
 
 def digits(path: str, validation: bool) -> tuple[TensorDataset, TensorDataset]:
-    """The training subset and the digits to test on, standardised, as `[1, 784]`: one time step."""
+    """The training subset and the digits to test on, standardized, as `[1, 784]`: one time step."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     order = np.random.default_rng(0).permutation(len(arrays["x_train"]))

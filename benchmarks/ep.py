@@ -5,7 +5,7 @@
 
 Time: both learn all 60,000 digits, in turn, whoever has used less time so far, so that a drifting machine hits both
 alike. After every second of its own training, which does not count, a learner is tested on the 10,000 test digits; what
-is told is when it first reached 0.955. Adam maximises the likelihood of the independent outputs that Expectation
+is told is when it first reached 0.955. Adam maximizes the likelihood of the independent outputs that Expectation
 Propagation observes, or ("conditioned") that of the class given one spike. All constants were chosen on the last
 10,000 training digits with seed 0: Adam's by --tune, and those of Expectation Propagation among batches of 50 to 500,
 1 to 3 iterations and 2 to 5 steps of its solver.

@@ -5,11 +5,11 @@
     python benchmarks/ep_accuracy.py conv --mnist mnist.npz
     python benchmarks/ep_accuracy.py regression
 
-Digits are binarised between the grey values 127 and 128. After every pass come the accuracy among the ten classes; the
+Digits are binarized between the gray values 127 and 128. After every pass come the accuracy among the ten classes; the
 accuracy of each output by itself, which is far higher and no substitute; negative log-likelihood; calibration error.
 mnist60k: all 60,000 digits: weights that are Gaussian, with noisy and with Heaviside hidden neurons, or -a and +a and
 deployed as their more probable value, on 784-128-10; and 784-10. mnist10k: the first 10,000 digits, against Adam that
-maximises the likelihood of independent outputs, as Expectation Propagation observes them, with its usual learning rate
+maximizes the likelihood of independent outputs, as Expectation Propagation observes them, with its usual learning rate
 and with one chosen for four epochs; and that of the class given exactly one spike ("conditioned"). conv: two
 convolutions. regression: a simulated curve with a gap, 100-128-1, mean squared error to the curve, and standard
 deviations without the noise of observations.

@@ -1,4 +1,4 @@
-"""What `InitializationCheck` says of networks initialised as they should be and as they should not, and what
+"""What `InitializationCheck` says of networks initialized as they should be and as they should not, and what
 `on_fail="rescale"` makes of them: test accuracy after two epochs.
 
     python benchmarks/initialization.py --mnist mnist.npz [--json results.json] [--seeds 0 1 2]
@@ -6,7 +6,7 @@
 MNIST: the first 3,000 training digits, given at each of 10 time steps; accuracy on the last 9,000 test digits (the
 distance xi of the rescaling was chosen with the first 1,000). Two networks, both trained by Adam, learning rate 1e-3,
 batches of 100: six layers of 128 of our LIF neurons, and a snntorch loop over time with four hidden layers of 128 whose
-last membrane is read out. Their weights and biases are left as torch initialises them, or multiplied by 0.01 or 100,
+last membrane is read out. Their weights and biases are left as torch initializes them, or multiplied by 0.01 or 100,
 each without and with rescaling.
 """
 
@@ -36,7 +36,7 @@ STEPS, WIDTH, CLASSES = 10, 128, 10
 
 
 class Classifier(pl.LightningModule):
-    """What both share: a loss and an optimiser."""
+    """What both share: a loss and an optimizer."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return F.cross_entropy(self(batch[0]), batch[1])

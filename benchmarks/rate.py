@@ -2,7 +2,7 @@
 
     python benchmarks/rate.py [--json results.json] [--rounds 9] [--threads 1] [--steps 4 8 16 32]
 
-The networks: VGG 16-16-A-32-32-A-64 and a ResNet of blocks of 16, 32 and 64 channels, both with batch normalisation and
+The networks: VGG 16-16-A-32-32-A-64 and a ResNet of blocks of 16, 32 and 64 channels, both with batch normalization and
 average pooling, on 8 images of 3x32x32 repeated T times; forward, cross-entropy of the mean output, backward and SGD.
 The ideal is T forward passes without autograd and one training step of the same network with ReLU. Times are those of
 the processor, medians of interleaved rounds.
@@ -35,7 +35,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def training_step(network: nn.Module, forward: Forward, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Forward, loss, backward and optimiser on inputs `x [T, B, ...]`."""
+    """Forward, loss, backward and optimizer on inputs `x [T, B, ...]`."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
 
     def call() -> None:

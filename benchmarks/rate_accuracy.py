@@ -7,7 +7,7 @@
 mnist: the first 10,000 training digits repeated T times, a VGG A-12-A-24-24-A-32, 3 epochs, batch 64; tested on all
 10,000 test digits. nmnist: recordings in 10 binary frames of 2x17x17, a VGG 16-A-24-24-A-32, 25 epochs, batch 32.
 cifar10: a ResNet of blocks of 16, 32 and 64 channels behind 2x2 averages, T = 4, 10 epochs, batch 64. All: batch
-normalisation, LIF neurons with beta 0.2 and a detached reset, SGD (a cosine to 0, momentum 0.9, weight decay 5e-4 on
+normalization, LIF neurons with beta 0.2 and a detached reset, SGD (a cosine to 0, momentum 0.9, weight decay 5e-4 on
 weights), no augmentation. --validation tests on training data that is held out: the next 10,000 digits, a fifth of the
 recordings, a sixth of the images. Of each method the table gives the MB that a training step keeps for its backward
 pass, and has allocated at its peak.
@@ -70,7 +70,7 @@ def mnist(options: argparse.Namespace) -> Task:
     if options.validation:
         test = Images(train.images[10_000:20_000], train.labels[10_000:20_000])
     train = Images(train.images[:10_000], train.labels[:10_000])
-    sets = [_standardised(images, (0.1307,), (0.3081,)) for images in (train, test)]
+    sets = [_standardized(images, (0.1307,), (0.3081,)) for images in (train, test)]
     return Task(*sets, lambda: VGG((1, 28, 28), 10, ("A", 12, "A", 24, 24, "A", 32)), 3, 64)
 
 
@@ -92,7 +92,7 @@ def cifar10(options: argparse.Namespace) -> Task:
     if options.validation:
         kept, held_out = split_stratified(train.labels, 1 / 6, seed=0)
         train, test = (Images(train.images[part], train.labels[part]) for part in (kept, held_out))
-    sets = [_standardised(images, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)) for images in (train, test)]
+    sets = [_standardized(images, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)) for images in (train, test)]
 
     def network() -> nn.Module:
         return nn.Sequential(nn.AvgPool2d(2), ResNet((3, 16, 16), 10, (16, 32, 64), 1))
@@ -100,7 +100,7 @@ def cifar10(options: argparse.Namespace) -> Task:
     return Task(*sets, network, 10, 64)
 
 
-def _standardised(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> TensorDataset:
+def _standardized(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> TensorDataset:
     offset, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
     pixels = (torch.from_numpy(images.images).float() / 255 - offset) / scale
     return TensorDataset(pixels, torch.from_numpy(images.labels).long())

@@ -27,7 +27,7 @@ CLASSES, STEPS = 10, 3  # of a round
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers, He-initialised, with ReLU in between."""
+    """Linear layers, He-initialized, with ReLU in between."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)

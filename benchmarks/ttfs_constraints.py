@@ -5,7 +5,7 @@
 
 MNIST, 784-340-10, batch 350: 12 epochs at full precision with windows that adapt (gamma 10), Adam with a learning rate
 of 5e-4 that falls by a tenth every 5,000 steps. Fine-tuning: 2 epochs, Adam, 5e-4 falling to 1.2e-4.
-CIFAR-10, a VGG 32-M-64-64-M-128-128-M of batch-normalised convolutions and rectifiers, batch 64, images shifted and
+CIFAR-10, a VGG 32-M-64-64-M-128-128-M of batch-normalized convolutions and rectifiers, batch 64, images shifted and
 mirrored: 10 epochs, Adam, 3e-3 falling to 0 by a cosine, of which the one with the best likelihood of held-out images
 is mapped to first spikes. Fine-tuning: 5 epochs, Adam, 3e-4 falling to 0 by a cosine.
 

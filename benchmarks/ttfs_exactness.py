@@ -5,14 +5,14 @@
     python benchmarks/ttfs_exactness.py cifar10 --cifar10 cifar10.npz
 
 trajectories: MLPs of 2 layers (784-340-10) and of 8 (hidden 128), float64, 300 steps on batches of 128 digits. From one
-He-initialised start train side by side: the ReLU network; its image, every activation by way of its absolute spike
-time, its windows growing with gamma 10; the ReLU network with all parameters moved to a neighbouring float, as control;
+He-initialized start train side by side: the ReLU network; its image, every activation by way of its absolute spike
+time, its windows growing with gamma 10; the ReLU network with all parameters moved to a neighboring float, as control;
 and neurons of slope 1 + sum_j W_j with the same W. Learning rates are the same for all.
 mnist: 784-340-10 on the 60,000 digits, 12 epochs, batch 350, Adam with a learning rate of 5e-4 that falls by a tenth
 every 5,000 steps; ReLU, its image by remaining times and by way of spike times, and with a penalty on remaining times.
 --validation holds 10,000 training digits out to choose the penalty on.
-cifar10: two networks with batch normalisation, trained by ReLU on the training images for some epochs (SGD, a cosine to
-0) and mapped: convolutions with max-pools, normalised before and after the rectifier, the latter with scales of both
+cifar10: two networks with batch normalization, trained by ReLU on the training images for some epochs (SGD, a cosine to
+0) and mapped: convolutions with max-pools, normalized before and after the rectifier, the latter with scales of both
 signs; and a ResNet of blocks of 16, 32 and 64 channels. In float64, every activation by way of its absolute spike time,
 spikes clipped to windows that are half as long again as training images need, all test images are compared with the
 ReLU network; and the first ones event by event, also with spikes that skip layers left undelayed.
@@ -47,13 +47,13 @@ from lightning_snn.optim import SGD
 Result = dict[str, Any]
 
 CLASSES, HELD_OUT = 10, 10_000
-# He-initialised networks of both depths learn well at these
+# He-initialized networks of both depths learn well at these
 RATES: dict[str, dict[int, float]] = {"SGD": {2: 0.1, 8: 0.05}, "Adam": {2: 5e-4, 8: 5e-4}}
 SIZES = {2: (784, 340, CLASSES), 8: (784, *[128] * 7, CLASSES)}
 
 
 def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers, He-initialised, the readout after Glorot, with ReLU in between; biases are 0."""
+    """Linear layers, He-initialized, the readout after Glorot, with ReLU in between; biases are 0."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)
@@ -111,7 +111,7 @@ def trajectories(options: argparse.Namespace, seed: int) -> list[Result]:
                 results.append(
                     {
                         "layers": layers,
-                        "optimiser": optimizer,
+                        "optimizer": optimizer,
                         "network": name,
                         "seed": seed,
                         "parameter difference": (parameters(network) - parameters(relu)).abs().max().item(),
@@ -125,7 +125,7 @@ def trajectories(options: argparse.Namespace, seed: int) -> list[Result]:
 
 
 def one_ulp(network: nn.Module) -> nn.Module:
-    """Every parameter moved to a neighbouring float, up or down."""
+    """Every parameter moved to a neighboring float, up or down."""
     twin = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -243,7 +243,7 @@ def answers(network: nn.Module, x: Tensor) -> tuple[Tensor, Result]:
 
 
 def convolutional() -> nn.Module:
-    """Normalisation stands before rectifiers or, with scales of both signs, between rectifiers and max-pools."""
+    """Normalization stands before rectifiers or, with scales of both signs, between rectifiers and max-pools."""
     layers: list[nn.Module] = []
     for inputs, outputs, after in ((3, 16, False), (16, 32, True), (32, 64, True)):
         norm, relu = nn.BatchNorm2d(outputs), nn.ReLU()

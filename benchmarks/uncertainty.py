@@ -2,12 +2,12 @@
 
     python benchmarks/uncertainty.py --mnist mnist.npz --cifar cifar10.npz [--seeds 0 1 2] [--output DIR]
 
-The same network, 784-256-256-10 LIF neurons over T = 4 steps of the standardised image, learns MNIST once by surrogate
+The same network, 784-256-256-10 LIF neurons over T = 4 steps of the standardized image, learns MNIST once by surrogate
 gradients and once as a spiking Bayesian network, each in a stock Trainer. Then each is shown
 
 - the 10,000 test digits: accuracy, NLL, ECE (15 bins) and the area under the risk-coverage curve (AURC), for errors of
   0 and 1 that are ranked by predictive entropy H or by mutual information I;
-- the test images of CIFAR-10, grey (0.299 R + 0.587 G + 0.114 B), the 28 x 28 pixels in their middle;
+- the test images of CIFAR-10, gray (0.299 R + 0.587 G + 0.114 B), the 28 x 28 pixels in their middle;
 - the test digits with the pixels of each in an order of its own, drawn from a fixed seed;
 
 and AUROC tells how well H or I separates the last two from the first. The Bayesian network answers twice: with its
@@ -115,10 +115,10 @@ class Shown:
         return {name: score.item() for name, score in scores.items()}
 
 
-def grey_centres(images: Tensor) -> Tensor:
-    """The middle 28 x 28 pixels of `[N, 3, 32, 32]` uint8 in grey, `[N, 1, 28, 28]` uint8."""
-    grey = torch.einsum("nchw,c->nhw", images[:, :, 2:30, 2:30].float(), torch.tensor(LUMA))
-    return grey.round().to(torch.uint8)[:, None]
+def gray_centers(images: Tensor) -> Tensor:
+    """The middle 28 x 28 pixels of `[N, 3, 32, 32]` uint8 in gray, `[N, 1, 28, 28]` uint8."""
+    gray = torch.einsum("nchw,c->nhw", images[:, :, 2:30, 2:30].float(), torch.tensor(LUMA))
+    return gray.round().to(torch.uint8)[:, None]
 
 
 def scrambled(images: Tensor, seed: int) -> Tensor:
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = MNIST(chosen.mnist, time_steps=T, mean=[PIXEL_MEAN], std=[PIXEL_STD], batch_size=BATCH)
     digits, targets = images_to_test_with(data)
     photos, _ = images_to_test_with(CIFAR10(chosen.cifar))
-    images = {"digits": digits, "photos": grey_centres(photos), "scrambled": scrambled(digits, SCRAMBLING_SEED)}
+    images = {"digits": digits, "photos": gray_centers(photos), "scrambled": scrambled(digits, SCRAMBLING_SEED)}
 
     results: list[dict[str, Any]] = []
     shown: dict[str, list[Shown]] = {}

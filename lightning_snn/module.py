@@ -38,7 +38,7 @@ class SpikingModule(pl.LightningModule):
         num_classes: number of classes C, needed for classification.
         task: "classification" or "regression".
         readout: how T outputs become one: "mean", "max", "last", "sum", or a function `[T, B, ...] -> [B, ...]`.
-        optimizer: makes the optimiser from the parameters; Adam by default. A method that needs its own comes first.
+        optimizer: makes the optimizer from the parameters; Adam by default. A method that needs its own comes first.
         learning_rate: of the default Adam, larger than 0.
         lr_scheduler: makes a scheduler that steps once an epoch, or "cosine": to 0 over all steps of the run, stepped
             every batch.

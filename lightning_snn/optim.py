@@ -1,4 +1,4 @@
-"""Optimisers whose weight decay acts on weights only."""
+"""Optimizers whose weight decay acts on weights only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lightning_snn.checks import check_between
 
 
 def decay_weights_only(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for any optimiser of torch: weights decay, all else does not.
+    """Parameter groups for any optimizer of torch: weights decay, all else does not.
 
     Weights are the parameters of two dimensions and more: of linear layers and convolutions. Biases, the scales of
-    normalisation, decays and thresholds of neurons have fewer.
+    normalization, decays and thresholds of neurons have fewer.
 
     Args:
         parameters: the parameters of a network.

@@ -6,7 +6,7 @@ likelihood against passes and against seconds, and passes.json. What to read off
   where data come once, and gives a posterior; seconds are on the right of the figure.
 - "per bit" is the accuracy of each output by itself. It is far above that among ten classes: 0.977 for the single layer
   of --network.hidden [], whose accuracy ends near 0.91, the ceiling of ten linear outputs trained one by one.
-- Adam maximises the likelihood that expectation propagation observes, of independent outputs; and, in the last rows,
+- Adam maximizes the likelihood that expectation propagation observes, of independent outputs; and, in the last rows,
   that of the class given exactly one spike, by which both predict. It leaves open how often each output spikes.
 Small images need no hidden noise: --method.activation heaviside --method.output_activation probit. Weights of two
 values: --method.weights sign --method.deployment hard --data.batch_size 250.

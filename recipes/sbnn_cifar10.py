@@ -1,4 +1,4 @@
-"""A residual spiking network learns CIFAR-10 without normalisation: --data.root names the images or an .npz file."""
+"""A residual spiking network learns CIFAR-10 without normalization: --data.root names the images or an .npz file."""
 
 from lightning_snn.cli import main
 

@@ -1,6 +1,6 @@
 """A convolutional ReLU network learns CIFAR-10, becomes one of neurons that spike once, and is tuned for a chip.
 
---data.root names the images or an .npz file. The network, with batch normalisation and max-pooling, is trained as any
+--data.root names the images or an .npz file. The network, with batch normalization and max-pooling, is trained as any
 other recipe does; then it is mapped, compared with the map on every test image in float64, and fine-tuned.
 """
 
@@ -34,7 +34,7 @@ DEFAULTS = {
     "trainer.max_epochs": 10,
     "trainer.log_every_n_steps": 10,
 }
-# batch normalisation that was folded in makes channels of very different sizes
+# batch normalization that was folded in makes channels of very different sizes
 CONSTRAINTS = HardwareConstraints(jitter=0.01, time_bits=6, weight_bits=6, weight_ranges="channel", latency_factor=2)
 EPOCHS, LEARNING_RATE = 5, 3e-4
 

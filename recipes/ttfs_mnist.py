@@ -1,7 +1,7 @@
 """Digits by neurons that spike at most once: trained exactly, made sparse, then fine-tuned for a chip of 4 bits.
 
 --data.root names the digits, an .npz file or torchvision's folder. Beside the report come spike_times.png and, of a
-deep network as it is initialised, jacobian_spectra.png: naive slopes against unit slopes. Minutes on two CPU cores.
+deep network as it is initialized, jacobian_spectra.png: naive slopes against unit slopes. Minutes on two CPU cores.
 """
 
 from pathlib import Path

@@ -137,7 +137,7 @@ def test_values_are_drawn_in_the_order_of_their_steps():
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_xydata(), [(0, 3.0), (10, 2.0), (20, 1.0)])
 
 
-def test_more_stages_than_named_colours_still_differ_where_there_are_few():
+def test_more_stages_than_named_colors_still_differ_where_there_are_few():
     figure = figures.training_curves({f"{stage}/loss": [(0, 1.0)] for stage in ("train", "val", "test", "a", "b", "c")})
     assert len({line.get_color() for line in figure.axes[0].lines}) == 6
 
@@ -203,8 +203,8 @@ def test_rows_of_the_confusion_matrix_are_true_classes_and_its_title_is_the_accu
 
 
 def test_numbers_stay_readable_on_their_cells():
-    def luminance(colour: tuple[float, ...]) -> float:
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    def luminance(color: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
     for part in (1, 20, 34, 36, 50, 99):
@@ -377,7 +377,7 @@ def test_a_single_event_is_visible_and_more_events_are_stronger_on_one_scale_for
     assert faint - full > 0.3
 
 
-def test_frames_are_labelled_with_their_time():
+def test_frames_are_labeled_with_their_time():
     axes = figures.event_strip(np.zeros((3, 2, 4, 4)), time_step_ms=62.5).axes
     assert [panel.get_title() for panel in axes] == ["0 to 62.5 ms", "62.5 to 125 ms", "125 to 187.5 ms"]
     axes = figures.event_strip(np.zeros((3, 2, 4, 4))).axes
@@ -647,7 +647,7 @@ def test_neurons_are_drawn_from_the_most_to_the_least_active():
     assert list(lines_of(drawn)) == ["threshold", "neuron 4", "neuron 8", "neuron 7"]
 
 
-def test_thresholds_that_differ_are_drawn_in_the_colours_of_their_neurons():
+def test_thresholds_that_differ_are_drawn_in_the_colors_of_their_neurons():
     axes = figures.membrane_traces({"a": np.zeros((3, 2))}, {"a": np.zeros((3, 2))}, {"a": [1.0, 2.0]}).axes[0]
     solid = {line.get_color(): line.get_label() for line in axes.lines if line.get_linestyle() == "-"}
     dashed = {solid[line.get_color()]: line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"}

@@ -1,4 +1,4 @@
-"""SpikingModule: what it logs, what it saves, how it optimises, what it refuses, and what it leaves behind."""
+"""SpikingModule: what it logs, what it saves, how it optimizes, what it refuses, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_a_scheduler_of_ones_own_steps_once_an_epoch(tmp_path):
     ("factory", "kind"),
     [(None, torch.optim.Adam), (lambda parameters: torch.optim.SGD(parameters, 0.3), torch.optim.SGD)],
 )
-def test_the_optimiser_gets_the_trainable_parameters(factory, kind):
+def test_the_optimizer_gets_the_trainable_parameters(factory, kind):
     network = small_network()
     network[0].bias.requires_grad_(False)
     optimizer = SpikingModule(network, num_classes=2, learning_rate=0.3, optimizer=factory).configure_optimizers()
@@ -252,7 +252,7 @@ def test_the_optimiser_gets_the_trainable_parameters(factory, kind):
     assert held == {id(parameter) for parameter in network.parameters() if parameter is not network[0].bias}
 
 
-def test_the_optimiser_of_a_method_comes_first():
+def test_the_optimizer_of_a_method_comes_first():
     class Needs(SurrogateGradient):
         def configure_optimizer(self, network):
             return torch.optim.SGD(network.parameters(), 0.7)

@@ -20,7 +20,7 @@ class GradientAlignment(pl.Callback):
     """Logs how close the gradient of rate-based backpropagation is to that of backpropagation through time.
 
     Measured with the first step of a fit, so that what cannot be measured is said at once, and with each n-th step of
-    the optimiser: on the batch of that step, before it. Logged are `alignment/cosine/LAYER` and
+    the optimizer: on the batch of that step, before it. Logged are `alignment/cosine/LAYER` and
     `alignment/norm_ratio/LAYER` for each layer with trained parameters, and for the whole gradient with `all` as the
     layer, at the steps that were measured.
 
@@ -41,7 +41,7 @@ class GradientAlignment(pl.Callback):
     `[T*B, ...]` to one tensor `[T*B, ...]`.
 
     Args:
-        every_n_steps: number of optimiser steps from one measurement to the next.
+        every_n_steps: number of optimizer steps from one measurement to the next.
         network: name of the network within the module, dots and all, to run by itself; None is "network" where it has
             to be run by itself.
         loss: from outputs `[T, B, ...]` and targets to a scalar; None is that of the module's method, or, where it has
@@ -55,7 +55,7 @@ class GradientAlignment(pl.Callback):
 
     Raises:
         ValueError: if an argument is outside its range; when the fit starts, if the module has no spiking layers or
-            optimises by hand, no such network, or one that `rate_run` cannot represent; at the first batch, if it has
+            optimizes by hand, no such network, or one that `rate_run` cannot represent; at the first batch, if it has
             another form than a network by itself needs, the training step returns no loss, or a spiking layer, which is
             named, has neurons that hear each other or themselves, as with recurrent weights.
 
@@ -104,7 +104,7 @@ class GradientAlignment(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # with accumulated gradients several batches share a step; a module with several optimisers skips numbers
+        # with accumulated gradients several batches share a step; a module with several optimizers skips numbers
         intervals = (trainer.global_step + 1) // self.every_n_steps
         if intervals == self._intervals:
             return
@@ -118,7 +118,7 @@ class GradientAlignment(pl.Callback):
             for layer, alignment in measured.items()
             for quantity, value in alignment._asdict().items()
         }
-        # all processes take part: synchronised batch normalisation waits for every one of them
+        # all processes take part: synchronized batch normalization waits for every one of them
         log_scalars(trainer, values)
 
     def _by_itself(self, pl_module: pl.LightningModule) -> bool:

@@ -80,7 +80,7 @@ def places(module: nn.Module) -> Iterator[tuple[Place, Tensor]]:
     """The floating tensors that a module itself keeps and that are neither parameters nor saved with it.
 
     Persistent buffers are kept on purpose, except the membrane of a spiking layer. Nothing is found in metrics and in
-    layers of normalisation.
+    layers of normalization.
     """
     if isinstance(module, (Metric, _NormBase)):
         return

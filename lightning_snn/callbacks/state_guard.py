@@ -65,7 +65,7 @@ class StateGuard(pl.Callback):
       passed to a module, such as the neuron of an explicit loop;
     - the batch changes it, so that it is no constant; masks of SpikingJelly's dropout excepted.
 
-    So neurons that keep a state but are given a new one, dropout, normalisation, metrics, caches and records raise no
+    So neurons that keep a state but are given a new one, dropout, normalization, metrics, caches and records raise no
     alarm. Leaks are said before the gradients of the batch are taken, once for a layer and a fit, and are in `leaks`.
 
     Not seen are: state in objects that are no modules, in lists of more than 16 entries, or used by code of a module
@@ -79,7 +79,7 @@ class StateGuard(pl.Callback):
     last bit, unless states are reset.
 
     Args:
-        on_leak: "warn"; "raise", before the step of the optimiser; or "reset", which resets snntorch's and
+        on_leak: "warn"; "raise", before the step of the optimizer; or "reset", which resets snntorch's and
             SpikingJelly's modules, and those of registered types with a method `reset_mem` or `reset`, before each
             batch, also in sanity checks, and warns of leaks that are left. Steps that run the network several times
             have to reset it themselves.

@@ -129,14 +129,14 @@ def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> No
 
             _to_wandb(logger, trainer, name, wandb.Histogram(np_histogram=(counted.tolist(), limits.tolist())))
         elif isinstance(logger, TensorBoardLogger):
-            centres = (limits[:-1] + limits[1:]) / 2
+            centers = (limits[:-1] + limits[1:]) / 2
             logger.experiment.add_histogram_raw(
                 _key(name),
                 min=limits[0],
                 max=limits[-1],
                 num=counted.sum(),
-                sum=counted @ centres,
-                sum_squares=counted @ centres**2,
+                sum=counted @ centers,
+                sum_squares=counted @ centers**2,
                 # TensorBoard knows right edges only: an empty bin at the left brings the first edge
                 bucket_limits=limits.tolist(),
                 bucket_counts=[0.0, *counted.tolist()],

@@ -29,7 +29,7 @@ def check_training_step(pl_module: pl.LightningModule, callback: pl.Callback) ->
     """Refuse a module whose own training step cannot be run on a copy.
 
     Raises:
-        ValueError: if it has none, optimises by hand, or reads its batches itself.
+        ValueError: if it has none, optimizes by hand, or reads its batches itself.
     """
     reads = is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True)
     if pl_module.automatic_optimization and not reads:
@@ -120,9 +120,9 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
 
 
 def prepared_copy(module: nn.Module, run: Run) -> nn.Module:
-    """A copy to measure: in evaluation mode, in which batch normalisation has the statistics of the batch.
+    """A copy to measure: in evaluation mode, in which batch normalization has the statistics of the batch.
 
-    Normalisation that is frozen, in evaluation mode in the module or put there by the run, keeps its own.
+    Normalization that is frozen, in evaluation mode in the module or put there by the run, keeps its own.
     """
     copied = detached_copy(module)
     norms = [layer for _, layer in _named_norms(copied) if layer.training and layer.num_batches_tracked is not None]

@@ -45,7 +45,7 @@ def cutout(x: Tensor, size: int, fill: Sequence[float] | None = None) -> Tensor:
 
     Args:
         x: inputs over time, shape ``(T, B, C, H, W)``; all frames of a sample lose the same square.
-        size: side of the square in pixels, from 0; its centre is any pixel with the same probability.
+        size: side of the square in pixels, from 0; its center is any pixel with the same probability.
         fill: what a channel holds there, C numbers; zeros if not given.
 
     Returns:
@@ -72,7 +72,7 @@ def cutout(x: Tensor, size: int, fill: Sequence[float] | None = None) -> Tensor:
 class AutoAugment:
     """The policy found for CIFAR-10 by AutoAugment (Cubuk et al. 2019), by kornia, which must be installed.
 
-    Every sample gets one of the 25 sub-policies at random, and each of the sub-policy's two changes (of colour or of
+    Every sample gets one of the 25 sub-policies at random, and each of the sub-policy's two changes (of color or of
     geometry) with the probability that was found for it.
 
     Raises:

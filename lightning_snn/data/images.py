@@ -175,7 +175,7 @@ class ImageDataModule(FrameDataModule):
         return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Turn a loaded batch into ``(x, y)``: pixels, augmented while training, standardised, encoded over time."""
+        """Turn a loaded batch into ``(x, y)``: pixels, augmented while training, standardized, encoded over time."""
         if not isinstance(batch, LoadedBatch):
             return batch
         (pixels,), labels = super().on_after_batch_transfer(batch, dataloader_idx)
@@ -286,5 +286,5 @@ class CIFAR10(ImageDataModule):
         if self.auto_augment is not None:
             x = self.auto_augment(x[0])[None]
         if self.cutout:
-            x = cutout(x, self.cutout, self.mean)  # the mean becomes zero when pixels are standardised
+            x = cutout(x, self.cutout, self.mean)  # the mean becomes zero when pixels are standardized
         return x, y

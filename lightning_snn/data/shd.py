@@ -27,7 +27,7 @@ GERMAN = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "a
 class SHD(FrameDataModule):
     r"""Spiking Heidelberg Digits, read in place from ``shd_train.h5`` and ``shd_test.h5`` and binned once into a cache.
 
-    Batches are ``(x [T, B, channels], y [B])``, where x counts the spikes of ``700 / channels`` neighbouring units of
+    Batches are ``(x [T, B, channels], y [B])``, where x counts the spikes of ``700 / channels`` neighboring units of
     the cochlea in time bin ``floor(t T / duration)``. The files hold times as float16, 1 ms apart after the first
     second; they are binned as they stand, in float64. Counts saturate at 255.
 

@@ -15,7 +15,7 @@ CLASSES = 20
 LONGEST_SECONDS = 5.0
 WHERE_FROM = (
     "The Spiking Heidelberg Digits are published at https://zenkelab.org/resources/spiking-heidelberg-datasets-shd "
-    "under the licence CC BY 4.0. Download shd_train.h5.gz and shd_test.h5.gz, unpack both with gunzip, and give the "
+    "under the license CC BY 4.0. Download shd_train.h5.gz and shd_test.h5.gz, unpack both with gunzip, and give the "
     "folder that holds shd_train.h5 and shd_test.h5 as `root`. This library downloads nothing."
 )
 

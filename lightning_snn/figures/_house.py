@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 
-# Okabe and Ito's palette, which people with any common colour blindness can tell apart.
+# Okabe and Ito's palette, which people with any common color blindness can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 INK, FAINT, GRID = "#333333", "#8A8A8A", "#E3E3E3"
 

@@ -19,7 +19,7 @@ _MOST_CLASS_NAMES = 50
 
 @styled
 def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
-    """Confusion matrix: numbers are samples, colours are shares of the true class on a square-root scale.
+    """Confusion matrix: numbers are samples, colors are shares of the true class on a square-root scale.
 
     Args:
         matrix: number of samples, shape `(C, C)`, rows the true class, columns the predicted class, as torchmetrics'
@@ -55,8 +55,8 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
     # The root makes rare confusions visible beside the diagonal.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     for row, column in np.argwhere(counts) if few else ():
-        colour = "white" if shares[row, column] > 0.35 else INK
-        axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", color=colour, fontsize=8)
+        color = "white" if shares[row, column] > 0.35 else INK
+        axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", color=color, fontsize=8)
     if few:
         between = np.arange(classes - 1) + 0.5
         axes.hlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
@@ -108,8 +108,8 @@ def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
     if counts.min() < 0 or samples == 0:
         raise ValueError(f"Expected argument `count` to be bin sizes with a positive sum, but got {counts.tolist()}")
     filled = counts > 0
-    centres, width = (np.arange(len(counts)) + 0.5) / len(counts), 1 / len(counts)
-    centres, means, shares, sizes = centres[filled], means[filled], shares[filled], counts[filled]
+    centers, width = (np.arange(len(counts)) + 0.5) / len(counts), 1 / len(counts)
+    centers, means, shares, sizes = centers[filled], means[filled], shares[filled], counts[filled]
     for name, values in (("confidence", means), ("accuracy", shares)):
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(
@@ -119,9 +119,9 @@ def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
 
     figure = new_figure(4.6, 5.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
-    top.bar(centres, shares, width, color=SKY, edgecolor="white", linewidth=0.8, label="accuracy")
+    top.bar(centers, shares, width, color=SKY, edgecolor="white", linewidth=0.8, label="accuracy")
     top.bar(
-        centres,
+        centers,
         np.abs(shares - means),
         0.94 * width,
         bottom=np.minimum(means, shares),
@@ -134,7 +134,7 @@ def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
     top.plot([0, 1], [0, 1], linestyle="--", color=INK, linewidth=1, label="perfect calibration")
     top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
     top.set_title(f"ECE {error:.3f}", fontweight="bold")
-    bottom.bar(centres, sizes, width, color=FAINT, edgecolor="white", linewidth=0.8)
+    bottom.bar(centers, sizes, width, color=FAINT, edgecolor="white", linewidth=0.8)
     bottom.axvline((sizes * means).sum() / samples, color=ORANGE, linewidth=1.4, label="mean confidence")
     bottom.axvline((sizes * shares).sum() / samples, color=BLUE, linewidth=1.4, linestyle=":", label="accuracy")
     bottom.set(xlabel="confidence", ylabel="samples")

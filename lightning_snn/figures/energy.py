@@ -56,9 +56,9 @@ def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "
     figure = new_figure(7, 0.62 * len(layers) + 1.7 + (0.5 if note else 0))
     axes = figure.subplots()
     places = np.arange(len(layers))
-    for index, (_, colour) in enumerate(_SERIES.values()):
+    for index, (_, color) in enumerate(_SERIES.values()):
         busy = counts[:, index] > 0
-        axes.barh(places[busy] - 0.4 + (index + 0.5) * height, counts[busy, index], height, color=colour)
+        axes.barh(places[busy] - 0.4 + (index + 0.5) * height, counts[busy, index], height, color=color)
     if (counts > 0).any():
         axes.set_xscale("log")
         axes.set_xlim(left=counts[counts > 0].min() / 2)
@@ -71,7 +71,7 @@ def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "
     ratio = f"{(accumulates + macs) / ann:.3g}" if ann else "unknown"
     axes.set_title(f"ratio: {ratio}, effective operations of both kinds over those of one dense pass", fontsize=8)
     # not those of the bars, of which a series of zeros has none
-    handles = [Patch(color=colour, label=label) for label, colour in _SERIES.values()]
+    handles = [Patch(color=color, label=label) for label, color in _SERIES.values()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=7, wrap=True)

@@ -24,7 +24,7 @@ from lightning_snn.figures._house import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, SKY, GREEN, ORANGE, PURPLE, INK, FAINT)
+_COLORS = (BLUE, SKY, GREEN, ORANGE, PURPLE, INK, FAINT)
 _BATCH = 128
 _ERRORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 
@@ -59,7 +59,7 @@ def bias_and_deviation(panels: Mapping[str, Mapping[str, Sequence[tuple[float, f
     every = np.concatenate([pairs for lines in series.values() for pairs in lines.values()])
     low, high = every.min(0) / 1.5, every.max(0) * 1.5
     names = list(dict.fromkeys(name for lines in series.values() for name in lines))
-    colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)}
+    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
 
     figure = new_figure(3.1 * len(series) + 1.3, 3.4)
     grid = figure.subplots(1, len(series), squeeze=False, sharex=True, sharey=True)[0]
@@ -73,9 +73,9 @@ def bias_and_deviation(panels: Mapping[str, Mapping[str, Sequence[tuple[float, f
             if axes is grid[0] and low[1] * 1.2 < height < high[1] / 1.3 and error > low[0]:
                 axes.annotate(f"{100 * error:g} %", (low[0] * 1.15, height * 1.05), color=FAINT, fontsize=7)
         for name, pairs in lines.items():
-            axes.plot(pairs[:, 0], pairs[:, 1], color=colours[name], linewidth=1.1, alpha=0.8)
+            axes.plot(pairs[:, 0], pairs[:, 1], color=colors[name], linewidth=1.1, alpha=0.8)
             sizes = np.linspace(10, 55, len(pairs)) if len(pairs) > 1 else np.array([30.0])
-            axes.scatter(pairs[:, 0], pairs[:, 1], s=sizes, color=colours[name], linewidth=0, label=name, zorder=3)
+            axes.scatter(pairs[:, 0], pairs[:, 1], s=sizes, color=colors[name], linewidth=0, label=name, zorder=3)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(low[0], high[0])

@@ -13,8 +13,8 @@ from lightning_snn.figures._house import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
-MOST_TRACES = len(_COLOURS)
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+MOST_TRACES = len(_COLORS)
 
 
 @styled
@@ -36,7 +36,7 @@ def membrane_traces(
             out.
         spikes: for each layer its spikes, of the same shape; any value but 0 is a spike.
         thresholds: for each layer its threshold, a number or of shape `(N,)`; None if it is not known. Thresholds that
-            differ between the neurons that are drawn are drawn in the colours of these.
+            differ between the neurons that are drawn are drawn in the colors of these.
         neurons: how many to draw of each layer, 1 to 5.
         time_step_ms: duration of a time step in ms; without it the axis counts steps.
 
@@ -72,12 +72,12 @@ def membrane_traces(
         drawn = drawn[np.isfinite(drawn)]
         low, high = (drawn.min(), drawn.max()) if drawn.size else (0.0, 1.0)
         row = (high - low or 1.0) * 0.07
-        for index, (neuron, colour) in enumerate(zip(chosen, _COLOURS, strict=False)):
-            axes.plot(time, membrane[:, neuron], color=colour, linewidth=0.9, label=f"neuron {neuron}")
+        for index, (neuron, color) in enumerate(zip(chosen, _COLORS, strict=False)):
+            axes.plot(time, membrane[:, neuron], color=color, linewidth=0.9, label=f"neuron {neuron}")
             if threshold is not None and not alike:
-                axes.axhline(threshold[neuron], color=colour, linestyle="--", linewidth=0.8)
+                axes.axhline(threshold[neuron], color=color, linestyle="--", linewidth=0.8)
             times = time[fired[:, neuron]]
-            axes.vlines(times, high + row * (len(chosen) - index), high + row * (len(chosen) - index + 0.8), colour)
+            axes.vlines(times, high + row * (len(chosen) - index), high + row * (len(chosen) - index + 0.8), color)
         spiked = int(fired.any(0).sum())
         axes.set_title(f"{name}: {spiked} of {membrane.shape[1]} neurons spiked")
         axes.set(xlim=(0, len(membrane) * step), ylim=(low - row, high + row * (len(chosen) + 1.5)), ylabel="membrane")

@@ -24,7 +24,7 @@ from lightning_snn.figures._house import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 
 
 @styled
@@ -42,8 +42,8 @@ def likelihood_curves(curves: Mapping[str, Any], held_out: str = "test") -> Figu
     Raises:
         ValueError: if there is no learner, or more than five, or a curve is no list of such rows.
     """
-    if not 0 < len(curves) <= len(_COLOURS):
-        raise ValueError(f"Expected argument `curves` to hold 1 to {len(_COLOURS)} learners, but got {len(curves)}")
+    if not 0 < len(curves) <= len(_COLORS):
+        raise ValueError(f"Expected argument `curves` to hold 1 to {len(_COLORS)} learners, but got {len(curves)}")
     rows: dict[str, np.ndarray] = {}
     for name, value in curves.items():
         argument, expected = f"curves[{name!r}]", "rows of (passes, seconds, likelihood), larger than 0"
@@ -58,9 +58,9 @@ def likelihood_curves(curves: Mapping[str, Any], held_out: str = "test") -> Figu
     figure = new_figure(7.2, 3.3)
     panels = figure.subplots(1, 2, sharey=True)
     for column, (axes, label) in enumerate(zip(panels, ("passes over the training data", "seconds"), strict=True)):
-        for (name, values), colour in zip(rows.items(), _COLOURS, strict=False):
+        for (name, values), color in zip(rows.items(), _COLORS, strict=False):
             axes.plot(
-                values[:, column], values[:, 2], color=colour, linewidth=1.3, marker="o", markersize=3, label=name
+                values[:, column], values[:, 2], color=color, linewidth=1.3, marker="o", markersize=3, label=name
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -131,8 +131,8 @@ def regression_bands(
         axes.plot(at, value, ".", color=FAINT, markersize=2, alpha=0.5, label="data", zorder=1)
     axes.fill_between(x, middle - width, middle + width, color=BLUE, alpha=0.25, linewidth=0, label="2 sd", zorder=2)
     axes.plot(x, drawn["truth"], color=INK, linewidth=1.1, linestyle="--", label="truth", zorder=3)
-    for name, colour in zip(others or {}, (ORANGE, GREEN, PURPLE), strict=False):
-        axes.plot(x, drawn[f"others[{name!r}]"], color=colour, linewidth=1.2, label=name, zorder=4)
+    for name, color in zip(others or {}, (ORANGE, GREEN, PURPLE), strict=False):
+        axes.plot(x, drawn[f"others[{name!r}]"], color=color, linewidth=1.2, label=name, zorder=4)
     axes.plot(x, middle, color=BLUE, linewidth=1.5, label="mean", zorder=5)
     axes.set_xlim(x[0], x[-1])
     axes.set_xlabel("x")

@@ -14,7 +14,7 @@ from lightning_snn.figures._house import INK, evenly, new_figure, numbers, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Red and blue stay apart for colour-blind eyes, unlike red and green.
+# Red and blue stay apart for color-blind eyes, unlike red and green.
 _ON, _OFF, _PAPER = (0.79, 0.13, 0.15), (0.10, 0.36, 0.70), (0.96, 0.96, 0.95)
 _CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 _MOST_NEURONS = 100
@@ -72,8 +72,8 @@ def spike_raster(spikes: Mapping[str, Any], time_step_ms: float | None = None) -
         axes.set_title(f"{name} (neurons: {neurons}), {layer.mean():.3f} spikes per neuron and step")
         axes.set(xlim=(0, length * step), ylim=(len(index) - 0.5, -0.5), ylabel="neuron")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=time_step_ms is None))
-        labelled = evenly(len(index), 5)
-        axes.set_yticks(labelled, [str(neuron) for neuron in index[labelled]])
+        labeled = evenly(len(index), 5)
+        axes.set_yticks(labeled, [str(neuron) for neuron in index[labeled]])
     panels[-1].set_xlabel("time step" if time_step_ms is None else "time (ms)")
     return figure
 
@@ -85,10 +85,10 @@ def event_strip(frames: Any, time_step_ms: float | None = None) -> Figure:
     Args:
         frames: event counts, shape `(T, 2, H, W)`, at least 0; channel 0 is OFF (darker), channel 1 ON (brighter). Of
             more than 16 frames 16 are drawn, evenly spaced, and the title says so.
-        time_step_ms: duration of a frame in ms; without it frames are labelled by their index.
+        time_step_ms: duration of a frame in ms; without it frames are labeled by their index.
 
     Returns:
-        The figure. One scale holds for all frames: full colour is the 98th percentile of the cells with events.
+        The figure. One scale holds for all frames: full color is the 98th percentile of the cells with events.
 
     Raises:
         ValueError: if the shape is another, a count is negative, or the time step is not positive.
@@ -111,7 +111,7 @@ def event_strip(frames: Any, time_step_ms: float | None = None) -> Figure:
     aspect = counts.shape[2] / counts.shape[3]
     figure = new_figure(max(3.0, 1.25 * columns + 0.3), (1.25 * aspect + 0.25) * rows + 0.5)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    pictures = _event_colours(counts)
+    pictures = _event_colors(counts)
     for axes in grid:
         axes.set_axis_off()
     for axes, frame in zip(grid, index, strict=False):
@@ -130,7 +130,7 @@ def _how_many(shown: int, total: int) -> str:
     return f"{shown} of {total}" if shown < total else f"{total}"
 
 
-def _event_colours(counts: np.ndarray) -> np.ndarray:
+def _event_colors(counts: np.ndarray) -> np.ndarray:
     """RGB pictures `(T, H, W, 3)` of event counts `(T, 2, H, W)`: hue from the polarity, strength from the number."""
     number = counts.sum(axis=1)
     busy = number[number > 0]

@@ -15,8 +15,8 @@ from lightning_snn.figures._house import BLUE, GREEN, GRID, INK, ORANGE, PURPLE,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STAGE_COLOURS = {"": BLUE, "train": BLUE, "val": ORANGE, "test": GREEN}
-_OTHER_COLOURS = (PURPLE, SKY, INK)
+_STAGE_COLORS = {"": BLUE, "train": BLUE, "val": ORANGE, "test": GREEN}
+_OTHER_COLORS = (PURPLE, SKY, INK)
 _MOST_COLUMNS = 3
 _MOST_MARKERS = 40
 
@@ -87,12 +87,12 @@ def training_curves(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fig
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for index, (quantity, stages) in enumerate(panels.items()):
         axes = grid[index]
-        others = iter(_OTHER_COLOURS * len(stages))
+        others = iter(_OTHER_COLORS * len(stages))
         for stage, pairs in stages.items():
             axes.plot(
                 pairs[:, 0],
                 pairs[:, 1],
-                color=_STAGE_COLOURS.get(stage) or next(others),
+                color=_STAGE_COLORS.get(stage) or next(others),
                 linewidth=1.3,
                 marker="o" if len(pairs) <= _MOST_MARKERS else "",
                 markersize=3,

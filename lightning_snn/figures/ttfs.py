@@ -103,8 +103,8 @@ def jacobian_spectra(panels: Mapping[str, Any]) -> Figure:
         drawn = (
             np.where(outside, (1 + np.log10(np.maximum(moduli[title], 1))) / np.maximum(moduli[title], 1), 1) * values
         )
-        for chosen, colour in ((~outside, BLUE), (outside, ORANGE)):
-            axes.scatter(drawn[chosen].real, drawn[chosen].imag, s=6, color=colour, alpha=0.6, linewidth=0, zorder=2)
+        for chosen, color in ((~outside, BLUE), (outside, ORANGE)):
+            axes.scatter(drawn[chosen].real, drawn[chosen].imag, s=6, color=color, alpha=0.6, linewidth=0, zorder=2)
         axes.set_aspect("equal")
         axes.set(xlim=(-decades - 1.15, decades + 1.15), ylim=(-decades - 1.15, decades + 1.3), xticks=[], yticks=[])
         for spine in axes.spines.values():

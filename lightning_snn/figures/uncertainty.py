@@ -12,7 +12,7 @@ from lightning_snn.figures._house import BLUE, GREEN, GRID, INK, ORANGE, PURPLE,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, INK)
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, INK)
 _LINES = ("-", "--", "-.", ":")
 _BINS = 40
 
@@ -31,7 +31,7 @@ def risk_coverage_curve(curves: Mapping[str, tuple[Any, Any]]) -> Figure:
     Raises:
         ValueError: if `curves` is empty or holds too many, or one of them is not what is stated above.
     """
-    _check_number("curves", curves, len(_COLOURS) * len(_LINES))
+    _check_number("curves", curves, len(_COLORS) * len(_LINES))
     figure = new_figure(4.8, 3.6)
     axes = figure.subplots()
     for index, (name, curve) in enumerate(curves.items()):
@@ -40,8 +40,8 @@ def risk_coverage_curve(curves: Mapping[str, tuple[Any, Any]]) -> Figure:
         axes.plot(
             coverage,
             risk,
-            color=_COLOURS[index % len(_COLOURS)],
-            linestyle=_LINES[index // len(_COLOURS)],
+            color=_COLORS[index % len(_COLORS)],
+            linestyle=_LINES[index // len(_COLORS)],
             linewidth=1.4,
             label=f"{name}, area {area:.2g}",
         )
@@ -68,7 +68,7 @@ def uncertainty_histograms(groups: Mapping[str, Any], label: str = "uncertainty 
     Raises:
         ValueError: if `groups` is empty or holds more than 6, or a group is not what is stated above.
     """
-    _check_number("groups", groups, len(_COLOURS))
+    _check_number("groups", groups, len(_COLORS))
     values = {}
     for name, group in groups.items():
         argument, expected = f"groups[{name!r}]", "one number a sample"
@@ -81,8 +81,8 @@ def uncertainty_histograms(groups: Mapping[str, Any], label: str = "uncertainty 
 
     figure = new_figure(4.8, 1.25 * len(values) + 0.9)
     panels = figure.subplots(len(values), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, colour, (name, group) in zip(panels, _COLOURS, values.items(), strict=False):
-        axes.hist(group, edges, weights=np.full(len(group), 1 / len(group)), color=colour, edgecolor="white")
+    for axes, color, (name, group) in zip(panels, _COLORS, values.items(), strict=False):
+        axes.hist(group, edges, weights=np.full(len(group), 1 / len(group)), color=color, edgecolor="white")
         axes.axvline(reference, color=INK, linestyle="--", linewidth=1, label=f"median of {next(iter(values))}")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("share")

@@ -16,7 +16,7 @@ BIAS_FORMS = ("snr", "hinge", "synapse")
 
 
 def snr_bias(t: Tensor) -> Tensor:
-    """``mean t^2``: the squared signal-to-noise ratio of standardised pre-activations of any shape; a scalar."""
+    """``mean t^2``: the squared signal-to-noise ratio of standardized pre-activations of any shape; a scalar."""
     return t.square().mean()
 
 

@@ -76,7 +76,7 @@ def gradient_statistics(
     Args:
         program: ``program(spike, inputs) -> loss``, any function of torch operations that calls ``x = spike(t)`` for
             each group of its noisy units, as often as it has layers and time steps, and returns a scalar. t is a
-            standardised pre-activation of any shape and x its samples. The program is run under `torch.vmap`: no
+            standardized pre-activation of any shape and x its samples. The program is run under `torch.vmap`: no
             branches on values, no in-place writes to tensors that it makes before its first spike, no other noise.
         inputs: the tensors that gradients are taken with respect to, by name. float64 is advised.
         estimator: lambda of IW-ST, a name or an `Estimator`; see `estimator_named`. It must not draw: the mean of

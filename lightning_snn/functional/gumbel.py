@@ -9,7 +9,7 @@ derivative stands in for that of the step, at the hard forward pass:
 (Paulus et al. 2021), and `AnalyticalGumbelRao` takes its exact expectation given the sample, which is K = infinity: the
 same mean as the other two at the least variance. With logistic noise, the difference of two Gumbel variables, s is the
 binary Gumbel-softmax; with Gaussian noise the same construction has a closed form at any temperature. tau to 0 is
-IW-ST(0). Unlike IW-ST these are biased even for linear losses, by ``E[w] / F'(t)``, unless normalised.
+IW-ST(0). Unlike IW-ST these are biased even for linear losses, by ``E[w] / F'(t)``, unless normalized.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class AnalyticalGumbelRao(Estimator):
         return weight
 
     def _relaxed_slope(self, sample: Tensor) -> Tensor:
-        """The weight before any normalisation, for logistic noise."""
+        """The weight before any normalization, for logistic noise."""
         if self.tau == 1.0:
             return _slope_at_unit_temperature(sample)
         # with E = exp(s) and k = exp(-tau logit(u)) the integrand is (1 + E) k / (1 + E k)^2

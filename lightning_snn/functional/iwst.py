@@ -1,7 +1,7 @@
 r"""IW-ST: importance-weighted straight-through gradients of noisy binary units (after Walker et al. 2025, arXiv
 2505.17962).
 
-A unit spikes when its standardised pre-activation t exceeds a noise sample, ``x = 1[t + eps > 0]``, so ``P(x = 1) =
+A unit spikes when its standardized pre-activation t exceeds a noise sample, ``x = 1[t + eps > 0]``, so ``P(x = 1) =
 F(t)``. One backward pass estimates ``dE[f(x)]/dt = F'(t) (f(1) - f(0))`` by ``w(x, t) f'(x)`` with
 
 .. math:: w(x, t) = F'(t)\,p(x) / P(x) , \qquad p(x) = \lambda P(x) + (1 - \lambda) / 2 .
@@ -56,7 +56,7 @@ def iwst_weight(t: Tensor, spikes: Tensor, lam: float = 0.5, noise: Noise = "gau
     """The backward weight ``w(x, t)`` of IW-ST(lambda).
 
     Args:
-        t: standardised pre-activation, any shape; weights are constant beyond |t| = 8 (Gaussian) or 35 (logistic).
+        t: standardized pre-activation, any shape; weights are constant beyond |t| = 8 (Gaussian) or 35 (logistic).
         spikes: the samples in {0, 1}, same shape.
         lam: lambda, 1 (straight-through) to 0 (ReinMax, DARN(1/2)); -1 is DARN(mean), for tests.
         noise: "gaussian" (probit units) or "logistic".
@@ -86,7 +86,7 @@ def chi_squared(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian") -> Tenso
     estimate is little but noise: take a larger lambda, or more noise.
 
     Args:
-        t: standardised pre-activation, any shape; constant beyond |t| = 8 (Gaussian) or 35 (logistic), as the weight.
+        t: standardized pre-activation, any shape; constant beyond |t| = 8 (Gaussian) or 35 (logistic), as the weight.
         lam: lambda in [-1, 1].
         noise: "gaussian" or "logistic".
 
@@ -123,7 +123,7 @@ class Estimator:
         """What the gradient of the samples is multiplied by to become the gradient of `t`.
 
         Args:
-            t: standardised pre-activation, float32 or float64, any shape; finite weights for any finite value.
+            t: standardized pre-activation, float32 or float64, any shape; finite weights for any finite value.
             spikes: the samples in {0, 1}, same shape.
             generator: source of randomness of a `random` estimator; None is torch's default.
 
@@ -193,7 +193,7 @@ def noisy_spikes(t: Tensor, estimator: Estimator, generator: torch.Generator | N
     """Binary samples of noisy units, differentiable by an estimator.
 
     Args:
-        t: standardised pre-activation ``(mean - threshold) / standard deviation``, any shape.
+        t: standardized pre-activation ``(mean - threshold) / standard deviation``, any shape.
         estimator: gives the noise and the backward weight.
         generator: source of the noise; None is torch's default.
 
@@ -209,7 +209,7 @@ def iwst(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian", generator: torc
     """Binary samples of noisy units, differentiable by IW-ST(lambda).
 
     Args:
-        t: standardised pre-activation ``(mean - threshold) / standard deviation``, any shape.
+        t: standardized pre-activation ``(mean - threshold) / standard deviation``, any shape.
         lam: lambda in [-1, 1]; see `iwst_weight`.
         noise: "gaussian", so that ``P(spike) = Phi(t)``, or "logistic", so that ``P(spike) = sigmoid(t)``.
         generator: source of the noise; None is torch's default.

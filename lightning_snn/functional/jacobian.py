@@ -4,7 +4,7 @@ Jacobians are of one sample each and, but for `eigenvalues`, never built: all is
 the samples of a batch at once, so that any module does whose samples do not see one another (in evaluation mode, that
 is).
 
-After Stanojevic et al. 2024, arXiv 2306.08744, who show how an initialisation that looks harmless has eigenvalues far
+After Stanojevic et al. 2024, arXiv 2306.08744, who show how an initialization that looks harmless has eigenvalues far
 from 1; the thresholds are ours.
 """
 
@@ -51,10 +51,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When an initialisation is ok.
+    """When an initialization is ok.
 
     Bands of spiking layers lie between networks that learn and the same ones that are silent or saturated. Networks of
-    this library, of snntorch and of SpikingJelly as they are initialised, on digits and events, had membranes of a
+    this library, of snntorch and of SpikingJelly as they are initialized, on digits and events, had membranes of a
     standard deviation of 0.2 to 2.1 thresholds, and hidden rates of 0.0015 to 0.18; with weights x 0.01 at most 0.02
     and 0, with weights x 100 from 85 on and about 0.5. Twenty layers of a surrogate derivative too narrow for them had
     a gradient ratio of 0.0035.
@@ -230,10 +230,10 @@ def largest_singular_value(
     vector = _random(outputs, generator)
     value = vector.new_zeros(len(vector))
     for _ in range(steps):
-        right = _normalised(_pull(outputs, inputs, vector))
+        right = _normalized(_pull(outputs, inputs, vector))
         vector = _pull(pulled, left, right)
         value = vector.flatten(1).norm(dim=1)
-        vector = _normalised(vector)
+        vector = _normalized(vector)
     return value
 
 
@@ -344,7 +344,7 @@ def _random(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def _normalised(vector: Tensor) -> Tensor:
+def _normalized(vector: Tensor) -> Tensor:
     norm = vector.flatten(1).norm(dim=1).view(-1, *(1,) * (vector.dim() - 1))
     # a Jacobian of zeros leaves nothing to divide
     return vector / torch.where(norm > 0, norm, 1)

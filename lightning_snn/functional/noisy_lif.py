@@ -67,7 +67,7 @@ def noisy_lif(
         generator: source of the noise; None is torch's default.
 
     Returns:
-        spikes in {0, 1} and standardised pre-activations z, both differentiable, of the shape of `mean`; the spikes in
+        spikes in {0, 1} and standardized pre-activations z, both differentiable, of the shape of `mean`; the spikes in
         its dtype, z in float32 or wider.
 
     Raises:
@@ -108,12 +108,12 @@ class _NoisyLIFScan(torch.autograd.Function):
         accumulator = torch.promote_types(mean.dtype, torch.float32)
         # empty_like keeps a channels-last layout
         spikes = torch.empty_like(mean)
-        standardised = torch.empty_like(mean, dtype=accumulator)
-        precision_root = torch.empty_like(standardised)  # 1 / sqrt(Q)
-        membrane = torch.empty_like(standardised[0])
+        standardized = torch.empty_like(mean, dtype=accumulator)
+        precision_root = torch.empty_like(standardized)  # 1 / sqrt(Q)
+        membrane = torch.empty_like(standardized[0])
         spread = torch.empty_like(membrane) if mode == "moment" or recurrent_variance is not None else None
         # drawn through a flat view: a generator fills a channels-last tensor four times slower
-        flat = standardised.new_empty(mean.shape[0] if mode == "step" else 1, membrane.numel())
+        flat = standardized.new_empty(mean.shape[0] if mode == "step" else 1, membrane.numel())
         numbers = (beta, threshold)
         beta, threshold = spread_over(beta, membrane), spread_over(threshold, membrane)
         beta_squared = beta * beta
@@ -135,7 +135,7 @@ class _NoisyLIFScan(torch.autograd.Function):
                 membrane.addmm_(before, weights)
                 if spread is not None and weight_variances is not None:
                     spread.addmm_(before, weight_variances)
-            root, score, spike = precision_root[t], standardised[t], spikes[t]
+            root, score, spike = precision_root[t], standardized[t], spikes[t]
             torch.add(variance[t].to(accumulator) if spread is None else spread, _EPSILON, out=root).rsqrt_()
             torch.sub(membrane, threshold, out=score).mul_(root)
             noise = flat[t if mode == "step" else 0].normal_(generator=generator)
@@ -151,21 +151,21 @@ class _NoisyLIFScan(torch.autograd.Function):
                 membrane.addcmul_(membrane, spike.to(accumulator), value=-1)
                 if spread is not None:
                     spread.addcmul_(spread, spike.to(accumulator), value=-1)
-        weight = estimator.weight(standardised, spikes, generator) if estimator.random else None
+        weight = estimator.weight(standardized, spikes, generator) if estimator.random else None
         tensors = (value if isinstance(value, Tensor) else None for value in (*numbers, recurrent, recurrent_variance))
         kept = flat if mode == "step" else None
-        ctx.save_for_backward(standardised, precision_root, spikes, weight, kept, *tensors)
+        ctx.save_for_backward(standardized, precision_root, spikes, weight, kept, *tensors)
         ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
         ctx.dynamics, ctx.estimator, ctx.mode = dynamics, estimator, mode
         ctx.dtypes = mean.dtype, variance.dtype
         ctx.set_materialize_grads(False)
-        return spikes, standardised
+        return spikes, standardized
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor | None, grad_standardised: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_standardized: Tensor | None) -> tuple[Tensor | None, ...]:
         (
-            standardised,
+            standardized,
             precision_root,
             spikes,
             weight,
@@ -175,27 +175,27 @@ class _NoisyLIFScan(torch.autograd.Function):
             recurrent,
             recurrent_variance,
         ) = ctx.saved_tensors
-        beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, standardised[0])
-        threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, standardised[0])
+        beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, standardized[0])
+        threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, standardized[0])
         dynamics: Dynamics = ctx.dynamics
         estimator: Estimator = ctx.estimator
-        accumulator, (steps, batch) = standardised.dtype, standardised.shape[:2]
+        accumulator, (steps, batch) = standardized.dtype, standardized.shape[:2]
         needs_beta, needs_threshold = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
         hard, moment, step = dynamics.reset == "zero", ctx.mode == "moment", ctx.mode == "step"
         if grad_spikes is None:
-            grad_spikes = standardised.new_zeros(()).expand_as(standardised)
+            grad_spikes = standardized.new_zeros(()).expand_as(standardized)
 
         # dL/d(U, Q) of every step, before its reset
-        grad_mean, grad_variance = torch.empty_like(standardised), torch.empty_like(standardised)
-        grad_beta = torch.zeros_like(standardised[0]) if needs_beta else None
-        grad_threshold = torch.zeros_like(standardised[0]) if needs_threshold else None
-        rows_at_once, steps_at_once = _block(standardised)
+        grad_mean, grad_variance = torch.empty_like(standardized), torch.empty_like(standardized)
+        grad_beta = torch.zeros_like(standardized[0]) if needs_beta else None
+        grad_threshold = torch.zeros_like(standardized[0]) if needs_threshold else None
+        rows_at_once, steps_at_once = _block(standardized)
         for first in range(0, batch, rows_at_once):
             rows = slice(first, first + rows_at_once)
             decay, level = _of_rows(beta, rows), _of_rows(threshold, rows)
             decay_squared = decay * decay
             # after the reset of the step at hand, and before the reset of the step after it
-            after_u, after_q = torch.zeros_like(standardised[0, rows]), torch.zeros_like(standardised[0, rows])
+            after_u, after_q = torch.zeros_like(standardized[0, rows]), torch.zeros_like(standardized[0, rows])
             before_u, before_q = after_u, after_q
             through = torch.empty_like(after_u)
             for t in range(steps - 1, -1, -1):
@@ -203,15 +203,15 @@ class _NoisyLIFScan(torch.autograd.Function):
                 grad = grad_spikes[t, rows].to(accumulator)
                 if t == steps - 1 or (t + 1) % steps_at_once == 0:
                     block = slice(t // steps_at_once * steps_at_once, t + 1)
-                    score = standardised[block, rows]
+                    score = standardized[block, rows]
                     # through z = (U - threshold) / sqrt(Q): dz/dU = root and dz/dQ = -z root^2 / 2
                     slope = estimator.weight(score, spikes[block, rows]) if weight is None else weight[block, rows]
                     to_u = slope * precision_root[block, rows]
                     to_q = torch.mul(score, precision_root[block, rows]).mul_(-0.5)
                 if step:
-                    noise = flat[t].as_strided(standardised.shape[1:], standardised.stride()[1:])[rows]
+                    noise = flat[t].as_strided(standardized.shape[1:], standardized.stride()[1:])[rows]
                 if hard or grad_beta is not None:
-                    membrane = standardised[t, rows] / root + level
+                    membrane = standardized[t, rows] / root + level
                     if step:
                         membrane.addcdiv_(noise, root, value=-1)
                     spread = root.square().reciprocal_().sub_(_EPSILON)
@@ -236,8 +236,8 @@ class _NoisyLIFScan(torch.autograd.Function):
                 else:
                     minus_scaled(grad, after_u, level, out=through)
                 through.mul_(to_u[t - block.start])
-                if grad_standardised is not None:
-                    through.addcmul_(grad_standardised[t, rows], root)
+                if grad_standardized is not None:
+                    through.addcmul_(grad_standardized[t, rows], root)
                 if hard:
                     after_u.mul_(1 - spike)
                     after_q.mul_(1 - spike)

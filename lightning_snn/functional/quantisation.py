@@ -1,4 +1,4 @@
-r"""Uniform quantisation that trains: the rounded value forwards, a straight-through gradient backwards.
+r"""Uniform quantization that trains: the rounded value forwards, a straight-through gradient backwards.
 
 A number in [low, high] is put on the nearest of 2^b levels, both ends included:
 
@@ -57,13 +57,13 @@ def check_bits(name: str, bits: int) -> None:
     check_between(name, bits, 1, MAX_BITS)
 
 
-def quantise(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) -> Tensor:
+def quantize(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) -> Tensor:
     """Put `x` on 2^bits levels from `low` to `high`; the gradient is 1 within the range, ends included, and 0 outside.
 
-    Both ends are met to the last bit, and levels stay where they are: quantising twice is quantising once.
+    Both ends are met to the last bit, and levels stay where they are: quantizing twice is quantizing once.
 
     Args:
-        x: what to quantise, any shape.
+        x: what to quantize, any shape.
         bits: 1 to 16.
         low: the lowest level, a number or a tensor that broadcasts; it receives no gradient.
         high: the highest level, at least `low`.
@@ -126,10 +126,10 @@ def check_percentile(name: str, percentile: float) -> None:
         raise ValueError(f"Expected argument `{name}` to be larger than 50, but got {percentile!r}")
 
 
-def quantise_weight(
+def quantize_weight(
     weight: Tensor, bits: int, percentile: float = 100.0, channel_dimension: int | None = None
 ) -> Tensor:
-    """The weights of a layer on 2^bits levels over their range, outliers clipped; see `quantise`, `weight_range`.
+    """The weights of a layer on 2^bits levels over their range, outliers clipped; see `quantize`, `weight_range`.
 
     Args:
         weight: the weights of a layer, any shape, not empty.
@@ -144,18 +144,18 @@ def quantise_weight(
         ValueError: if an argument is outside its range.
 
     Example:
-        >>> quantise_weight(torch.tensor([-1.0, -0.4, 0.1, 2.0]), 2)
+        >>> quantize_weight(torch.tensor([-1.0, -0.4, 0.1, 2.0]), 2)
         tensor([-1.,  0.,  0.,  2.])
     """
-    return quantise(weight, bits, *weight_range(weight, percentile, channel_dimension))
+    return quantize(weight, bits, *weight_range(weight, percentile, channel_dimension))
 
 
 def integer_weights(
     weight: Tensor, bits: int, percentile: float = 100.0, channel_dimension: int | None = None
 ) -> IntegerWeights:
-    """The weights that `quantise_weight` uses, as integers with a scale and an offset.
+    """The weights that `quantize_weight` uses, as integers with a scale and an offset.
 
-    Args and errors are those of `quantise_weight`.
+    Args and errors are those of `quantize_weight`.
     """
     check_bits("bits", bits)
     low, high = weight_range(weight, percentile, channel_dimension)

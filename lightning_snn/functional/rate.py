@@ -82,30 +82,30 @@ class _SpreadOverSteps(torch.autograd.Function):
 
 def batch_norm_of_rates(
     x: Tensor,
-    normalised: Tensor,
+    normalized: Tensor,
     inverse_std: Tensor,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    r"""Batch normalisation by recorded statistics, with the gradient of batch normalisation by a batch's own.
+    r"""Batch normalization by recorded statistics, with the gradient of batch normalization by a batch's own.
 
     .. math::
         y = \gamma \hat x + \beta, \qquad
         \partial L / \partial x = \gamma / \sigma \, [g - \langle g \rangle - \hat x \langle g \hat x \rangle]
 
     with the averages over samples and positions of a channel within a group: what the backward pass of batch
-    normalisation over T steps sums up to when g is the same at all of them.
+    normalization over T steps sums up to when g is the same at all of them.
 
     Args:
         x: rates, shape `[G*N, C, ...]`, G groups one after the other; their values play no part.
-        normalised: mean over time of the normalised inputs, of the shape of `x`.
+        normalized: mean over time of the normalized inputs, of the shape of `x`.
         inverse_std: recorded ``1 / sigma`` of each group, `[G, C]`.
         weight: gamma `[C]`, None for 1.
         bias: beta `[C]`, None for 0.
         average: takes the mean of a tensor over the processes that share the statistics; None where there is one.
     """
-    return _BatchNormOfRates.apply(x, normalised, inverse_std, weight, bias, average)
+    return _BatchNormOfRates.apply(x, normalized, inverse_std, weight, bias, average)
 
 
 class _BatchNormOfRates(torch.autograd.Function):
@@ -113,42 +113,42 @@ class _BatchNormOfRates(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        normalised: Tensor,
+        normalized: Tensor,
         inverse_std: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         average: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         scale = inverse_std if weight is None else inverse_std * weight
-        ctx.save_for_backward(normalised, scale)
+        ctx.save_for_backward(normalized, scale)
         ctx.average, ctx.dtype = average, x.dtype
         ctx.affine = [None if tensor is None else tensor.dtype for tensor in (weight, bias)]
         shape = (1, -1, *(1,) * (x.dim() - 2))
         if weight is None:
-            return normalised.to(x.dtype, copy=True)
+            return normalized.to(x.dtype, copy=True)
         offset = torch.zeros_like(weight) if bias is None else bias
-        return torch.addcmul(offset.view(shape), normalised, weight.view(shape)).to(x.dtype)
+        return torch.addcmul(offset.view(shape), normalized, weight.view(shape)).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        normalised, scale = ctx.saved_tensors
+        normalized, scale = ctx.saved_tensors
         count, channels = scale.shape
         if count == 1 and ctx.average is None:
             # torch's own backward pass, of inputs with mean 0 and variance 1
             zero, one, wanted = torch.zeros_like(scale[0]), torch.ones_like(scale[0]), [True] * 3
             grad_x, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
-                grad.to(normalised.dtype), normalised, scale[0], None, None, zero, one, True, 0.0, wanted
+                grad.to(normalized.dtype), normalized, scale[0], None, None, zero, one, True, 0.0, wanted
             )
             return _as_grads(ctx, grad_x, weight_grad, bias_grad)
         # [G, N, C, ...] over [G, 1, C, 1, ...]
-        normalised, groups = (each.unflatten(0, (count, -1)) for each in (normalised, grad.to(normalised.dtype)))
+        normalized, groups = (each.unflatten(0, (count, -1)) for each in (normalized, grad.to(normalized.dtype)))
         over = [1, *range(3, groups.dim())]
-        sums = torch.stack([groups.sum(over, keepdim=True), (groups * normalised).sum(over, keepdim=True)])
+        sums = torch.stack([groups.sum(over, keepdim=True), (groups * normalized).sum(over, keepdim=True)])
         means = sums / (groups[0].numel() // channels)
         if ctx.average is not None:
             means = ctx.average(means)
-        grad_x = torch.addcmul(groups - means[0], normalised, means[1], value=-1).mul_(scale.view_as(means[0]))
+        grad_x = torch.addcmul(groups - means[0], normalized, means[1], value=-1).mul_(scale.view_as(means[0]))
         bias_grad, weight_grad = sums.sum(1).flatten(1)
         return _as_grads(ctx, grad_x.flatten(0, 1), weight_grad, bias_grad)
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.checks import check_between, check_integer
-from lightning_snn.functional.quantisation import MAX_BITS, quantise
+from lightning_snn.functional.quantization import MAX_BITS, quantize
 
 Overflow = Literal["pass", "clip", "error"]
 OVERFLOWS: tuple[Overflow, ...] = ("pass", "clip", "error")
@@ -201,7 +201,7 @@ def round_times(times: Tensor, window: Tensor | float, bits: int) -> Tensor:
     Raises:
         ValueError: if `bits` is outside its range.
     """
-    return quantise(times, bits, 0.0, window)
+    return quantize(times, bits, 0.0, window)
 
 
 def through_time(

@@ -1,4 +1,4 @@
-r"""Mean-field Gaussian posteriors over weights: local reparameterisation and the KL term, in closed form.
+r"""Mean-field Gaussian posteriors over weights: local reparameterization and the KL term, in closed form.
 
 With ``q(w) = N(m, sigma^2)`` a linear map of x has Gaussian pre-activations with (Kingma et al. 2015)
 
@@ -66,6 +66,6 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, prior_std: float | Tensor) -> Ten
 
 
 def sample(mean: Tensor, variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A reparameterised draw ``mean + sqrt(variance) eps``; finite gradients where the variance is 0."""
+    """A reparameterized draw ``mean + sqrt(variance) eps``; finite gradients where the variance is 0."""
     noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
     return torch.addcmul(mean, (variance + 1e-8).sqrt(), noise)

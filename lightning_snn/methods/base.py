@@ -41,7 +41,7 @@ class Progress:
     Attributes:
         epoch: epochs completed, with the fraction of the current one.
         train_size: samples in an epoch over all processes; None where it cannot be known.
-        step: steps of the optimiser completed.
+        step: steps of the optimizer completed.
     """
 
     epoch: float = 0.0
@@ -96,5 +96,5 @@ class Method(nn.Module):
         return self.task.predict(self.task.read_prefixes(run(network, x)))
 
     def configure_optimizer(self, network: nn.Module) -> Optimizer | None:
-        """The optimiser that the method needs; None leaves the choice to the user."""
+        """The optimizer that the method needs; None leaves the choice to the user."""
         return None

@@ -1,7 +1,7 @@
 r"""Spiking Bayesian networks: variational posteriors whose noise is the spike noise, trained by IW-ST gradients.
 
 Every weight has a Gaussian posterior ``N(m, sigma^2)``. A layer passes on mean and variance of its pre-activation
-(local reparameterisation), the neuron fires with ``P(spike) = Phi((U - threshold) / sqrt(Q))`` of its membrane
+(local reparameterization), the neuron fires with ``P(spike) = Phi((U - threshold) / sqrt(Q))`` of its membrane
 moments, and the backward pass is IW-ST(lambda). The objective is the tempered evidence bound
 
 .. math::
@@ -143,7 +143,7 @@ class SpikingBayes(NoisyMethod):
         if refused:
             raise ValueError(
                 "Expected a network of Linear, Conv1d, Conv2d, spiking and parameter-free layers for SpikingBayes, but "
-                f"got {', '.join(refused)}. Normalisation is not needed: posterior noise scales with the input"
+                f"got {', '.join(refused)}. Normalization is not needed: posterior noise scales with the input"
             )
         network = replace_layers(copy.deepcopy(network), self._gets_posterior, self._bayesian)
         mark_inputs(network)

@@ -70,7 +70,7 @@ class ExpectationPropagation(Method):
     `Prediction.spike_probabilities` are those of each output by itself, and the accuracy of these bits is far above
     that of the class: one is not to be quoted as the other.
 
-    It brings its own optimiser, SGD. Clipping, accumulation and schedulers act on the displacement. Logged beside the
+    It brings its own optimizer, SGD. Clipping, accumulation and schedulers act on the displacement. Logged beside the
     loss are the log-evidence of the batch, how often steps were halved, and batches skipped because their messages
     diverged.
 

@@ -7,7 +7,7 @@ over time of its input: neurons give the recorded r and pass gradients on as :ma
 
 Exact, that is equal to surrogate-gradient backpropagation through time: for the readout, at T = 1, with one hidden
 layer and constant input, and in the linear regime (no leak memory, constant surrogate derivative, no batch
-normalisation). Otherwise it drops how errors and presynaptic spikes vary together over time, and takes every
+normalization). Otherwise it drops how errors and presynaptic spikes vary together over time, and takes every
 neuron's error as constant: closest for static images and small decays, worst for what only timing tells.
 Cost: T forward passes without autograd, one forward and one backward pass of an ANN; saved memory that of an ANN
 (times K with K windows).

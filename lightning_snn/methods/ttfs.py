@@ -2,7 +2,7 @@ r"""Time to first spike: networks of neurons that spike at most once, trained on
 
 Neurons integrate their inputs while those spike, then rise with unit slope to a threshold; the earlier they spike, the
 larger the value. In closed form that is :math:`\hat x = \max(0, W \hat x + D)` of the time that remains: forward pass,
-gradients and with them the path of any first-order optimiser are those of the ReLU network with weights W and biases D.
+gradients and with them the path of any first-order optimizer are those of the ReLU network with weights W and biases D.
 Exact so long as windows are long enough for the largest value, up to rounding; they grow with it, which changes no
 output. Spike times matter once hardware disturbs them: see the callback `HardwareFineTuning`.
 Cost: that of the ReLU network, whatever the resolution of time; there are no time steps.
@@ -132,7 +132,7 @@ class TimeToFirstSpike(Method):
         return replace(step, objective=objective, metrics=self._adapt(network))
 
     def _adapt(self, network: nn.Module) -> dict[str, Tensor]:
-        """Let windows grow; before the optimiser's step is as good as after it, as the batch alone says how far."""
+        """Let windows grow; before the optimizer's step is as good as after it, as the batch alone says how far."""
         metrics: dict[str, Tensor] = {}
         overflows = [layer.overflow_fraction for layer in _first_spikes(network)]
         counted = [overflow for overflow in overflows if overflow is not None]

@@ -7,7 +7,7 @@ By NeuroBench's (Yik et al. 2025) definitions:
   that it meets; nothing else does work on event-driven hardware. They are accumulates (ACs) in time steps whose inputs
   are all -1, 0 or 1, and multiply-accumulates (MACs) in all others; the first layer's inputs are the data, which may be
   anything. Of a call whose time steps are not known all of it is one. A recurrent spiking layer hears its own spikes
-  one step late, those of the last step never. Biases, normalisation, pooling and the neurons themselves count nothing.
+  one step late, those of the last step never. Biases, normalization, pooling and the neurons themselves count nothing.
 - Dense synaptic operations: the same, if no input and no weight were zero.
 
 The MACs of the dense artificial network, to compare with, are the dense operations of one pass: of one time step.
@@ -260,7 +260,7 @@ class _Recorder:
             # of what the network does
             if layer is not own or rate_phase() == "replay":
                 return
-            # a Gaussian activation is an analogue value that the layer hears through its mean
+            # a Gaussian activation is an analog value that the layer hears through its mean
             x = args[0].mean if isinstance(args[0], Moments) else args[0]
             if time_steps() is None and row_dimensions(layer) == 1 and x.dim() > 2 and not _is_multi_step(layer):
                 self._leading[name, x.shape[0], x.shape[1]] += 1

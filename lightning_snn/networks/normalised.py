@@ -1,4 +1,4 @@
-"""What the batch-normalised networks of the spiking literature share: their neuron and their layers."""
+"""What the batch-normalized networks of the spiking literature share: their neuron and their layers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def neurons(lif: dict[str, Any] | None) -> LIF:
     return LIF(**{**NEURON, **(lif or {})})
 
 
-def normalised_convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the plane at stride 1, and the normalisation that makes its bias needless."""
+def normalized_convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the plane at stride 1, and the normalization that makes its bias needless."""
     return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
 
 

@@ -1,4 +1,4 @@
-"""Deep residual networks that need no normalisation: shortcuts carry the drive of the membranes past the spikes."""
+"""Deep residual networks that need no normalization: shortcuts carry the drive of the membranes past the spikes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ResidualConvNet(nn.Sequential):
         neurons: "lif", or "sign" for a binary network with activations -1 and 1.
         options: of every layer of neurons, such as ``{"beta": 0.5}``.
         gain: weights start as N(0, gain^2 / fan-in), larger than 0; biases at 0.
-        batch_norm: normalise after every convolution, for comparison; `SpikingBayes` refuses it.
+        batch_norm: normalize after every convolution, for comparison; `SpikingBayes` refuses it.
 
     Raises:
         ValueError: if an argument is outside its range.

@@ -1,4 +1,4 @@
-"""Residual networks that normalise: spikes skip two convolutions at a time."""
+"""Residual networks that normalize: spikes skip two convolutions at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.networks.inputs import check_frames
-from lightning_snn.networks.normalised import mean_readout, neurons, normalised_convolution
+from lightning_snn.networks.normalized import mean_readout, neurons, normalized_convolution
 
 
 class BasicBlock(nn.Module):
-    """Two normalised convolutions around neurons, added to the block's input, and neurons after the sum.
+    """Two normalized convolutions around neurons, added to the block's input, and neurons after the sum.
 
     Args:
         inputs: channels of the input.
@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
         stride: of the first convolution.
         lif: options of the neurons, see `ResNet`.
 
-    The shortcut is the identity, or where channels or plane change a normalised 1x1 convolution of that stride.
+    The shortcut is the identity, or where channels or plane change a normalized 1x1 convolution of that stride.
 
     Shape:
         `[T*B, inputs, H, W]` to `[T*B, outputs, H / stride, W / stride]`.
@@ -31,12 +31,12 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, lif: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            *normalised_convolution(inputs, outputs, stride=stride),
+            *normalized_convolution(inputs, outputs, stride=stride),
             neurons(lif),
-            *normalised_convolution(outputs, outputs),
+            *normalized_convolution(outputs, outputs),
         )
         changes = inputs != outputs or stride != 1
-        self.shortcut = nn.Sequential(*normalised_convolution(inputs, outputs, 1) if changes else ())
+        self.shortcut = nn.Sequential(*normalized_convolution(inputs, outputs, 1) if changes else ())
         self.stride = stride
         self.neurons = neurons(lif)
 
@@ -51,15 +51,15 @@ class ResNet(nn.Sequential):
     """A residual network for small images: a 3x3 convolution with neurons, stages of `BasicBlock`, a mean readout.
 
     From the second stage on the first block of a stage has stride 2. All positions of the last stage are averaged and
-    read out by a Linear. Weights start as torch draws them; normalisation takes the scale of a convolution out.
-    (`ResidualConvNet` is its relative without normalisation.)
+    read out by a Linear. Weights start as torch draws them; normalization takes the scale of a convolution out.
+    (`ResidualConvNet` is its relative without normalization.)
 
     Args:
         input_shape: channels, height and width of a frame.
         num_classes: number of outputs.
         channels: channels of each stage; the first convolution has those of the first stage.
         blocks: blocks of each stage, or one number for all.
-        hidden: neurons of a fully connected, normalised layer before the readout; None leaves it out.
+        hidden: neurons of a fully connected, normalized layer before the readout; None leaves it out.
         lif: options of every layer of neurons, such as ``{"beta": 0.5}``, in place of those of Yu et al. 2024: beta
             0.2, threshold 1, a detached reset by subtraction, and the derivative of ``sigmoid(4 x)`` as surrogate.
 
@@ -90,7 +90,7 @@ class ResNet(nn.Sequential):
             check_integer("channels", outputs)
             check_integer("blocks", depth)
         size = channels[0]
-        layers: list[nn.Module] = [*normalised_convolution(input_shape[0], size), neurons(lif)]
+        layers: list[nn.Module] = [*normalized_convolution(input_shape[0], size), neurons(lif)]
         for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
             for block in range(depth):
                 layers.append(BasicBlock(size, outputs, 2 if stage > 0 and block == 0 else 1, lif))
@@ -98,7 +98,7 @@ class ResNet(nn.Sequential):
         *average, readout = mean_readout(size, num_classes)
         if hidden is not None:
             check_integer("hidden", hidden)
-            # without normalisation none of them would fire at the start
+            # without normalization none of them would fire at the start
             average += [nn.Linear(size, hidden, bias=False), nn.BatchNorm1d(hidden), neurons(lif)]
             readout = nn.Linear(hidden, num_classes)
         super().__init__(*layers, *average, readout)

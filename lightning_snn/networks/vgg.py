@@ -10,15 +10,15 @@ from torch import nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.networks.inputs import check_frames
-from lightning_snn.networks.normalised import mean_readout, neurons, normalised_convolution
+from lightning_snn.networks.normalized import mean_readout, neurons, normalized_convolution
 
 
 class VGG(nn.Sequential):
-    """Batch-normalised 3x3 convolutions with LIF neurons, halved by pooling; by default VGG-11.
+    """Batch-normalized 3x3 convolutions with LIF neurons, halved by pooling; by default VGG-11.
 
     An average commutes with the mean over time, as a maximum of spikes does not: "M" is for rectifiers, and for spikes
     whose time is the code. All positions of the last layer are
-    averaged and read out by a Linear. Weights start as torch draws them; normalisation takes the scale of a
+    averaged and read out by a Linear. Weights start as torch draws them; normalization takes the scale of a
     convolution out.
 
     Args:
@@ -58,7 +58,7 @@ class VGG(nn.Sequential):
             if isinstance(entry, str):
                 raise ValueError(f'Expected argument `channels` to hold integers, "A" and "M", but got {entry!r}')
             check_integer("channels", entry)
-            layers += [*normalised_convolution(size, entry), nn.ReLU() if relu else neurons(lif)]
+            layers += [*normalized_convolution(size, entry), nn.ReLU() if relu else neurons(lif)]
             size = entry
         if not any(isinstance(layer, nn.Conv2d) for layer in layers):
             raise ValueError(f"Expected argument `channels` to hold at least one integer, but got {list(channels)}")

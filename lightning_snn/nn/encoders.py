@@ -11,7 +11,7 @@ from lightning_snn.checks import check_between, check_fraction, check_integer, c
 
 
 class DirectEncoder(nn.Module):
-    """The same analogue input at every step (a view, nothing is copied); the first layer turns it into spikes.
+    """The same analog input at every step (a view, nothing is copied); the first layer turns it into spikes.
 
     Args:
         time_steps: T, at least 1.
@@ -100,7 +100,7 @@ class Complement(nn.Module):
 class PopulationEncoder(nn.Module):
     """Neurons that each spike near a place of their own on a line, at a single step, T = 1.
 
-    ``s_k = 1[exp(-(x - c_k)^2 / (2 width^2)) > threshold]``, the centres c_k evenly spaced from `low` to `high`.
+    ``s_k = 1[exp(-(x - c_k)^2 / (2 width^2)) > threshold]``, the centers c_k evenly spaced from `low` to `high`.
 
     An input far outside of the line leaves all neurons silent.
 
@@ -108,7 +108,7 @@ class PopulationEncoder(nn.Module):
         low, high: ends of the line, in units of the input.
         fields: neurons, at least 2.
         width: standard deviation of the receptive fields, in units of the input.
-        threshold: between 0 and 1: a neuron spikes within ``width sqrt(-2 log threshold)`` of its centre.
+        threshold: between 0 and 1: a neuron spikes within ``width sqrt(-2 log threshold)`` of its center.
 
     Shape:
         `[B, D]`, D numbers a sample, to `[1, B, D * fields]`; `[B]` to `[1, B, fields]`.
@@ -129,8 +129,8 @@ class PopulationEncoder(nn.Module):
         self.low, self.high, self.fields, self.width, self.threshold = low, high, fields, width, threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        centres = torch.linspace(self.low, self.high, self.fields, dtype=x.dtype, device=x.device)
-        response = torch.exp(-((x[..., None] - centres) ** 2) / (2 * self.width**2))
+        centers = torch.linspace(self.low, self.high, self.fields, dtype=x.dtype, device=x.device)
+        response = torch.exp(-((x[..., None] - centers) ** 2) / (2 * self.width**2))
         return (response > self.threshold).to(x.dtype).flatten(1)[None]
 
     def extra_repr(self) -> str:

@@ -137,7 +137,7 @@ class LIF(LeakyLayer):
         if noise is None:
             raise RuntimeError(f"{type(self).__name__} was driven by a Gaussian current outside `posterior_noise`")
         mean, variance = unfold(x.mean, self), unfold(x.variance, self)
-        spikes, standardised = noisy_lif(
+        spikes, standardized = noisy_lif(
             mean,
             variance,
             *self.parameters_for(mean[0]),
@@ -149,7 +149,7 @@ class LIF(LeakyLayer):
             noise.generator,
         )
         if noise.observe is not None:
-            noise.observe(self, standardised.flatten(0, 1))
+            noise.observe(self, standardized.flatten(0, 1))
         return spikes
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

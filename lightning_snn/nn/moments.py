@@ -1,4 +1,4 @@
-"""Mean and variance travelling through a network as one value, so that plain layers need not know about them."""
+"""Mean and variance traveling through a network as one value, so that plain layers need not know about them."""
 
 from __future__ import annotations
 

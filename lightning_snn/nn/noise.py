@@ -25,7 +25,7 @@ class SpikeNoise:
         estimator: of the gradient, for Gaussian noise.
         mode: "moment", "step" or "trace", see `functional.noisy_lif`.
         generator: source of the noise; None is torch's default.
-        observe: called with every noisy layer and its standardised pre-activations, shape of its folded input.
+        observe: called with every noisy layer and its standardized pre-activations, shape of its folded input.
     """
 
     estimator: Estimator
@@ -67,7 +67,7 @@ def posterior_noise(
         estimator: of the gradient, for Gaussian noise; a number is the lambda of IW-ST. None switches the noise off.
         mode: "moment", "step" or "trace", see `functional.noisy_lif`.
         generator: source of the noise; None is torch's default.
-        observe: called with every noisy layer and its standardised pre-activations ``(U - threshold) / sqrt(Q)``.
+        observe: called with every noisy layer and its standardized pre-activations ``(U - threshold) / sqrt(Q)``.
 
     Raises:
         ValueError: if an argument is outside its range.

@@ -1,8 +1,8 @@
-r"""Residual blocks that need no normalisation: the shortcut carries the membrane's drive, mean and variance.
+r"""Residual blocks that need no normalization: the shortcut carries the membrane's drive, mean and variance.
 
 .. math:: M_{l+1} = M_l + \mu_l(x_l), \qquad V_{l+1} = V_l + v_l(x_l), \qquad P(x_l = 1) = \Phi(M_l / \sqrt{V_l})
 
-Mean and variance both grow linearly with depth, so that the standardised pre-activation ``M / sqrt(V)`` stays of the
+Mean and variance both grow linearly with depth, so that the standardized pre-activation ``M / sqrt(V)`` stays of the
 same order at every depth, and gradients grow polynomially with depth instead of vanishing.
 """
 

@@ -38,11 +38,11 @@ class Sign(nn.Module):
         noise = spike_noise()
         if noise is None:
             raise RuntimeError("Sign was driven by a Gaussian activation outside `posterior_noise`")
-        spikes, standardised = noisy_lif(
+        spikes, standardized = noisy_lif(
             x.mean[None], x.variance[None], 0.0, 0.0, estimator=noise.estimator, generator=noise.generator
         )
         if noise.observe is not None:
-            noise.observe(self, standardised[0])
+            noise.observe(self, standardized[0])
         return 2 * spikes[0] - 1
 
     def extra_repr(self) -> str:

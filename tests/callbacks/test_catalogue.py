@@ -1,4 +1,4 @@
-"""Every file of the drop-in catalogue runs."""
+"""Every file of the drop-in catalog runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
 
 
 def run_script(name: str, folder: Path, *arguments: object) -> str:
-    """What a script of the catalogue prints, run in a folder; in this process, for imports take longer than scripts."""
+    """What a script of the catalog prints, run in a folder; in this process, for imports take longer than scripts."""
     printed = io.StringIO()
     command = [str(part) for part in (CATALOGUE / name, *arguments)]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):

@@ -189,9 +189,9 @@ def test_joules_are_those_of_the_constants(tmp_path):
 def test_a_chip_without_multiplications_has_joules_of_spikes_only(tmp_path):
     spiking = without("energy/test/", results_of(Loop(), EnergyMonitor(constants="loihi"), tmp_path))
     assert spiking["joules"] == pytest.approx(23.6e-12 * spiking["effective_acs"])
-    analogue = without("energy/test/", results_of(Loop(2.0), EnergyMonitor(constants=LOIHI), tmp_path))
-    assert analogue["effective_macs"] > 0
-    assert not {"joules", "joules_ann"} & {*analogue, *(spiking.keys() - {"joules"})}
+    analog = without("energy/test/", results_of(Loop(2.0), EnergyMonitor(constants=LOIHI), tmp_path))
+    assert analog["effective_macs"] > 0
+    assert not {"joules", "joules_ann"} & {*analog, *(spiking.keys() - {"joules"})}
 
 
 def test_the_caveat_is_told_once_and_without_constants_never(tmp_path, monkeypatch):
@@ -331,13 +331,13 @@ def test_the_figure_refuses_what_are_no_operations():
             figures.synaptic_operations(layers)
 
 
-def test_the_legend_of_the_figure_tells_colours_of_series_without_bars():
+def test_the_legend_of_the_figure_tells_colors_of_series_without_bars():
     layer = {"effective_acs": 3, "effective_macs": 0, "dense": 60, "ann_macs": 12}
     figure = figures.synaptic_operations({"0": layer, "1": layer | {"effective_macs": 9}})
-    colours = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}
-    assert len(set(colours.values())) == 4
+    colors = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}
+    assert len(set(colors.values())) == 4
     without_macs = figures.synaptic_operations({"0": layer})
-    assert colours == {patch.get_label(): patch.get_facecolor() for patch in without_macs.legends[0].get_patches()}
+    assert colors == {patch.get_label(): patch.get_facecolor() for patch in without_macs.legends[0].get_patches()}
     # (3 + 3 + 9) / 24
     assert figure.axes[0].get_title("left").startswith("ratio: 0.625, effective operations of both kinds")
 

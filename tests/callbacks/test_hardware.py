@@ -24,7 +24,7 @@ from lightning_snn.callbacks.hardware import (
     export_weights,
     shorten_windows,
 )
-from lightning_snn.functional.quantisation import quantise_weight, weight_range
+from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.nn.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from tests.recipes.loading import run_recipe
@@ -107,12 +107,12 @@ def loss_of(network: nn.Module) -> float:
         return torch.stack([F.cross_entropy(network(x), y) for x, y in loader()]).mean().item()
 
 
-def quantised(network: nn.Module, bits: int = 2) -> nn.Module:
+def quantized(network: nn.Module, bits: int = 2) -> nn.Module:
     """A copy whose weights are replaced for good."""
     found = copy.deepcopy(network)
     for name, parameter in found.named_parameters():
         if name.endswith("weight"):
-            parameter.data = quantise_weight(parameter.data, bits)
+            parameter.data = quantize_weight(parameter.data, bits)
     return found
 
 
@@ -129,7 +129,7 @@ class Keep(pl.Callback):
 # constraints on a module
 
 
-def test_a_constrained_forward_computes_with_quantised_weights_and_leaves_them():
+def test_a_constrained_forward_computes_with_quantized_weights_and_leaves_them():
     network = plain_network()
     before = copy.deepcopy(network.state_dict())
     plain = network(X)
@@ -138,14 +138,14 @@ def test_a_constrained_forward_computes_with_quantised_weights_and_leaves_them()
         assert list(network.state_dict()) == list(before)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert type(network[0].weight) is nn.Parameter
-    assert torch.equal(found, quantised(network)(X))
+    assert torch.equal(found, quantized(network)(X))
     assert not torch.allclose(found, plain, atol=1e-2)
     assert torch.equal(network(X), plain)
 
 
 def test_gradients_of_constrained_weights_are_straight_through():
     network = plain_network().double()
-    reference = quantised(network)
+    reference = quantized(network)
     with Constrained(network, TWO_BITS):
         network(X.double()).square().sum().backward()
     reference(X.double()).square().sum().backward()
@@ -191,8 +191,8 @@ def test_copies_of_a_constrained_module_are_constrained_by_their_own_weights():
         other = copy.deepcopy(network)
         with torch.no_grad():
             other[3].weight.mul_(-2)
-        assert torch.equal(other(X), quantised(strip(other))(X))
-        assert torch.equal(network(X), quantised(strip(network))(X))
+        assert torch.equal(other(X), quantized(strip(other))(X))
+        assert torch.equal(network(X), quantized(strip(network))(X))
 
 
 def strip(network: nn.Module) -> nn.Module:
@@ -242,9 +242,9 @@ def test_a_network_without_neurons_refuses_what_concerns_times():
 def test_layers_that_constraints_cannot_act_on_are_named():
     with pytest.raises(ValueError, match="linear or convolutional layers for constraints on weights"):
         Constrained(nn.Sequential(nn.ReLU()), TWO_BITS)
-    parametrised = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
-    with pytest.raises(ValueError, match=r"computed from others \(parametrised\): 1$"):
-        Constrained(parametrised, TWO_BITS)
+    parametrized = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match=r"computed from others \(parametrized\): 1$"):
+        Constrained(parametrized, TWO_BITS)
     with pytest.raises(ValueError, match="of unit slope for time_bits, but got 1"):
         Constrained(nn.Sequential(FirstSpike(), AlphaLinear(2, 2)), HardwareConstraints(time_bits=4))
 
@@ -276,9 +276,9 @@ CHANNELS = HardwareConstraints(weight_bits=3, weight_ranges="channel")
 
 
 def by_channel(weight: Tensor, transposed: bool = False) -> Tensor:
-    """Each output channel quantised as a layer of its own."""
+    """Each output channel quantized as a layer of its own."""
     channels = weight.transpose(0, 1) if transposed else weight
-    found = torch.stack([quantise_weight(channel, 3) for channel in channels])
+    found = torch.stack([quantize_weight(channel, 3) for channel in channels])
     return found.transpose(0, 1) if transposed else found
 
 
@@ -292,7 +292,7 @@ def by_channel(weight: Tensor, transposed: bool = False) -> Tensor:
     ],
     ids=["linear", "conv1d", "grouped", "transposed"],
 )
-def test_with_ranges_a_channel_each_channel_is_quantised_by_itself(layer: nn.Module, shape: tuple[int, ...]):
+def test_with_ranges_a_channel_each_channel_is_quantized_by_itself(layer: nn.Module, shape: tuple[int, ...]):
     torch.manual_seed(0)
     transposed, x = isinstance(layer, nn.ConvTranspose2d), torch.rand(shape)
     with torch.no_grad():
@@ -368,8 +368,8 @@ def test_the_metric_is_measured_without_constraints_with_them_and_after_fine_tun
     assert callback.results == pytest.approx(
         {
             "hardware/loss_unconstrained": loss_of(network),
-            "hardware/loss_before": loss_of(quantised(network)),
-            "hardware/loss_after": loss_of(quantised(module.inner["net"])),
+            "hardware/loss_before": loss_of(quantized(network)),
+            "hardware/loss_after": loss_of(quantized(module.inner["net"])),
         },
         rel=1e-6,
     )
@@ -413,7 +413,7 @@ def test_fine_tuning_is_that_of_a_loop_written_out():
         if epoch == 2:
             optimizer.param_groups[0]["lr"] = 0.025
         for x, y in loader():
-            used = quantised(reference) if epoch == 2 else reference
+            used = quantized(reference) if epoch == 2 else reference
             used.zero_grad()
             F.cross_entropy(used(x), y).backward()
             for parameter, each in zip(reference.parameters(), used.parameters(), strict=True):
@@ -483,7 +483,7 @@ def test_the_trainer_s_test_is_constrained_and_the_module_is_plain_afterwards():
     tuner.fit(module, loader(), loader())
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in module.modules())
     (found,) = tuner.test(module, loader(), verbose=False)
-    assert found["test/loss"] == pytest.approx(loss_of(quantised(module.inner["net"])), rel=1e-6)
+    assert found["test/loss"] == pytest.approx(loss_of(quantized(module.inner["net"])), rel=1e-6)
     assert found["test/loss"] == pytest.approx(callback.results["hardware/loss_after"], rel=1e-6)
     (plain,) = trainer().test(module, loader(), verbose=False)
     assert plain["test/loss"] == pytest.approx(loss_of(module.inner["net"]), rel=1e-6)
@@ -615,7 +615,7 @@ def test_averaged_weights_are_plain_and_constrained_in_the_forward():
     assert list(module.state_dict()) == list(Plain().state_dict())
     assert callback.results["hardware/loss_after"] > 0
     (found,) = fitter.test(module, loader(), verbose=False)
-    assert found["test/loss"] == pytest.approx(loss_of(quantised(module.inner["net"])), rel=1e-6)
+    assert found["test/loss"] == pytest.approx(loss_of(quantized(module.inner["net"])), rel=1e-6)
 
 
 @pytest.mark.parametrize("progress", [False, True])
@@ -728,7 +728,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str):
         HardwareFineTuning(**{"constraints": TWO_BITS, "start_epoch": 0, **options})
 
 
-def test_the_catalogue_script_prints_the_table(tmp_path: Path):
+def test_the_catalog_script_prints_the_table(tmp_path: Path):
     script = Path(__file__).resolve().parents[2] / "callbacks" / "hardware_fine_tuning.py"
     command = [sys.executable, str(script)]
     done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -739,7 +739,7 @@ def test_the_catalogue_script_prints_the_table(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_catalogue_fragment_fine_tunes_in_a_recipe(monkeypatch: Any, tmp_path: Path):
+def test_the_catalog_fragment_fine_tunes_in_a_recipe(monkeypatch: Any, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
     fragment = Path(__file__).resolve().parents[2] / "callbacks" / "hardware_fine_tuning.yaml"

@@ -1,4 +1,4 @@
-"""The initialisation check: what trains passes, what does not fails, and nothing is left behind."""
+"""The initialization check: what trains passes, what does not fails, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WIDTH, CLASSES = 64, 10
 
 
 def chain(layer: Any, *after: Any, depth: int = 7, scale: float = 1.0) -> nn.Sequential:
-    """A deep network of He-initialised layers."""
+    """A deep network of He-initialized layers."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -59,7 +59,7 @@ def verdicts(findings: list[Finding]) -> set[Any]:
     return {each.verdict for each in findings}
 
 
-def test_a_he_initialised_relu_network_passes():
+def test_a_he_initialized_relu_network_passes():
     findings = check_initialization(chain(nn.Linear, nn.ReLU), batch())
     assert verdicts(findings) == {"ok", None}
     assert len(values(findings, "spectral_radius")) == 6
@@ -139,7 +139,7 @@ def test_the_depth_gain_is_that_of_the_product_of_jacobians():
     assert values(check_initialization(network, (x, y)), "depth_gain") == pytest.approx([expected], rel=0.1)
 
 
-def test_batch_normalisation_has_the_statistics_of_the_batch():
+def test_batch_normalization_has_the_statistics_of_the_batch():
     network = chain(nn.Linear, lambda: nn.BatchNorm1d(WIDTH), nn.ReLU, scale=0.01)
     x, y = batch(64)
     assert values(check_initialization(network, (x, y)), "active_fraction") == pytest.approx([0.5] * 7, abs=0.1)

@@ -1,4 +1,4 @@
-"""Rescaling an initialisation: membranes are where they should be, and silent networks learn."""
+"""Rescaling an initialization: membranes are where they should be, and silent networks learn."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_mean_is_taken_out_by_the_weights_where_there_is_no_bias():
     assert distance(run(network[:1], X)) == pytest.approx(1, rel=0.03)
 
 
-def test_a_normalisation_before_the_neurons_is_scaled_and_not_the_weights_before_it():
+def test_a_normalization_before_the_neurons_is_scaled_and_not_the_weights_before_it():
     network = nn.Sequential(nn.Linear(10, 40), nn.BatchNorm1d(40), LIF(), nn.Linear(40, 3))
     network[1].weight.data.fill_(0.01)
     weight, buffers = network[0].weight.clone(), [each.clone() for each in network[1].buffers()]
@@ -120,7 +120,7 @@ def test_a_normalisation_before_the_neurons_is_scaled_and_not_the_weights_before
     assert distance(current) == pytest.approx(1, rel=0.05)
 
 
-def test_convolutions_are_centred_by_channel_and_pooling_may_follow():
+def test_convolutions_are_centered_by_channel_and_pooling_may_follow():
     x = torch.rand(4, 6, 2, 12, 12).round()
     network = nn.Sequential(nn.Conv2d(2, 8, 3), nn.MaxPool2d(2), LIF(), nn.Flatten(), nn.Linear(200, 3))
     network[0].weight.data.mul_(0.01)
@@ -271,14 +271,14 @@ def test_what_cannot_be_rescaled_is_left_to_the_last_bit_with_the_reason():
             self.shared = nn.Linear(10, 10)
             self.one, self.two = LIF(), LIF()
             self.normed, self.norm, self.three = nn.Linear(10, 10), nn.BatchNorm1d(10, affine=False), LIF()
-            self.parametrised, self.four = weight_norm(nn.Linear(10, 10)), LIF()
+            self.parametrized, self.four = weight_norm(nn.Linear(10, 10)), LIF()
             self.readout, self.five = nn.Linear(10, 4), LIF()
 
         def forward(self, x: Tensor) -> Tensor:
             spikes = self.start(2 * x)
             spikes = self.two(4 * self.one(4 * self.shared(spikes)))
             spikes = self.three(0.01 * self.norm(self.normed(spikes)))
-            spikes = self.four(9 * self.parametrised(spikes + x))
+            spikes = self.four(9 * self.parametrized(spikes + x))
             current = self.readout(spikes)
             self.five(current)
             return current
@@ -291,7 +291,7 @@ def test_what_cannot_be_rescaled_is_left_to_the_last_bit_with_the_reason():
         "one": "",
         "two": "shared feeds one too",
         "three": "its membrane does not scale with them",
-        "four": "parametrised has no trained parameter `weight`",
+        "four": "parametrized has no trained parameter `weight`",
         "five": "the loss does not hear of its spikes",
     }
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}

@@ -1,4 +1,4 @@
-"""The initialisation check on spiking networks of any library: numbers against counts by hand, and verdicts."""
+"""The initialization check on spiking networks of any library: numbers against counts by hand, and verdicts."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ def test_a_layer_that_is_called_twice_with_all_steps_is_two_layers():
     assert [each.layer for each in found if each.quantity == "firing_rate"] == ["lif", "lif_2"]
 
 
-def test_batch_normalisation_that_is_called_every_step_has_the_mean_statistics_of_all():
+def test_batch_normalization_that_is_called_every_step_has_the_mean_statistics_of_all():
     norm = nn.BatchNorm1d(3)
     sequence = [torch.randn(20, 3) * scale + scale for scale in (1.0, 2.0, 3.0)]
     module = nn.Sequential(norm)
@@ -375,7 +375,7 @@ def test_batch_normalisation_that_is_called_every_step_has_the_mean_statistics_o
 
 
 @pytest.mark.parametrize("by", ["module", "run"])
-def test_frozen_batch_normalisation_keeps_its_own_statistics(by: str):
+def test_frozen_batch_normalization_keeps_its_own_statistics(by: str):
     network = nn.Sequential(nn.BatchNorm1d(8), nn.BatchNorm1d(8)).train()
     network[0].running_mean.fill_(3.0)
     network[0].running_var.fill_(4.0)
@@ -394,7 +394,7 @@ def test_frozen_batch_normalisation_keeps_its_own_statistics(by: str):
     assert network[1].num_batches_tracked == 0
 
 
-def test_normalisation_in_evaluation_mode_is_measured_with_one_sample_and_step():
+def test_normalization_in_evaluation_mode_is_measured_with_one_sample_and_step():
     network = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), LIF(), nn.Linear(16, 4)).eval()
     with torch.no_grad():
         network[1].running_mean.fill_(-100.0)
@@ -485,7 +485,7 @@ def test_the_loss_is_that_of_the_module_s_own_step_on_the_whole_batch(result: An
     )
 
 
-def test_a_loss_that_names_no_loss_and_manual_optimisation_are_refused():
+def test_a_loss_that_names_no_loss_and_manual_optimization_are_refused():
     with pytest.raises(ValueError, match="training step that returns a loss, or a dict with one.*'str'"):
         fit(Plain(Loop(8, 4), result=lambda loss: "nothing"), InitializationCheck())
     with pytest.raises(ValueError, match="automatic optimization .* `network` .* but got one with manual optimization"):
@@ -496,7 +496,7 @@ def test_a_loss_that_names_no_loss_and_manual_optimisation_are_refused():
         fit(Plain(nn.Sequential(nn.Linear(8, 4), nn.ReLU())), InitializationCheck(on_fail="rescale"))
 
 
-def test_a_module_that_optimises_by_hand_is_measured_by_a_given_loss():
+def test_a_module_that_optimizes_by_hand_is_measured_by_a_given_loss():
     class Manual(Plain):
         def training_step(self, batch: dict[str, Tensor]) -> None:
             self.optimizers().step()

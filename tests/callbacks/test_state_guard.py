@@ -130,7 +130,7 @@ def test_the_leak_is_real():
     assert torch.equal(first, third)
 
 
-def test_a_leak_is_raised_before_the_optimiser_steps_and_before_backward_fails():
+def test_a_leak_is_raised_before_the_optimizer_steps_and_before_backward_fails():
     module = Module(hidden())
     made = trainer(StateGuard("raise"))
     with pytest.raises(RuntimeError, match=r"net\.1 \(Leaky\) .* hangs on the graph of the earlier batch"):
@@ -145,7 +145,7 @@ def test_without_the_guard_the_same_fit_fails_in_backward():
         trainer(pl.Callback()).fit(Module(hidden()), loader())
 
 
-def test_a_warned_of_leak_explains_the_failing_backward_of_manual_optimisation():
+def test_a_warned_of_leak_explains_the_failing_backward_of_manual_optimization():
     class Manual(Module):
         automatic_optimization = False
 
@@ -466,14 +466,14 @@ def test_what_is_kept_but_is_no_state_of_samples_raises_no_alarm(fires):
             self.cache: Tensor | None = None
             self.records: list[Tensor] = []
             self.last: Tensor | None = None
-            self.normalise = nn.BatchNorm1d(HIDDEN)
+            self.normalize = nn.BatchNorm1d(HIDDEN)
 
         def forward(self, x: Tensor) -> Tensor:
             if self.cache is None or self.cache.shape != x.shape:
                 self.cache = torch.rand(x.shape)
             self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
             self.average = 0.9 * self.average + 0.1 * torch.outer(self.mean, self.mean)
-            self.last = self.normalise(x) + self.cache - self.mean - self.average.sum(0)
+            self.last = self.normalize(x) + self.cache - self.mean - self.average.sum(0)
             self.records.append(self.last)
             return self.last
 

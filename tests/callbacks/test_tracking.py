@@ -143,7 +143,7 @@ def test_tensorboard_gets_each_kind_at_the_trainer_s_step(tmp_path: Path) -> Non
         assert table == ("add_text", ("report/table", MARKDOWN, 7), {})
         assert text == ("add_text", ("report/text", "    a < b\n      c", 7), {})
         assert histogram[:2] == ("add_histogram_raw", ("report/rates/layer",))
-        # centres .5, 1.5 and 3: 2 * .5 + 6 * 3 and 2 * .25 + 6 * 9
+        # centers .5, 1.5 and 3: 2 * .5 + 6 * 3 and 2 * .25 + 6 * 9
         sums = {"num": 8, "sum": 19, "sum_squares": 54.5, "min": 0, "max": 4}
         right_edges = {"bucket_limits": EDGES, "bucket_counts": [0, *COUNTS]}
         assert histogram[2] == {**sums, **right_edges, "global_step": 7}

@@ -118,11 +118,11 @@ def test_a_hole_is_a_square_around_any_pixel_cut_off_at_the_rim(size: int) -> No
         for row in range(-(size // 2), 7 - size // 2)
         for column in range(-(size // 2), 5 - size // 2)
     }
-    # Of 35 equally likely centres, 600 draws miss one with probability 1e-6.
+    # Of 35 equally likely centers, 600 draws miss one with probability 1e-6.
     assert set(holes(torch.rand(3, 600, 2, 7, 5) + 0.1, size)) == expected
 
 
-def test_the_centre_of_a_hole_is_uniform() -> None:
+def test_the_center_of_a_hole_is_uniform() -> None:
     rows = torch.tensor([top for top, *_ in holes(torch.ones(1, 4000, 1, 8, 8), 1)])
     assert (torch.bincount(rows, minlength=8) / 4000 - 1 / 8).abs().max() < 0.03
 

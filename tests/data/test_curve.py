@@ -67,7 +67,7 @@ def test_a_batch_is_a_population_in_spikes_and_a_value():
     assert y.shape == (50, 1)
     assert y.dtype == x.dtype == torch.float32
     assert set(x.unique().tolist()) == {0, 1}
-    # 0.5 of the height is reached 1.177 deviations from a centre
+    # 0.5 of the height is reached 1.177 deviations from a center
     assert x.sum(-1).mean().item() == pytest.approx(2 * 0.12 * 1.1774 / (6 / 99), rel=0.05)
 
 
@@ -75,9 +75,9 @@ def test_neurons_of_the_gap_are_silent_in_training():
     module = NoisyCurve()
     module.setup()
     heard = module.encoder(module.train_set.tensors[0])[0].any(0)
-    centres = torch.linspace(-1, 5, 100)
-    assert not heard[(centres > 1.2) & (centres < 2.3)].any()
-    assert heard[(centres > 0.05) & (centres < 0.95)].all()
+    centers = torch.linspace(-1, 5, 100)
+    assert not heard[(centers > 1.2) & (centers < 2.3)].any()
+    assert heard[(centers > 0.05) & (centers < 0.95)].all()
 
 
 def test_the_grid_is_encoded_as_samples_are():

@@ -295,7 +295,7 @@ def within_pair_accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def turning(frames: torch.Tensor) -> torch.Tensor:
-    """Area that the centre of events sweeps out over time, positive clockwise, from frames ``(N, T, 2, H, W)``."""
+    """Area that the center of events sweeps out over time, positive clockwise, from frames ``(N, T, 2, H, W)``."""
     events = frames.sum(2)
     position = torch.arange(events.shape[-1], dtype=torch.float32)
     x, y = (events.sum(axis) @ position / events.sum((2, 3)) for axis in (2, 3))

@@ -226,7 +226,7 @@ def test_a_batch_is_pixels_over_255_at_every_time_step(tmp_path: Path) -> None:
     assert data.on_after_batch_transfer((x, y), 0)[0] is x
 
 
-def test_pixels_are_standardised_by_channel(tmp_path: Path) -> None:
+def test_pixels_are_standardized_by_channel(tmp_path: Path) -> None:
     arguments = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 4.0], "encoder": repeat, "time_steps": 4}
     data = CIFAR10(str(write_cifar10(tmp_path)), **arguments)
     data.setup()
@@ -253,7 +253,7 @@ def test_any_data_set_of_images_and_labels_gives_what_files_give(kind: str, targ
             assert torch.equal(first, second)
 
 
-def test_a_colour_image_keeps_its_channels() -> None:
+def test_a_color_image_keeps_its_channels() -> None:
     images, labels = random_images(20, (32, 32, 3), 0)
     data = CIFAR10(train=Pictures(images, labels, "pil"), test=Pictures(images, labels, "pil"), encoder=repeat)
     data.setup()
@@ -337,7 +337,7 @@ def test_augmentation_is_drawn_anew_in_training_and_absent_elsewhere(tmp_path: P
     assert all(fit(augmentation=False))
 
 
-def test_a_hole_is_zero_once_pixels_are_standardised(tmp_path: Path) -> None:
+def test_a_hole_is_zero_once_pixels_are_standardized(tmp_path: Path) -> None:
     arguments = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 4.0], "encoder": repeat, "time_steps": 4}
     data = CIFAR10(str(write_cifar10(tmp_path)), cutout=16, batch_size=90, **arguments)
     data.setup()

@@ -197,10 +197,10 @@ def test_a_hand_is_seen_where_a_pinhole_camera_projects_it() -> None:
     hands[RIGHT] = np.linspace([-0.6, -0.5, -0.5], [-0.4, 0.3, 0.8], 6)
     motion = dataclasses.replace(motion, hands=hands)
     image = scene.render(subject, motion, Light("a", 1.0, 0.0, 0.0, 40.0), 64, generator())
-    # The camera stands 2.4 m away and sees 1.75 m there, centred 0.12 m below the shoulders.
-    metres = 1.75 / 2.4 * (2.4 - hands[RIGHT, :, 2])
-    column = ((hands[RIGHT, :, 0] / metres + 0.5) * 64).astype(int)
-    row = (((hands[RIGHT, :, 1] - 0.12) / metres + 0.5) * 64).astype(int)
+    # The camera stands 2.4 m away and sees 1.75 m there, centered 0.12 m below the shoulders.
+    meters = 1.75 / 2.4 * (2.4 - hands[RIGHT, :, 2])
+    column = ((hands[RIGHT, :, 0] / meters + 0.5) * 64).astype(int)
+    row = (((hands[RIGHT, :, 1] - 0.12) / meters + 0.5) * 64).astype(int)
     assert np.all(np.abs(image[np.arange(6), row, column] - 0.6) < 0.06)
     # A little further from the body there is the wall.
     assert np.all(image[np.arange(6), row, column - 6] < 0.2)
@@ -414,7 +414,7 @@ def test_a_moving_right_arm_is_on_the_left_of_the_image(recordings: tuple) -> No
     assert columns[16:].sum() > 1.5 * columns[:16].sum()
 
 
-def test_the_centre_of_events_turns_the_way_the_class_says(recordings: tuple) -> None:
+def test_the_center_of_events_turns_the_way_the_class_says(recordings: tuple) -> None:
     frames, labels = recordings
     events = frames.sum(axis=2, dtype=np.float64)
     total = events.sum(axis=(2, 3))

@@ -1,4 +1,4 @@
-"""Auxiliary losses against their formulae, and against what they are meant to lower."""
+"""Auxiliary losses against their formulas, and against what they are meant to lower."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_synapse_form_of_a_convolution_averages_over_positions():
     assert (other - torch.stack(expected).mean()).abs() > 1e-3
 
 
-def test_gradients_are_those_of_the_formulae_and_stay_finite_without_noise():
+def test_gradients_are_those_of_the_formulas_and_stay_finite_without_noise():
     t = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     variance = (torch.rand(5, 4, dtype=torch.float64) + 0.1).requires_grad_()

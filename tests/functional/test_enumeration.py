@@ -80,7 +80,7 @@ def test_the_variance_for_a_linear_loss_is_the_chi_squared_distance(noise, lam):
 
 
 @every_noise
-def test_an_analytical_gumbel_rao_weight_is_biased_for_linear_losses_unless_normalised(noise):
+def test_an_analytical_gumbel_rao_weight_is_biased_for_linear_losses_unless_normalized(noise):
     t = {"t": double(3)}
     assert gradient_statistics(linear, t, AnalyticalGumbelRao(1.0, False, noise)).relative_bias() > 0.05
     assert gradient_statistics(linear, t, AnalyticalGumbelRao(1.0, True, noise)).relative_bias() < 1e-12

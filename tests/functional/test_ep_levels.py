@@ -49,24 +49,24 @@ def test_moments_of_levels_are_those_of_enumeration(levels, own_priors):
 def test_two_levels_have_the_tanh_of_their_field_and_their_midpoint(dtype):
     levels = torch.tensor([0.0, 0.6], dtype=dtype)
     precision, precision_mean = torch.randn(2, 50, 40, dtype=dtype) * 10
-    mean, variance, centre = level_moments(torch.zeros(2, dtype=dtype), levels, precision, precision_mean)
+    mean, variance, center = level_moments(torch.zeros(2, dtype=dtype), levels, precision, precision_mean)
     slope = torch.tanh(0.3 * (precision_mean - 0.3 * precision))
     torch.testing.assert_close(mean, 0.3 + 0.3 * slope)
     torch.testing.assert_close(variance, 0.09 * (1 - slope**2), rtol=1e-3, atol=1e-7)
-    torch.testing.assert_close(centre, torch.full_like(centre, 0.3))
+    torch.testing.assert_close(center, torch.full_like(center, 0.3))
 
 
 @pytest.mark.parametrize("levels", [(-1.0, 1.0), (-1.0, 0.0, 1.0)])
 def test_weights_that_are_certain_stay_finite(levels):
     values = torch.tensor(levels)
     precision_mean = torch.tensor([[-1e5, -300.0, 300.0, 1e5]])
-    mean, variance, centre = level_moments(
+    mean, variance, center = level_moments(
         torch.zeros(len(levels)), values, torch.zeros_like(precision_mean), precision_mean
     )
     assert mean.tolist() == [[-1, -1, 1, 1]]
     assert (variance > 0).all()
     assert variance.reciprocal().isfinite().all()
-    assert (centre.abs() < 1).all()
+    assert (center.abs() < 1).all()
 
 
 def test_site_sums_are_derivatives_of_the_log_evidence():

@@ -35,7 +35,7 @@ def answer(potential: Potential, y: Tensor, noise: float | None) -> Message:
 def local_gaussian(
     x: Tensor, y: Tensor, noise: float | None, prior: tuple[Tensor, Tensor], iterations: int, solver: int, **options
 ) -> tuple[Tensor, Tensor]:
-    """Means and precisions by the factorised block."""
+    """Means and precisions by the factorized block."""
     linear = DenseMap(bias=False)
     precision, precision_mean = prior
     mean, score = precision_mean / precision, None

@@ -1,4 +1,4 @@
-"""Gumbel-Rao and its relatives: adaptive quadrature, Monte Carlo with the kept noise, normalisation, saturation."""
+"""Gumbel-Rao and its relatives: adaptive quadrature, Monte Carlo with the kept noise, normalization, saturation."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_analytical_weight_becomes_iwst_zero_as_the_temperature_falls(noise,
 
 @every_noise
 @pytest.mark.parametrize("tau", [0.3, 1.0])
-def test_only_the_normalised_weight_has_the_mean_that_a_linear_loss_needs(noise, tau):
+def test_only_the_normalized_weight_has_the_mean_that_a_linear_loss_needs(noise, tau):
     t = torch.linspace(-6, 6, 41, dtype=torch.float64)
     fires, expected = probability(t, noise), iwst_weight(t, torch.ones_like(t), 1.0, noise)
     means = []
@@ -108,10 +108,10 @@ def test_only_the_normalised_weight_has_the_mean_that_a_linear_loss_needs(noise,
 
 
 @every_noise
-def test_normalising_rescales_both_weights_alike(noise):
+def test_normalizing_rescales_both_weights_alike(noise):
     t = torch.linspace(-6, 6, 41, dtype=torch.float64)
-    plain, normalised = (both(AnalyticalGumbelRao(0.7, normalize, noise), t) for normalize in (False, True))
-    torch.testing.assert_close(normalised[0] / plain[0], normalised[1] / plain[1], rtol=1e-9, atol=0)
+    plain, normalized = (both(AnalyticalGumbelRao(0.7, normalize, noise), t) for normalize in (False, True))
+    torch.testing.assert_close(normalized[0] / plain[0], normalized[1] / plain[1], rtol=1e-9, atol=0)
 
 
 def relaxed_slopes(t: float, tau: float, noise: str, draws: int) -> tuple[Tensor, Tensor]:

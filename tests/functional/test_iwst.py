@@ -309,7 +309,7 @@ def test_the_compiled_estimator_equals_the_eager_one_without_a_graph_break(estim
 
 
 @every_estimator
-def test_samples_and_gradients_are_vectorised_by_vmap(estimator):
+def test_samples_and_gradients_are_vectorized_by_vmap(estimator):
     t = torch.randn(7, 5).requires_grad_()
     spikes = torch.func.vmap(lambda row: noisy_spikes(row, estimator), randomness="different")(t)
     (gradient,) = torch.autograd.grad(spikes.sum(), t)
@@ -319,7 +319,7 @@ def test_samples_and_gradients_are_vectorised_by_vmap(estimator):
         torch.testing.assert_close(gradient, estimator.weight(t.detach(), spikes.detach()), rtol=1e-6, atol=1e-7)
 
 
-def test_gradients_of_several_samples_are_vectorised_by_vmap():
+def test_gradients_of_several_samples_are_vectorized_by_vmap():
     t, slope = torch.randn(50), torch.randn(50)
     gradient = torch.func.grad(lambda t: (iwst(t, 0.0) * slope).sum())
     several = torch.func.vmap(lambda _: gradient(t), randomness="different")(torch.zeros(4))

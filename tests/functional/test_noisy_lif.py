@@ -82,7 +82,7 @@ def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, 
     torch.testing.assert_close(outputs[1], expected[1], rtol=1e-12, atol=1e-12)
     assert 0 < outputs[0].mean() < 1
     cotangents = [torch.randn_like(expected[0]), torch.randn_like(expected[1])]
-    # through the spikes, through the standardised pre-activations, and through both
+    # through the spikes, through the standardized pre-activations, and through both
     for used in ([0], [1], [0, 1]):
         gradients, references = (
             torch.autograd.grad(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.quantisation import (
+from lightning_snn.functional.quantization import (
     integer_weights,
-    quantise,
-    quantise_weight,
+    quantize,
+    quantize_weight,
     round_straight_through,
     straight_through,
     weight_range,
@@ -54,7 +54,7 @@ def test_values_go_to_the_nearest_level(bits: int):
     x = weights(1, (60,)) * 3
     low, high = -0.7, 0.95
     expected = [nearest_level(value, bits, low, high) for value in x.tolist()]
-    found = quantise(x, bits, low, high)
+    found = quantize(x, bits, low, high)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-15, atol=1e-16)
     assert len(found.unique()) <= 2**bits
     inside = (x >= low) & (x <= high)
@@ -68,29 +68,29 @@ def test_values_go_to_the_nearest_level(bits: int):
 def test_both_ends_are_levels_to_the_last_bit(bits: int, dtype: torch.dtype):
     for seed in range(20):
         x = weights(seed, dtype=dtype)
-        found = quantise(x, bits, x.min(), x.max())
+        found = quantize(x, bits, x.min(), x.max())
         assert found.dtype == dtype
         assert (found.min(), found.max()) == (x.min(), x.max())
 
 
 def test_one_bit_leaves_the_two_ends():
-    assert set(quantise(weights(), 1, -0.25, 0.5).unique().tolist()) == {-0.25, 0.5}
+    assert set(quantize(weights(), 1, -0.25, 0.5).unique().tolist()) == {-0.25, 0.5}
 
 
 @pytest.mark.parametrize("percentile", [100.0, 99.0, 90.0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_quantising_weights_twice_is_quantising_once(percentile: float, dtype: torch.dtype):
+def test_quantizing_weights_twice_is_quantizing_once(percentile: float, dtype: torch.dtype):
     for bits in (1, 2, 3, 4, 6) + ((8, 12, 16) if dtype.itemsize > 2 else ()):
         for seed in range(5):
             x = weights(seed, dtype=dtype)
-            once = quantise_weight(x, bits, percentile)
+            once = quantize_weight(x, bits, percentile)
             assert not torch.equal(once, x)
-            assert torch.equal(quantise_weight(once, bits, percentile), once)
+            assert torch.equal(quantize_weight(once, bits, percentile), once)
 
 
 def test_with_a_range_between_weights_levels_would_move():
     def interpolated(x: Tensor) -> Tensor:
-        return quantise(x, 4, *torch.quantile(x, torch.tensor([0.005, 0.995], dtype=x.dtype)))
+        return quantize(x, 4, *torch.quantile(x, torch.tensor([0.005, 0.995], dtype=x.dtype)))
 
     once = interpolated(weights(shape=(150,)))
     assert not torch.equal(interpolated(once), once)
@@ -99,14 +99,14 @@ def test_with_a_range_between_weights_levels_would_move():
 def test_the_gradient_is_one_within_the_range_and_zero_outside():
     x = torch.tensor([-2.0, -1.0, -0.3, 0.1, 1.0, 1.1], dtype=torch.float64, requires_grad=True)
     upstream = torch.tensor([3.0, 5.0, 7.0, 11.0, 13.0, 17.0], dtype=torch.float64)
-    quantise(x, 3, -1.0, 1.0).backward(upstream)
+    quantize(x, 3, -1.0, 1.0).backward(upstream)
     assert x.grad.tolist() == [0, 5, 7, 11, 13, 0]
 
 
 def test_ends_receive_no_gradient():
     low, high = (torch.tensor(value, requires_grad=True) for value in (-0.1, 0.1))
     x = weights(dtype=torch.float32).requires_grad_()
-    quantise(x, 3, low, high).sum().backward()
+    quantize(x, 3, low, high).sum().backward()
     assert low.grad is None
     assert high.grad is None
     assert 0 < x.grad.sum() < x.numel()
@@ -116,8 +116,8 @@ def test_levels_of_a_window_include_silence_and_follow_the_formula():
     window = torch.tensor(3.7, dtype=torch.float64)
     times = torch.linspace(0, 3.7, 101, dtype=torch.float64)
     expected = window * (times / window * 15).round() / 15
-    assert torch.equal(quantise(times, 4, 0.0, window), torch.where(expected > window, window, expected))
-    assert quantise(window, 4, 0.0, window) == window
+    assert torch.equal(quantize(times, 4, 0.0, window), torch.where(expected > window, window, expected))
+    assert quantize(window, 4, 0.0, window) == window
 
 
 def test_the_range_drops_as_many_weights_at_either_end():
@@ -134,15 +134,15 @@ def test_an_outlier_widens_the_levels_of_all_unless_it_is_clipped():
     x = weights(3, (1000,))
     x[0] = 50.0
     others = x[1:]
-    coarse, fine = (quantise_weight(x, 4, percentile)[1:] for percentile in (100.0, 99.0))
+    coarse, fine = (quantize_weight(x, 4, percentile)[1:] for percentile in (100.0, 99.0))
     assert (coarse - others).abs().mean() > 10 * (fine - others).abs().mean()
-    assert quantise_weight(x, 4)[0] == 50
-    assert quantise_weight(x, 4, 99.0)[0] == weight_range(x, 99.0)[1] < 1.5
+    assert quantize_weight(x, 4)[0] == 50
+    assert quantize_weight(x, 4, 99.0)[0] == weight_range(x, 99.0)[1] < 1.5
 
 
 def test_equal_weights_stay_as_they_are():
     x = torch.full((3, 4), 0.3, requires_grad=True)
-    found = quantise_weight(x, 4)
+    found = quantize_weight(x, 4)
     assert torch.equal(found, x)
     found.sum().backward()
     assert torch.equal(x.grad, torch.ones(3, 4))
@@ -150,25 +150,25 @@ def test_equal_weights_stay_as_they_are():
 
 @pytest.mark.parametrize("percentile", [100.0, 98.0])
 @pytest.mark.parametrize("bits", [1, 4, 8])
-def test_integers_give_the_quantised_weights_back(bits: int, percentile: float):
+def test_integers_give_the_quantized_weights_back(bits: int, percentile: float):
     x = weights()
     codes, scale, offset = integer_weights(x, bits, percentile)
     assert codes.dtype == torch.int32
     assert (codes.min(), codes.max()) == (0, 2**bits - 1)
-    torch.testing.assert_close(offset + scale * codes, quantise_weight(x, bits, percentile), rtol=0, atol=1e-15)
-    assert len(quantise_weight(x, bits, percentile).unique()) == len(codes.unique())
+    torch.testing.assert_close(offset + scale * codes, quantize_weight(x, bits, percentile), rtol=0, atol=1e-15)
+    assert len(quantize_weight(x, bits, percentile).unique()) == len(codes.unique())
 
 
 @pytest.mark.parametrize("percentile", [100.0, 90.0])
 @pytest.mark.parametrize("dimension", [0, 1, 2])
-def test_channels_are_quantised_as_if_each_were_a_layer(dimension: int, percentile: float):
+def test_channels_are_quantized_as_if_each_were_a_layer(dimension: int, percentile: float):
     x = weights() * torch.linspace(0.1, 5, weights().shape[dimension]).double().view(
         [-1 if each == dimension else 1 for each in range(3)]
     )
-    expected = [quantise_weight(channel, 3, percentile) for channel in x.unbind(dimension)]
-    found = quantise_weight(x, 3, percentile, dimension)
+    expected = [quantize_weight(channel, 3, percentile) for channel in x.unbind(dimension)]
+    found = quantize_weight(x, 3, percentile, dimension)
     assert torch.equal(found, torch.stack(expected, dimension))
-    assert not torch.allclose(quantise_weight(x, 3, percentile), found)
+    assert not torch.allclose(quantize_weight(x, 3, percentile), found)
     codes, scale, offset = integer_weights(x, 3, percentile, dimension)
     assert scale.numel() == offset.numel() == x.shape[dimension]
     torch.testing.assert_close(offset + scale * codes, found, rtol=0, atol=1e-14)
@@ -176,26 +176,26 @@ def test_channels_are_quantised_as_if_each_were_a_layer(dimension: int, percenti
 
 def test_the_gradient_of_channels_is_zero_for_the_outliers_of_each():
     x = weights(shape=(3, 100)).requires_grad_()
-    quantise_weight(x, 3, 90.0, 0).sum().backward()
+    quantize_weight(x, 3, 90.0, 0).sum().backward()
     assert x.grad.sum(1).tolist() == [90, 90, 90]
 
 
 def test_shape_and_device_follow_the_input():
     x = torch.empty(2, 3, 4, device="meta")
-    found = quantise(x, 4, 0.0, 1.0)
+    found = quantize(x, 4, 0.0, 1.0)
     assert (found.shape, found.device, found.dtype) == (x.shape, x.device, x.dtype)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: quantise(x, 0, 0.0, 1.0), "`bits` to be an integer of at least 1, but got 0"),
-        (lambda x: quantise(x, 17, 0.0, 1.0), "`bits` to be a number from 1 to 16, but got 17"),
-        (lambda x: quantise_weight(x, 2.5), "`bits` to be an integer of at least 1, but got 2.5"),  # type: ignore[arg-type]
-        (lambda x: quantise_weight(x, 4, 101), "`percentile` to be a number from 50 to 100, but got 101"),
-        (lambda x: quantise_weight(x, 4, 50), "`percentile` to be larger than 50, but got 50"),
-        (lambda x: quantise_weight(x, 4, 100.0, 3), "`channel_dimension` to be a number from 0 to 2, but got 3"),
-        (lambda x: quantise_weight(x, 4, 100.0, -1), "`channel_dimension` to be an integer of at least 0, but got -1"),
+        (lambda x: quantize(x, 0, 0.0, 1.0), "`bits` to be an integer of at least 1, but got 0"),
+        (lambda x: quantize(x, 17, 0.0, 1.0), "`bits` to be a number from 1 to 16, but got 17"),
+        (lambda x: quantize_weight(x, 2.5), "`bits` to be an integer of at least 1, but got 2.5"),  # type: ignore[arg-type]
+        (lambda x: quantize_weight(x, 4, 101), "`percentile` to be a number from 50 to 100, but got 101"),
+        (lambda x: quantize_weight(x, 4, 50), "`percentile` to be larger than 50, but got 50"),
+        (lambda x: quantize_weight(x, 4, 100.0, 3), "`channel_dimension` to be a number from 0 to 2, but got 3"),
+        (lambda x: quantize_weight(x, 4, 100.0, -1), "`channel_dimension` to be an integer of at least 0, but got -1"),
         (lambda x: integer_weights(x, 20), "`bits` to be a number from 1 to 16, but got 20"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Local reparameterisation and the KL term: against sampled weights and against torch.distributions."""
+"""Local reparameterization and the KL term: against sampled weights and against torch.distributions."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_samples_have_the_moments_asked_for():
     assert_moments(sample(mean.expand(DRAWS, 5), variance.expand(DRAWS, 5)), mean, variance)
 
 
-def test_samples_differentiate_by_reparameterisation_and_stay_finite_without_variance():
+def test_samples_differentiate_by_reparameterization_and_stay_finite_without_variance():
     mean, variance = torch.zeros(4).requires_grad_(), torch.tensor([0.0, 0.0, 1.0, 4.0]).requires_grad_()
     torch.manual_seed(1)
     drawn = sample(mean, variance)

@@ -212,7 +212,7 @@ def test_a_loader_of_unknown_length_needs_the_argument(tmp_path):
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(16, 1), (8, 2), (4, 4)])
-def test_the_kl_counts_once_an_optimiser_step(tmp_path, batch_size, accumulate):
+def test_the_kl_counts_once_an_optimizer_step(tmp_path, batch_size, accumulate):
     module = SpikingModule(
         small_network(),
         SpikingBayes(kl_weight=0.5, warmup_epochs=0),
@@ -772,7 +772,7 @@ def test_what_the_method_measures_is_logged_by_layer(tmp_path):
     assert {f"train/bias/{name}" for name in units} <= logged.names[1]
 
 
-# once an optimiser step
+# once an optimizer step
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch):

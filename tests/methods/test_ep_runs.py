@@ -95,7 +95,7 @@ class Killed(Exception):
 
 
 class Kill(pl.Callback):
-    """Saves behind a step and dies in the next one, after it was asked for and before the optimiser made it."""
+    """Saves behind a step and dies in the next one, after it was asked for and before the optimizer made it."""
 
     def __init__(self, step, path):
         self.step, self.path = step, path
@@ -149,7 +149,7 @@ def test_mixed_precision_touches_neither_posterior_nor_prediction(tmp_path):
     assert torch.equal(mean, plain)
 
 
-def test_a_regression_brings_its_own_optimiser_and_learns_its_noise(tmp_path):
+def test_a_regression_brings_its_own_optimizer_and_learns_its_noise(tmp_path):
     made = module(
         ExpectationPropagation(iterations=3, learn_noise=True), dense(24, 1), task="regression", num_classes=None
     )

@@ -53,7 +53,7 @@ def test_the_prediction_is_the_softmax_of_the_readout():
     torch.testing.assert_close(SurrogateGradient().predict(network, x).mean, run(network, x).mean(0).softmax(-1))
 
 
-def test_a_method_that_does_not_say_otherwise_takes_the_network_as_it_is_and_leaves_the_optimiser_open():
+def test_a_method_that_does_not_say_otherwise_takes_the_network_as_it_is_and_leaves_the_optimizer_open():
     network, _, _ = small()
     method = SurrogateGradient()
     assert method.prepare(network) is network

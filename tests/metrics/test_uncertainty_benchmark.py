@@ -43,12 +43,12 @@ def test_scrambled_digits_have_the_pixels_of_the_digits_in_an_order_of_their_own
     assert not torch.equal(found, benchmark.scrambled(images, seed=5))
 
 
-def test_photographs_are_cropped_to_their_middle_and_turned_grey(benchmark):
+def test_photographs_are_cropped_to_their_middle_and_turned_gray(benchmark):
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     images[0, :, 2, 2] = torch.tensor([255, 0, 0])
     images[0, :, 29, 29] = torch.tensor([10, 200, 30])
     images[0, :, 1, :] = images[0, :, :, 30] = 255
-    found = benchmark.grey_centres(images)
+    found = benchmark.gray_centers(images)
     assert found.shape == (1, 1, 28, 28)
     assert found.dtype == torch.uint8
     assert (found[0, 0, 0, 0].item(), found[0, 0, -1, -1].item()) == (round(0.299 * 255), 124)

@@ -33,7 +33,7 @@ def rates(network: torch.nn.Module, x: torch.Tensor) -> list[float]:
 def test_sparse_events_wake_every_layer_of_a_fresh_network():
     events = torch.poisson(torch.full((16, 4, 2, 32, 32), 0.12))
     assert all(0.005 < rate < 0.5 for rate in rates(EventConvNet(), events))
-    # negative control: the initialisation of torch's own layers leaves the deeper half silent
+    # negative control: the initialization of torch's own layers leaves the deeper half silent
     assert min(rates(EventConvNet(gain=3**-0.5), events)) == 0
     with posterior_noise(1.0):
         assert all(0.01 < rate < 0.5 for rate in rates(SpikingBayes().prepare(EventConvNet()), events))

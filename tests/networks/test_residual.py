@@ -1,4 +1,4 @@
-"""Residual networks without normalisation."""
+"""Residual networks without normalization."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def test_neurons_begin_every_branch_and_a_current_ends_it():
         assert isinstance(branch[-1], (nn.Linear, nn.Conv2d))
 
 
-def test_normalisation_is_there_for_comparison_and_refused_by_the_bayesian_method():
+def test_normalization_is_there_for_comparison_and_refused_by_the_bayesian_method():
     network = ResidualConvNet((1, 8, 8), 3, (4, 6), 1, batch_norm=True)
     convolutions, norms = layers(network, nn.Conv2d), layers(network, nn.BatchNorm2d)
     assert len(norms) == len(convolutions) == 4
     assert all(convolution.bias is None for convolution in convolutions)
     assert not layers(ResidualConvNet(), nn.BatchNorm2d)
     assert run(network, torch.rand(2, 3, 1, 8, 8)).shape == (2, 3, 3)
-    with pytest.raises(ValueError, match=r"BatchNorm2d.*Normalisation is not needed"):
+    with pytest.raises(ValueError, match=r"BatchNorm2d.*Normalization is not needed"):
         SpikingBayes().prepare(network)
 
 

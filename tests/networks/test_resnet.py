@@ -32,7 +32,7 @@ def test_resnet_19_is_of_the_size_of_the_literature():
         convolutions(128, *[256] * 6) + shortcut(128, 256),
         convolutions(256, *[512] * 4) + shortcut(256, 512),
     )
-    # the layer before the readout is normalised, and has no bias
+    # the layer before the readout is normalized, and has no bias
     assert parameters_of(ResNet19()) == sum(stages) + 512 * 256 + 2 * 256 + 256 * 10 + 10 == 12_698_250
 
 
@@ -55,7 +55,7 @@ def test_a_block_adds_its_input_to_two_convolutions_before_the_last_neurons():
         assert not torch.equal(block(x), block.neurons(branch))
 
 
-def test_a_block_that_changes_shape_has_a_normalised_shortcut():
+def test_a_block_that_changes_shape_has_a_normalized_shortcut():
     block = BasicBlock(3, 5, stride=2)
     (convolution, norm) = block.shortcut
     assert (convolution.kernel_size, convolution.bias) == ((1, 1), None)
@@ -97,7 +97,7 @@ def test_no_layer_is_silent_or_saturated_at_the_start(network):
     assert all(0.05 < rate < 0.5 for rate in rates)
 
 
-def test_a_layer_before_the_readout_would_be_silent_without_normalisation():
+def test_a_layer_before_the_readout_would_be_silent_without_normalization():
     network = ResNet(hidden=32)
     *_, norm, neurons, _ = network
     assert isinstance(norm, nn.BatchNorm1d)

@@ -22,7 +22,7 @@ def parameters_of(network: nn.Module) -> int:
 
 
 def convolutions(*widths: int) -> int:
-    """Weights of 3x3 convolutions from each width to the next, and scale and shift of their normalisation."""
+    """Weights of 3x3 convolutions from each width to the next, and scale and shift of their normalization."""
     return sum(9 * i * o + 2 * o for i, o in pairwise(widths))
 
 
@@ -99,7 +99,7 @@ def test_the_ann_of_a_plan_has_rectifiers_and_may_take_maxima():
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 5)
 
 
-def test_every_convolution_is_normalised_and_has_no_bias():
+def test_every_convolution_is_normalized_and_has_no_bias():
     network = VGG(channels=(4, "A", 6))
     norms = layers(network, nn.BatchNorm2d)
     assert [norm.num_features for norm in norms] == [4, 6]

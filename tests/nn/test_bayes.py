@@ -47,12 +47,12 @@ every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GE
 def conv(geometry: dict) -> tuple[BayesConv2d, nn.Conv2d]:
     """A Bayesian convolution with random moments, and the plain one with its mean weights."""
     layer, plain = BayesConv2d(4, 4, 3, **geometry), nn.Conv2d(4, 4, 3, **geometry)
-    randomise(layer)
+    randomize(layer)
     plain.load_state_dict({name: value for name, value in layer.state_dict().items() if "log_std" not in name})
     return layer, plain
 
 
-def randomise(layer: BayesianLayer) -> BayesianLayer:
+def randomize(layer: BayesianLayer) -> BayesianLayer:
     with torch.no_grad():
         layer.weight_log_std.uniform_(-2, 0)
         if layer.bias is not None:
@@ -70,7 +70,7 @@ def assert_moments(samples: Tensor, moments: Moments) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_has_the_moments_of_drawn_weights(bias):
     layer, x = BayesLinear(6, 4, bias=bias), torch.randn(3, 6)
-    randomise(layer)
+    randomize(layer)
     with posterior_noise():
         moments = layer(x)
     samples = torch.stack([F.linear(x, *layer.sample_weights()) for _ in range(DRAWS)])
@@ -95,7 +95,7 @@ def test_a_convolution_has_the_moments_of_drawn_weights(geometry):
     ids=str,
 )
 def test_a_convolution_over_one_dimension_has_the_moments_of_drawn_weights(geometry):
-    layer, x = randomise(BayesConv1d(4, 4, 3, **geometry)), torch.randn(2, 4, 7)
+    layer, x = randomize(BayesConv1d(4, 4, 3, **geometry)), torch.randn(2, 4, 7)
     with posterior_noise():
         moments = layer(x)
     shape = layer.stride, layer.padding, layer.dilation, layer.groups
@@ -117,7 +117,7 @@ def test_a_convolution_over_one_dimension_has_the_moments_of_drawn_weights(geome
     ids=["Linear", "Conv1d", "Conv2d"],
 )
 def test_of_a_gaussian_input_the_moments_are_those_of_drawn_inputs_and_weights(make, shape):
-    layer, draws = randomise(make()), 4000
+    layer, draws = randomize(make()), 4000
     x = Moments(torch.randn(shape), torch.rand(shape) + 0.2)
     with posterior_noise():
         moments, of_the_mean = layer(x), layer(x.mean)
@@ -125,9 +125,9 @@ def test_of_a_gaussian_input_the_moments_are_those_of_drawn_inputs_and_weights(m
     samples = torch.stack([layer.linear_map(each, *layer.sample_weights()) for each in drawn])
     assert ((samples.mean(0) - moments.mean).abs() < 5 * (moments.variance / draws).sqrt()).all()
     # products of Gaussians have heavier tails than Gaussians, which the error of a variance depends on
-    centred = (samples - samples.mean(0)).square()
-    assert ((centred.mean(0) - moments.variance).abs() < 5 * centred.std(0) / math.sqrt(draws)).all()
-    assert ((centred.mean(0) - of_the_mean.variance).abs() > 5 * centred.std(0) / math.sqrt(draws)).any()
+    centered = (samples - samples.mean(0)).square()
+    assert ((centered.mean(0) - moments.variance).abs() < 5 * centered.std(0) / math.sqrt(draws)).all()
+    assert ((centered.mean(0) - of_the_mean.variance).abs() > 5 * centered.std(0) / math.sqrt(draws)).any()
 
 
 @torch.no_grad()
@@ -180,7 +180,7 @@ def test_weights_of_a_plain_layer_load_into_the_mean():
 )
 def test_the_kl_is_that_of_torch_distributions(make):
     layer = make().double()
-    randomise(layer)
+    randomize(layer)
     zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     prior = 0.7 / math.sqrt(layer.weight[0].numel()) * one
     expected = (
@@ -289,7 +289,7 @@ def static_membranes(layer: BayesianLayer, x: Tensor, beta: float, count: int) -
 )
 def test_a_trace_gives_the_membrane_of_weights_that_are_kept_for_the_sequence(make, shape):
     beta, draws = 0.9, 20_000
-    layer, x = randomise(make()).double(), (torch.rand(shape) < 0.3).double()
+    layer, x = randomize(make()).double(), (torch.rand(shape) < 0.3).double()
     x[0].fill_(1)  # every input has fired, so that no variance is 0
     samples = static_membranes(layer, x, beta, draws)
     mean, variance = membrane(layer, x, "trace", beta)
@@ -323,7 +323,7 @@ def test_a_moment_is_the_spread_of_the_membranes_that_mode_step_draws():
 
 @pytest.mark.parametrize("learn_beta", [False, True])
 def test_gradients_through_a_trace_are_those_of_its_equations(learn_beta):
-    network = nn.Sequential(randomise(BayesLinear(3, 2)), LIF(0.7, 50.0, learn_beta=learn_beta)).double()
+    network = nn.Sequential(randomize(BayesLinear(3, 2)), LIF(0.7, 50.0, learn_beta=learn_beta)).double()
     layer, lif = network
     layer.drives = (lif,)
     x, seen = torch.rand(4, 2, 3, dtype=torch.float64, requires_grad=True), []
@@ -356,7 +356,7 @@ def test_a_trace_of_neurons_with_decays_of_their_own_is_refused():
 def test_one_scale_for_weights_widths_and_thresholds_changes_nothing(mode):
     def scores(scale: float, scaled: str = "all") -> Tensor:
         torch.manual_seed(0)
-        network = nn.Sequential(randomise(BayesLinear(6, 5)), LIF(0.8, 1.3 * (scale if scaled == "all" else 1)))
+        network = nn.Sequential(randomize(BayesLinear(6, 5)), LIF(0.8, 1.3 * (scale if scaled == "all" else 1)))
         network[0].drives = (network[1],)
         with torch.no_grad():
             for name, parameter in network.named_parameters():
@@ -452,7 +452,7 @@ def widths() -> nn.Module:
     ).double()
     for layer in network.modules():
         if isinstance(layer, BayesianLayer):
-            randomise(layer)
+            randomize(layer)
     return network
 
 
@@ -487,7 +487,7 @@ def test_networks_drawn_side_by_side_are_those_networks_one_by_one(count):
 @torch.no_grad()
 @pytest.mark.parametrize("dimensions", [(), (3,), (2, 3)], ids=str)
 def test_draws_of_a_linear_layer_act_on_rows_of_any_shape(dimensions):
-    layer, x = randomise(BayesLinear(6, 4)).double(), torch.randn(5, 2, *dimensions, 6).double()
+    layer, x = randomize(BayesLinear(6, 4)).double(), torch.randn(5, 2, *dimensions, 6).double()
     expected = each_alone(nn.Sequential(layer), x, WeightDraws(3, torch.Generator().manual_seed(3)))
     with weight_draws(3, torch.Generator().manual_seed(3)):
         outputs = run(layer, x.repeat(1, 3, *(1,) * (x.dim() - 2)))
@@ -514,7 +514,7 @@ def test_layers_that_share_a_parameter_share_its_draws():
 
 
 def test_draws_have_the_moments_of_the_posterior_and_differentiate_into_it():
-    layer = randomise(BayesLinear(3, 2))
+    layer = randomize(BayesLinear(3, 2))
     for drawn, mean, variance in zip(
         layer.draw(WeightDraws(DRAWS)), (layer.weight, layer.bias), layer.variances(), strict=True
     ):

@@ -80,16 +80,16 @@ def test_time_steps_are_checked_and_shown(kind):
 
 
 def test_a_threshold_parts_pixels_of_8_bits_between_127_and_128():
-    grey = torch.arange(256, dtype=torch.uint8)
-    spikes = ThresholdEncoder()(grey.float() / 255)
+    gray = torch.arange(256, dtype=torch.uint8)
+    spikes = ThresholdEncoder()(gray.float() / 255)
     assert spikes.shape == (1, 256)
-    assert torch.equal(spikes[0], (grey > 127).float())
+    assert torch.equal(spikes[0], (gray > 127).float())
     assert ThresholdEncoder(0.2)(torch.tensor([[0.2, 0.3]], dtype=torch.float64)).tolist() == [[[0.0, 1.0]]]
 
 
 def test_a_population_spikes_around_the_place_on_the_line():
     encoder = PopulationEncoder(0.0, 1.0, fields=11, width=0.1, threshold=0.5)
-    # centres 0, 0.1, ..., 1; within 0.1177 of the place
+    # centers 0, 0.1, ..., 1; within 0.1177 of the place
     spikes = encoder(torch.tensor([0.5, 0.0, 0.55, 3.0], dtype=torch.float64))
     assert spikes.shape == (1, 4, 11)
     assert spikes.dtype == torch.float64

@@ -44,7 +44,7 @@ def test_the_site_of_a_single_batch_is_what_the_layer_moved_to_the_last_bit():
     one = layer()
     before = Natural(*(values.clone() for values in one.natural))
     told(one, 7)
-    move(one, *(values / 3 for values in asked()))  # whatever the optimiser made of it
+    move(one, *(values / 3 for values in asked()))  # whatever the optimizer made of it
     found = site(one, 7)
     for part, after, earlier in zip(found, one.natural, before, strict=True):
         assert torch.equal(part, after - earlier)
@@ -82,7 +82,7 @@ def test_a_second_pass_adds_to_the_site_of_the_first():
         torch.testing.assert_close(part, values - prior)
 
 
-def test_nothing_is_settled_before_the_optimiser_steps():
+def test_nothing_is_settled_before_the_optimizer_steps():
     one = layer()
     first = told(one, 1)[0]
     one.sites.settle(one.natural)

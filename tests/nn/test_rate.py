@@ -29,21 +29,21 @@ def lif(beta: float = 0.2, reset: str = "subtract", detach: bool = True, **optio
 def deep(
     beta: float = 0.2, reset: str = "subtract", detach: bool = True, norm: bool = True, pool: str = "avg"
 ) -> nn.Module:
-    """Two convolutions with a residual block, normalisation and pooling, in float64."""
+    """Two convolutions with a residual block, normalization and pooling, in float64."""
     torch.manual_seed(0)
 
-    def normalised(channels: int) -> nn.Module:
+    def normalized(channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels) if norm else nn.Identity()
 
-    block = nn.Sequential(lif(beta, reset, detach), nn.Conv2d(6, 6, 3, padding=1), normalised(6))
+    block = nn.Sequential(lif(beta, reset, detach), nn.Conv2d(6, 6, 3, padding=1), normalized(6))
     network = nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1, bias=not norm),
-        normalised(6),
+        normalized(6),
         MembraneResidual(block),
         lif(beta, reset, detach),
         nn.AvgPool2d(2) if pool == "avg" else nn.MaxPool2d(3, 2, 1),
         nn.Conv2d(6, 8, 3, stride=2, padding=1),
-        normalised(8),
+        normalized(8),
         lif(beta, reset, detach),
         nn.Flatten(),
         nn.Linear(32, 3),
@@ -57,9 +57,9 @@ def deep(
 def shallow(neuron: nn.Module | None = None, norm: bool = False) -> nn.Module:
     """One hidden layer."""
     torch.manual_seed(0)
-    normalised = [nn.BatchNorm1d(12)] if norm else []
+    normalized = [nn.BatchNorm1d(12)] if norm else []
     return nn.Sequential(
-        nn.Linear(5, 12), *normalised, lif(0.7) if neuron is None else neuron, nn.Linear(12, 3)
+        nn.Linear(5, 12), *normalized, lif(0.7) if neuron is None else neuron, nn.Linear(12, 3)
     ).double()
 
 
@@ -117,7 +117,7 @@ class ConstantSlope(Surrogate):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_spikes_and_running_statistics_are_those_of_a_plain_run(streaming: bool):
-    # streaming has statistics of every step of its own: without normalisation only
+    # streaming has statistics of every step of its own: without normalization only
     network = deep(norm=not streaming)
     x = images(5, constant=False)
     found = gradients(lambda network, x: rate_run(network, x, streaming=streaming), network, x)
@@ -164,7 +164,7 @@ def test_rate_gradient_equals_bptt_in_the_linear_regime_on_any_input():
 
     x = images(5, constant=False)
     assert relative_error(gradients(rate_run, network(False), x), gradients(run, network(False), x)) < 1e-12
-    # batch normalisation is not linear in its batch
+    # batch normalization is not linear in its batch
     assert relative_error(gradients(rate_run, network(True), x), gradients(run, network(True), x)) > 1e-2
 
 
@@ -202,7 +202,7 @@ def test_a_frozen_decay_gets_no_gradient_and_a_learned_threshold_does():
 
 @pytest.mark.parametrize(("reset", "detach"), RESETS)
 @pytest.mark.parametrize("window", [1, 3])
-def test_streaming_gives_the_gradient_of_all_steps_at_once_without_normalisation(reset: str, detach: bool, window: int):
+def test_streaming_gives_the_gradient_of_all_steps_at_once_without_normalization(reset: str, detach: bool, window: int):
     network, x = deep(0.6, reset, detach, norm=False, pool="max"), images(6, constant=False)
     found = gradients(lambda network, x: rate_run(network, x, window, streaming=True), network, x)
     assert relative_error(found, gradients(lambda network, x: rate_run(network, x, window), network, x)) < 1e-12
@@ -236,7 +236,7 @@ def test_rate_gradient_is_that_of_an_ann_made_of_the_records():
         (eligibility,) = torch.autograd.grad(rate.sum(), shift)
         return rate.detach() + eligibility * (mean - mean.detach())
 
-    def normalised(layer: nn.BatchNorm2d, mean: Tensor) -> Tensor:
+    def normalized(layer: nn.BatchNorm2d, mean: Tensor) -> Tensor:
         over = (0, 2, 3)
         spiking = inputs[layer].flatten(0, 1)
         mu = mean.mean(over, keepdim=True)
@@ -255,7 +255,7 @@ def test_rate_gradient_is_that_of_an_ann_made_of_the_records():
             return mean + ann(layer.branch, mean)
         if isinstance(layer, LIF):
             return rates_of(layer, mean)
-        return normalised(layer, mean) if isinstance(layer, nn.BatchNorm2d) else layer(mean)
+        return normalized(layer, mean) if isinstance(layer, nn.BatchNorm2d) else layer(mean)
 
     outputs = ann(reference, x.mean(0))
     F.cross_entropy(outputs, torch.arange(6) % 3).backward()
@@ -297,7 +297,7 @@ def test_peak_memory_when_streaming_grows_by_a_steps_outputs_alone(memory):
         x = images(1, shape=(32, 2, 8, 8)).float().expand(steps, -1, -1, -1, -1)
         return memory.peak_bytes(lambda: rate_run(network, x, streaming=streaming))
 
-    # but for what a step returns, and 1 / sigma of its three normalisations
+    # but for what a step returns, and 1 / sigma of its three normalizations
     outputs, statistics = 32 * 3, 6 + 6 + 8
     assert peak(32, True) - peak(4, True) <= 28 * 4 * (outputs + statistics)
     assert peak(32, False) > 2 * peak(4, False)

@@ -1,4 +1,4 @@
-"""Synchronised batch normalisation among rates. Apart from the other tests, so that a new process imports little."""
+"""Synchronized batch normalization among rates. Apart from the other tests, so that a new process imports little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def images() -> Tensor:
     return torch.randn(STEPS, BATCH, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
 
 
-def network(synchronised: bool) -> nn.Module:
+def network(synchronized: bool) -> nn.Module:
     """With an ordinary norm, and one without parameters whose running statistics are cumulative."""
     torch.manual_seed(0)
     made: nn.Module = nn.Sequential(
@@ -35,12 +35,12 @@ def network(synchronised: bool) -> nn.Module:
         nn.Flatten(),
         nn.Linear(4, 3),
     )
-    return (nn.SyncBatchNorm.convert_sync_batchnorm(made) if synchronised else made).double()
+    return (nn.SyncBatchNorm.convert_sync_batchnorm(made) if synchronized else made).double()
 
 
-def learned(x: Tensor, synchronised: bool, options: dict[str, Any]) -> dict[str, Tensor]:
+def learned(x: Tensor, synchronized: bool, options: dict[str, Any]) -> dict[str, Tensor]:
     """Gradients and buffers of two steps on the sum of losses over the samples."""
-    made = network(synchronised)
+    made = network(synchronized)
     for _ in range(2):
         outputs = rate_run(made, x, **options)
         outputs.mean(0).square().sum().backward()
@@ -54,12 +54,12 @@ def of_both(rank: int) -> dict[str, dict[str, Tensor]]:
     for part, first in PARTS.items():
         x = images()[:, :first] if rank == 0 else images()[:, first:]
         for name, options in RUNS.items():
-            for synchronised in (True, False):
-                learnt = learned(x, synchronised, options)
+            for synchronized in (True, False):
+                learnt = learned(x, synchronized, options)
                 for key, value in learnt.items():
                     if key.startswith("gradient"):
                         torch.distributed.all_reduce(value)
-                found[f"{part} {name} {synchronised}"] = learnt
+                found[f"{part} {name} {synchronized}"] = learnt
     return found
 
 
@@ -77,15 +77,15 @@ def test_two_processes_learn_what_one_learns_of_the_whole_batch(
     expected = learned(images(), False, RUNS[name])
     assert expected["4.num_batches_tracked"] == 2
     for found in of_ranks:
-        synchronised = found[f"{part} {name} True"]
-        assert synchronised.keys() == expected.keys()
+        synchronized = found[f"{part} {name} True"]
+        assert synchronized.keys() == expected.keys()
         for key, value in expected.items():
-            torch.testing.assert_close(synchronised[key], value, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(synchronized[key], value, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("part", PARTS)
-def test_without_synchronisation_two_processes_learn_something_else(
+def test_without_synchronization_two_processes_learn_something_else(
     of_ranks: list[dict[str, dict[str, Tensor]]], part: str, name: str
 ):
     expected = learned(images(), False, RUNS[name])

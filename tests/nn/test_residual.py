@@ -1,4 +1,4 @@
-"""Residual blocks without normalisation, and noise of a fixed size."""
+"""Residual blocks without normalization, and noise of a fixed size."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ INPUTS, CLASSES = 24, 5
 
 
 def relu_network(depth: int, width: int = 32, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Sequential:
-    """`depth` linear layers, He-initialised, with ReLU in between."""
+    """`depth` linear layers, He-initialized, with ReLU in between."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [INPUTS, *[width] * (depth - 1), CLASSES]
     parts: list[nn.Module] = []
@@ -134,7 +134,7 @@ def test_gradients_through_spike_times_are_those_of_relu(depth: int):
 
 
 def one_ulp(network: nn.Sequential, seed: int = 0) -> nn.Sequential:
-    """The control: every weight moved to a neighbouring float."""
+    """The control: every weight moved to a neighboring float."""
     twin = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

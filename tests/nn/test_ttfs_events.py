@@ -99,12 +99,12 @@ def _trained_mlp() -> tuple[nn.Sequential, Tensor]:
     x = (inputs(5, 30)[y] + 0.3 * torch.randn(250, 30)).clamp(-1, 1)
     hidden = [part for _ in range(2) for part in (nn.Linear(32, 32), FirstSpike())]
     network = nn.Sequential(SpikeEncoder(-1, 1), nn.Linear(30, 32), FirstSpike(), *hidden, nn.Linear(32, 5))
-    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     for _ in range(150):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(x), y)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.1
     return network.requires_grad_(False), x[:10]
 
@@ -448,7 +448,7 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize("skips", ["delay", "relay"])
 def test_a_mapped_residual_network_is_its_relu_network(skips: str):
-    """Batch normalisation before, and with negative scales after the rectifier, max-pooling, strided skips."""
+    """Batch normalization before, and with negative scales after the rectifier, max-pooling, strided skips."""
     stem = [nn.Conv2d(3, 6, 3, 1, 1), nn.ReLU(), nn.BatchNorm2d(6), nn.MaxPool2d(2)]
     blocks = [Block(6, 6, 1), Block(6, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
     relu = nn.Sequential(*stem, *blocks)

@@ -42,15 +42,15 @@ def _prepared(name: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, 
     return path, script.DEFAULTS, getattr(script, "PRESETS", {}), getattr(script, "VARIANTS", {})
 
 
-def write_coloured_images(path: Path) -> Path:
-    """A part of CIFAR-10 in small: four classes, each the colour of a whole image, in noise."""
+def write_colored_images(path: Path) -> Path:
+    """A part of CIFAR-10 in small: four classes, each the color of a whole image, in noise."""
     rng = np.random.default_rng(0)
-    colours = np.array([(0, 0, 0), (150, 0, 0), (0, 150, 0), (0, 0, 150)], np.uint8)
+    colors = np.array([(0, 0, 0), (150, 0, 0), (0, 150, 0), (0, 0, 150)], np.uint8)
     arrays = {}
     for split, count in (("train", 160), ("test", 40)):
         labels = np.arange(count) % 4
         noise = rng.integers(0, 80, (count, 32, 32, 3), dtype=np.uint8)
-        arrays[f"{split}_x"] = noise + colours[labels][:, None, None]
+        arrays[f"{split}_x"] = noise + colors[labels][:, None, None]
         arrays[f"{split}_y"] = labels.astype(np.int64)
     np.savez(path, **arrays)
     return path

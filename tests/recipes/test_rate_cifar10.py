@@ -9,7 +9,7 @@ import pytest
 from lightning_snn import SpikingModule
 from lightning_snn.networks import ResNet, ResNet18
 from lightning_snn.optim import SGD
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_coloured_images
+from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_colored_images
 
 TINY = ("--small", "true", "--network.channels", "[4,6]", "--data.batch_size", "16", "--data.time_steps", "2")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
@@ -19,7 +19,7 @@ PUBLISHED = ("--data.root", "part.npz", "--data.auto_augment", "false")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coloured_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
+    return write_colored_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_the_learning_rate_follows_a_cosine_to_zero(images: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("method", ["SurrogateGradient", "RateBackprop"])
-def test_the_small_network_learns_the_colour_of_a_square(
+def test_the_small_network_learns_the_color_of_a_square(
     method: str,
     images: Path,
     tmp_path: Path,

@@ -12,15 +12,15 @@ from tests.recipes.loading import run_recipe
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A class is the colour of a square on noise, in the layout of the .npz part of CIFAR-10."""
+    """A class is the color of a square on noise, in the layout of the .npz part of CIFAR-10."""
     rng = np.random.default_rng(0)
-    colours = np.array([(r, g, b) for r in (0, 160) for g in (0, 80, 160) for b in (0, 160)], np.uint8)[:10]
+    colors = np.array([(r, g, b) for r in (0, 160) for g in (0, 80, 160) for b in (0, 160)], np.uint8)[:10]
     arrays = {}
     for split, count in (("train", 400), ("test", 100)):
         labels = np.arange(count) % 10
         pictures = rng.integers(0, 80, (count, 32, 32, 3), dtype=np.uint8)
         for picture, label in zip(pictures, labels, strict=True):
-            picture[4:28, 4:28] += colours[label]
+            picture[4:28, 4:28] += colors[label]
         arrays[f"{split}_x"], arrays[f"{split}_y"] = pictures, labels.astype(np.int64)
     path = tmp_path_factory.mktemp("cifar10") / "part.npz"
     np.savez(path, **arrays)
@@ -31,7 +31,7 @@ SMALL = ("--network.channels", "[8,8]", "--network.blocks", "1", "--data.batch_s
 
 
 @pytest.mark.parametrize("method", ["SpikingBayes", "SurrogateGradient", "NoisySpikes"])
-def test_every_method_trains_the_network_without_normalisation(method, images, tmp_path, monkeypatch):
+def test_every_method_trains_the_network_without_normalization(method, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ("--data.root", str(images), *SMALL, "--method", method, "--trainer.accelerator", "cpu")
     cli = run_recipe("sbnn_cifar10", monkeypatch, *options, "--trainer.fast_dev_run", "true")
@@ -49,7 +49,7 @@ def test_batch_norm_is_refused_with_a_posterior_by_name(images, tmp_path, monkey
     assert "BatchNorm2d" in capsys.readouterr().err
 
 
-def test_it_learns_the_colour_of_a_square(images, tmp_path, monkeypatch):
+def test_it_learns_the_color_of_a_square(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ("--data.root", str(images), *SMALL, "--method.samples", "2", "--trainer.max_epochs", "6")
     quick = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--output", "run")

@@ -7,7 +7,7 @@ from torch import nn
 
 from lightning_snn.methods import TimeToFirstSpike
 from lightning_snn.nn.ttfs_windows import rescale
-from tests.recipes.loading import load_recipe, run_recipe, write_coloured_images
+from tests.recipes.loading import load_recipe, run_recipe, write_colored_images
 
 TINY = ("--network.channels", '[4, "M", 6]', "--data.batch_size", "16", "--model.learning_rate", "0.03")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
@@ -15,7 +15,7 @@ QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coloured_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
+    return write_colored_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
 
 
 @pytest.fixture(autouse=True)

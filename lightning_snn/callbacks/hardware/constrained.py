@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.checks import check_between
-from lightning_snn.functional.quantisation import IntegerWeights
+from lightning_snn.functional.quantization import IntegerWeights
 from lightning_snn.nn.ttfs import FirstSpike, SpikeEncoder, TimeWindow
 from lightning_snn.nn.ttfs_windows import cascade
 
@@ -20,7 +20,7 @@ from lightning_snn.nn.ttfs_windows import cascade
 class Constrained(ExitStack):
     """Constraints that act on a module from now until `close`, or within a ``with`` block.
 
-    A layer's weight is the constrained one while its forward runs; else it is the plain parameter, so that optimisers,
+    A layer's weight is the constrained one while its forward runs; else it is the plain parameter, so that optimizers,
     checkpoints, copies and averages of weights know of nothing. Neurons of time to first spike take
     ``overflow="clip"``, and their windows are frozen. Windows are not shortened: see `shorten_windows`.
 
@@ -141,7 +141,7 @@ def weight_layers(module: nn.Module, constraints: HardwareConstraints) -> dict[s
     if computed:
         raise ValueError(
             "Expected the weights of linear and convolutional layers to be parameters, but got some that are computed "
-            f"from others (parametrised): {', '.join(computed)}"
+            f"from others (parametrized): {', '.join(computed)}"
         )
     if constraints.weight_ranges == "channel":
         # a channel's weights are no slice of theirs

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_snn.checks import check_between, check_choice
-from lightning_snn.functional.quantisation import (
+from lightning_snn.functional.quantization import (
     IntegerWeights,
     check_bits,
     check_percentile,
     integer_weights,
-    quantise_weight,
+    quantize_weight,
     weight_range,
 )
 from lightning_snn.functional.ttfs import TimeConstraints
@@ -39,7 +39,7 @@ class HardwareConstraints:
         weight_percentile: percentage of the weights that make up a range, larger than 50 and at most 100; the others
             are clipped to it.
         weight_ranges: whether a "layer" has one range of weights, or each output "channel" of it one of its own, as
-            chips have that scale the sum of every column. Batch normalisation that went into the weights leaves
+            chips have that scale the sum of every column. Batch normalization that went into the weights leaves
             channels of very different sizes, of which the small ones get few levels of a range of the layer.
         latency_factor: what windows are divided by, at least 1. Spikes that would come before their window come as it
             begins.
@@ -96,7 +96,7 @@ class HardwareConstraints:
         return [name for name in names if getattr(self, name) != getattr(neutral, name)]
 
     def weight(self, weight: Tensor, channel_dimension: int = 0) -> Tensor:
-        """What a chip computes with instead of a layer's weights: they are quantised, then noisy.
+        """What a chip computes with instead of a layer's weights: they are quantized, then noisy.
 
         Args:
             weight: of a layer.
@@ -104,7 +104,7 @@ class HardwareConstraints:
         """
         dimension = channel_dimension if self.weight_ranges == "channel" else None
         if self.weight_bits is not None:
-            weight = quantise_weight(weight, self.weight_bits, self.weight_percentile, dimension)
+            weight = quantize_weight(weight, self.weight_bits, self.weight_percentile, dimension)
         if self.weight_noise > 0:
             low, high = weight_range(weight, channel_dimension=dimension)
             weight = weight + self.weight_noise * torch.maximum(-low, high) * torch.randn_like(weight)

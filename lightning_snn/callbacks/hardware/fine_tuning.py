@@ -32,7 +32,7 @@ class HardwareFineTuning(pl.Callback):
     and not even that where two metrics would become one. From the switch on `ModelCheckpoint` and `EarlyStopping` look
     for the best epoch anew.
 
-    Optimisers, checkpoints and averages of weights hold plain weights in full precision: constraints act within the
+    Optimizers, checkpoints and averages of weights hold plain weights in full precision: constraints act within the
     forward of layers, in training, validation and tests of the trainer that has this callback, and are taken off when
     it is done. A checkpoint has the windows, and that they have been shortened. A `fast_dev_run` fine-tunes from
     epoch 0.

@@ -68,7 +68,7 @@ def values(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
 
 
 def scale_learning_rates(trainer: pl.Trainer, factor: float) -> None:
-    """Multiply the learning rates of all optimisers, and those that their schedules come back to."""
+    """Multiply the learning rates of all optimizers, and those that their schedules come back to."""
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
             for name in ("lr", "initial_lr", "max_lr", "min_lr"):

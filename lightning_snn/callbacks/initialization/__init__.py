@@ -1,4 +1,4 @@
-"""Whether a network can be trained as it was initialised: measured, judged, and mended if asked to."""
+"""Whether a network can be trained as it was initialized: measured, judged, and mended if asked to."""
 
 from lightning_snn.callbacks.initialization.callback import InitializationCheck
 from lightning_snn.callbacks.initialization.findings import Finding, findings_table, overall

@@ -1,4 +1,4 @@
-"""Whether a network can be trained as it was initialised, said with the first batch."""
+"""Whether a network can be trained as it was initialized, said with the first batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class InitializationCheck(pl.Callback):
     cross-entropy of the mean over time. A network without time takes a batch of one time step.
 
     With ``on_fail="rescale"`` a failure has the weights rescaled, in place and alike in all processes, by `rescale`, a
-    fluctuation-driven initialisation. Then all is measured, printed and logged once more, as
+    fluctuation-driven initialization. Then all is measured, printed and logged once more, as
     `initialization_rescaled/QUANTITY/LAYER`, and what fails still is a warning.
 
     Args:
@@ -58,7 +58,7 @@ class InitializationCheck(pl.Callback):
 
     Raises:
         ValueError: if an argument is outside its range; when the fit starts, if the module has no such network, no
-            layers to measure or rescale, or optimises by hand without a `loss`; with the first batch, if it has another
+            layers to measure or rescale, or optimizes by hand without a `loss`; with the first batch, if it has another
             form than `network` needs, or the module cannot be copied.
         RuntimeError: with the first batch, for ``on_fail="raise"``, naming what failed.
 

@@ -10,9 +10,9 @@ from lightning_snn.functional.jacobian import Band, Verdict
 
 WEAKER = "scale its incoming weights down, or raise its threshold"
 STRONGER = "scale its incoming weights up, or lower its threshold"
-_VANISHING = "larger weights, a wider surrogate derivative, skip connections, normalisation, or fewer layers"
-_EXPLODING = "smaller weights, a narrower or lower surrogate derivative, normalisation, or clipped gradients"
-_HE = "weights of standard deviation sqrt(2 / fan-in), or normalisation"
+_VANISHING = "larger weights, a wider surrogate derivative, skip connections, normalization, or fewer layers"
+_EXPLODING = "smaller weights, a narrower or lower surrogate derivative, normalization, or clipped gradients"
+_HE = "weights of standard deviation sqrt(2 / fan-in), or normalization"
 _SLOPES = "slopes of 1: `FirstSpike` after a Linear, `nn.from_relu`, or `copy_relu` from a ReLU network"
 
 # by quantity, and by whether the value is too small or too large: the reason, and the remedy

@@ -1,4 +1,4 @@
-"""Activity and gradients of a module as it is initialised, on one batch."""
+"""Activity and gradients of a module as it is initialized, on one batch."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def measure_initialization(module: nn.Module, run: Run, thresholds: Thresholds |
     are used, of those that the loss depends on. Where it does not depend on all, `spike_derivative` is 0 for layers
     whose spikes pass no gradient on.
 
-    All is measured on a copy in evaluation mode, in which batch normalisation has the statistics of the batch, or its
+    All is measured on a copy in evaluation mode, in which batch normalization has the statistics of the batch, or its
     own where the module has it in evaluation mode. The module, what it keeps and all random numbers stay as they are.
 
     Args:
         module: any module.
-        run: from such a module, a copy, to a scalar loss. It is called once, with batch normalisation twice.
+        run: from such a module, a copy, to a scalar loss. It is called once, with batch normalization twice.
         thresholds: when it passes; None are the defaults.
 
     Returns:

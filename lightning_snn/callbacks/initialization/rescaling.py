@@ -1,4 +1,4 @@
-"""Data-dependent, fluctuation-driven initialisation: weights of such a size that neurons spike by chance, not by drift.
+"""Data-dependent, fluctuation-driven initialization: weights of such a size that neurons spike by chance, not by drift.
 
 After Rossbroich, Gygax & Zenke 2022, arXiv 2206.10226, who derive the weights' variance from rates and time constants.
 Here the membranes are measured on a batch, so that any layers do between weights and neurons, and any neurons whose
@@ -65,7 +65,7 @@ def rescale(
     2206.10226.
 
     From the first layer to the last, in the order in which they run, each with the spikes of layers that are rescaled
-    already. Scaled are weight and bias of the last module with trained weights, or normalisation with trained scales,
+    already. Scaled are weight and bias of the last module with trained weights, or normalization with trained scales,
     that ran before the layer; of branches that join before it, the last alone. Before, means that stand in the way are
     removed: those of neurons or channels by the bias, where they are larger than the fluctuations about them, so that
     inputs make neurons spike and not their biases; and where there is no bias, a mean of all neurons of more than half
@@ -74,17 +74,17 @@ def rescale(
     What is left as it was, with the reason: layers whose membrane is not known; those whose spikes the loss does not
     hear, and readouts after the last of them; those fed by weights that feed another layer too; those that are called
     in several places, each fed by other weights; those whose membrane does not scale with their weights, as where
-    normalisation without trained scales comes between. Weights of recurrent connections stay.
+    normalization without trained scales comes between. Weights of recurrent connections stay.
 
     Args:
-        module: any module. Its parameters are changed in place, so that an optimiser keeps them.
+        module: any module. Its parameters are changed in place, so that an optimizer keeps them.
         run: from a copy of the module to its loss on a batch; called two times a layer where its weights are only
-            scaled, four where means are removed, at most 16, and with batch normalisation twice as often. A run that
+            scaled, four where means are removed, at most 16, and with batch normalization twice as often. A run that
             gives no loss has all layers rescaled.
         xi: distance of the threshold from the mean in standard deviations, larger than 0: the smaller, the more spikes.
             1 to 3 are in use, and accuracy hardly depends on it: an `MLP` of 6 hidden layers of 128, silent at first,
             after two passes over 3,000 digits of MNIST (10 steps, Adam 1e-3, seeds 0 to 2) had 78, 80, 77 % with 1 and
-            80, 81, 76 % with 3; as it is initialised by default it had 62, 49, 44 %. 1 gives rates farther from
+            80, 81, 76 % with 3; as it is initialized by default it had 62, 49, 44 %. 1 gives rates farther from
             silence, 4 to 7 % of spikes.
         reduce: of several processes, the sum of a tensor over all; None for one process.
 

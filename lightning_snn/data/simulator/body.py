@@ -1,6 +1,6 @@
 """People and their movements: seeded subjects, and the joint positions of each gesture over time.
 
-Lengths are metres, times seconds, angles radians. World axes as the camera sees them: x to the right, y down, z from
+Lengths are meters, times seconds, angles radians. World axes as the camera sees them: x to the right, y down, z from
 the subject towards the camera; the origin lies midway between the shoulders. The subject faces the camera, so that the
 right arm is on the left of the image. "Clockwise" is as the camera sees it.
 """
@@ -63,7 +63,7 @@ class Subject:
 
     @property
     def reach(self) -> float:
-        """Length of the stretched arm to the wrist in metres."""
+        """Length of the stretched arm to the wrist in meters."""
         return self.upper_arm + self.forearm
 
 
@@ -106,7 +106,7 @@ def draw_subject(rng: np.random.Generator) -> Subject:
 
 @dataclass(frozen=True)
 class Motion:
-    """Joint positions in metres at S instants; arms are ordered right, left."""
+    """Joint positions in meters at S instants; arms are ordered right, left."""
 
     shoulders: Array  # (2, S, 3)
     elbows: Array  # (2, S, 3)

@@ -11,10 +11,10 @@ from .body import LEFT, RIGHT, Motion, Subject
 
 Frames = NDArray[np.float32]
 
-# Height and width in metres of what the camera sees at the subject's distance.
+# Height and width in meters of what the camera sees at the subject's distance.
 FIELD_OF_VIEW = 1.75
 CAMERA_DISTANCE = 2.4
-# Place of the image's centre below the shoulders, in metres.
+# Place of the image's center below the shoulders, in meters.
 VIEW_CENTRE = 0.12
 # Width in pixels over which an edge goes from one side's brightness to the other's.
 EDGE_WIDTH = 1.2
@@ -27,7 +27,7 @@ class Light:
     Args:
         name: what it is called.
         gain: brightness of a white wall; the pixels' dark level is 0.03 on this scale.
-        gradient: largest relative change of brightness from the centre of the image to its edge.
+        gradient: largest relative change of brightness from the center of the image to its edge.
         noise: standard deviation of the relative shot noise of a white wall at gain 1, within 10 ms.
         bandwidth: cut-off frequency of the photoreceptor in hertz; pixels are slower in dim light.
     """
@@ -155,7 +155,7 @@ def draw_capsule(
 
 
 def _project(point: NDArray, size: int) -> tuple[NDArray, NDArray]:
-    """Pixel coordinates ``(S, 2)`` and pixels per metre ``(S,)`` of points ``(S, 3)`` before a pinhole camera."""
+    """Pixel coordinates ``(S, 2)`` and pixels per meter ``(S,)`` of points ``(S, 3)`` before a pinhole camera."""
     scale = size / FIELD_OF_VIEW * CAMERA_DISTANCE / (CAMERA_DISTANCE - point[:, 2])
     shifted = point[:, :2] - np.array([0.0, VIEW_CENTRE])
     return shifted * scale[:, None] + size / 2, scale

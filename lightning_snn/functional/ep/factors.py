@@ -72,7 +72,7 @@ def spike_probability(mean: Tensor, variance: Tensor, activation: Activation) ->
         probabilities of the shape of `mean`.
     """
     if activation != "sigmoid":
-        return normal_cdf(standardised(mean, variance, activation)[0])
+        return normal_cdf(standardized(mean, variance, activation)[0])
     deviation = variance.clamp(min=_LEAST_VARIANCE).sqrt()
     probability = torch.zeros_like(mean)
     for node, weight in hermite_nodes(NODES):
@@ -83,7 +83,7 @@ def spike_probability(mean: Tensor, variance: Tensor, activation: Activation) ->
 def log_odds_of_spike(mean: Tensor, variance: Tensor, activation: Activation) -> Tensor:
     """``log p - log(1 - p)`` of `spike_probability`, in log space: finite where the probability rounds to 0 or 1."""
     if activation != "sigmoid":
-        return normal_log_odds(standardised(mean, variance, activation)[0])
+        return normal_log_odds(standardized(mean, variance, activation)[0])
     spike = torch.full_like(mean, math.inf)
     return _sigmoid_message(mean, variance, spike).log_evidence - _sigmoid_message(mean, variance, -spike).log_evidence
 
@@ -103,7 +103,7 @@ def spike_message(mean: Tensor, variance: Tensor, log_odds: Tensor, activation: 
     """
     if activation == "sigmoid":
         return _sigmoid_message(mean, variance, log_odds)
-    z, total = standardised(mean, variance, activation)
+    z, total = standardized(mean, variance, activation)
     # seen from the side of the threshold on which the mean lies, all terms of Z / phi(z) are tame
     side = torch.copysign(torch.ones_like(z), z)
     towards = log_odds * side
@@ -146,7 +146,7 @@ def bounded(message: Message, variance: Tensor) -> Message:
     return message._replace(curvature=message.curvature.clamp(min=0).minimum(most))
 
 
-def standardised(mean: Tensor, variance: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+def standardized(mean: Tensor, variance: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """The mean in standard deviations of potential and neuron noise, and their variance."""
     total = (variance + _NOISE_VARIANCE[activation]).clamp_(min=_LEAST_VARIANCE)
     return total.rsqrt().mul_(mean), total

@@ -2,7 +2,7 @@ r"""The mixing block with full covariances: exact for given sites, for layers of
 
 Row by row the weights have the joint posterior :math:`S = (\operatorname{diag} P_c + x^T G_0 x)^{-1}` and the cavity of
 a potential is its marginal without its own site, where `mixing` keeps variances only and expands. It takes a matrix for
-every output unit; its use is to say what the factorised block gives away.
+every output unit; its use is to say what the factorized block gives away.
 """
 
 from __future__ import annotations

@@ -119,15 +119,15 @@ def level_sites(
     Returns:
         the new precisions and precision-means, each `[O, I]`.
     """
-    mean, variance, centre = moments
+    mean, variance, center = moments
     precision, precision_mean = natural
     second, first = site_sums(linear, x, spike_variance, mean, message)
     precision_step = cavity[0] + second - precision
-    pull = cavity[1] + torch.addcmul(first, mean, second) - precision_mean - centre * precision_step
+    pull = cavity[1] + torch.addcmul(first, mean, second) - precision_mean - center * precision_step
     diagonal = torch.maximum(variance.reciprocal() - second, 0.1 / variance)
     sites = site_precision(potential, message)
     preconditioner = diagonal + second  # at least 1 / s
     step = conjugate_gradients(linear, x, sites, diagonal, pull, None, iterations, tolerance, preconditioner)
     answered = pull - linear.correlate(x, sites * linear.apply(x, step)) + second * step
     answered = answered.clamp(-limit, limit)  # type: ignore[arg-type]
-    return precision + damping * precision_step, precision_mean + damping * (centre * precision_step + answered)
+    return precision + damping * precision_step, precision_mean + damping * (center * precision_step + answered)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.ep.factors import Activation, standardised
+from lightning_snn.functional.ep.factors import Activation, standardized
 from lightning_snn.functional.gaussian import normal_cdf
 
 _NODES = 20
@@ -48,7 +48,7 @@ def epistemic_spike_variance(
     Returns:
         variances from 0 to ``p (1 - p)``, exact but for a quadrature error below 1e-8.
     """
-    z, total = standardised(mean, variance, "probit" if activation == "sigmoid" else activation)
+    z, total = standardized(mean, variance, "probit" if activation == "sigmoid" else activation)
     angle = torch.asin((epistemic_variance / total).clamp(0, 1))
     squared = z.square()
     covariance = torch.zeros_like(mean)

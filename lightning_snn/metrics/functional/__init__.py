@@ -2,7 +2,7 @@
 `lightning_snn.metrics`.
 
 Class probabilities, not logits, are of shape `(N, C)`: rows within [0, 1] that sum to one; spike probabilities of
-outputs need not. Nothing is clamped or renormalised. Sums run in float64 whatever the dtype of the input (float32 on
+outputs need not. Nothing is clamped or renormalized. Sums run in float64 whatever the dtype of the input (float32 on
 Apple's MPS, which lacks it).
 """
 

@@ -89,7 +89,7 @@ def check_pairs(pairs: Sequence[tuple[int, int]]) -> None:
     """Refuse pairs that are not disjoint pairs of non-negative integers.
 
     Raises:
-        ValueError: naming the offence.
+        ValueError: naming the offense.
     """
     expectation = (
         f"Expected argument `pairs` to be disjoint pairs of class indices like [(1, 2), (3, 4)], but got {pairs!r}"

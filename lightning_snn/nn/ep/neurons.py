@@ -105,7 +105,7 @@ class ValueOutput(nn.Module):
 
     Args:
         noise_variance: of the observations, larger than 0.
-        learned: let the noise variance follow the data, by expectation maximisation.
+        learned: let the noise variance follow the data, by expectation maximization.
     """
 
     noise_variance: Tensor

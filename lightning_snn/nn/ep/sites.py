@@ -14,7 +14,7 @@ from lightning_snn.nn.ep.weights import Natural
 class SiteMemory(nn.Module):
     """Sites of batches, by the key of the batch: the natural parameters that each added to a layer.
 
-    The layer moves only when the optimiser steps. Until then the displacements that were asked for are pending; then
+    The layer moves only when the optimizer steps. Until then the displacements that were asked for are pending; then
     they are settled: every site moves by its share of what the layer really moved, whatever learning rate, clipping,
     accumulation or averaging over processes made of it. Sites are part of the state dict; they are not buffers,
     which processes would overwrite with those of the first.
@@ -47,7 +47,7 @@ class SiteMemory(nn.Module):
         return self._sites.get(key)
 
     def ask(self, now: Natural, displacements: list[tuple[int, int, Natural]]) -> None:
-        """Note displacements `(key, samples, natural parameters)` that the next step of the optimiser should make."""
+        """Note displacements `(key, samples, natural parameters)` that the next step of the optimizer should make."""
         if self._before is None:
             self._before = Natural(*(values.detach().clone() for values in now))
         self._pending += displacements

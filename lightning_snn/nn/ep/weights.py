@@ -173,8 +173,8 @@ class LevelWeights:
             return level_moments(uniform, levels, *natural)
         weights = level_moments(uniform, levels, *(values[:, :-1] for values in natural))
         bias = _gaussian(*(values[:, -1:] for values in natural))
-        mean, variance, centre = (torch.cat(parts, 1) for parts in zip(weights, bias, strict=True))
-        return mean, variance, centre
+        mean, variance, center = (torch.cat(parts, 1) for parts in zip(weights, bias, strict=True))
+        return mean, variance, center
 
     def _log_probabilities(self, natural: Natural, levels: Tensor) -> Tensor:
         """Of each level, up to a constant, `[O, I, K]`; the column of the bias is left out."""

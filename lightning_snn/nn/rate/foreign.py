@@ -19,7 +19,7 @@ inputs counts. What differs from `rate_run`:
 
 - What comes after the last spikes learns by backpropagation through time: a readout with a loss at every step, or
   membranes that are read out, those of spiking layers included.
-- Batch normalisation with the statistics of the batch, and layers with a state that never spike, pass errors that vary
+- Batch normalization with the statistics of the batch, and layers with a state that never spike, pass errors that vary
   in time on to the connection before them. `rate_run` keeps the means of these, too.
 
 Cost: a run, a backward pass, and two more through the spiking layers alone; the memory of backpropagation through time.

@@ -1,4 +1,4 @@
-"""Rate rules of batch normalisation: the statistics of the spiking pass, and running statistics touched once."""
+"""Rate rules of batch normalization: the statistics of the spiking pass, and running statistics touched once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_snn.nn.rate.rules import Plan, RateRule, WindowMean, register_rat
 
 
 class BatchNormRule(RateRule):
-    """Batch normalisation over all steps at once, or when streaming over each step by itself.
+    """Batch normalization over all steps at once, or when streaming over each step by itself.
 
     Streaming, the gradient takes the mean over a window of ``1 / sigma_t``, and the momentum is divided by T, so that
     running statistics move as far in a training step. In evaluation mode, with running statistics, the module itself
@@ -28,17 +28,17 @@ class BatchNormRule(RateRule):
         self.by_batch = module.training or module.running_mean is None
         self.means: list[Tensor] = []
         self.inverse_stds: list[Tensor] = []
-        self.normalised = WindowMean(plan)
+        self.normalized = WindowMean(plan)
         self.momentum = self._momentum() if self.by_batch else 0.0
 
     def collect(self, x: Tensor) -> Tensor:
         if not self.by_batch:
             return self.plain(x)
-        y, mean, inverse_std = self._normalise(x)
+        y, mean, inverse_std = self._normalize(x)
         self.inverse_stds.append(inverse_std)
         if self.plan.streaming:
             # the statistics of a step and its input vary together: the mean output is no function of mean statistics
-            self.normalised.add(self._by_channel(x, mean, inverse_std))
+            self.normalized.add(self._by_channel(x, mean, inverse_std))
         else:
             self.means.append(mean)
         return y
@@ -48,17 +48,17 @@ class BatchNormRule(RateRule):
             return self.plain(x)
         inverse_std = torch.stack(self.inverse_stds)
         if self.plan.streaming:
-            normalised = self.normalised.value
+            normalized = self.normalized.value
             inverse_std = inverse_std.unflatten(0, (self.plan.windows, -1)).mean(1)
         else:
-            normalised = self._by_channel(x.detach(), self.means[0], inverse_std[0])
-        return batch_norm_of_rates(x, normalised, inverse_std, self.norm.weight, self.norm.bias, self._average())
+            normalized = self._by_channel(x.detach(), self.means[0], inverse_std[0])
+        return batch_norm_of_rates(x, normalized, inverse_std, self.norm.weight, self.norm.bias, self._average())
 
     def _by_channel(self, x: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
         shape = (1, -1, *(1,) * (x.dim() - 2))
         return torch.addcmul((-mean * inverse_std).view(shape), x, inverse_std.view(shape))
 
-    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Output, mean and 1 / sigma of the batch, having updated the running statistics."""
         norm = self.norm
         running = (norm.running_mean, norm.running_var) if self._tracks else (None, None)
@@ -82,11 +82,11 @@ class BatchNormRule(RateRule):
 
 
 class SyncBatchNormRule(BatchNormRule):
-    """Batch normalisation over the samples of all processes, in the statistics and in the gradient alike."""
+    """Batch normalization over the samples of all processes, in the statistics and in the gradient alike."""
 
-    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._processes == 1:
-            return super()._normalise(x)
+            return super()._normalize(x)
         norm = self.norm
         self.samples = x.shape[0]
         over = [0, *range(2, x.dim())]
@@ -94,8 +94,8 @@ class SyncBatchNormRule(BatchNormRule):
         # relative to a first guess of the mean: a difference of large squares would lose the variance
         mean = self._mean_over_processes(wide.mean(over))
         shape = (1, -1, *(1,) * (x.dim() - 2))
-        centred = wide - mean.view(shape)
-        variance = self._mean_over_processes(centred.square().mean(over))
+        centered = wide - mean.view(shape)
+        variance = self._mean_over_processes(centered.square().mean(over))
         inverse_std = torch.rsqrt(variance + norm.eps)
         if self._tracks:
             assert norm.running_mean is not None
@@ -104,7 +104,7 @@ class SyncBatchNormRule(BatchNormRule):
             dist.all_reduce(count, group=self._group)
             norm.running_mean.lerp_(mean.to(norm.running_mean), self.momentum)
             norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var), self.momentum)
-        y = centred.mul_(inverse_std.view(shape))
+        y = centered.mul_(inverse_std.view(shape))
         if norm.weight is not None:
             y = y * norm.weight.view(shape) + norm.bias.view(shape)
         return y.to(x.dtype), mean, inverse_std

@@ -113,7 +113,7 @@ class TTFSNetwork(nn.Module):
     def to_relu(self) -> nn.Module:
         """The ReLU network that this one computes, on inputs as the encoder takes them; without relays and delays.
 
-        Layers have the names, and without batch normalisation the parameters, that they had before the mapping.
+        Layers have the names, and without batch normalization the parameters, that they had before the mapping.
         """
         low, width = self.encoder.low, self.encoder.high - self.encoder.low
         body = copy.deepcopy(self.body).eval()
@@ -130,7 +130,7 @@ def from_relu(
 ) -> TTFSNetwork:
     r"""Map a ReLU network exactly onto neurons that spike at most once, with their time as the code.
 
-    ReLU or `LIF` layers, taken as rectifiers, become `FirstSpike` neurons. Batch normalisation before or after them
+    ReLU or `LIF` layers, taken as rectifiers, become `FirstSpike` neurons. Batch normalization before or after them
     and the input range go into weights, offsets and, under zero padding, border maps; max-pools become races of
     spikes, and average pools, additions, concatenations and weight layers in a row the synapses of the next neurons.
     Spikes that skip layers are delayed. Dropout masks spikes in training.

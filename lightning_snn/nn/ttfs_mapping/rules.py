@@ -82,10 +82,10 @@ def one_to_one(place: Place, layer: OneToOne, x: Signal) -> Signal:
     return Signal(node, x.shape, "drive", synapses=(synapses,), biased=synapses)
 
 
-def normalise(place: Place, layer: Any, x: Signal) -> Signal:
-    r"""Batch normalisation, :math:`\kappa = \gamma / \sqrt{\sigma^2 + \epsilon}`, shift :math:`\beta - \mu \kappa`."""
+def normalize(place: Place, layer: Any, x: Signal) -> Signal:
+    r"""Batch normalization, :math:`\kappa = \gamma / \sqrt{\sigma^2 + \epsilon}`, shift :math:`\beta - \mu \kappa`."""
     if layer.running_mean is None:
-        raise Unmappable("it normalises by the statistics of each batch, and has none of its own")
+        raise Unmappable("it normalizes by the statistics of each batch, and has none of its own")
     kappa = (layer.running_var.double() + layer.eps).rsqrt()
     kappa = kappa if layer.weight is None else kappa * layer.weight.detach().double()
     shift = -layer.running_mean.double() * kappa
@@ -220,9 +220,9 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: weighted,
     OneToOne: one_to_one,
     OffsetMap: offset,
-    nn.BatchNorm1d: normalise,
-    nn.BatchNorm2d: normalise,
-    nn.SyncBatchNorm: normalise,
+    nn.BatchNorm1d: normalize,
+    nn.BatchNorm2d: normalize,
+    nn.SyncBatchNorm: normalize,
     nn.ReLU: _plain(rectify),
     LIF: _plain(rectify),
     FirstSpike: _plain(rectify),

@@ -1,6 +1,6 @@
 r"""What flows between layers while a network is mapped: affine functions of spike trains, ``y = scale * v + shift``.
 
-A tensor y of the ReLU network is known as such a function of a node v of the mapped graph. Batch normalisation and the
+A tensor y of the ReLU network is known as such a function of a node v of the mapped graph. Batch normalization and the
 range of the inputs change scale and shift only; they are folded into the weights of the layer that reads y, or of the
 layers whose sum it is.
 """
