@@ -30,8 +30,7 @@ from torch import Tensor
 from lightning_snn import figures
 from lightning_snn.figures.estimators import bias_and_deviation
 from lightning_snn.functional.enumeration import Spike, gradient_statistics
-from lightning_snn.functional.gumbel import AnalyticalGumbelRao
-from lightning_snn.functional.iwst import IWST, Estimator
+from lightning_snn.functional.estimators import IWST, AnalyticalGumbelRao, Estimator
 
 UNITS = CLASSES = 3
 DEPTHS = (1, 2, 3, 4)

@@ -23,9 +23,9 @@ from _peers import Forward, in_snntorch, in_spikingjelly, with_relu
 from _timing import compare, parser, show
 from torch import Tensor, nn
 
+from lightning_snn.methods.rate import rate_run
 from lightning_snn.networks import VGG, ResNet
 from lightning_snn.nn import run
-from lightning_snn.nn.rate import rate_run
 
 BATCH = 8
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from _timing import compare, parser, show
 from torch import Tensor, nn
 
-from lightning_snn.nn.ttfs_mapping import TTFSNetwork, from_relu
-from lightning_snn.nn.ttfs_windows import grow
+from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.windows import grow
 
 CLASSES, STEPS = 10, 3  # of a round
 

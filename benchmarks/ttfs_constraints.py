@@ -45,9 +45,9 @@ from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import CIFAR10
 from lightning_snn.data.image_files import Images, read_mnist
 from lightning_snn.methods import TimeToFirstSpike
+from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.windows import calibrate, grow
 from lightning_snn.networks import VGG
-from lightning_snn.nn.ttfs_mapping import TTFSNetwork, from_relu
-from lightning_snn.nn.ttfs_windows import calibrate, grow
 
 BATCH, RATE, HIDDEN = 350, 5e-4, 340
 FINE_TUNE_RATE = 3e-4

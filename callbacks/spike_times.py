@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn.callbacks import SpikeTimes
-from lightning_snn.nn import FirstSpike, SpikeEncoder, calibrate
+from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, calibrate
 
 
 class Classifier(pl.LightningModule):

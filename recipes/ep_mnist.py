@@ -23,8 +23,8 @@ from lightning_snn.callbacks import PassScores
 from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
 from lightning_snn.methods import Method, Prediction, Step, SurrogateGradient
+from lightning_snn.methods.ep.firing import firing_network
 from lightning_snn.nn import run
-from lightning_snn.nn.firing import firing_network
 
 DEFAULTS = {
     "data": "MNIST",

@@ -15,7 +15,7 @@ from lightning_snn import SpikingModule, figures
 from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
 from lightning_snn.methods import Prediction, SurrogateGradient
-from lightning_snn.nn.firing import firing_network
+from lightning_snn.methods.ep.firing import firing_network
 
 DEFAULTS = {
     "data": "NoisyCurve",

@@ -17,8 +17,8 @@ from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import TimeToFirstSpike
+from lightning_snn.methods.ttfs.windows import calibrate, latency
 from lightning_snn.metrics.ttfs import SpikesPerNeuron, record_emissions
-from lightning_snn.nn.ttfs_windows import calibrate, latency
 
 DEFAULTS = {
     "data": "CIFAR10",

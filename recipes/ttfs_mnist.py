@@ -12,7 +12,7 @@ from torch import nn
 from lightning_snn import figures
 from lightning_snn.cli import main
 from lightning_snn.functional.jacobian import eigenvalues
-from lightning_snn.nn import AlphaLinear, FirstSpike
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike
 
 DEFAULTS = {
     "data": "MNIST",

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_snn import figures
-from lightning_snn.figures import _house
+from lightning_snn.figures import _style
 from lightning_snn.metrics.functional import area_under_risk_coverage, reliability_bins, risk_coverage
 
 RANDOM = np.random.default_rng(0)
@@ -414,15 +414,15 @@ def test_what_are_no_event_frames_is_refused(frames, time_step_ms, message):
 
 def test_saving_makes_folders_replaces_the_older_file_and_returns_the_path(tmp_path):
     path = tmp_path / "report" / "new" / "figure.png"
-    assert figures.save(_house.new_figure(1, 1), str(path)) == path
+    assert figures.save(_style.new_figure(1, 1), str(path)) == path
     assert pyplot.imread(path).shape[:2] == (150, 150)
-    figures.save(_house.new_figure(2, 1), path)
+    figures.save(_style.new_figure(2, 1), path)
     assert pyplot.imread(path).shape[:2] == (150, 300)
     assert [file.name for file in path.parent.iterdir()] == ["figure.png"]
 
 
 def test_a_failure_while_saving_leaves_the_older_file_and_nothing_else(tmp_path):
-    path = figures.save(_house.new_figure(1, 1), tmp_path / "figure.png")
+    path = figures.save(_style.new_figure(1, 1), tmp_path / "figure.png")
     before = path.read_bytes()
 
     class Broken(Figure):
@@ -439,7 +439,7 @@ def test_a_failure_while_saving_leaves_the_older_file_and_nothing_else(tmp_path)
 @pytest.mark.parametrize("name", ["figure", "figure.pdf", "figure.PNG"])
 def test_a_path_that_does_not_end_in_png_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=f"Expected argument `path` to end in .png, but got .*{name}"):
-        figures.save(_house.new_figure(1, 1), tmp_path / name)
+        figures.save(_style.new_figure(1, 1), tmp_path / name)
 
 
 # risk_coverage_curve and uncertainty_histograms

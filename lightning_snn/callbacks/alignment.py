@@ -8,12 +8,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
+from lightning_snn.callbacks.dry_run import check_training_step, detached_copy, training_run, without_a_trace
 from lightning_snn.callbacks.modules import Loss, method_of, network_of, read_batch, task_loss
 from lightning_snn.callbacks.stages import check_spiking_layers
 from lightning_snn.callbacks.tracking import log_scalars
-from lightning_snn.callbacks.trial import check_training_step, detached_copy, training_run, without_a_trace
 from lightning_snn.checks import check_integer
-from lightning_snn.nn.rate import Alignment, gradient_alignment, module_alignment, refused_modules
+from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, refused_modules
 
 
 class GradientAlignment(pl.Callback):
@@ -31,12 +31,12 @@ class GradientAlignment(pl.Callback):
 
     It works on any LightningModule with spiking layers, of this library, snntorch, SpikingJelly or registered, whatever
     it does between them: both gradients are those of the loss of its own `training_step` on the whole batch, from the
-    same random numbers, the logging left out (`nn.rate.module_alignment`, which says what is approximated).
+    same random numbers, the logging left out (`methods.rate.module_alignment`, which says what is approximated).
     Membranes that are read out, and all else behind the last spikes, learn by backpropagation through time in both, so
     that their cosine is 1. All calls of a layer that takes a step at a time count as one sequence.
 
     Where the module has a `method` with a `task`, as a `SpikingModule` has, its network is run by itself, with the
-    loss, the window and the streaming of the method and the rules of `rate_run` (`nn.rate.gradient_alignment`). To give
+    loss, the window and the streaming of the method and the rules of `rate_run` (`methods.rate.gradient_alignment`). To give
     `network`, `loss`, `window`, `streaming`, `read_batch` or `samples` chooses that too, for a network that maps
     `[T*B, ...]` to one tensor `[T*B, ...]`.
 

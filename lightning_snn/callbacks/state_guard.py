@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_snn.callbacks.kept_state import (
+from lightning_snn.callbacks.layer_state import (
     Kept,
     Place,
     belongs_to_samples,

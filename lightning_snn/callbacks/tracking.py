@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from lightning_snn import figures
-from lightning_snn.figures._house import numbers
+from lightning_snn.figures._style import numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_snn.figures._house import BLUE, FAINT, GRID, INK, ORANGE, new_figure, numbers, styled
+from lightning_snn.figures._style import BLUE, FAINT, GRID, INK, ORANGE, new_figure, numbers, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_snn.figures._house import (
+from lightning_snn.figures._style import (
     BLUE,
     FAINT,
     GREEN,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_snn.figures._house import (
+from lightning_snn.figures._style import (
     BLUE,
     FAINT,
     GREEN,
@@ -59,9 +59,7 @@ def likelihood_curves(curves: Mapping[str, Any], held_out: str = "test") -> Figu
     panels = figure.subplots(1, 2, sharey=True)
     for column, (axes, label) in enumerate(zip(panels, ("passes over the training data", "seconds"), strict=True)):
         for (name, values), color in zip(rows.items(), _COLORS, strict=False):
-            axes.plot(
-                values[:, column], values[:, 2], color=color, linewidth=1.3, marker="o", markersize=3, label=name
-            )
+            axes.plot(values[:, column], values[:, 2], color=color, linewidth=1.3, marker="o", markersize=3, label=name)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel(label)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_snn.checks import check_positive
-from lightning_snn.figures._house import INK, evenly, new_figure, numbers, styled
+from lightning_snn.figures._style import INK, evenly, new_figure, numbers, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_snn.figures._house import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, styled
+from lightning_snn.figures._style import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,10 +4,12 @@ from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bia
 from lightning_snn.functional.eligibility import lif_rate
 from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy
 from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
-from lightning_snn.functional.gumbel import AnalyticalGumbelRao, GumbelRao, GumbelStraightThrough
-from lightning_snn.functional.iwst import (
+from lightning_snn.functional.estimators import (
     IWST,
+    AnalyticalGumbelRao,
     Estimator,
+    GumbelRao,
+    GumbelStraightThrough,
     chi_squared,
     estimator_named,
     iwst,

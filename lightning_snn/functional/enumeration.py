@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.checks import check_integer
-from lightning_snn.functional.iwst import Estimator, EstimatorName, Noise, estimator_named
+from lightning_snn.functional.estimators import Estimator, EstimatorName, Noise, estimator_named
 
 Spike = Callable[[Tensor], Tensor]
 Program = Callable[[Spike, dict[str, Tensor]], Tensor]

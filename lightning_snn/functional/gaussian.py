@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LOG_SQRT_2_PI = 0.5 * math.log(2 * math.pi)
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 # with t = 1 / (1 + 0.325 z) the Mills ratio is t times this polynomial in t, from the highest power, within 7e-8 of its
 # value for all z of at least 0 (interpolated at Chebyshev points of t from 0 to 1)
@@ -55,7 +55,7 @@ def mills_ratio(z: Tensor) -> Tensor:
 def normal_log_odds(z: Tensor) -> Tensor:
     r""":math:`\log \Phi(z) - \log \Phi(-z)`, with full relative precision in both tails."""
     distance = z.abs()
-    log_tail = mills_ratio(distance).log() - (0.5 * distance * distance + LOG_SQRT_2_PI)
+    log_tail = mills_ratio(distance).log() - (0.5 * distance * distance + LOG_SQRT_2PI)
     return torch.copysign(torch.log1p(-log_tail.exp()) - log_tail, z)
 
 

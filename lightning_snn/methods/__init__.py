@@ -1,13 +1,13 @@
-"""Learning rules: one file each, interchangeable."""
+"""Learning rules: one file or folder each, interchangeable."""
 
 from lightning_snn.methods.base import Method, Progress, Step
-from lightning_snn.methods.bayes import SpikingBayes
-from lightning_snn.methods.ep import ExpectationPropagation
-from lightning_snn.methods.noise import NoisySpikes
-from lightning_snn.methods.rate import RateBackprop
+from lightning_snn.methods.bayes.method import SpikingBayes
+from lightning_snn.methods.ep.method import ExpectationPropagation
+from lightning_snn.methods.noisy_spikes import NoisySpikes
+from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Regression, Task
-from lightning_snn.methods.ttfs import TimeToFirstSpike
+from lightning_snn.methods.ttfs.method import TimeToFirstSpike
 
 __all__ = [
     "Classification",

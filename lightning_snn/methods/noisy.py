@@ -10,18 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
-from lightning_snn.functional.iwst import Estimator, EstimatorName, estimator_named
+from lightning_snn.functional.estimators import Estimator, EstimatorName, estimator_named
 from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
 from lightning_snn.functional.variational import sample
 from lightning_snn.methods.base import Method
 from lightning_snn.methods.task import Prediction
-from lightning_snn.nn.bayes import BayesianLayer
 from lightning_snn.nn.folding import folded, run
 from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
 from lightning_snn.nn.sign import Sign
-from lightning_snn.nn.wiring import unnested
 
 Sampling = Literal["noise", "weights"]
 
@@ -121,13 +120,17 @@ class NoisyMethod(Method):
             while count > 0:
                 at_once = min(at_once, count)
                 context = weight_draws(at_once, generator) if by_weights else self._noise(generator)
-                with context, _LargestActivation(network) as largest:
+                with context, _LargestActivation(self.noisy_layers(network)) as largest:
                     output = _drawn(_through(rest, _repeated(before, steps, at_once)), generator)
                 outputs.append(output.unflatten(0, (steps, at_once, batch)))
                 count -= at_once
                 if len(outputs) == 1:
                     at_once = max(1, int(self.sample_memory * 2**20 / (_TENSORS_ALIVE * max(largest.bytes, 1))))
         return outputs
+
+    def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
+        """Return the layers that noise comes from or goes to; their outputs decide how many samples fit into memory."""
+        return [module for module in network.modules() if isinstance(module, (LIF, Sign))]
 
     def extra_repr(self) -> str:
         parts = [f"lam={self.lam:g}"]
@@ -151,8 +154,8 @@ class NoisyMethod(Method):
 class _LargestActivation:
     """Watches a run for the size of the largest output of a layer that the noise comes from or goes to."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.layers = [module for module in network.modules() if isinstance(module, (BayesianLayer, LIF, Sign))]
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
         self.bytes = 0
 
     def __enter__(self) -> _LargestActivation:

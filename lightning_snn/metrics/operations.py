@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.methods.bayes.layers import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear
 from lightning_snn.metrics.functional import accumulation_dtype
-from lightning_snn.nn.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear
 
 _LINEAR = (nn.Linear, BayesLinear)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_snn.checks import check_choice, check_integer
+from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+from lightning_snn.methods.ttfs.windows import latency as latency
 from lightning_snn.metrics.functional import Reduction, accumulation_dtype
 from lightning_snn.metrics.probability import SampleMean
 from lightning_snn.metrics.spikes import CountRatio, check_spikes
-from lightning_snn.nn.ttfs import FirstSpike, SpikeEncoder, TimeWindow
-from lightning_snn.nn.ttfs_windows import latency as latency
 
 
 class Emission(NamedTuple):
@@ -155,7 +155,7 @@ def time_steps(network: nn.Module, time_bits: int) -> int:
     """Time steps that a clocked device takes until the readout: windows in a row times 2^time_bits.
 
     Args:
-        network: as in `nn.ttfs_windows.cascade`.
+        network: as in `methods.ttfs.cascade`.
         time_bits: bits of a spike time within its window, at least 1.
 
     Raises:

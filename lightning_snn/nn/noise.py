@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_choice, check_integer
-from lightning_snn.functional.iwst import Estimator, estimator_named
+from lightning_snn.functional.estimators import Estimator, estimator_named
 from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
 
 Observer = Callable[[nn.Module, Tensor], None]

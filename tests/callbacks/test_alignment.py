@@ -19,9 +19,9 @@ import lightning_snn.callbacks.alignment as alignment_module
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import GradientAlignment
 from lightning_snn.methods import RateBackprop, SurrogateGradient
+from lightning_snn.methods.rate import gradient_alignment
+from lightning_snn.methods.rate.third_party import rate_backward
 from lightning_snn.nn import RecurrentLIF
-from lightning_snn.nn.rate import gradient_alignment
-from lightning_snn.nn.rate.foreign import rate_backward
 from tests.contract import foreign
 from tests.contract.foreign import MODULES
 
@@ -454,5 +454,5 @@ def test_manual_optimization_is_refused_before_training():
 def test_the_callback_does_not_know_the_library_s_module():
     tree = ast.parse(Path(alignment_module.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert "lightning_snn.nn.rate" in imported
+    assert "lightning_snn.methods.rate" in imported
     assert not {"lightning_snn.module", "lightning_snn.methods"} & imported

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF
 from lightning_snn.callbacks import InitializationCheck
+from lightning_snn.callbacks.dry_run import detached_copy, prepared_copy
 from lightning_snn.callbacks.initialization import Finding, check_initialization, measure_initialization
 from lightning_snn.callbacks.initialization.findings import overall
-from lightning_snn.callbacks.trial import detached_copy, prepared_copy
 from lightning_snn.data import Gestures
 from lightning_snn.networks import MLP, EventConvNet
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn.callbacks import HardwareConstraints, SpikeTimes
 from lightning_snn.callbacks.hardware import Constrained
-from lightning_snn.nn import FirstSpike, SpikeEncoder, cascade
+from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, cascade
 
 IMAGES = torch.rand(50, 6, generator=torch.Generator().manual_seed(0)).mul(1.2).sub(0.2).clamp(0, 1)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import StateGuard
-from lightning_snn.callbacks.kept_state import is_anew, places, used_places
+from lightning_snn.callbacks.layer_state import is_anew, places, used_places
 from lightning_snn.nn import RecurrentLIF
 from lightning_snn.nn.registry import _REGISTERED, Conventions
 

@@ -22,7 +22,8 @@ from lightning_snn.methods import (
     SurrogateGradient,
     TimeToFirstSpike,
 )
-from lightning_snn.nn import LIF, BayesRecurrentLIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
+from lightning_snn.methods.bayes import BayesRecurrentLIF
+from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
 from tests.contract.task import binary_network, delayed_network, recurrent_network, small_network
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn import run
+from lightning_snn.methods.rate import rate_run, refused_modules
 from lightning_snn.nn import folded
-from lightning_snn.nn.rate import rate_run, refused_modules
 from tests.contract.table import LAYERS
 
 TABLE = LAYERS

@@ -13,8 +13,15 @@ from torch import Tensor
 
 from lightning_snn.functional import enumeration
 from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
-from lightning_snn.functional.gumbel import AnalyticalGumbelRao, GumbelRao, GumbelStraightThrough
-from lightning_snn.functional.iwst import IWST, Estimator, chi_squared, noisy_spikes
+from lightning_snn.functional.estimators import (
+    IWST,
+    AnalyticalGumbelRao,
+    Estimator,
+    GumbelRao,
+    GumbelStraightThrough,
+    chi_squared,
+    noisy_spikes,
+)
 
 NOISES, LAMBDAS = ("gaussian", "logistic"), (1.0, 0.5, 0.0, -1.0)
 every_noise = pytest.mark.parametrize("noise", NOISES)

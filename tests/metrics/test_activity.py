@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF, run
 from lightning_snn.methods import SpikingBayes
+from lightning_snn.methods.bayes import BayesConv2d, BayesLinear
 from lightning_snn.metrics import SynapticOperations, operations
 from lightning_snn.metrics.activity import Activity, operations_per_sample, record_activity, synaptic_operations
 from lightning_snn.networks import ResidualConvNet
-from lightning_snn.nn import BayesConv2d, BayesLinear, RecurrentLIF, posterior_noise, register_spiking_layer
+from lightning_snn.nn import RecurrentLIF, posterior_noise, register_spiking_layer
 
 CONVOLUTIONS = [
     nn.Conv2d(2, 3, 3),

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import lightning_snn.metrics.ttfs as ttfs_metrics
+from lightning_snn.methods.ttfs.events import simulate
+from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder, SpikePool2d
+from lightning_snn.methods.ttfs.mapping import from_relu
+from lightning_snn.methods.ttfs.windows import calibrate, cascade
 from lightning_snn.metrics.ttfs import (
     Agreement,
     Emission,
@@ -24,10 +28,6 @@ from lightning_snn.metrics.ttfs import (
     spikes_per_neuron,
     time_steps,
 )
-from lightning_snn.nn.ttfs import AlphaLinear, FirstSpike, SpikeEncoder, SpikePool2d
-from lightning_snn.nn.ttfs_events import simulate
-from lightning_snn.nn.ttfs_mapping import from_relu
-from lightning_snn.nn.ttfs_windows import calibrate, cascade
 
 
 def relu_network() -> nn.Sequential:

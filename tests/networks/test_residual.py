@@ -9,8 +9,9 @@ from torch import nn
 from lightning_snn import run
 from lightning_snn.functional import FastSigmoid
 from lightning_snn.methods import NoisySpikes, SpikingBayes, SurrogateGradient
+from lightning_snn.methods.bayes import BayesianLayer
 from lightning_snn.networks import ResidualConvNet, ResidualMLP
-from lightning_snn.nn import LIF, BayesianLayer, MembraneResidual, Sign
+from lightning_snn.nn import LIF, MembraneResidual, Sign
 
 
 def layers(network: nn.Module, kind) -> list:

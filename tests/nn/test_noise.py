@@ -10,16 +10,8 @@ from torch import nn
 
 from lightning_snn import run
 from lightning_snn.functional import IWST, AnalyticalGumbelRao
-from lightning_snn.nn import (
-    LIF,
-    BayesLinear,
-    BayesRecurrentLIF,
-    GaussianNoise,
-    MembraneResidual,
-    Sign,
-    posterior_noise,
-    weight_draws,
-)
+from lightning_snn.methods.bayes import BayesLinear, BayesRecurrentLIF
+from lightning_snn.nn import LIF, GaussianNoise, MembraneResidual, Sign, posterior_noise, weight_draws
 from lightning_snn.nn.noise import draws, spike_noise
 
 

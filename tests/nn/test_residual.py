@@ -10,16 +10,8 @@ import torch
 from torch import nn
 
 from lightning_snn import run
-from lightning_snn.nn import (
-    LIF,
-    BayesConv2d,
-    BayesLinear,
-    GaussianNoise,
-    MembraneResidual,
-    Moments,
-    Sign,
-    posterior_noise,
-)
+from lightning_snn.methods.bayes import BayesConv2d, BayesLinear
+from lightning_snn.nn import LIF, GaussianNoise, MembraneResidual, Moments, Sign, posterior_noise
 
 
 class Constant(nn.Module):

@@ -10,7 +10,8 @@ from torch import nn
 
 from lightning_snn import run
 from lightning_snn.functional import AnalyticalGumbelRao, ArcTangent, Smooth, Triangular, iwst_weight
-from lightning_snn.nn import BayesLinear, Moments, Sign, posterior_noise
+from lightning_snn.methods.bayes import BayesLinear
+from lightning_snn.nn import Moments, Sign, posterior_noise
 
 X = torch.tensor([-3.0, -1e-6, 0.0, 1e-6, 0.4, 2.0], dtype=torch.float64)
 

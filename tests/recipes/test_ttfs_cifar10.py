@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from lightning_snn.methods import TimeToFirstSpike
-from lightning_snn.nn.ttfs_windows import rescale
+from lightning_snn.methods.ttfs.windows import rescale
 from tests.recipes.loading import load_recipe, run_recipe, write_colored_images
 
 TINY = ("--network.channels", '[4, "M", 6]', "--data.batch_size", "16", "--model.learning_rate", "0.03")

@@ -13,8 +13,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.checks import check_between
 from lightning_snn.functional.quantization import IntegerWeights
-from lightning_snn.nn.ttfs import FirstSpike, SpikeEncoder, TimeWindow
-from lightning_snn.nn.ttfs_windows import cascade
+from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+from lightning_snn.methods.ttfs.windows import cascade
 
 
 class Constrained(ExitStack):

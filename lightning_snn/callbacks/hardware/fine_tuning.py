@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_snn.callbacks.hardware.constrained import Constrained, first_spikes, shorten_windows
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
-from lightning_snn.callbacks.hardware.running import forget_best, scale_learning_rates, validate, values
+from lightning_snn.callbacks.hardware.training import forget_best, scale_learning_rates, validate, values
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer, check_positive
 

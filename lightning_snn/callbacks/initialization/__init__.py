@@ -2,7 +2,7 @@
 
 from lightning_snn.callbacks.initialization.callback import InitializationCheck
 from lightning_snn.callbacks.initialization.findings import Finding, findings_table, overall
-from lightning_snn.callbacks.initialization.measuring import check_initialization, measure_initialization
+from lightning_snn.callbacks.initialization.measurement import check_initialization, measure_initialization
 from lightning_snn.callbacks.initialization.rescaling import Rescaling, rescale, rescalings_table
 
 __all__ = [

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
+from lightning_snn.callbacks.dry_run import Run, first_calls, prepared_copy, without_a_trace
 from lightning_snn.callbacks.initialization.findings import aligned
 from lightning_snn.callbacks.initialization.spiking import MembraneMoments, Recorder, names_heard
-from lightning_snn.callbacks.trial import Run, first_calls, prepared_copy, without_a_trace
 from lightning_snn.checks import check_positive
 from lightning_snn.functional.fluctuation import fluctuation_factor
 from lightning_snn.nn.lif import LIF

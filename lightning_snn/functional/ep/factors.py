@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_snn.functional.gaussian import (
-    LOG_SQRT_2_PI,
+    LOG_SQRT_2PI,
     hermite_nodes,
     mills_ratio,
     normal_cdf,
@@ -109,7 +109,7 @@ def spike_message(mean: Tensor, variance: Tensor, log_odds: Tensor, activation: 
     towards = log_odds * side
     log_towards = F.logsigmoid(towards)
     contrast = towards.mul_(0.5).tanh_()
-    surprise = (0.5 * z).mul_(z).add_(LOG_SQRT_2_PI)
+    surprise = (0.5 * z).mul_(z).add_(LOG_SQRT_2PI)
     exponent = log_towards + surprise
     largest = math.log(torch.finfo(z.dtype).max) - 1
     ratio = exponent.clamp(max=largest).exp_().addcmul_(contrast, mills_ratio(z.abs()), value=-1)
@@ -134,7 +134,7 @@ def value_message(mean: Tensor, variance: Tensor, target: Tensor, noise_variance
     total = variance + noise_variance
     residual = target - mean
     score = residual / total
-    return Message(score, total.reciprocal(), -0.5 * (residual * score + total.log()) - LOG_SQRT_2_PI)
+    return Message(score, total.reciprocal(), -0.5 * (residual * score + total.log()) - LOG_SQRT_2PI)
 
 
 def bounded(message: Message, variance: Tensor) -> Message:

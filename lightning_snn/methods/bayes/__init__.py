@@ -1,0 +1,27 @@
+"""Spiking Bayesian networks: layers with a Gaussian posterior, trained by IW-ST gradients."""
+
+from lightning_snn.methods.bayes.conversion import bayesian_twin, is_convertible, plain_twin
+from lightning_snn.methods.bayes.layers import (
+    BayesConv1d,
+    BayesConv2d,
+    BayesianLayer,
+    BayesianMap,
+    BayesLinear,
+    BayesRecurrentLIF,
+)
+from lightning_snn.methods.bayes.method import SpikingBayes
+from lightning_snn.methods.bayes.wiring import trace_wiring
+
+__all__ = [
+    "BayesConv1d",
+    "BayesConv2d",
+    "BayesLinear",
+    "BayesRecurrentLIF",
+    "BayesianLayer",
+    "BayesianMap",
+    "SpikingBayes",
+    "bayesian_twin",
+    "is_convertible",
+    "plain_twin",
+    "trace_wiring",
+]

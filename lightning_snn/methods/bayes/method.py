@@ -1,0 +1,310 @@
+r"""Spiking Bayesian networks: variational posteriors whose noise is the spike noise, trained by IW-ST gradients.
+
+Every weight has a Gaussian posterior ``N(m, sigma^2)``. A layer passes on mean and variance of its pre-activation
+(local reparameterization), the neuron fires with ``P(spike) = Phi((U - threshold) / sqrt(Q))`` of its membrane
+moments, and the backward pass is IW-ST(lambda). The objective is the tempered evidence bound
+
+.. math::
+    \text{loss} + \beta_t \, \mathrm{KL}(q \,\|\, p) / N + \gamma_t \, L_\text{bias}, \qquad
+    \beta_t = \beta \min(1, \text{noisy epochs} / \text{warm-up}) .
+
+Approximates: IW-ST has little bias through time and a bias that grows with the number of layers; noise is redrawn
+each step, which understates the variance of one static weight sample (noise mode "trace" does not). Exact: the KL, the
+moments of one layer, the gradient of linear losses. Cost: O(T) time and memory as for backpropagation through time,
+with two matrix products where one was. After Walker, Khajehnejad & Razi 2025; what the library reconstructs rather than
+reproduces is said in the README. Not dropout, and not a deep ensemble.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
+from lightning_snn.functional.bias_loss import BIAS_FORMS, BiasForm
+from lightning_snn.functional.estimators import Estimator, EstimatorName
+from lightning_snn.functional.noisy_lif import NoiseMode
+from lightning_snn.methods.base import Step
+from lightning_snn.methods.bayes.conversion import bayesian_twin, is_convertible, plain_twin
+from lightning_snn.methods.bayes.layers import BayesianLayer, BayesianMap
+from lightning_snn.methods.bayes.monitor import Watch
+from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
+from lightning_snn.methods.noisy import NoisyMethod, Sampling
+from lightning_snn.nn.folding import run
+from lightning_snn.nn.lif import LIF, LeakyLayer, RecurrentLIF
+from lightning_snn.nn.module_tree import replace_layers
+from lightning_snn.nn.noise import WeightDraws
+from lightning_snn.nn.sign import Sign
+
+MONITOR_EVERY = 50  # training steps between two looks at chi^2, which costs a pass over every pre-activation
+_CHI_SQUARED_LIMIT = 10.0
+
+
+class SpikingBayes(NoisyMethod):
+    """Spiking Bayesian neural networks with IW-ST gradients (after Walker et al. 2025, arXiv 2505.17962).
+
+    Logged beside the loss are the KL term in nats, the auxiliary loss of every layer where it has a weight, and, for
+    lambda below 1, ``chi^2`` of every layer every 50 steps: the variance of the layer's gradient over its square, for a
+    linear loss of equal slopes. A layer above 10 is warned of once.
+
+    Args:
+        lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers
+            and large batches.
+        kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs. A
+            fresh posterior has 0.8 nats a weight: the network learns where ``0.8 * weights * kl_weight / N`` stays
+            below about 0.5.
+        mean_epochs: epochs at the start in which the posterior means alone learn, without noise or KL term and by the
+            surrogate gradients of the neurons, at least 0. Means that already fit need far fewer noisy epochs.
+        warmup_epochs: epochs after those over which the KL weight rises linearly, at least 0.
+        gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0.
+        kappa: initial posterior standard deviation of a weight over the one its mean is drawn with, larger than 0.
+        prior_scale: prior standard deviation of a weight times sqrt(fan-in), larger than 0.
+        samples: K of `predict`; 0 predicts with the posterior mean, one deterministic run.
+        keep_weights: keep the network's weights as posterior means instead of drawing them, so that a trained
+            deterministic network becomes Bayesian. Recurrent weights are always kept.
+        train_size: number of training samples N; None takes it from the Trainer's data.
+        estimator: another estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
+        noise_mode: "moment", "step" or "trace", see `functional.noisy_lif`.
+        bias_weight: gamma of the auxiliary loss that keeps the bias of IW-ST small, at least 0. The KL term pushes the
+            same way, so that 0 is the default; 1e-3 is usual where it is wanted.
+        bias_form: "snr", "hinge" or "synapse", see `functional.bias_loss`.
+        bias_epochs: noisy epochs over which gamma falls linearly to 0; None keeps it.
+        sampling: what the K samples draw: "noise" of the pre-activations, anew at every step, or "weights", kept over
+            time and shared by the batch (an ensemble of deterministic networks, as on hardware).
+        sample_memory: MiB that the activations of one layer may take while K samples run side by side.
+        recurrent_posterior: give recurrent weights a posterior too; without one they are learned as they are.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> module = SpikingModule(network, SpikingBayes(lam=1.0, samples=16), num_classes=10)
+        >>> prediction = module.method.predict(module.network, x)
+        >>> prediction.mutual_information
+    """
+
+    citation = """@article{walker2025principled,
+  title = {A Principled Bayesian Framework for Training Binary and Spiking Neural Networks},
+  author = {Walker, James A. and Khajehnejad, Moein and Razi, Adeel},
+  journal = {arXiv preprint arXiv:2505.17962}, year = {2025}
+}"""
+
+    def __init__(
+        self,
+        lam: float = 0.5,
+        kl_weight: float = 0.01,
+        mean_epochs: float = 0.0,
+        warmup_epochs: float = 1.0,
+        gain: float = 2.0,
+        kappa: float = 0.5,
+        prior_scale: float = 2.0,
+        samples: int = 0,
+        keep_weights: bool = False,
+        train_size: int | None = None,
+        estimator: EstimatorName | Estimator | None = None,
+        noise_mode: NoiseMode = "moment",
+        bias_weight: float = 0.0,
+        bias_form: BiasForm = "snr",
+        bias_epochs: float | None = None,
+        sampling: Sampling = "noise",
+        sample_memory: float = 512.0,
+        recurrent_posterior: bool = True,
+    ) -> None:
+        super().__init__(lam, estimator, noise_mode, samples, sampling, sample_memory)
+        check_between("kl_weight", kl_weight, 0.0, float("inf"))
+        check_between("mean_epochs", mean_epochs, 0.0, float("inf"))
+        check_between("warmup_epochs", warmup_epochs, 0.0, float("inf"))
+        check_positive("gain", gain)
+        check_positive("kappa", kappa)
+        check_positive("prior_scale", prior_scale)
+        if train_size is not None:
+            check_integer("train_size", train_size)
+        check_between("bias_weight", bias_weight, 0.0, float("inf"))
+        check_choice("bias_form", bias_form, BIAS_FORMS)
+        if bias_epochs is not None:
+            check_positive("bias_epochs", bias_epochs)
+        self.kl_weight, self.mean_epochs, self.warmup_epochs = kl_weight, mean_epochs, warmup_epochs
+        self.gain, self.kappa, self.prior_scale = gain, kappa, prior_scale
+        self.keep_weights, self.train_size = keep_weights, train_size
+        self.bias_weight, self.bias_form, self.bias_epochs = bias_weight, bias_form, bias_epochs
+        self.recurrent_posterior = recurrent_posterior
+        self._warned = False
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Give every Linear, Conv1d, Conv2d and RecurrentLIF a posterior; the network that was handed in stays as it
+        is. Layers that share weights or biases share their posterior; frozen weights stay frozen.
+
+        Raises:
+            ValueError: naming every layer with parameters that has no Bayesian counterpart, or that the noise mode
+                cannot have.
+        """
+        refused = _untrainable(network)
+        if refused:
+            raise ValueError(
+                "Expected a network of Linear, Conv1d, Conv2d, spiking and parameter-free layers for SpikingBayes, but "
+                f"got {', '.join(refused)}. Normalization is not needed: posterior noise scales with the input"
+            )
+        network = replace_layers(copy.deepcopy(network), self._gets_posterior, self._bayesian)
+        mark_inputs(network)
+        if self.noise_mode == "trace":
+            _connect_traces(network)
+        return network
+
+    def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        if self.progress.epoch < self.mean_epochs:
+            output = self.task.read(run(network, x))
+            loss = self.task.loss(output, y)
+            # nothing, yet every parameter has a gradient, as several processes require
+            return Step(loss + 0.0 * self.kl(network), loss.detach(), output.detach())
+        bias_form = self.bias_form if self.bias_weight > 0 else None
+        watch = Watch(network, self.estimator, bias_form, self.progress.step % MONITOR_EVERY == 0)
+        with watch:
+            output = self.task.read(self.noisy_output(network, x, observe=watch.observe))
+        loss = self.task.loss(output, y)
+        objective, metrics = loss, {}
+        if self.kl_weight > 0:
+            kl = self.kl(network)
+            objective = objective + self._kl_factor() * kl
+            metrics["kl"] = kl.detach()
+        bias, chi_squared = watch.bias, watch.chi_squared
+        if bias:
+            objective = objective + self._bias_factor() * torch.stack(list(bias.values())).mean()
+            metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
+        metrics.update({f"chi_squared/{name}": value for name, value in chi_squared.items()})
+        self._warn_of_variance(chi_squared)
+        return Step(objective, loss.detach(), output.detach(), metrics)
+
+    def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
+        return [module for module in network.modules() if isinstance(module, (BayesianLayer, LIF, Sign))]
+
+    def kl(self, network: nn.Module) -> Tensor:
+        """KL of the whole posterior from the prior in nats, untempered; parameters that layers share count once."""
+        terms: dict[nn.Parameter, Tensor] = {}
+        for layer in network.modules():
+            if isinstance(layer, BayesianLayer):
+                terms |= layer.kl_terms()
+        return torch.stack(list(terms.values())).sum() if terms else torch.zeros(())
+
+    def posterior_mean(self, network: nn.Module) -> nn.Module:
+        """A prepared network as a plain deterministic one: ordinary layers that hold the posterior means."""
+        return self._plain(network, None)
+
+    def posterior_sample(self, network: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
+        """A plain deterministic network whose weights are one draw from the posterior: a member of an ensemble."""
+        return self._plain(network, WeightDraws(1, generator))
+
+    def extra_repr(self) -> str:
+        bias = f", bias_weight={self.bias_weight:g}" + (f", bias_form={self.bias_form}" if self.bias_weight else "")
+        return (
+            f"{super().extra_repr()}, kl_weight={self.kl_weight:g}, mean_epochs={self.mean_epochs:g}, "
+            f"warmup_epochs={self.warmup_epochs:g}, gain={self.gain:g}, kappa={self.kappa:g}, "
+            f"prior_scale={self.prior_scale:g}{bias}"
+        )
+
+    def _noisy_epochs(self) -> float:
+        return self.progress.epoch - self.mean_epochs
+
+    def _kl_factor(self) -> float:
+        train_size = self.train_size or self.progress.train_size
+        if train_size is None:
+            raise ValueError(
+                "The KL term needs the number of training samples, which this data loader does not tell. "
+                "Expected argument `train_size` of SpikingBayes to be an integer, but got None"
+            )
+        warmup = min(1.0, self._noisy_epochs() / self.warmup_epochs) if self.warmup_epochs else 1.0
+        return self.kl_weight * warmup / train_size
+
+    def _bias_factor(self) -> float:
+        if self.bias_epochs is None:
+            return self.bias_weight
+        return self.bias_weight * max(0.0, 1 - self._noisy_epochs() / self.bias_epochs)
+
+    def _warn_of_variance(self, chi_squared: dict[str, Tensor]) -> None:
+        if not chi_squared or self._warned:
+            return
+        noisy = [name for name, value in chi_squared.items() if value > _CHI_SQUARED_LIMIT]
+        if noisy:
+            self._warned = True
+            warnings.warn(
+                f"The gradient estimator adds more than {_CHI_SQUARED_LIMIT:g} times its square as variance in "
+                f"{', '.join(noisy)}: units there are saturated. A larger `lam` or a larger `kl_weight` helps",
+                stacklevel=2,
+            )
+
+    def _gets_posterior(self, layer: nn.Module) -> bool:
+        return is_convertible(layer) and (self.recurrent_posterior or not isinstance(layer, RecurrentLIF))
+
+    def _bayesian(self, layer: nn.Module) -> nn.Module:
+        return bayesian_twin(layer, self.gain, self.kappa, self.prior_scale, self.keep_weights)
+
+    def _plain(self, network: nn.Module, draws: WeightDraws | None) -> nn.Module:
+        def plain(layer: nn.Module) -> nn.Module:
+            assert isinstance(layer, BayesianLayer)
+            if draws is None:
+                return plain_twin(layer, layer.weight, layer.bias)
+            weights, biases = layer.draw(draws)
+            return plain_twin(layer, weights[0], None if biases is None else biases[0])
+
+        return replace_layers(copy.deepcopy(network), lambda layer: isinstance(layer, BayesianLayer), plain)
+
+
+def _untrainable(network: nn.Module) -> list[str]:
+    """Names and kinds of the modules that own parameters or running statistics and have no Bayesian counterpart."""
+    refused = []
+    for name, module in network.named_modules():
+        kind = type(module).__name__
+        owns = any(True for _ in module.parameters(recurse=False)) or isinstance(module, nn.modules.batchnorm._NormBase)
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            kind += f" with padding_mode={module.padding_mode!r}"
+        elif isinstance(module, LIF) and module.dynamics.order != "reset_then_leak":
+            kind += f" with order={module.dynamics.order!r}"
+        elif is_convertible(module) or isinstance(module, (BayesianLayer, LeakyLayer)) or not owns:
+            continue
+        refused.append(f"{name or 'the network'} ({kind})")
+    return refused
+
+
+def _connect_traces(network: nn.Module) -> None:
+    """Tell every Bayesian layer which membrane it drives, as noise mode "trace" needs it.
+
+    Raises:
+        ValueError: naming the layers for which the variance of a static weight sample is not to be had.
+    """
+    wiring = trace_wiring(network)
+    refused = []
+    for name, module in network.named_modules():
+        reason = None
+        if isinstance(module, RecurrentLIF):
+            reason = "recurrent"
+        elif isinstance(module, LIF):
+            if module.dynamics.reset == "zero":
+                reason = "reset to zero"
+            elif isinstance(module.beta, Tensor) and module.beta.dim() > 0:
+                reason = "a decay a channel"
+            elif module not in wiring.known:
+                reason = "driven through modules of unknown structure"
+        elif isinstance(module, BayesianMap):
+            drives = wiring.drives.get(module, [])
+            if module not in wiring.values:
+                reason = "inside a module of unknown structure"
+            elif module in wiring.stacked:
+                reason = "no neurons between it and another weight layer"
+            elif drives and module in wiring.elsewhere:
+                reason = "drives membranes, and something else"
+            elif any(lif is not drives[0] and _decays_apart(lif, drives[0]) for lif in drives):
+                reason = "drives membranes of different decays"
+            module.drives = tuple(drives[:1])
+        if reason:
+            refused.append(f"{name or 'the network'} ({type(module).__name__}, {reason})")
+    if refused:
+        raise ValueError(
+            "Expected feed-forward chains of weight layers and LIF layers with one decay and a reset that subtracts "
+            f'for noise_mode="trace", but got {", ".join(refused)}'
+        )
+
+
+def _decays_apart(one: LIF, other: LIF) -> bool:
+    return one.learn_beta or other.learn_beta or bool(one.beta != other.beta)

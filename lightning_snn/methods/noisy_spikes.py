@@ -1,0 +1,108 @@
+r"""Noisy spikes without a posterior: straight-through training of neurons whose drive has noise of a fixed size.
+
+The neuron of layer l fires with ``P(spike) = Phi((U - threshold) / std_l)``, by default with ``std_l = std sqrt(l)``,
+the profile that a fresh posterior gives to residual networks. The gradient is that of IW-ST(lambda), and the
+objective is the loss. Exact and approximate where `SpikingBayes` is. Cost: that of backpropagation through time; no
+parameter is added and no second matrix product.
+
+The baseline that tells what of a Bayesian network's success comes from its noise, and what from its posterior. Noise on
+the drive during training alone has a long history (Bengio et al. 2013); not dropout, and no uncertainty of weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_choice, check_positive
+from lightning_snn.functional.estimators import Estimator, EstimatorName
+from lightning_snn.functional.noisy_lif import NoiseMode
+from lightning_snn.methods.base import Step
+from lightning_snn.methods.noisy import NoisyMethod
+from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.residual import GaussianNoise
+from lightning_snn.nn.sign import Sign
+
+Profile = Literal["constant", "sqrt_depth"]
+
+
+class NoisySpikes(NoisyMethod):
+    """Straight-through training with spike noise of a fixed size: a non-Bayesian baseline.
+
+    Args:
+        std: standard deviation of the noise on the drive of the first layer of neurons, larger than 0, in units of the
+            threshold.
+        profile: "sqrt_depth" multiplies it by ``sqrt(l)`` at the l-th layer of neurons in order of registration;
+            "constant" does not.
+        lam: lambda of IW-ST in [0, 1].
+        estimator: another estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
+        noise_mode: "moment" or "step", see `functional.noisy_lif`.
+        samples: K of `predict`; 0 predicts without noise.
+        sample_memory: MiB that the activations of one layer may take while K samples run side by side.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    citation = """@article{bengio2013estimating,
+  title = {Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation},
+  author = {Bengio, Yoshua and L{\\'e}onard, Nicholas and Courville, Aaron},
+  journal = {arXiv preprint arXiv:1308.3432}, year = {2013}
+}"""
+
+    def __init__(
+        self,
+        std: float = 0.5,
+        profile: Profile = "sqrt_depth",
+        lam: float = 1.0,
+        estimator: EstimatorName | Estimator | None = None,
+        noise_mode: Literal["moment", "step"] = "moment",
+        samples: int = 0,
+        sample_memory: float = 512.0,
+    ) -> None:
+        mode: NoiseMode = noise_mode
+        check_choice("noise_mode", mode, ("moment", "step"))
+        super().__init__(lam, estimator, mode, samples, "noise", sample_memory)
+        check_positive("std", std)
+        check_choice("profile", profile, ("constant", "sqrt_depth"))
+        self.std, self.profile = std, profile
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Put a `GaussianNoise` before every LIF and Sign layer; the network that was handed in stays as it is.
+
+        Raises:
+            ValueError: if the network has no such layer, or naming the LIF layers of the order "leak_then_reset".
+        """
+        refused = [
+            f"{name or 'the network'} (order={module.dynamics.order!r})"
+            for name, module in network.named_modules()
+            if isinstance(module, LIF) and module.dynamics.order != "reset_then_leak"
+        ]
+        if refused:
+            raise ValueError(
+                f'Expected LIF layers of order "reset_then_leak" for NoisySpikes, but got {", ".join(refused)}'
+            )
+        network = copy.deepcopy(network)
+        places = [
+            (parent, name, child)
+            for parent in network.modules()
+            for name, child in parent._modules.items()
+            if isinstance(child, (LIF, Sign))
+        ]
+        if not places:
+            raise ValueError("Expected a network with LIF or Sign layers inside for NoisySpikes, but got none")
+        neurons = (module for module in network.modules() if isinstance(module, (LIF, Sign)))
+        depths = {layer: depth for depth, layer in enumerate(neurons, 1)}
+        for parent, name, child in places:
+            growth = math.sqrt(depths[child]) if self.profile == "sqrt_depth" else 1.0
+            setattr(parent, name, nn.Sequential(GaussianNoise(self.std * growth), child))
+        return network
+
+    def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        return self.step_on_loss(self.noisy_output(network, x), y)
+
+    def extra_repr(self) -> str:
+        return f"std={self.std:g}, profile={self.profile}, {super().extra_repr()}"

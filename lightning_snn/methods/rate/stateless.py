@@ -1,0 +1,169 @@
+"""Rate rules of what has no membrane: linear maps, dropout, max-pooling, elementwise functions, delays."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.utils import _pair, _single
+
+from lightning_snn.functional.rate import recorded, routed_by_wins, winning_offsets
+from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, joined, register_rate_rule
+from lightning_snn.nn.delays import SynapticDelays
+from lightning_snn.nn.folding import unfold
+from lightning_snn.nn.residual import GaussianNoise
+from lightning_snn.nn.sign import Sign
+
+
+class DropoutRule(RateRule):
+    """Dropout with one mask a sample, shared by all steps and by the rate pass."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        super().__init__(module, plan)
+        self.mask: Tensor | None = None
+
+    def collect(self, x: Tensor) -> Tensor:
+        if not self.module.training:
+            return x
+        sequence = x.unflatten(0, (1 if self.plan.streaming else self.plan.steps, -1))
+        if self.mask is None:
+            self.mask = self.plain(torch.ones_like(sequence[0]))
+        return (sequence * self.mask).flatten(0, 1)
+
+    def replay(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            return x
+        return (x.unflatten(0, (self.plan.windows, -1)) * self.mask).flatten(0, 1)
+
+
+class MaxPoolRule(RateRule):
+    """Max-pooling: the recorded mean, its gradient to each input by the share of steps in which that input won."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        super().__init__(module, plan)
+        assert isinstance(module, (nn.MaxPool1d, nn.MaxPool2d))
+        # in one dimension the pooling is that of a plane with a single row
+        self.flat = isinstance(module, nn.MaxPool1d)
+        sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
+        fills = (1, 1, 0, 1)
+        self.kernel, self.stride, self.padding, self.dilation = (
+            (fill, *_single(size)) if self.flat else _pair(size) for size, fill in zip(sizes, fills, strict=True)
+        )
+        self.mean = WindowMean(plan)
+        self.wins: list[Tensor] = []
+        self.steps = 0
+
+    @classmethod
+    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
+        return "return_indices" if getattr(module, "return_indices", False) else None
+
+    def collect(self, x: Tensor) -> Tensor:
+        plane = x.unsqueeze(-2) if self.flat else x
+        y, indices = F.max_pool2d(
+            plane,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            ceil_mode=bool(self.module.ceil_mode),
+            return_indices=True,
+        )
+        self.mean.add(y)
+        offsets = winning_offsets(indices, plane.shape[-1], self.kernel, self.stride, self.padding, self.dilation)
+        for offset in offsets.unflatten(0, (1 if self.plan.streaming else self.plan.steps, -1)).unbind(0):
+            if self.steps % self.plan.length == 0:
+                batch, channels, *size = offset.shape
+                positions = self.kernel[0] * self.kernel[1]
+                # scatter_add_ knows no narrower type on every device
+                wide = torch.promote_types(x.dtype, torch.float32)
+                self.wins.append(torch.zeros(batch, channels, positions, *size, dtype=wide, device=x.device))
+            share = torch.full_like(self.wins[-1][:, :, :1], 1 / self.plan.length)
+            self.wins[-1].scatter_add_(2, offset.unsqueeze(2), share)
+            self.steps += 1
+        return y.squeeze(-2) if self.flat else y
+
+    def replay(self, x: Tensor) -> Tensor:
+        y = routed_by_wins(
+            x.unsqueeze(-2) if self.flat else x,
+            self.mean.value,
+            joined(self.wins),
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+        )
+        return y.squeeze(-2) if self.flat else y
+
+
+class ElementwiseRule(RateRule):
+    """A function of each element alone: the recorded mean of its values, and the mean of its derivatives."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        super().__init__(module, plan)
+        self.value, self.slope = WindowMean(plan), WindowMean(plan)
+
+    @classmethod
+    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
+        trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        return f"parameter {trained[0]} would get no gradient" if trained else None
+
+    def collect(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            # a copy, for the module may work in place
+            leaf = x.detach().clone().requires_grad_()
+            y = self.plain(leaf * 1)
+            (slope,) = torch.autograd.grad(y.sum(), leaf)
+        self.value.add(y.detach())
+        self.slope.add(slope)
+        return y.detach()
+
+    def replay(self, x: Tensor) -> Tensor:
+        return recorded(x, self.value.value, self.slope.value)
+
+
+class DelaysRule(RateRule):
+    """Delayed copies: the recorded means; of a copy late by d, the share of a window's inputs that still arrive in it
+    carries the gradient."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        super().__init__(module, plan)
+        self.mean = WindowMean(plan)
+        self.past: tuple[Tensor, ...] | None = None
+
+    def collect(self, x: Tensor) -> Tensor:
+        assert isinstance(self.module, SynapticDelays)
+        if self.plan.streaming:
+            y, self.past = self.module.step(unfold(x, self.module)[0], self.past)
+        else:
+            y = self.plain(x)
+        self.mean.add(y)
+        return y
+
+    def replay(self, x: Tensor) -> Tensor:
+        assert isinstance(self.module, SynapticDelays)
+        length = self.plan.length
+        late = torch.cat([x * (max(length - delay, 0) / length) for delay in self.module.delays], 1)
+        value = self.mean.value
+        return recorded(late, value, torch.ones((), dtype=value.dtype, device=value.device))
+
+
+_COMMUTING: tuple[type[nn.Module], ...] = (
+    *(nn.Linear, nn.Flatten, nn.Unflatten, nn.Identity, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.Fold, nn.Unfold),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    GaussianNoise,  # the identity outside `posterior_noise`
+)
+_ELEMENTWISE: tuple[type[nn.Module], ...] = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, Sign),
+)
+for _kind in _COMMUTING:
+    register_rate_rule(_kind, Commutes)
+for _kind in _ELEMENTWISE:
+    register_rate_rule(_kind, ElementwiseRule)
+for _kind in (nn.MaxPool1d, nn.MaxPool2d):
+    register_rate_rule(_kind, MaxPoolRule)
+register_rate_rule(_DropoutNd, DropoutRule)
+register_rate_rule(SynapticDelays, DelaysRule)

@@ -1,0 +1,163 @@
+"""The two passes of rate-based backpropagation: `rate_run` is `run` with the gradient of the firing rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_integer
+from lightning_snn.functional.rate import spread_over_steps
+from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, rate_rules
+from lightning_snn.nn.folding import run
+from lightning_snn.nn.phase import Phase, in_phase
+
+
+class Tape:
+    """What the modules of a network record while it spikes, first in, first out, for one training step.
+
+    Args:
+        network: a plain module.
+        plan: windows and steps.
+    """
+
+    def __init__(self, network: nn.Module, plan: Plan) -> None:
+        self.network, self.plan = network, plan
+        self._ruled = {module: rule for module, rule in rate_rules(network).items() if rule is not Commutes}
+        # one for every call of a ruled module, in order; a rule is let go with its call in the rate pass
+        self._slots: list[tuple[nn.Module, RateRule | None]] = []
+        self._next = 0
+        self._collected = 0
+        self._replayed = False
+
+    @torch.no_grad()
+    def collect(self, x: Tensor) -> Tensor:
+        """The spiking pass over all steps, or one chunk of it when streaming: outputs `[t, B, ...]` of `x [t, B, ...]`.
+
+        `torch.no_grad` and not `inference_mode`, whose tensors cannot be saved for a backward pass.
+        """
+        first = self._collected == 0
+
+        def call(module: nn.Module, x: Tensor) -> Tensor:
+            if first:
+                self._slots.append((module, self._ruled[module](module, self.plan)))
+            rule = self._take(module)
+            assert rule is not None
+            return rule.collect(x)
+
+        with self._intercepted(call, "collect"):
+            outputs = run(self.network, x)
+        self._check_all_taken()
+        self._collected += len(x)
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"Expected a network that returns one tensor for rate-based backpropagation, but got {type(outputs)}"
+            )
+        return outputs
+
+    def replay(self, rates: Tensor) -> Tensor:
+        """The rate pass: outputs `[K, B, ...]` of the mean inputs `[K, B, ...]`.
+
+        Raises:
+            RuntimeError: if the tape was replayed before, does not hold all steps yet, or the network takes another
+                path than while it spiked.
+        """
+        if self._replayed or self._collected != self.plan.steps:
+            state = "was replayed before" if self._replayed else f"holds {self._collected} of {self.plan.steps} steps"
+            raise RuntimeError(f"Expected a tape that holds a whole spiking pass, but this one {state}")
+        self._replayed = True
+
+        def call(module: nn.Module, x: Tensor) -> Tensor:
+            place = self._next
+            rule = self._take(module)
+            assert rule is not None
+            self._slots[place] = (module, None)
+            return rule.replay(x)
+
+        with self._intercepted(call, "replay"):
+            outputs = run(self.network, rates)
+        self._check_all_taken()
+        return outputs
+
+    @contextmanager
+    def _intercepted(self, call: Callable[[nn.Module, Tensor], Tensor], phase: Phase) -> Iterator[None]:
+        """Within this context a call of a ruled module is handed to `call`; hooks and everything else stay."""
+        self._next = 0
+        # a forward that somebody set on the instance comes back afterwards
+        own = {module: module.__dict__.get("forward") for module in self._ruled}
+        try:
+            for module in self._ruled:
+                module.forward = _bound(call, module)
+            with in_phase(phase):
+                yield
+        finally:
+            for module, forward in own.items():
+                if forward is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.forward = forward
+
+    def _take(self, module: nn.Module) -> RateRule | None:
+        """The rule of the next call, which must be one of this module."""
+        expected, rule = self._slots[self._next] if self._next < len(self._slots) else (None, None)
+        if expected is not module:
+            raise RuntimeError(
+                f"Expected the network to call its modules in the same order in every pass, but call {self._next} is "
+                f"of {type(module).__name__} and was of {type(expected).__name__ if expected is not None else 'none'}"
+            )
+        self._next += 1
+        return rule
+
+    def _check_all_taken(self) -> None:
+        if self._next < len(self._slots):
+            raise RuntimeError(
+                f"Expected the network to call its modules in the same order in every pass, but it left out "
+                f"{type(self._slots[self._next][0]).__name__} at call {self._next}"
+            )
+
+
+def _bound(call: Callable[[nn.Module, Tensor], Tensor], module: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: call(module, x)
+
+
+def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = False, scale: float = 1.0) -> Tensor:
+    """Run a network over a sequence, with the gradient of rate-based backpropagation.
+
+    The values are those of `run`, spikes and all. The gradient is that of a second run on the mean over time of the
+    input, in which neurons give their recorded firing rates and let gradients through by their eligibilities; what is
+    saved for it does not depend on T. Without autograd this is `run`. Not for several threads on one network at once.
+
+    Args:
+        network: a plain module that maps `[T*B, ...]` to `[T*B, ...]`, one tensor.
+        x: input, shape `[T, B, ...]`, time first.
+        window: number K of windows, a divisor of T; the gradient is that of rates within each window, and membranes
+            are carried from one to the next without a gradient. Memory grows with K.
+        streaming: call the network once a step, so that not even the spiking pass needs memory that grows with T.
+        scale: factor of the gradient.
+
+    Returns:
+        outputs `[T, B, ...]`.
+
+    Raises:
+        ValueError: if `window` does not divide T, or the network returns anything but one tensor.
+        RuntimeError: if the network calls its modules in another order from pass to pass.
+    """
+    if not torch.is_grad_enabled():
+        return run(network, x)
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise ValueError(
+            f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
+        )
+    check_integer("window", window)
+    steps = x.shape[0]
+    if steps % window:
+        raise ValueError(f"Expected argument `window` to divide the number of time steps {steps}, but got {window}")
+    tape = Tape(network, Plan(steps, window, streaming))
+    if streaming:
+        outputs = torch.cat([tape.collect(step) for step in x.split(1)])
+    else:
+        outputs = tape.collect(x)
+    rates = tape.replay(x.unflatten(0, (window, -1)).mean(1))
+    return spread_over_steps(rates, outputs, scale)

@@ -1,0 +1,172 @@
+r"""Time to first spike: networks of neurons that spike at most once, trained on exact gradients of spike times.
+
+Neurons integrate their inputs while those spike, then rise with unit slope to a threshold; the earlier they spike, the
+larger the value. In closed form that is :math:`\hat x = \max(0, W \hat x + D)` of the time that remains: forward pass,
+gradients and with them the path of any first-order optimizer are those of the ReLU network with weights W and biases D.
+Exact so long as windows are long enough for the largest value, up to rounding; they grow with it, which changes no
+output. Spike times matter once hardware disturbs them: see the callback `HardwareFineTuning`.
+Cost: that of the ReLU network, whatever the resolution of time; there are no time steps.
+
+After Stanojevic et al. 2024, arXiv 2306.08744; maps of skip connections and the activity penalty are ours. Not to be
+confused with `LatencyEncoder`, which codes inputs by the step of their spike, nor with surrogate gradients: nothing
+here is approximated.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_between, check_choice, check_integer
+from lightning_snn.functional.ttfs import OVERFLOWS, Overflow
+from lightning_snn.methods.base import Method, Step
+from lightning_snn.methods.ttfs.layers import FirstSpike
+from lightning_snn.methods.ttfs.mapping import from_relu
+from lightning_snn.methods.ttfs.windows import grow, latency
+from lightning_snn.nn.folding import run
+
+
+class TimeToFirstSpike(Method):
+    r"""Maps a ReLU network to first spikes and trains it so; the objective is the loss, on exact spike times.
+
+    A batch is ``(x [1, B, ...], y [B])``: a static input is presented once. Of more time steps each is a presentation
+    of its own, forgotten at the next; the task's readout combines their outputs.
+
+    Args:
+        input_range: (low, high) of the inputs: low stays silent, high spikes at once, what is outside is clamped.
+        input_shape: shape of a sample, `[C, H, W]` for images. None is enough for networks that begin with a linear
+            layer, of as many inputs as that has.
+        activity_penalty: :math:`\lambda` of the penalty :math:`\lambda \sum_i \hat x_i` a sample, over hidden neurons,
+            at least 0; makes spikes fewer.
+        gamma: windows grow in training to gamma times the largest activation, at least 1: large ones rarely overflow,
+            small ones are quick. None keeps the windows.
+        overflow: what spikes do that would come before their window: "pass", "clip" or "error", see `FirstSpike`.
+        skips: spikes that skip layers are sent through a "delay" line, or are "relay"ed by further neurons.
+        time_domain: compute every activation by way of its absolute spike time, with its rounding.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(784, 340), nn.ReLU(), nn.Linear(340, 10))
+        >>> module = SpikingModule(network, TimeToFirstSpike(activity_penalty=1e-3), num_classes=10)
+    """
+
+    citation = """@article{stanojevic2024high,
+  title = {High-performance deep spiking neural networks with 0.3 spikes per neuron},
+  author = {Stanojevic, Ana and Wo{\\'z}niak, Stanis{\\l}aw and Bellec, Guillaume and Cherubini, Giovanni and
+            Pantazi, Angeliki and Gerstner, Wulfram},
+  journal = {Nature Communications}, volume = {15}, pages = {6793}, year = {2024},
+  note = {arXiv:2306.08744}
+}"""
+
+    def __init__(
+        self,
+        input_range: tuple[float, float] = (0.0, 1.0),
+        input_shape: Sequence[int] | None = None,
+        activity_penalty: float = 0.0,
+        gamma: float | None = 10.0,
+        overflow: Overflow = "pass",
+        skips: Literal["delay", "relay"] = "delay",
+        time_domain: bool = False,
+    ) -> None:
+        super().__init__()
+        low, high = input_range
+        check_between("input_range", low, -float("inf"), float("inf"))
+        check_between("input_range", high, low, float("inf"))
+        if low == high:
+            raise ValueError(
+                f"Expected argument `input_range` to be (low, high) with low < high, but got {input_range!r}"
+            )
+        for size in () if input_shape is None else input_shape:
+            check_integer("input_shape", size)
+        check_between("activity_penalty", activity_penalty, 0, float("inf"))
+        if gamma is not None:
+            check_between("gamma", gamma, 1, float("inf"))
+        check_choice("overflow", overflow, OVERFLOWS)
+        check_choice("skips", skips, ("delay", "relay"))
+        self.input_range, self.input_shape, self.activity_penalty = input_range, input_shape, activity_penalty
+        self.gamma, self.overflow, self.skips, self.time_domain = gamma, overflow, skips, time_domain
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """The network mapped to first spikes; a copy of one that consists of `FirstSpike` layers already.
+
+        Raises:
+            ValueError: naming what has no exact image, or if `input_shape` is missing.
+        """
+        if _first_spikes(network):
+            mapped = copy.deepcopy(network)
+        else:
+            low, high = self.input_range
+            mapped = from_relu(network, low, high, torch.zeros(1, *self._sample_shape(network)), self.skips)
+        for layer in _first_spikes(mapped):
+            layer.overflow, layer.time_domain = self.overflow, self.time_domain
+        return mapped
+
+    def _sample_shape(self, network: nn.Module) -> Sequence[int]:
+        if self.input_shape is not None:
+            return self.input_shape
+        # a Flatten, say, tells nothing of what it flattens
+        first = next((module for module in network.modules() if next(module.children(), None) is None), network)
+        if not isinstance(first, nn.Linear):
+            raise ValueError(
+                "Expected argument `input_shape` to be the shape of a sample for a network that does not begin with a "
+                f"linear layer but with {type(first).__name__}, but got None"
+            )
+        return (first.in_features,)
+
+    def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        activity: list[Tensor] = []
+        with _recorded(network, activity if self.activity_penalty else None):
+            step = self.step_on_loss(run(network, x), y)
+        objective = step.objective
+        if self.activity_penalty:
+            presentations = x.shape[0] * x.shape[1]
+            objective = objective + self.activity_penalty * torch.stack(activity).sum() / presentations
+        return replace(step, objective=objective, metrics=self._adapt(network))
+
+    def _adapt(self, network: nn.Module) -> dict[str, Tensor]:
+        """Let windows grow; before the optimizer's step is as good as after it, as the batch alone says how far."""
+        metrics: dict[str, Tensor] = {}
+        overflows = [layer.overflow_fraction for layer in _first_spikes(network)]
+        counted = [overflow for overflow in overflows if overflow is not None]
+        if counted:
+            metrics["overflow_fraction"] = torch.stack(counted).mean()
+        used = None if self.gamma is None else grow(network, self.gamma)
+        if used is not None:
+            metrics["window_used"] = used.float()
+        return {**metrics, "latency": latency(network).float()}
+
+    def extra_repr(self) -> str:
+        parts = [f"input_range={self.input_range}", f"activity_penalty={self.activity_penalty:g}"]
+        parts += [f"gamma={self.gamma}"]
+        options: dict[str, Any] = {"overflow": "pass", "skips": "delay", "time_domain": False, "input_shape": None}
+        parts += [f"{name}={value!r}" for name in options if (value := getattr(self, name)) != options[name]]
+        return ", ".join(parts)
+
+
+def _first_spikes(network: nn.Module) -> list[FirstSpike]:
+    return [module for module in network.modules() if isinstance(module, FirstSpike)]
+
+
+@contextmanager
+def _recorded(network: nn.Module, activity: list[Tensor] | None) -> Iterator[None]:
+    """Within this context every layer's remaining times are summed up into a list; None records nothing."""
+    layers = [] if activity is None else _first_spikes(network)
+
+    def add(layer: nn.Module, inputs: Any, remaining: Tensor) -> None:
+        assert activity is not None
+        activity.append(remaining.sum(dtype=torch.promote_types(remaining.dtype, torch.float32)))
+
+    handles = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

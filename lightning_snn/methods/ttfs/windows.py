@@ -1,0 +1,305 @@
+r"""Windows of time-to-first-spike networks: where they begin, how long they last, how they grow in training.
+
+With unit slopes the network's function does not depend on its windows so long as no spike would come before `t_min`, so
+that windows may be adapted at any time. They matter for latency, and for what hardware does to spike times. Layers of
+other slopes keep their windows: their function depends on them.
+
+Where processes train together (``torch.distributed``), `calibrate` and `grow` make them agree on windows; every process
+has to call them.
+
+After Stanojevic et al. 2024, arXiv 2306.08744; calibration, quantiles and agreement among processes are ours.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_snn.checks import check_between, check_fraction, check_positive
+from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+
+_INPUT_WINDOW = 1.0
+
+
+def cascade(network: nn.Module) -> None:
+    """Let every window begin where the last window of its presynaptic neurons ends: ``t_min = max t_max``.
+
+    Args:
+        network: one that names its neurons in causal order (`spiking`) and whom they hear (`sources`), or a chain of
+            spiking layers, in order of registration.
+    """
+    with torch.no_grad():
+        for layer, presynaptic in _wiring(network):
+            if len(presynaptic) == 1:
+                (window, t_min), (_, own) = _times(presynaptic[0]), _times(layer)
+                torch.add(t_min, window, out=own)
+            elif presynaptic:
+                layer.t_min.copy_(_end(presynaptic))
+            else:
+                layer.t_min.fill_(_INPUT_WINDOW)
+
+
+def latency(network: nn.Module) -> Tensor:
+    """When the readout is read: where the last window ends, in units of the input window, a scalar in float64."""
+    layers = _in_order(network)
+    return _end(layers) if layers else torch.tensor(_INPUT_WINDOW, dtype=torch.float64)
+
+
+def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
+    r"""Lengthen windows after a training step, :math:`\Delta \leftarrow \max(\Delta, \gamma \max \hat x)`.
+
+    Where one grows the others follow, as in `cascade`.
+
+    Args:
+        network: as in `cascade`. Layers with ``adaptive = False`` keep their windows.
+        gamma: how many times the largest remaining time of the batch a window has to last, at least 1.
+
+    Returns:
+        the largest part of its window that a layer used before, a scalar in float64: above 1 a spike would have come
+        before `t_min`. None where no window is adaptive.
+
+    Raises:
+        ValueError: if `gamma` is outside its range.
+    """
+    check_between("gamma", gamma, 1, float("inf"))
+    layers = [layer for layer in _in_order(network) if isinstance(layer, FirstSpike) and layer.adaptive]
+    if not layers:
+        return None
+    windows = [_times(layer)[0] for layer in layers]
+    used = _used_at_once(layers, windows)
+    grows = used is None or gamma * used.item() > 1
+    if grows:
+        with torch.no_grad():
+            largest = [
+                torch.zeros_like(window) if layer.peak is None else layer.peak
+                for layer, window in zip(layers, windows, strict=True)
+            ]
+            # a step that overflowed in half precision is skipped, and must not leave endless windows behind
+            peaks = torch.nan_to_num(torch.stack(largest).double(), nan=0.0, posinf=0.0, neginf=0.0)
+            _agree(peaks, "MAX")
+            used = (peaks / torch.stack(windows)).amax()
+            torch._foreach_maximum_(windows, (gamma * peaks).unbind())
+    if grows or not _is_mapped(network):
+        # whoever maps a network lets its windows follow each other; layers that were made one by one begin anywhere
+        cascade(network)
+    for layer in layers:
+        layer.forget_peak()
+    return used
+
+
+def calibrate(
+    network: nn.Module, batches: Tensor | Iterable[Tensor], zeta: float = 0.5, quantile: float | None = None
+) -> None:
+    r"""Set windows from activations on data, :math:`\Delta = (1 + \zeta) X`, and `cascade`.
+
+    The network runs in evaluation mode, without constraints and clipping.
+
+    Args:
+        network: as in `cascade`.
+        batches: inputs of the network `[B, ...]`, one batch or several.
+        zeta: margin above X, larger than -1.
+        quantile: X is this quantile of the remaining times of emitted spikes, to 0.05 %, for networks that clip what
+            comes earlier (``overflow="clip"``); None takes the largest.
+
+    Raises:
+        ValueError: if an argument is outside its range, or there is no batch.
+
+    Warns:
+        UserWarning: naming layers that never spiked; they keep their windows.
+    """
+    check_between("zeta", zeta, -1, float("inf"))
+    if zeta == -1:
+        raise ValueError(f"Expected argument `zeta` to be larger than -1, but got {zeta!r}")
+    if quantile is not None:
+        check_fraction("quantile", quantile)
+    layers = _first_spikes(network)
+    records = {
+        name: _Largest(layer.window.device) if quantile is None else _Quantile(layer.window.device, quantile)
+        for name, layer in layers.items()
+    }
+    empty = True
+    with _unconstrained(network), torch.no_grad():
+        handles = [
+            layer.register_forward_pre_hook(partial(_record, record))
+            for layer, record in zip(layers.values(), records.values(), strict=True)
+        ]
+        try:
+            for batch in [batches] if isinstance(batches, Tensor) else batches:
+                network(batch)
+                empty = False
+        finally:
+            for handle in handles:
+                handle.remove()
+    if empty:
+        raise ValueError("Expected argument `batches` to hold at least one batch, but got none")
+    silent = []
+    for name, layer in layers.items():
+        largest = records[name].value()
+        if largest > 0:
+            layer.window.fill_((1 + zeta) * largest)
+        else:
+            silent.append(name)
+    if silent:
+        warnings.warn(f"These layers never spiked and keep their windows: {', '.join(silent)}", stacklevel=2)
+    cascade(network)
+
+
+def rescale(network: nn.Module, factor: float) -> None:
+    """Multiply the windows of all unit-slope layers by a factor larger than 0, and `cascade`.
+
+    Raises:
+        ValueError: if `factor` is not positive.
+    """
+    check_positive("factor", factor)
+    for layer in _first_spikes(network).values():
+        layer.window.mul_(factor)
+    cascade(network)
+
+
+def _first_spikes(network: nn.Module) -> dict[str, FirstSpike]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, FirstSpike)}
+
+
+def _in_order(network: nn.Module) -> list[TimeWindow]:
+    """Spiking layers in causal order; encoders apart."""
+    mapped = _mapped(network)
+    if mapped is not None:
+        return [layer for _, layer in mapped.spiking]
+    return [
+        layer for layer in network.modules() if isinstance(layer, TimeWindow) and not isinstance(layer, SpikeEncoder)
+    ]
+
+
+def _wiring(network: nn.Module) -> list[tuple[TimeWindow, list[TimeWindow]]]:
+    """Spiking layers in causal order, each with those that it hears; none for those that hear inputs."""
+    mapped = _mapped(network)
+    if mapped is None:
+        chain = _in_order(network)
+        return [(layer, chain[place - 1 : place]) for place, layer in enumerate(chain)]
+    named: dict[str, TimeWindow] = dict(mapped.spiking)
+    sources: dict[str, list[str]] = mapped.sources
+    return [(layer, [named[each] for each in sources[name] if each in named]) for name, layer in named.items()]
+
+
+def _mapped(network: nn.Module) -> Any:
+    """The first module that names its neurons and whom they hear; None if there is none."""
+    return next(filter(_is_mapped, network.modules()), None)
+
+
+def _is_mapped(module: nn.Module) -> bool:
+    # `hasattr` would look through all that a module holds, and this runs once a training step
+    return hasattr(type(module), "sources") or "sources" in module.__dict__
+
+
+def _times(layer: TimeWindow) -> tuple[Tensor, Tensor]:
+    """Window and t_min; as attributes of a module they would take longer to find than to add."""
+    buffers: dict[str, Any] = layer._buffers
+    return buffers["window"], buffers["t_min"]
+
+
+def _end(layers: list[TimeWindow]) -> Tensor:
+    windows, begins = zip(*map(_times, layers), strict=True)
+    return (torch.stack(begins) + torch.stack(windows)).amax()
+
+
+def _used_at_once(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
+    """What `grow` returns, where it takes less time to look than to grow: on the CPU of one process, one by one."""
+    if not windows[0].is_cpu or _is_distributed():
+        return None
+    parts = []
+    for layer, window in zip(layers, windows, strict=True):
+        peak = 0.0 if layer.peak is None else layer.peak.item()
+        parts.append(peak / window.item() if math.isfinite(peak) else 0.0)
+    return windows[0].new_full((), max(parts))
+
+
+@contextmanager
+def _unconstrained(network: nn.Module) -> Iterator[None]:
+    """Within this context layers are evaluated as if there were no hardware."""
+    training = {module: module.training for module in network.modules()}
+    constraints = {module: module.constraints for module in training if isinstance(module, TimeWindow)}
+    modes = {module: (module.overflow, module.time_domain) for module in training if isinstance(module, FirstSpike)}
+    try:
+        network.eval()
+        for spiking in constraints:
+            spiking.constraints = None
+        for layer in modes:
+            layer.overflow, layer.time_domain = "pass", False
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for spiking, constraint in constraints.items():
+            spiking.constraints = constraint
+        for layer, (overflow, time_domain) in modes.items():
+            layer.overflow, layer.time_domain = overflow, time_domain
+
+
+class _Record(Protocol):
+    def add(self, u: Tensor) -> None: ...
+
+    def value(self) -> float: ...
+
+
+def _record(record: _Record, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    record.add(inputs[0].detach())
+
+
+class _Largest:
+    """The largest drive over batches and processes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._largest = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, u: Tensor) -> None:
+        self._largest = torch.maximum(self._largest, u.amax().to(self._largest))
+
+    def value(self) -> float:
+        _agree(self._largest, "MAX")
+        return self._largest.item()
+
+
+class _Quantile:
+    """A quantile of positive drives over batches and processes, without keeping them.
+
+    Positive floats are ordered as their bits read as integers: the upper ones are the bins of a histogram whose
+    relative width is 2^-11 at every scale.
+    """
+
+    _DROPPED_BITS = 12
+
+    def __init__(self, device: torch.device, quantile: float) -> None:
+        self._quantile = quantile
+        self._counts = torch.zeros(2**31 >> self._DROPPED_BITS, dtype=torch.int64, device=device)
+
+    def add(self, u: Tensor) -> None:
+        bits = u[u > 0].float().view(torch.int32)
+        self._counts += torch.bincount(bits >> self._DROPPED_BITS, minlength=len(self._counts))
+
+    def value(self) -> float:
+        _agree(self._counts, "SUM")
+        # on the CPU, as PyTorch refuses cumsum on GPUs where deterministic algorithms are asked for
+        cumulative = self._counts.cpu().cumsum(0)
+        if cumulative[-1] == 0:
+            return 0.0
+        wanted = (self._quantile * cumulative[-1].double()).ceil().long().clamp(min=1)
+        place = int(torch.searchsorted(cumulative, wanted))
+        return torch.tensor((place + 1) << self._DROPPED_BITS, dtype=torch.int32).view(torch.float32).item()
+
+
+def _agree(values: Tensor, operation: str) -> None:
+    """Combine values of all processes in place; "MAX" or "SUM"."""
+    if _is_distributed():
+        dist.all_reduce(values, getattr(dist.ReduceOp, operation))
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
