@@ -208,8 +208,6 @@ def _open_window(
         first = torch.full_like(membrane, -1.0)
         if owed is not None:
             first.sub_(owed)
-            if not dynamics.detach_reset:
-                first.add_(dynamics.surrogate.derivative_(membrane - threshold).mul_(threshold))
         along_threshold = Trace(first, torch.zeros_like(membrane))
     return RateState(membrane, 0, torch.zeros_like(membrane), along_input, along_beta, along_threshold)
 

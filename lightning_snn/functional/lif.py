@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.checks import check_choice
+from lightning_snn.functional.spike import spike
 from lightning_snn.functional.surrogate import ArcTangent, Surrogate
 
 Reset = Literal["subtract", "zero"]
 Order = Literal["reset_then_leak", "leak_then_reset"]
+RESETS, ORDERS = ("subtract", "zero"), ("reset_then_leak", "leak_then_reset")
 
 
 class Dynamics(NamedTuple):
@@ -44,8 +46,8 @@ class Dynamics(NamedTuple):
 
     def check(self) -> Dynamics:
         """Self, or a ValueError that names the field which is wrong."""
-        check_choice("reset", self.reset, ("subtract", "zero"))
-        check_choice("order", self.order, ("reset_then_leak", "leak_then_reset"))
+        check_choice("reset", self.reset, RESETS)
+        check_choice("order", self.order, ORDERS)
         return self
 
     @property
@@ -54,14 +56,80 @@ class Dynamics(NamedTuple):
         return self.order == "leak_then_reset" and self.reset == "subtract"
 
 
+class PendingState(NamedTuple):
+    """State of a neuron whose next step needs its last spikes: for a pending reset, or for recurrent weights.
+
+    Attributes:
+        membrane: membrane potential, `[B, ...]`: before its reset if the reset is pending, else after it.
+        spikes: spikes of the last step, `[B, ...]`.
+    """
+
+    membrane: Tensor
+    spikes: Tensor
+
+
+LIFState = Tensor | PendingState
+
+
+def lif_charge(x: Tensor, state: LIFState, beta: float | Tensor, threshold: float | Tensor) -> Tensor:
+    """Return the membrane potential of one step before its spike: ``beta u + x``, less a pending reset.
+
+    Args:
+        x: input current, shape `[B, ...]`, float32 or wider.
+        state: the membrane potential `[B, ...]`, or a `PendingState` if the reset is pending.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `x`.
+        threshold: firing threshold, a number or a tensor that broadcasts to `x`.
+    """
+    if isinstance(state, PendingState):
+        return beta * state.membrane + x - threshold * state.spikes
+    return beta * state + x
+
+
+def lif_after_spikes(membrane: Tensor, spikes: Tensor, threshold: float | Tensor, dynamics: Dynamics) -> LIFState:
+    """Return the state after the spikes of one step.
+
+    Args:
+        membrane: membrane potential before its reset, `[B, ...]`.
+        spikes: of the same shape.
+        threshold: firing threshold, a number or a tensor that broadcasts to `membrane`.
+        dynamics: reset, order and whether the reset is detached.
+
+    Returns:
+        the membrane potential after its reset, or a `PendingState` if the reset is pending.
+    """
+    if dynamics.pending_reset:
+        return PendingState(membrane, spikes.detach() if dynamics.detach_reset else spikes)
+    return reset_membrane(membrane, spikes, threshold, dynamics.reset, dynamics.detach_reset)
+
+
+def reset_membrane(
+    membrane: Tensor, spikes: Tensor, amount: float | Tensor, reset: Reset = "subtract", detach: bool = False
+) -> Tensor:
+    """Return the membrane potential after the reset by its spikes.
+
+    Args:
+        membrane: membrane potential, `[B, ...]`.
+        spikes: of the same shape.
+        amount: what a spike subtracts, a number or a tensor that broadcasts to `membrane`; unused by "zero".
+        reset: "subtract" `amount`, or set to "zero".
+        detach: no gradient flows from the reset into the spikes.
+
+    Example:
+        >>> reset_membrane(torch.tensor([0.5, 1.5]), torch.tensor([0.0, 1.0]), 1.0)
+        tensor([0.5000, 0.5000])
+    """
+    spikes = spikes.detach() if detach else spikes
+    return membrane - amount * spikes if reset == "subtract" else membrane * (1 - spikes)
+
+
 def lif_step(
     x: Tensor,
-    state: Tensor | None,
+    state: LIFState | None,
     beta: float | Tensor,
     threshold: float | Tensor = 1.0,
     dynamics: Dynamics = Dynamics(),
-) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
+) -> tuple[Tensor, LIFState]:
+    """Run one step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
 
     Args:
         x: input current, shape `[B, ...]`.
@@ -71,22 +139,26 @@ def lif_step(
         dynamics: reset, order and surrogate.
 
     Returns:
-        spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with
-        "leak_then_reset").
+        spikes in {0, 1} of the shape of `x`, and the next state: the membrane potential after its reset, or a
+        `PendingState` with "leak_then_reset" and "subtract".
+
+    Example:
+        >>> spikes, membrane = lif_step(torch.tensor([[0.4, 1.5]]), None, beta=0.9)
+        >>> spikes, membrane
+        (tensor([[0., 1.]]), tensor([[0.4000, 0.5000]]))
     """
-    surrogate = dynamics.surrogate
+    current = x.to(torch.promote_types(x.dtype, torch.float32))
     if state is None:
-        membrane = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-    else:
-        membrane = beta * state + x
-    if dynamics.pending_reset and state is not None:
-        membrane = membrane - threshold * _Spike.apply(state, threshold, surrogate, dynamics.detach_reset)
-    spikes = _Spike.apply(membrane, threshold, surrogate, False)
-    if dynamics.pending_reset:
-        return spikes.to(x.dtype), membrane
-    reset = spikes.detach() if dynamics.detach_reset else spikes
-    after = membrane - threshold * reset if dynamics.reset == "subtract" else membrane * (1 - reset)
-    return spikes.to(x.dtype), after
+        state = lif_rest(current, dynamics)
+    membrane = lif_charge(current, state, beta, threshold)
+    spikes = spike(membrane, threshold, dynamics.surrogate)
+    return spikes.to(x.dtype), lif_after_spikes(membrane, spikes, threshold, dynamics)
+
+
+def lif_rest(x: Tensor, dynamics: Dynamics = Dynamics()) -> LIFState:
+    """Return the state of rest for a step `x` `[B, ...]`."""
+    rest = torch.zeros_like(x)
+    return PendingState(rest, rest) if dynamics.pending_reset else rest
 
 
 def lif(
@@ -94,26 +166,27 @@ def lif(
     beta: float | Tensor,
     threshold: float | Tensor = 1.0,
     dynamics: Dynamics = Dynamics(),
-    state: Tensor | None = None,
+    state: LIFState | None = None,
     recurrent: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The recurrence over a sequence, as one autograd node.
+) -> tuple[Tensor, LIFState]:
+    """Run the recurrence over a sequence, as one autograd node.
 
     Args:
         x: input current, shape `[T, B, ...]`, any floating dtype and strides. The state is held in float32 or wider.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         dynamics: reset, order and surrogate.
-        state: membrane that a previous call returned, shape `[B, ...]`; None is the resting neuron.
+        state: what a previous call returned; None is the resting neuron.
         recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape `[T, B,
             N]`.
 
     Returns:
-        spikes in {0, 1} of the shape and dtype of `x`, and the final state `[B, ...]`.
+        spikes in {0, 1} of the shape and dtype of `x`, and the final state: the membrane potential `[B, ...]`, or a
+        `PendingState` with recurrent weights or a pending reset.
 
     Raises:
-        ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not
-            fit or a state.
+        ValueError: if `x` has no time axis or is not floating point, or `recurrent` has another shape.
+        TypeError: if `state` is not of the kind that a previous call would have returned.
     """
     check_input(x)
     if recurrent is not None:
@@ -122,67 +195,54 @@ def lif(
                 "Expected argument `recurrent` to be [N, N] for an `x` of shape [T, B, N], "
                 f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
             )
-        if state is not None:
-            raise ValueError(
-                "Expected argument `state` to be None with recurrent weights, whose state holds spikes too"
-            )
+    dynamics.check()
+    carries_spikes = dynamics.pending_reset or recurrent is not None
+    if state is not None and isinstance(state, PendingState) != carries_spikes:
+        expected = "a PendingState" if carries_spikes else "a tensor"
+        raise TypeError(f"Expected argument `state` to be {expected}, but got {type(state).__name__}")
+    membrane, before = state if isinstance(state, PendingState) else (state, None)
     differentiable = torch.is_grad_enabled() and any(
-        isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, state, recurrent)
+        isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, membrane, before, recurrent)
     )
-    return _LIFScan.apply(x, beta, threshold, state, recurrent, dynamics.check(), differentiable)
+    spikes, membrane = _LIFScan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
+    if not carries_spikes:
+        return spikes, membrane
+    last = spikes[-1].to(membrane.dtype)
+    return spikes, PendingState(membrane, last.detach() if dynamics.detach_reset and recurrent is None else last)
 
 
-def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
-    """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`."""
+def leaky_integrate(x: Tensor, beta: float | Tensor, state: Tensor | None = None) -> Tensor:
+    """Compute the membrane potential ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes.
+
+    Args:
+        x: input current, shape `[T, B, ...]`, any floating dtype.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
+        state: membrane potential before the first step, `[B, ...]`; None is 0.
+
+    Returns:
+        membrane potentials of the shape and dtype of `x`, accumulated in float32 or wider.
+
+    Example:
+        >>> leaky_integrate(torch.ones(3, 1), 0.5).flatten()
+        tensor([1.0000, 1.5000, 1.7500])
+    """
     check_input(x)
-    membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32)) if state is None else state
     trace = []
-    for current in x:
+    for current in x.unbind(0):
         membrane = beta * membrane + current
         trace.append(membrane)
     return torch.stack(trace).to(x.dtype)
 
 
 def check_input(x: Tensor) -> None:
+    """Raise a ValueError unless `x` is a floating sequence `[T, B, ...]`."""
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
         )
     if not x.is_floating_point():
         raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
-
-
-class _Spike(torch.autograd.Function):
-    """The spike of a single step: Heaviside forwards, surrogate backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate, detach: bool) -> Tensor:
-        ctx.surrogate, ctx.detach = surrogate, detach
-        distance = membrane - threshold
-        ctx.save_for_backward(distance)
-        ctx.save_for_forward(distance)
-        ctx.threshold_shape = threshold.shape if isinstance(threshold, Tensor) else None
-        return surrogate.spike(membrane, threshold)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        if ctx.detach:
-            return None, None, None, None
-        (distance,) = ctx.saved_tensors
-        grad = grad * ctx.surrogate.derivative(distance)
-        grad_threshold = None if ctx.threshold_shape is None else -grad.sum_to_size(ctx.threshold_shape)
-        return grad, grad_threshold, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, membrane: Tensor | None, threshold: Tensor | None, *_: None) -> Tensor:
-        (distance,) = ctx.saved_tensors
-        if ctx.detach:
-            return torch.zeros_like(distance)
-        slope = ctx.surrogate.derivative(distance)
-        if threshold is None:
-            return slope * membrane
-        return slope * (-threshold if membrane is None else membrane - threshold)
 
 
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
@@ -209,6 +269,7 @@ class _LIFScan(torch.autograd.Function):
         beta: float | Tensor,
         threshold: float | Tensor,
         state: Tensor | None,
+        before: Tensor | None,
         recurrent: Tensor | None,
         dynamics: Dynamics,
         differentiable: bool,
@@ -223,25 +284,24 @@ class _LIFScan(torch.autograd.Function):
         carried = torch.zeros_like(membranes[0])
         if state is not None:
             carried.copy_(state)
-        owed = torch.zeros_like(spikes[0])
-        if dynamics.pending_reset and state is not None:
-            surrogate.spike(carried, threshold, out=owed)
+        last = None if before is None else before.to(accumulator)  # spikes of the step before
         for t, (current, spike) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
             membrane = membranes[t if differentiable else 0]
             # multiply, then add: a fused multiply-add would round differently from the textbook recurrence
             torch.mul(carried, beta, out=membrane).add_(current)
-            if recurrent is not None and t > 0:
-                membrane.addmm_(spikes[t - 1].to(accumulator), recurrent.t().to(accumulator))
+            if recurrent is not None and last is not None:
+                membrane.addmm_(last.to(accumulator), recurrent.t().to(accumulator))
             if dynamics.pending_reset:
-                minus_scaled(membrane, owed, threshold, out=membrane)
+                if last is not None:
+                    minus_scaled(membrane, last, threshold, out=membrane)
                 surrogate.spike(membrane, threshold, out=spike)
-                owed = spike
                 carried = membrane if differentiable else carried.copy_(membrane)
             else:
                 surrogate.spike(membrane, threshold, out=spike)
                 reset(membrane, spike, threshold, dynamics, out=carried)
+            last = spike
         ctx.save_for_backward(
-            membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, recurrent))
+            membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, before, recurrent))
         )
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
         ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
@@ -255,7 +315,7 @@ class _LIFScan(torch.autograd.Function):
         h and k are made for blocks of steps that fit into the cache, so that the recursion itself is one operation a
         step.
         """
-        membranes, beta_tensor, threshold_tensor, state, recurrent = ctx.saved_tensors
+        membranes, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
         threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, membranes[0])
         dynamics: Dynamics = ctx.dynamics
@@ -285,7 +345,8 @@ class _LIFScan(torch.autograd.Function):
         return (
             grad_membranes.to(ctx.dtype),
             *_grad_parameters(ctx, membranes, grad_membranes, grad_state, beta, threshold),
-            _grad_of_initial_state(after, state, beta, threshold, dynamics),
+            None if state is None else (after * beta).to(state.dtype),
+            _grad_before(after, before, recurrent, threshold, dynamics),
             _grad_recurrent(ctx, membranes, grad_membranes, threshold),
             None,
             None,
@@ -331,7 +392,7 @@ def _grad_parameters(
     threshold: float | Tensor,
 ) -> tuple[Tensor | None, Tensor | None]:
     """dL/dbeta and dL/dthreshold, where they are wanted."""
-    _, beta_tensor, threshold_tensor, state, _ = ctx.saved_tensors
+    _, beta_tensor, threshold_tensor, state, before, _ = ctx.saved_tensors
     dynamics: Dynamics = ctx.dynamics
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         return None, None
@@ -353,30 +414,39 @@ def _grad_parameters(
         grad = -(grad_membranes - through_leak).sum(0)
         if dynamics.pending_reset:
             grad -= (grad_membranes[1:] * spikes[:-1]).sum(0)
-            if state is not None:
-                grad -= grad_membranes[0] * dynamics.surrogate.spike(state, threshold)
-                if not dynamics.detach_reset:
-                    grad += threshold * grad_membranes[0] * dynamics.surrogate.derivative(state - threshold)
+            if before is not None:
+                grad -= grad_membranes[0] * before
         elif dynamics.reset == "subtract":
             grad -= (onward * spikes).sum(0)
         grad_threshold = grad.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype)
     return grad_beta, grad_threshold
 
 
-def _grad_of_initial_state(
-    grad_membrane: Tensor, state: Tensor | None, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics
+def _grad_before(
+    grad_membrane: Tensor,
+    before: Tensor | None,
+    recurrent: Tensor | None,
+    threshold: float | Tensor,
+    dynamics: Dynamics,
 ) -> Tensor | None:
-    if state is None:
+    """dL/d(spikes before the first step), which reach it through recurrent weights and a pending reset."""
+    if before is None:
         return None
-    grad = grad_membrane * beta
-    if dynamics.pending_reset and not dynamics.detach_reset:
-        grad -= threshold * grad_membrane * dynamics.surrogate.derivative(state - threshold)
-    return grad.to(state.dtype)
+    grad = torch.zeros_like(grad_membrane)
+    if recurrent is not None:
+        grad += grad_membrane @ recurrent.to(grad.dtype)
+    # a detached reset was detached when the spikes were returned, unless recurrent weights need their gradient
+    if dynamics.pending_reset and not (dynamics.detach_reset and recurrent is not None):
+        grad -= threshold * grad_membrane
+    return grad.to(before.dtype)
 
 
 def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, threshold: float | Tensor) -> Tensor | None:
-    recurrent = ctx.saved_tensors[4]
-    if recurrent is None or not ctx.needs_input_grad[4]:
+    before, recurrent = ctx.saved_tensors[4:]
+    if recurrent is None or not ctx.needs_input_grad[5]:
         return None
-    before = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
-    return (grad_membranes[1:].flatten(0, 1).t() @ before).to(recurrent.dtype)
+    earlier = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
+    grad = grad_membranes[1:].flatten(0, 1).t() @ earlier
+    if before is not None:
+        grad.addmm_(grad_membranes[0].t(), before.to(grad.dtype))
+    return grad.to(recurrent.dtype)

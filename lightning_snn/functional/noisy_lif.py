@@ -25,6 +25,7 @@ mode "step").
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -38,7 +39,7 @@ from lightning_snn.functional.lif import CACHED_ELEMENTS, Dynamics, minus_scaled
 NoiseMode = Literal["moment", "step", "trace"]
 NOISE_MODES = ("moment", "step", "trace")
 
-_EPSILON = 1e-8  # keeps 1 / sqrt(Q) finite where no input has arrived yet
+VARIANCE_FLOOR = 1e-8  # keeps 1 / sqrt(Q) finite where no input has arrived yet
 
 
 def noisy_lif(
@@ -52,6 +53,7 @@ def noisy_lif(
     recurrent: Tensor | None = None,
     recurrent_variance: Tensor | None = None,
     generator: torch.Generator | None = None,
+    on_current: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sampled spikes over a sequence, as one autograd node.
 
@@ -65,6 +67,7 @@ def noisy_lif(
         recurrent: weights `[N, N]` from the spikes of step t - 1 to the mean current of step t, for inputs `[T, B, N]`.
         recurrent_variance: posterior variances `[N, N]` of those weights; None takes them as known.
         generator: source of the noise; None is torch's default.
+        on_current: in mode "step", called with the drawn input current `[T, B, ...]`, without a graph.
 
     Returns:
         spikes in {0, 1} and standardized pre-activations z, both differentiable, of the shape of `mean`; the spikes in
@@ -86,7 +89,7 @@ def noisy_lif(
         got = 'a reset to "zero"' if dynamics.reset == "zero" else "recurrent weights"
         raise ValueError(f'Expected a reset that subtracts and no recurrence with mode "trace", but got {got}')
     return _NoisyLIFScan.apply(
-        mean, variance, beta, threshold, recurrent, recurrent_variance, dynamics, estimator, mode, generator
+        mean, variance, beta, threshold, recurrent, recurrent_variance, dynamics, estimator, mode, generator, on_current
     )
 
 
@@ -104,6 +107,7 @@ class _NoisyLIFScan(torch.autograd.Function):
         estimator: Estimator,
         mode: NoiseMode,
         generator: torch.Generator | None,
+        on_current: Callable[[Tensor], None] | None,
     ) -> tuple[Tensor, Tensor]:
         accumulator = torch.promote_types(mean.dtype, torch.float32)
         # empty_like keeps a channels-last layout
@@ -136,7 +140,7 @@ class _NoisyLIFScan(torch.autograd.Function):
                 if spread is not None and weight_variances is not None:
                     spread.addmm_(before, weight_variances)
             root, score, spike = precision_root[t], standardized[t], spikes[t]
-            torch.add(variance[t].to(accumulator) if spread is None else spread, _EPSILON, out=root).rsqrt_()
+            torch.add(variance[t].to(accumulator) if spread is None else spread, VARIANCE_FLOOR, out=root).rsqrt_()
             torch.sub(membrane, threshold, out=score).mul_(root)
             noise = flat[t if mode == "step" else 0].normal_(generator=generator)
             noise = noise.as_strided(membrane.shape, membrane.stride())
@@ -151,6 +155,9 @@ class _NoisyLIFScan(torch.autograd.Function):
                 membrane.addcmul_(membrane, spike.to(accumulator), value=-1)
                 if spread is not None:
                     spread.addcmul_(spread, spike.to(accumulator), value=-1)
+        if mode == "step" and on_current is not None:
+            draws = flat.as_strided(mean.shape, (membrane.numel(), *membrane.stride()))
+            on_current(mean - draws / precision_root)
         weight = estimator.weight(standardized, spikes, generator) if estimator.random else None
         tensors = (value if isinstance(value, Tensor) else None for value in (*numbers, recurrent, recurrent_variance))
         kept = flat if mode == "step" else None
@@ -214,7 +221,7 @@ class _NoisyLIFScan(torch.autograd.Function):
                     membrane = standardized[t, rows] / root + level
                     if step:
                         membrane.addcdiv_(noise, root, value=-1)
-                    spread = root.square().reciprocal_().sub_(_EPSILON)
+                    spread = root.square().reciprocal_().sub_(VARIANCE_FLOOR)
                 if grad_beta is not None:
                     kept_u = membrane * (1 - spike) if hard else membrane - level * spike
                     grad_beta[rows].addcmul_(before_u, kept_u)
@@ -269,6 +276,7 @@ class _NoisyLIFScan(torch.autograd.Function):
             if grad_threshold is None
             else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
             *grad_matrices,
+            None,
             None,
             None,
             None,

@@ -38,8 +38,8 @@ from lightning_snn.metrics.operations import (
 )
 from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
 from lightning_snn.nn.folding import time_steps
-from lightning_snn.nn.lif import RecurrentLIF
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import RecurrentLIF
 from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
 from lightning_snn.nn.phase import rate_phase
 
