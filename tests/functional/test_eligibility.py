@@ -374,8 +374,8 @@ def test_a_spike_without_a_forward_derivative_is_refused():
         (lambda x: lif_rate(x[:0], 0.9), "`x` to be of shape"),
         (lambda x: lif_rate(x.long(), 0.9), "`x` to be of a floating dtype"),
         (lambda x: lif_rate(x, 0.9, 1.0, Dynamics("none")), "`reset` to be one of"),
-        (lambda x: lif_rate(x[:, :1], 0.9, state=lif_rate(x, 0.9)[1]), "`state` to be of the shape"),
-        (lambda x: lif_rate(x, 0.9, state=lif_rate(x, 0.9)[1], wanted=BOTH), "`wanted` to stay"),
+        (lambda x: lif_rate(x[:, :1], 0.9, state=lif_rate(x, 0.9)[1]), "`state` to have the shape"),
+        (lambda x: lif_rate(x, 0.9, state=lif_rate(x, 0.9)[1], wanted=BOTH), "`wanted` to be"),
         (lambda x: step_rate(neuron(Dynamics(), 0.9, THRESHOLD), x.long()), "`x` to be of a floating dtype"),
         (
             lambda x: step_rate(
@@ -384,7 +384,7 @@ def test_a_spike_without_a_forward_derivative_is_refused():
                 step_rate(neuron(Dynamics(), 0.9, THRESHOLD), x)[1],
                 [torch.tensor(0.9)],
             ),
-            "`parameters` to stay 0",
+            "`parameters` to hold 0",
         ),
     ],
 )
