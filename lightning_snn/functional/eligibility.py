@@ -51,8 +51,8 @@ class Trace(NamedTuple):
     """Forward-mode derivative of the spikes along one direction.
 
     Attributes:
-        tangent: tangent of ``v - threshold`` in the next step. A number or a tensor of the shape of the decay applies to
-            all neurons of that decay.
+        tangent: tangent of ``v - threshold`` in the next step. A number or a tensor of the shape of the decay applies
+            to all neurons of that decay.
         total: sum of the tangents of the spikes so far.
     """
 

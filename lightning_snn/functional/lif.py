@@ -1,12 +1,12 @@
-r"""The leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward.
+r"""Leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward pass.
 
 .. math::
     v_t &= \beta\, u_{t-1} + x_t \; (+ W s_{t-1}), \qquad s_t = H(v_t - \theta), \\
     u_t &= v_t - \theta s_t \;\text{("subtract")} \quad\text{or}\quad u_t = (1 - s_t)\, v_t \;\text{("zero")}.
 
 Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T
-steps. The gradient is that of surrogate-gradient backpropagation through time, exactly what autograd gives on the
-unrolled recurrence.
+steps. The gradient is that of surrogate-gradient backpropagation through time. It equals the gradient that autograd
+computes on the unrolled recurrence.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ Order = Literal["reset_then_leak", "leak_then_reset"]
 
 
 class Dynamics(NamedTuple):
-    """What distinguishes one LIF recurrence from another, its decay and threshold apart.
+    """Settings of a LIF recurrence other than its decay and threshold.
 
     Attributes:
         reset: "subtract" the threshold from the membrane after a spike, or set it to "zero".
-        order: "reset_then_leak" resets at once, so that what a spike takes away leaks too (SpikingJelly, norse).
-            "leak_then_reset" subtracts one step later, after the leak: snntorch's
-            ``v_t = beta v_{t-1} + x_t - theta s_{t-1}``.
-            With reset "zero" the two give the same spikes.
-        detach_reset: no gradient flows from the reset into the spike that caused it.
-        surrogate: the derivative of the spike.
+        order: "reset_then_leak" resets at once, so the reset leaks too (SpikingJelly, norse). "leak_then_reset"
+            subtracts one step later, after the leak: ``v_t = beta v_{t-1} + x_t - theta s_{t-1}`` (snntorch). With
+            reset "zero" both give the same spikes.
+        detach_reset: whether the reset passes no gradient to the spike that caused it.
+        surrogate: surrogate derivative of the spike.
+
+    Example:
+        >>> Dynamics(order="leak_then_reset").pending_reset
+        True
     """
 
     reset: Reset = "subtract"
@@ -43,14 +46,18 @@ class Dynamics(NamedTuple):
     surrogate: Surrogate = ArcTangent()
 
     def check(self) -> Dynamics:
-        """Self, or a ValueError that names the field which is wrong."""
+        """Return `self` if its fields are valid.
+
+        Raises:
+            ValueError: if `reset` or `order` is invalid.
+        """
         check_choice("reset", self.reset, ("subtract", "zero"))
         check_choice("order", self.order, ("reset_then_leak", "leak_then_reset"))
         return self
 
     @property
     def pending_reset(self) -> bool:
-        """Whether the state is the membrane before its reset, which the next step still owes."""
+        """Whether the state is the membrane potential before its reset, which the next step applies."""
         return self.order == "leak_then_reset" and self.reset == "subtract"
 
 
@@ -61,18 +68,24 @@ def lif_step(
     threshold: float | Tensor = 1.0,
     dynamics: Dynamics = Dynamics(),
 ) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
+    """Compute one step of the recurrence, for streaming inference and as the reference of `lif`.
+
+    The step is pure and differentiable.
 
     Args:
         x: input current, shape `[B, ...]`.
-        state: what the previous step returned; None is the resting neuron.
+        state: state that the previous step returned; None is the resting neuron.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `x`.
         threshold: firing threshold, a number or a tensor that broadcasts to `x`.
         dynamics: reset, order and surrogate.
 
     Returns:
-        spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with
-        "leak_then_reset").
+        spikes in {0, 1} of the shape of `x`, and the next state: the membrane potential after its reset, or before it
+        if the reset is pending.
+
+    Example:
+        >>> lif_step(torch.tensor([0.8]), torch.tensor([0.5]), beta=0.5)
+        (tensor([1.]), tensor([0.0500]))
     """
     surrogate = dynamics.surrogate
     if state is None:
@@ -80,8 +93,9 @@ def lif_step(
     else:
         membrane = beta * state + x
     if dynamics.pending_reset and state is not None:
-        membrane = membrane - threshold * _Spike.apply(state, threshold, surrogate, dynamics.detach_reset)
-    spikes = _Spike.apply(membrane, threshold, surrogate, False)
+        before: Tensor = _Spike.apply(state, threshold, surrogate, dynamics.detach_reset)  # type: ignore[no-untyped-call]
+        membrane = membrane - threshold * before
+    spikes: Tensor = _Spike.apply(membrane, threshold, surrogate, False)  # type: ignore[no-untyped-call]
     if dynamics.pending_reset:
         return spikes.to(x.dtype), membrane
     reset = spikes.detach() if dynamics.detach_reset else spikes
@@ -97,43 +111,68 @@ def lif(
     state: Tensor | None = None,
     recurrent: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence over a sequence, as one autograd node.
+    """Compute the recurrence over a sequence, as one autograd node.
 
     Args:
         x: input current, shape `[T, B, ...]`, any floating dtype and strides. The state is held in float32 or wider.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         dynamics: reset, order and surrogate.
-        state: membrane that a previous call returned, shape `[B, ...]`; None is the resting neuron.
-        recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape `[T, B,
-            N]`.
+        state: final state that a previous call returned, shape `[B, ...]`; None is the resting neuron.
+        recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape
+            `[T, B, N]`.
 
     Returns:
         spikes in {0, 1} of the shape and dtype of `x`, and the final state `[B, ...]`.
 
     Raises:
-        ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not
-            fit or a state.
+        ValueError: if `x` has no time axis or is not floating point, if the shape of `recurrent` does not match, or
+            if both `recurrent` and `state` are given.
+
+    Example:
+        >>> lif(torch.tensor([[0.6], [0.8], [0.9]]), beta=0.5)
+        (tensor([[0.],
+                [1.],
+                [0.]]), tensor([0.9500]))
     """
     check_input(x)
     if recurrent is not None:
         if x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1]):
             raise ValueError(
-                "Expected argument `recurrent` to be [N, N] for an `x` of shape [T, B, N], "
+                "Expected argument `recurrent` to be of shape [N, N] for `x` of shape [T, B, N], "
                 f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
             )
         if state is not None:
             raise ValueError(
-                "Expected argument `state` to be None with recurrent weights, whose state holds spikes too"
+                "Expected argument `state` to be None if `recurrent` is given, because the state of a recurrent layer "
+                "includes spikes, but got a tensor"
             )
     differentiable = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, state, recurrent)
     )
-    return _LIFScan.apply(x, beta, threshold, state, recurrent, dynamics.check(), differentiable)
+    result: tuple[Tensor, Tensor] = _LIFScan.apply(  # type: ignore[no-untyped-call]
+        x, beta, threshold, state, recurrent, dynamics.check(), differentiable
+    )
+    return result
 
 
 def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
-    """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`."""
+    """Compute the membrane potential ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes.
+
+    Args:
+        x: input current, shape `[T, B, ...]`, any floating dtype.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
+
+    Returns:
+        membrane potentials, shape `[T, B, ...]`, of the dtype of `x`; computed in float32 or wider.
+
+    Raises:
+        ValueError: if `x` has no time axis or is not floating point.
+
+    Example:
+        >>> leaky_integrate(torch.ones(3, 1), beta=0.5).flatten()
+        tensor([1.0000, 1.5000, 1.7500])
+    """
     check_input(x)
     membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
     trace = []
@@ -144,6 +183,7 @@ def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
 
 
 def check_input(x: Tensor) -> None:
+    """Raise a ValueError unless `x` is of a floating dtype and of shape `[T, B, ...]` with at least one step."""
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
@@ -153,7 +193,7 @@ def check_input(x: Tensor) -> None:
 
 
 class _Spike(torch.autograd.Function):
-    """The spike of a single step: Heaviside forwards, surrogate backwards."""
+    """Spike of a single step: Heaviside step in the forward pass, surrogate derivative in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate, detach: bool) -> Tensor:
@@ -179,28 +219,29 @@ class _Spike(torch.autograd.Function):
         (distance,) = ctx.saved_tensors
         if ctx.detach:
             return torch.zeros_like(distance)
-        slope = ctx.surrogate.derivative(distance)
+        slope: Tensor = ctx.surrogate.derivative(distance)
         if threshold is None:
+            assert membrane is not None
             return slope * membrane
         return slope * (-threshold if membrane is None else membrane - threshold)
 
 
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A value a channel, written out for every neuron of a step: to broadcast it at every step is far slower."""
+    """Expand a tensor over the neurons of a step, because broadcasting it at every step is much slower."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return torch.empty_like(like).copy_(value)
 
 
 def minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
-    """``out = a - scale * b`` without a temporary."""
+    """Compute ``out = a - scale * b`` without a temporary tensor."""
     if isinstance(scale, Tensor):
         return torch.addcmul(a, b, scale, value=-1, out=out)
     return torch.sub(a, b, alpha=scale, out=out)
 
 
 class _LIFScan(torch.autograd.Function):
-    """Works in place on buffers that fit into the cache: a CPU is bound by memory traffic here, not by arithmetic."""
+    """LIF scan in place on buffers that fit into the cache, because memory traffic limits its speed on CPUs."""
 
     @staticmethod
     def forward(
@@ -228,7 +269,7 @@ class _LIFScan(torch.autograd.Function):
             surrogate.spike(carried, threshold, out=owed)
         for t, (current, spike) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
             membrane = membranes[t if differentiable else 0]
-            # multiply, then add: a fused multiply-add would round differently from the textbook recurrence
+            # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
             torch.mul(carried, beta, out=membrane).add_(current)
             if recurrent is not None and t > 0:
                 membrane.addmm_(spikes[t - 1].to(accumulator), recurrent.t().to(accumulator))
@@ -250,10 +291,10 @@ class _LIFScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        """With h the surrogate derivative, every reset and order gives dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}.
+        """Compute dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}, with the surrogate derivative h, for any reset and order.
 
-        h and k are made for blocks of steps that fit into the cache, so that the recursion itself is one operation a
-        step.
+        h and k are computed for blocks of steps that fit into the cache. The recursion itself then takes one operation
+        per step.
         """
         membranes, beta_tensor, threshold_tensor, state, recurrent = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
@@ -264,7 +305,7 @@ class _LIFScan(torch.autograd.Function):
         grad_membranes = torch.empty_like(membranes)
         block = min(steps, max(1, CACHED_ELEMENTS // membranes[0].numel()))
         slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
-        after: Tensor | None = None  # dL/dv of the step after
+        after: Tensor | None = None  # dL/dv of the next step
         for start in range((steps - 1) // block * block, -1, -block):
             part = membranes[start : start + block]
             slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
@@ -292,17 +333,17 @@ class _LIFScan(torch.autograd.Function):
         )
 
 
-# of one buffer of the backward pass: two of them and what they are made from stay in a core's cache
+# size of one buffer of the backward pass: two buffers and their inputs fit into the cache of a core
 CACHED_ELEMENTS = 1 << 18
 
 
 def _keep(
     membrane: Tensor, slope: Tensor, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor
 ) -> Tensor:
-    """How much of dL/dv of the next step reaches this one, through the leak and through the reset of this spike.
+    """Compute the factor of dL/dv of the next step in that of this step, through the leak and the reset of this spike.
 
     It is beta (1 - threshold h) for "subtract", beta (1 - s - v h) for "zero", and beta - threshold h for a reset
-    after the leak; h is 0 with a detached reset.
+    after the leak; h is 0 for a detached reset.
     """
     if dynamics.reset == "zero":
         dynamics.surrogate.spike(membrane, threshold, out=out)
@@ -316,7 +357,7 @@ def _keep(
 
 
 def reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
-    """The membrane after its reset, without a temporary; `out` may be the membrane itself."""
+    """Compute the membrane potential after its reset, without a temporary tensor; `out` may be `membrane` itself."""
     if dynamics.reset == "subtract":
         return minus_scaled(membrane, spike, threshold, out=out)
     return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
@@ -330,7 +371,7 @@ def _grad_parameters(
     beta: float | Tensor,
     threshold: float | Tensor,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dL/dbeta and dL/dthreshold, where they are wanted."""
+    """Return dL/dbeta and dL/dthreshold, each None if it is not required."""
     _, beta_tensor, threshold_tensor, state, _ = ctx.saved_tensors
     dynamics: Dynamics = ctx.dynamics
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
@@ -347,7 +388,7 @@ def _grad_parameters(
             grad.addcmul_(grad_membranes[0], state)
         grad_beta = grad.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype)
     if ctx.needs_input_grad[2]:
-        # dL/d(what carries on after the step), through the leak
+        # dL/d(membrane after its reset), through the leak
         onward = torch.cat([grad_membranes[1:] * beta, grad_state.to(membranes.dtype)[None]])
         through_leak = onward * (1 - spikes) if dynamics.reset == "zero" else onward
         grad = -(grad_membranes - through_leak).sum(0)
@@ -379,4 +420,5 @@ def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, thresho
     if recurrent is None or not ctx.needs_input_grad[4]:
         return None
     before = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
-    return (grad_membranes[1:].flatten(0, 1).t() @ before).to(recurrent.dtype)
+    grad: Tensor = (grad_membranes[1:].flatten(0, 1).t() @ before).to(recurrent.dtype)
+    return grad

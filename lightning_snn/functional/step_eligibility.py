@@ -2,8 +2,8 @@ r"""Firing rates and eligibilities of any neuron that defines a differentiable s
 
 `functional.eligibility` has closed forms for LIF neurons; this module covers all other neurons. The derivative of the
 mean output with respect to a constant shift of the input is the tangent of the whole recurrence in direction
-``(1, ..., 1)``. Cost: one call of the step per direction and time step; memory of one step, independent of T. The closed
-forms of Yu et al. 2024, arXiv 2410.11488, are special cases.
+``(1, ..., 1)``. Cost: one call of the step per direction and time step; memory of one step, independent of T. The
+closed forms of Yu et al. 2024, arXiv 2410.11488, are special cases.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StepState(NamedTuple):
         return StepRecord(self.output / self.steps, along_input, along_parameters)
 
     def next_window(self) -> StepState:
-        """Return the state at the start of a new window: the neuron's state as a constant, without tangents and sums."""
+        """Return the state at the start of a new window: the neuron's state as a constant, no tangents and sums."""
         return StepState(self.state)
 
 
@@ -75,9 +75,9 @@ def step_rate(
 ) -> tuple[Tensor, StepState]:
     """Compute outputs and derivatives of their rate, as `lif_rate` does, for any neuron with a differentiable step.
 
-    The tangent is 1 for the input of every step, or 1 for every entry of a parameter. Each of these directions takes one
-    call of `step`. Neurons must be independent: neuron i reads only its own entry of the input and of each parameter.
-    Otherwise the derivative along ones is not that of each neuron.
+    The tangent is 1 for the input of every step, or 1 for every entry of a parameter. Each of these directions takes
+    one call of `step`. Neurons must be independent: neuron i reads only its own entry of the input and of each
+    parameter. Otherwise the derivative along ones is not that of each neuron.
 
     Args:
         step: the neuron, ``step(x, state, *parameters) -> (output, next state)``: a pure, deterministic function that
