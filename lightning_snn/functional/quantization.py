@@ -186,8 +186,8 @@ def _codes(clipped: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
     low, high, clipped = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (low, high, clipped))
     span = high - low
     # equal weights are at the lowest level
-    fraction: Tensor = (clipped - low) / torch.where(span > 0, span, 1)
-    return (fraction * (2**bits - 1)).round()
+    codes: Tensor = (clipped - low) / torch.where(span > 0, span, 1) * (2**bits - 1)
+    return codes.round()
 
 
 def _levels(codes: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:

@@ -15,12 +15,11 @@ from lightning_snn.functional.ep import (
     bounded,
     forward_moments,
     gaussian_sites,
-    joint_cavity,
-    joint_posterior,
     spike_message,
     value_message,
 )
 from lightning_snn.functional.linear_maps import DenseMap
+from tests.functional.ep_joint import joint_cavity, joint_posterior
 
 
 def answer(potential: Potential, y: Tensor, noise: float | None) -> Message:

@@ -36,7 +36,7 @@ def density_(t: Tensor, noise: Noise) -> Tensor:
 
 
 class Estimator:
-    """Base class of gradient estimators of noisy binary units: a hard sample in the forward pass, a weight in backward.
+    """Base class of gradient estimators of noisy binary units: hard samples forward, weighted gradients backward.
 
     To add an estimator, write a frozen dataclass with a field `noise` that defines `weight`.
 
