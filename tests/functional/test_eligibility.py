@@ -294,7 +294,7 @@ def fire(distance: Tensor) -> Tensor:
 
 
 def synaptic(x: Tensor, state: Any, decay: Tensor, threshold: Tensor) -> tuple[Tensor, Any]:
-    """A current that decays by itself drives the membrane, and the threshold adapts to the spikes."""
+    """Neuron with a synaptic current of its own decay, whose threshold adapts to the spikes."""
     if state is None:
         state = {"current": torch.zeros_like(x), "membrane": [torch.zeros_like(x), (torch.zeros_like(x), None)]}
     (membrane, (adaptation, _)) = state["membrane"]
@@ -339,7 +339,7 @@ def test_a_leaky_integrator_weighs_a_constant_current_by_what_is_left_of_it(beta
     assert_close([state.record().rate], [outputs.mean(0)])
 
 
-def test_neurons_that_hear_each_other_have_no_such_derivative():
+def test_connected_neurons_have_no_such_derivative():
     weight = torch.rand(2, 2, dtype=torch.float64)
     x = current()
     mixed = step_rate(lambda x, state: (torch.tanh(x @ weight), state), x)[1].record().eligibility

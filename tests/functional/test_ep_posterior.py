@@ -23,7 +23,7 @@ from tests.functional.ep_joint import joint_cavity, joint_posterior
 
 
 def answer(potential: Potential, y: Tensor, noise: float | None) -> Message:
-    """What values y with Gaussian noise say, or, without noise, spikes of log-odds y."""
+    """Return the messages of values y with Gaussian noise or, without noise, of spikes with log-odds y."""
     if noise is None:
         message = spike_message(potential.mean, potential.variance, y, "probit")
     else:
