@@ -1,12 +1,12 @@
-r"""The leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward.
+r"""Leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward pass.
 
 .. math::
     v_t &= \beta\, u_{t-1} + x_t \; (+ W s_{t-1}), \qquad s_t = H(v_t - \theta), \\
     u_t &= v_t - \theta s_t \;\text{("subtract")} \quad\text{or}\quad u_t = (1 - s_t)\, v_t \;\text{("zero")}.
 
 Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T
-steps. The gradient is that of surrogate-gradient backpropagation through time, exactly what autograd gives on the
-unrolled recurrence.
+steps. The gradient is that of surrogate-gradient backpropagation through time. It equals the gradient that autograd
+computes on the unrolled recurrence.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ RESETS, ORDERS = ("subtract", "zero"), ("reset_then_leak", "leak_then_reset")
 
 
 class Dynamics(NamedTuple):
-    """What distinguishes one LIF recurrence from another, its decay and threshold apart.
+    """Settings of a LIF recurrence other than its decay and threshold.
 
     Attributes:
         reset: "subtract" the threshold from the membrane after a spike, or set it to "zero".
-        order: "reset_then_leak" resets at once, so that what a spike takes away leaks too (SpikingJelly, norse).
-            "leak_then_reset" subtracts one step later, after the leak: snntorch's
-            ``v_t = beta v_{t-1} + x_t - theta s_{t-1}``.
-            With reset "zero" the two give the same spikes.
-        detach_reset: no gradient flows from the reset into the spike that caused it.
-        surrogate: the derivative of the spike.
+        order: "reset_then_leak" resets at once, so the reset leaks too (SpikingJelly, norse). "leak_then_reset"
+            subtracts one step later, after the leak: ``v_t = beta v_{t-1} + x_t - theta s_{t-1}`` (snntorch). With
+            reset "zero" both give the same spikes.
+        detach_reset: whether the reset passes no gradient to the spike that caused it.
+        surrogate: surrogate derivative of the spike.
+
+    Example:
+        >>> Dynamics(order="leak_then_reset").pending_reset
+        True
     """
 
     reset: Reset = "subtract"
@@ -45,14 +48,18 @@ class Dynamics(NamedTuple):
     surrogate: Surrogate = ArcTangent()
 
     def check(self) -> Dynamics:
-        """Self, or a ValueError that names the field which is wrong."""
+        """Return `self` if its fields are valid.
+
+        Raises:
+            ValueError: if `reset` or `order` is invalid.
+        """
         check_choice("reset", self.reset, RESETS)
         check_choice("order", self.order, ORDERS)
         return self
 
     @property
     def pending_reset(self) -> bool:
-        """Whether the state is the membrane before its reset, which the next step still owes."""
+        """Whether the state is the membrane potential before its reset, which the next step applies."""
         return self.order == "leak_then_reset" and self.reset == "subtract"
 
 
@@ -133,7 +140,7 @@ def lif_step(
 
     Args:
         x: input current, shape `[B, ...]`.
-        state: what the previous step returned; None is the resting neuron.
+        state: state that the previous step returned; None is the resting neuron.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `x`.
         threshold: firing threshold, a number or a tensor that broadcasts to `x`.
         dynamics: reset, order and surrogate.
@@ -192,7 +199,7 @@ def lif(
     if recurrent is not None:
         if x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1]):
             raise ValueError(
-                "Expected argument `recurrent` to be [N, N] for an `x` of shape [T, B, N], "
+                "Expected argument `recurrent` to be of shape [N, N] for `x` of shape [T, B, N], "
                 f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
             )
     dynamics.check()
@@ -246,21 +253,21 @@ def check_input(x: Tensor) -> None:
 
 
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A value a channel, written out for every neuron of a step: to broadcast it at every step is far slower."""
+    """Expand a tensor over the neurons of a step, because broadcasting it at every step is much slower."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return torch.empty_like(like).copy_(value)
 
 
 def minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
-    """``out = a - scale * b`` without a temporary."""
+    """Compute ``out = a - scale * b`` without a temporary tensor."""
     if isinstance(scale, Tensor):
         return torch.addcmul(a, b, scale, value=-1, out=out)
     return torch.sub(a, b, alpha=scale, out=out)
 
 
 class _LIFScan(torch.autograd.Function):
-    """Works in place on buffers that fit into the cache: a CPU is bound by memory traffic here, not by arithmetic."""
+    """LIF scan in place on buffers that fit into the cache, because memory traffic limits its speed on CPUs."""
 
     @staticmethod
     def forward(
@@ -287,7 +294,7 @@ class _LIFScan(torch.autograd.Function):
         last = None if before is None else before.to(accumulator)  # spikes of the step before
         for t, (current, spike) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
             membrane = membranes[t if differentiable else 0]
-            # multiply, then add: a fused multiply-add would round differently from the textbook recurrence
+            # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
             torch.mul(carried, beta, out=membrane).add_(current)
             if recurrent is not None and last is not None:
                 membrane.addmm_(last.to(accumulator), recurrent.t().to(accumulator))
@@ -310,10 +317,10 @@ class _LIFScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        """With h the surrogate derivative, every reset and order gives dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}.
+        """Compute dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}, with the surrogate derivative h, for any reset and order.
 
-        h and k are made for blocks of steps that fit into the cache, so that the recursion itself is one operation a
-        step.
+        h and k are computed for blocks of steps that fit into the cache. The recursion itself then takes one operation
+        per step.
         """
         membranes, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
@@ -324,7 +331,7 @@ class _LIFScan(torch.autograd.Function):
         grad_membranes = torch.empty_like(membranes)
         block = min(steps, max(1, CACHED_ELEMENTS // membranes[0].numel()))
         slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
-        after: Tensor | None = None  # dL/dv of the step after
+        after: Tensor | None = None  # dL/dv of the next step
         for start in range((steps - 1) // block * block, -1, -block):
             part = membranes[start : start + block]
             slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
@@ -353,17 +360,17 @@ class _LIFScan(torch.autograd.Function):
         )
 
 
-# of one buffer of the backward pass: two of them and what they are made from stay in a core's cache
+# size of one buffer of the backward pass: two buffers and their inputs fit into the cache of a core
 CACHED_ELEMENTS = 1 << 18
 
 
 def _keep(
     membrane: Tensor, slope: Tensor, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor
 ) -> Tensor:
-    """How much of dL/dv of the next step reaches this one, through the leak and through the reset of this spike.
+    """Compute the factor of dL/dv of the next step in that of this step, through the leak and the reset of this spike.
 
     It is beta (1 - threshold h) for "subtract", beta (1 - s - v h) for "zero", and beta - threshold h for a reset
-    after the leak; h is 0 with a detached reset.
+    after the leak; h is 0 for a detached reset.
     """
     if dynamics.reset == "zero":
         dynamics.surrogate.spike(membrane, threshold, out=out)
@@ -377,7 +384,7 @@ def _keep(
 
 
 def reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
-    """The membrane after its reset, without a temporary; `out` may be the membrane itself."""
+    """Compute the membrane potential after its reset, without a temporary tensor; `out` may be `membrane` itself."""
     if dynamics.reset == "subtract":
         return minus_scaled(membrane, spike, threshold, out=out)
     return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
@@ -391,7 +398,7 @@ def _grad_parameters(
     beta: float | Tensor,
     threshold: float | Tensor,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dL/dbeta and dL/dthreshold, where they are wanted."""
+    """Return dL/dbeta and dL/dthreshold, each None if it is not required."""
     _, beta_tensor, threshold_tensor, state, before, _ = ctx.saved_tensors
     dynamics: Dynamics = ctx.dynamics
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
@@ -408,7 +415,7 @@ def _grad_parameters(
             grad.addcmul_(grad_membranes[0], state)
         grad_beta = grad.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype)
     if ctx.needs_input_grad[2]:
-        # dL/d(what carries on after the step), through the leak
+        # dL/d(membrane after its reset), through the leak
         onward = torch.cat([grad_membranes[1:] * beta, grad_state.to(membranes.dtype)[None]])
         through_leak = onward * (1 - spikes) if dynamics.reset == "zero" else onward
         grad = -(grad_membranes - through_leak).sum(0)
@@ -429,7 +436,7 @@ def _grad_before(
     threshold: float | Tensor,
     dynamics: Dynamics,
 ) -> Tensor | None:
-    """dL/d(spikes before the first step), which reach it through recurrent weights and a pending reset."""
+    """Return the gradient of the spikes before the first step, through recurrent weights and a pending reset."""
     if before is None:
         return None
     grad = torch.zeros_like(grad_membrane)

@@ -296,7 +296,7 @@ def fire(distance: Tensor) -> Tensor:
 
 
 def synaptic(x: Tensor, state: Any, decay: Tensor, threshold: Tensor) -> tuple[Tensor, Any]:
-    """A current that decays by itself drives the membrane, and the threshold adapts to the spikes."""
+    """Neuron with a synaptic current of its own decay, whose threshold adapts to the spikes."""
     if state is None:
         state = {"current": torch.zeros_like(x), "membrane": [torch.zeros_like(x), (torch.zeros_like(x), None)]}
     (membrane, (adaptation, _)) = state["membrane"]
@@ -341,7 +341,7 @@ def test_a_leaky_integrator_weighs_a_constant_current_by_what_is_left_of_it(beta
     assert_close([state.record().rate], [outputs.mean(0)])
 
 
-def test_neurons_that_hear_each_other_have_no_such_derivative():
+def test_connected_neurons_have_no_such_derivative():
     weight = torch.rand(2, 2, dtype=torch.float64)
     x = current()
     mixed = step_rate(lambda x, state: (torch.tanh(x @ weight), state), x)[1].record().eligibility
@@ -376,8 +376,8 @@ def test_a_spike_without_a_forward_derivative_is_refused():
         (lambda x: lif_rate(x[:0], 0.9), "`x` to be of shape"),
         (lambda x: lif_rate(x.long(), 0.9), "`x` to be of a floating dtype"),
         (lambda x: lif_rate(x, 0.9, 1.0, Dynamics("none")), "`reset` to be one of"),
-        (lambda x: lif_rate(x[:, :1], 0.9, state=lif_rate(x, 0.9)[1]), "`state` to be of the shape"),
-        (lambda x: lif_rate(x, 0.9, state=lif_rate(x, 0.9)[1], wanted=BOTH), "`wanted` to stay"),
+        (lambda x: lif_rate(x[:, :1], 0.9, state=lif_rate(x, 0.9)[1]), "`state` to have the shape"),
+        (lambda x: lif_rate(x, 0.9, state=lif_rate(x, 0.9)[1], wanted=BOTH), "`wanted` to be"),
         (lambda x: step_rate(neuron(Dynamics(), 0.9, THRESHOLD), x.long()), "`x` to be of a floating dtype"),
         (
             lambda x: step_rate(
@@ -386,7 +386,7 @@ def test_a_spike_without_a_forward_derivative_is_refused():
                 step_rate(neuron(Dynamics(), 0.9, THRESHOLD), x)[1],
                 [torch.tensor(0.9)],
             ),
-            "`parameters` to stay 0",
+            "`parameters` to hold 0",
         ),
     ],
 )

@@ -475,7 +475,7 @@ def test_second_derivatives_are_refused_rather_than_wrong():
         (lambda: leaky_integrate(torch.rand(3), 0.9), "argument `x` to be of shape"),
         (
             lambda: lif(torch.rand(2, 3, 4), 0.9, recurrent=torch.rand(4, 3)),
-            r"argument `recurrent` to be \[N, N\].*got \(4, 3\) for \(2, 3, 4\)",
+            r"argument `recurrent` to be of shape \[N, N\].*got \(4, 3\) for \(2, 3, 4\)",
         ),
         (lambda: lif(torch.rand(2, 3), 0.9, 1.0, Dynamics(reset="none")), "argument `reset` to be one of.*got 'none'"),
         (lambda: lif(torch.rand(2, 3), 0.9, 1.0, Dynamics(order="late")), "argument `order` to be one of.*got 'late'"),

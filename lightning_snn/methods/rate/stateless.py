@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair, _single
 
-from lightning_snn.functional.rate import recorded, routed_by_wins, winning_offsets
+from lightning_snn.functional.rate import argmax_offsets, max_pool_of_rates, recorded
 from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, joined, register_rate_rule
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.residual import GaussianNoise
@@ -68,7 +68,7 @@ class MaxPoolRule(RateRule):
             return_indices=True,
         )
         self.mean.add(y)
-        offsets = winning_offsets(indices, plane.shape[-1], self.kernel, self.stride, self.padding, self.dilation)
+        offsets = argmax_offsets(indices, plane.shape[-1], self.kernel, self.stride, self.padding, self.dilation)
         for offset in offsets.unflatten(0, (1 if self.plan.streaming else self.plan.steps, -1)).unbind(0):
             if self.steps % self.plan.length == 0:
                 batch, channels, *size = offset.shape
@@ -82,7 +82,7 @@ class MaxPoolRule(RateRule):
         return y.squeeze(-2) if self.flat else y
 
     def replay(self, x: Tensor) -> Tensor:
-        y = routed_by_wins(
+        y = max_pool_of_rates(
             x.unsqueeze(-2) if self.flat else x,
             self.mean.value,
             joined(self.wins),

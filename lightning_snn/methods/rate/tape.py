@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
-from lightning_snn.functional.rate import spread_over_steps
+from lightning_snn.functional.rate import expand_over_steps
 from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.phase import Phase, in_phase
@@ -160,4 +160,4 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     else:
         outputs = tape.collect(x)
     rates = tape.replay(x.unflatten(0, (window, -1)).mean(1))
-    return spread_over_steps(rates, outputs, scale)
+    return expand_over_steps(rates, outputs, scale)
