@@ -29,7 +29,6 @@ import torch
 from _timing import show
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_snn import SpikingModule, figures
 from lightning_snn.cpu import keep_freed_memory
@@ -38,6 +37,7 @@ from lightning_snn.data.base import LoadedBatch
 from lightning_snn.methods import Method, Prediction, SpikingBayes, SurrogateGradient
 from lightning_snn.metrics.functional import (
     area_under_risk_coverage,
+    expected_calibration_error,
     negative_log_likelihood,
     ood_auroc,
     risk_coverage,
@@ -106,7 +106,7 @@ class Shown:
         scores = {
             "accuracy": 1 - self.errors.double().mean(),
             "NLL": negative_log_likelihood(digits, self.targets),
-            "ECE": multiclass_calibration_error(digits, self.targets, num_classes=10, n_bins=15),
+            "ECE": expected_calibration_error(digits, self.targets, n_bins=15),
         }
         for measure, values in self.uncertainties.items():
             known = values.pop("digits")

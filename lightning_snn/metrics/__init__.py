@@ -11,6 +11,7 @@ from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, Spi
 from lightning_snn.metrics.uncertainty import (
     AdaptiveCalibrationError,
     AreaUnderRiskCoverage,
+    ExpectedCalibrationError,
     MutualInformation,
     OutOfDistributionAUROC,
     PredictiveEntropy,
@@ -23,6 +24,7 @@ __all__ = [
     "BitAccuracy",
     "BrierScore",
     "DecisionLatency",
+    "ExpectedCalibrationError",
     "FiringRate",
     "FirstSpikeLatency",
     "Latency",

@@ -24,7 +24,24 @@ from lightning_snn.metrics.functional import (
 )
 
 
-class RunningMean(Metric):
+class WideStates(Metric):
+    """Base of metrics whose floating-point states are float64 (float32 on Apple's MPS) and stay so under any cast.
+
+    Sums in bfloat16 would stop growing after a few hundred samples, so casting the metric, or a module that holds it,
+    to another dtype leaves its states as they are. `set_dtype` has no effect for the same reason.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> WideStates:
+        def follow_device(tensor: Tensor) -> Tensor:
+            # A probe in float32 tells the device: `fn` itself may refuse float64.
+            device = fn(torch.zeros((), device=tensor.device)).device
+            return tensor.to(accumulation_dtype(device)).to(device) if tensor.is_floating_point() else tensor.to(device)
+
+        super()._apply(follow_device, exclude_state)
+        return self
+
+
+class RunningMean(WideStates):
     """Mean of one value a sample, over batches and over distributed processes.
 
     mean = sum_n v_n / N, of which the sum and N are kept and added up; nan if there was no sample.
@@ -58,15 +75,6 @@ class RunningMean(Metric):
     def compute(self) -> Tensor:
         """The mean over all samples so far, a scalar; nan if there was none."""
         return getattr(self, self._total_name) / getattr(self, self._count_name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> RunningMean:
-        def follow_device(tensor: Tensor) -> Tensor:
-            # A probe in float32 tells the device: `fn` itself may refuse float64.
-            device = fn(torch.zeros((), device=tensor.device)).device
-            return tensor.to(accumulation_dtype(device)).to(device) if tensor.is_floating_point() else tensor.to(device)
-
-        super()._apply(follow_device, exclude_state)
-        return self
 
 
 class SampleMean(RunningMean, ABC):

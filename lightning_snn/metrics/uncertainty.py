@@ -15,6 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.functional import (
+    accumulation_dtype,
     adaptive_gap,
     area_under_risk_coverage,
     mutual_information,
@@ -22,7 +23,8 @@ from lightning_snn.metrics.functional import (
     predictive_entropy,
     top_label,
 )
-from lightning_snn.metrics.probability import RunningMean
+from lightning_snn.metrics.functional.calibration import binned_gap, binned_sums
+from lightning_snn.metrics.probability import RunningMean, WideStates
 
 
 class PredictiveEntropy(RunningMean):
@@ -137,6 +139,63 @@ class AdaptiveCalibrationError(Metric):
     def compute(self) -> Tensor:
         """The error over all samples so far, a scalar; nan if there was none."""
         return adaptive_gap(_joined(self.confidence), _joined(self.correct), self.n_bins)
+
+
+class ExpectedCalibrationError(WideStates):
+    """Expected calibration error of the most probable class, in bins of equal width.
+
+    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+
+    Full confidence belongs to the last bin; see `lightning_snn.metrics.functional.reliability_bins`.
+
+    Args:
+        n_bins: number of bins, at least 1.
+        kwargs: see `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if `n_bins` is outside its range.
+
+    Example:
+        >>> metric = ExpectedCalibrationError(n_bins=2)
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> metric.update(probabilities, torch.tensor([1, 0, 0, 0]))
+        >>> metric.compute()
+        tensor(0.3750, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    confidence: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
+        check_integer("n_bins", n_bins)
+        super().__init__(**kwargs)
+        self.n_bins = n_bins
+        dtype = accumulation_dtype(torch.device("cpu"))
+        self.add_state("confidence", torch.zeros(n_bins, dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(n_bins, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(n_bins, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
+
+        Raises:
+            ValueError: if an argument is not as stated above.
+        """
+        confidence, correct, count = binned_sums(probabilities, targets, self.n_bins)
+        self.confidence = self.confidence + confidence.detach()
+        self.correct = self.correct + correct
+        self.count = self.count + count
+
+    def compute(self) -> Tensor:
+        """Return the error over all samples so far, a scalar; nan if there was none."""
+        return binned_gap(self.confidence, self.correct, self.count)
 
 
 class AreaUnderRiskCoverage(Metric):

@@ -33,17 +33,8 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, equations 2 to 4.
     """
-    check_integer("n_bins", n_bins)
-    confidence, correct = top_label(probabilities, targets)
-    # Compared in float32, as torchmetrics does, so that a confidence on an edge falls on the same side of it.
-    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
-    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
-    membership = one_hot(index, n_bins)
-    count = membership.sum(dim=0)
-    dtype = accumulation_dtype(probabilities.device)
-    sums = torch.stack([confidence.to(dtype), correct.to(dtype)]) @ membership.to(dtype)
-    mean_confidence, accuracy = sums / count
-    return mean_confidence, accuracy, count
+    confidence, correct, count = binned_sums(probabilities, targets, n_bins)
+    return confidence / count, correct.to(confidence.dtype) / count, count
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
@@ -62,9 +53,7 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
     Raises:
         ValueError: if an argument is not what is stated above.
     """
-    confidence, accuracy, count = reliability_bins(probabilities, targets, n_bins)
-    gaps = torch.where(count > 0, (accuracy - confidence).abs(), 0)
-    return (gaps * count).sum() / count.sum()
+    return binned_gap(*binned_sums(probabilities, targets, n_bins))
 
 
 def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
@@ -124,3 +113,39 @@ def adaptive_gap(confidence: Tensor, correct: Tensor, n_bins: int) -> Tensor:
     ascending, accuracy = in_order(confidence.detach(), correct)
     gaps = (accuracy - ascending).tensor_split(n_bins)
     return torch.stack([gap.sum().abs() for gap in gaps]).sum() / len(ascending)
+
+
+def binned_sums(probabilities: Tensor, targets: Tensor, n_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the confidence of the most probable class, the correct predictions and the samples in equal-width bins.
+
+    Full confidence belongs to the last bin.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins, at least 1.
+
+    Returns:
+        The summed confidence in float64 (float32 on Apple's MPS), the number of correct predictions and the number of
+        samples, both int64, each of shape `(n_bins,)`.
+
+    Raises:
+        ValueError: if an argument is not as stated above.
+    """
+    check_integer("n_bins", n_bins)
+    confidence, correct = top_label(probabilities, targets)
+    # Compared in float32, as torchmetrics does, so that a confidence on an edge falls into the same bin.
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
+    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
+    membership = one_hot(index, n_bins)
+    dtype = accumulation_dtype(probabilities.device)
+    return (
+        confidence.to(dtype) @ membership.to(dtype),
+        (membership * correct.unsqueeze(1)).sum(dim=0),
+        membership.sum(dim=0),
+    )
+
+
+def binned_gap(confidence: Tensor, correct: Tensor, count: Tensor) -> Tensor:
+    """Return the expected calibration error from the sums of `binned_sums`, a scalar; nan if there is no sample."""
+    return (correct - confidence).abs().sum() / count.sum()
