@@ -15,6 +15,7 @@ from lightning_snn.functional.entropy import expected_entropy, predictive_entrop
 from lightning_snn.functional.readout import READOUTS, ReadoutName, readout
 
 Readout = ReadoutName | Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]  # from outputs [T, B, ...] and targets [B, ...] to a scalar
 
 
 @dataclass
@@ -176,6 +177,23 @@ class Regression(Task):
         assert mixture.samples is not None
         mixture.variance = mixture.samples.var(0, correction=0)
         return mixture
+
+
+def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of the mean over time.
+
+    Args:
+        outputs: logits `[T, B, C]`.
+        y: true classes `[B]`.
+
+    Returns:
+        A scalar, in nats.
+
+    Example:
+        >>> mean_cross_entropy(torch.zeros(4, 2, 3), torch.tensor([0, 2]))
+        tensor(1.0986)
+    """
+    return F.cross_entropy(outputs.mean(0), y)
 
 
 def _widened(outputs: Tensor) -> Tensor:
