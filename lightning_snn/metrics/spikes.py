@@ -82,7 +82,7 @@ def first_spike_latency(spikes: Tensor) -> Tensor:
         >>> first_spike_latency(torch.tensor([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0]]]))
         tensor(2., dtype=torch.float64)
     """
-    return _ratio(*_first_spikes(spikes))
+    return _ratio(*_latency_counts(spikes))
 
 
 def decision_latency(probabilities: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -209,7 +209,7 @@ class FirstSpikeLatency(TensorCountRatio):
     @staticmethod
     def counts(values: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of latencies, and neurons times samples that spiked."""
-        return _first_spikes(values)
+        return _latency_counts(values)
 
 
 class DecisionLatency(TensorCountRatio):
@@ -245,7 +245,7 @@ def _spike_counts(spikes: Tensor) -> tuple[Tensor, int]:
     return torch.count_nonzero(spikes), spikes.numel()
 
 
-def _first_spikes(spikes: Tensor) -> tuple[Tensor, Tensor]:
+def _latency_counts(spikes: Tensor) -> tuple[Tensor, Tensor]:
     check_spikes(spikes)
     # steps in which there was no spike yet; there are T of them where there never is one
     waited = (spikes == 0).long().cumprod(0).sum(0)
