@@ -38,6 +38,10 @@ def expected_entropy(samples: Tensor) -> Tensor:
 
     Raises:
         ValueError: if `samples` has no axis of K samples or K is 0.
+
+    Example:
+        >>> expected_entropy(torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]]))
+        tensor([0.0000, 0.6931])
     """
     _check_samples(samples)
     total = predictive_entropy(samples[0])

@@ -1,7 +1,7 @@
 """Scores of a prediction's uncertainty as torchmetrics classes.
 
-The mathematics is in `lightning_snn.metrics.functional`. Scores that rank all samples against each other keep one
-number or two a sample until they are reset.
+The functional forms are in `lightning_snn.metrics.functional`. Scores that rank all samples store one or two numbers
+per sample until they are reset.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class PredictiveEntropy(RunningMean):
         """Add a batch of class probabilities, shape `(N, C)`, in [0, 1].
 
         Raises:
-            ValueError: if the shape is another.
+            ValueError: if the shape is different.
         """
         _check_axes("probabilities", probabilities, "(N, C)", 2)
         self.add(predictive_entropy(probabilities))
 
 
 class MutualInformation(RunningMean):
-    """Mean mutual information of class and model, in nats (BALD): how much K predictions disagree.
+    """Mean mutual information of class and model, in nats (BALD): the disagreement of K predictions.
 
-    I = 1/N sum_n (H[mean_k p_kn] - mean_k H[p_kn]), within [0, log min(K, C)] but for rounding
+    I = 1/N sum_n (H[mean_k p_kn] - mean_k H[p_kn]), within [0, log min(K, C)] up to rounding
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -84,16 +84,16 @@ class MutualInformation(RunningMean):
         """Add a batch of K predictions for each of N inputs: class probabilities, shape `(K, N, C)`, in [0, 1].
 
         Raises:
-            ValueError: if the shape is another, or K is 0.
+            ValueError: if the shape is different, or K is 0.
         """
         _check_axes("samples", samples, "(K, N, C)", 3)
         self.add(mutual_information(samples))
 
 
 class AdaptiveCalibrationError(Metric):
-    """Expected calibration error of the most probable class, in bins that hold equally many samples each.
+    """Calibration error of the most probable class, in bins with equal numbers of samples.
 
-    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, with bins along the order of the confidence
+    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, with bins of samples in ascending order of confidence
 
     Args:
         n_bins: number of bins, at least 1.
@@ -130,14 +130,14 @@ class AdaptiveCalibrationError(Metric):
         """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
 
         Raises:
-            ValueError: if an argument is not what is stated above.
+            ValueError: if an argument is not as stated above.
         """
         confidence, correct = top_label(probabilities, targets)
         self.confidence.append(confidence.detach())
         self.correct.append(correct)
 
     def compute(self) -> Tensor:
-        """The error over all samples so far, a scalar; nan if there was none."""
+        """Return the error over all samples so far, a scalar; nan if there was none."""
         return adaptive_gap(_joined(self.confidence), _joined(self.correct), self.n_bins)
 
 
@@ -199,9 +199,9 @@ class ExpectedCalibrationError(WideStates):
 
 
 class AreaUnderRiskCoverage(Metric):
-    """Area under the risk-coverage curve of a predictor that answers the samples it is most certain of.
+    """Area under the risk-coverage curve of a predictor that answers only its most certain samples.
 
-    AURC = 1/N sum_k risk_k, with risk_k the mean error of the k most certain samples
+    AURC = 1/N sum_k risk_k, where risk_k is the mean error of the k most certain samples
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -227,17 +227,17 @@ class AreaUnderRiskCoverage(Metric):
         self.add_state("errors", [], dist_reduce_fx="cat")
 
     def update(self, uncertainty: Tensor, errors: Tensor) -> None:
-        """Add a batch: its uncertainties, shape `(N,)`, and what a wrong answer costs, shape `(N,)`, at least 0.
+        """Add a batch: uncertainties, shape `(N,)`, and the cost of each prediction, shape `(N,)`, at least 0.
 
         Raises:
-            ValueError: if the shapes are not these.
+            ValueError: if the shapes are different.
         """
         _check_pair("errors", uncertainty, errors)
         self.uncertainty.append(uncertainty.detach())
         self.errors.append(errors.detach())
 
     def compute(self) -> Tensor:
-        """The area over all samples so far, a scalar.
+        """Return the area over all samples so far, a scalar.
 
         Raises:
             ValueError: if there was no sample, an uncertainty is nan or an error negative.
@@ -246,11 +246,11 @@ class AreaUnderRiskCoverage(Metric):
 
 
 class OutOfDistributionAUROC(Metric):
-    """Area under the ROC curve of telling inputs from outside of the training distribution by their uncertainty.
+    """Area under the ROC curve of out-of-distribution detection by uncertainty.
 
     AUROC = P(u_out > u_in) + 1/2 P(u_out = u_in)
 
-    torchmetrics' `BinaryAUROC` is not for this: it takes scores above 1 for logits, batch by batch, and squashes them.
+    torchmetrics' `BinaryAUROC` gives other values, because it applies a sigmoid to each batch that has scores above 1.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -277,10 +277,10 @@ class OutOfDistributionAUROC(Metric):
         self.add_state("outside", [], dist_reduce_fx="cat")
 
     def update(self, uncertainty: Tensor, outside: Tensor) -> None:
-        """Add a batch: its uncertainties, shape `(N,)`, and whether each is of an outside input, bool of shape `(N,)`.
+        """Add a batch: uncertainties, shape `(N,)`, and which inputs are out of distribution, bool of shape `(N,)`.
 
         Raises:
-            ValueError: if the shapes are not these, or `outside` is not bool.
+            ValueError: if the shapes are different, or `outside` is not bool.
         """
         _check_pair("outside", uncertainty, outside)
         if outside.dtype != torch.bool:
@@ -289,10 +289,10 @@ class OutOfDistributionAUROC(Metric):
         self.outside.append(outside.detach())
 
     def compute(self) -> Tensor:
-        """The area over all samples so far, a scalar.
+        """Return the area over all samples so far, a scalar.
 
         Raises:
-            ValueError: if there was no inside or no outside sample, or an uncertainty is nan.
+            ValueError: if there was no in-distribution or no out-of-distribution sample, or an uncertainty is nan.
         """
         uncertainty, outside = _joined(self.uncertainty), _joined(self.outside).bool()
         return ood_auroc(uncertainty[~outside], uncertainty[outside])
@@ -301,7 +301,7 @@ class OutOfDistributionAUROC(Metric):
 def _check_pair(name: str, uncertainty: Tensor, other: Tensor) -> None:
     if uncertainty.ndim != 1 or other.shape != uncertainty.shape:
         raise ValueError(
-            f"Expected arguments `uncertainty` and `{name}` to be of one shape (N,), but got "
+            f"Expected arguments `uncertainty` and `{name}` to have the same shape (N,), but got "
             f"{tuple(uncertainty.shape)} and {tuple(other.shape)}"
         )
 
