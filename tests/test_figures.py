@@ -472,7 +472,7 @@ def test_the_area_of_a_curve_is_the_metrics():
     assert figure.axes[0].lines[0].get_label() == f"entropy, area {area:.2g}"
 
 
-def test_many_curves_can_be_told_apart():
+def test_many_curves_are_distinguishable():
     axes = figures.risk_coverage_curve({str(index): CURVES["entropy"] for index in range(24)}).axes[0]
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
 
