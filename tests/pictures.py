@@ -1,4 +1,4 @@
-"""Pictures that tests do not look at."""
+"""Replacement for `figures.save` in tests that do not read the images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def save_nothing(figure: Any, path: Path) -> Path:
-    """In place of `figures.save`, whose rendering takes longer than a tiny run: an empty file."""
+    """Write an empty file, because rendering a figure takes longer than a tiny run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path

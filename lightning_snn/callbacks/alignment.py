@@ -9,11 +9,12 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_snn.callbacks.dry_run import check_training_step, detached_copy, training_run, without_a_trace
-from lightning_snn.callbacks.modules import Loss, method_of, network_of, read_batch, task_loss
+from lightning_snn.callbacks.modules import method_of, network_of, read_batch, task_loss
 from lightning_snn.callbacks.stages import check_spiking_layers
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer
 from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, rate_refusals
+from lightning_snn.methods.task import Loss
 from lightning_snn.nn.layer_rules import refuse
 
 
