@@ -36,8 +36,8 @@ from torch.optim import lr_scheduler
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, SurrogateGradient, TimeToFirstSpike
+from lightning_snn.methods.ttfs import AlphaLinear
 from lightning_snn.methods.ttfs.events import simulate
-from lightning_snn.methods.ttfs.layers import AlphaLinear
 from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
 from lightning_snn.methods.ttfs.windows import calibrate, grow, latency
 from lightning_snn.metrics.ttfs import OverflowFraction, SpikesPerNeuron, agreement, record_emissions

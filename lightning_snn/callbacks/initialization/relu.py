@@ -18,7 +18,7 @@ from lightning_snn.functional.jacobian import (
     slope_statistics,
     spectral_radius,
 )
-from lightning_snn.methods.ttfs.layers import AlphaConv2d, AlphaLinear, FirstSpike
+from lightning_snn.methods.ttfs import AlphaConv2d, AlphaLinear, FirstSpike
 from lightning_snn.nn.observation import first_argument
 
 _ALPHA = (AlphaLinear, AlphaConv2d)
