@@ -5,8 +5,8 @@
 A step is the forward pass, cross-entropy, backward pass, Adam and, with spikes, the growth of windows. The networks: an
 MLP 784-340-10 at a batch of 350; 16 x 128, 15 hidden layers of 128, and 8 x 512, 7 of 512, both from 784 inputs to 10
 classes at a batch of 128; and a convolutional network 32-32-pool-64-pool-128-10 on 32 images of 3x32x32. Layers
-exchange remaining times, or remaining times computed from absolute spike times. Times are CPU times, medians of interleaved
-rounds of several steps; "ReLU" against itself shows the precision of the ratios.
+exchange remaining times, or remaining times computed from absolute spike times. Times are CPU times, medians of
+interleaved rounds of several steps; "ReLU" against itself shows the precision of the ratios.
 """
 
 from __future__ import annotations

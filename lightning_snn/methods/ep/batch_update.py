@@ -92,7 +92,8 @@ def update_batch(
         >>> from lightning_snn.methods.ep import ExpectationPropagation
         >>> chain = ExpectationPropagation().prepare(nn.Sequential(nn.Linear(4, 3))).chain
         >>> cavities = [block.layer.natural for block in chain.blocks]
-        >>> update = update_batch(chain, cavities, torch.rand(6, 4), torch.arange(6) % 3, 2, 0.5, 3)
+        >>> x, y = torch.rand(6, 4), torch.arange(6) % 3
+        >>> update = update_batch(chain, cavities, x, y, iterations=2, damping=0.5, solver_iterations=3)
         >>> bool((update.natural[0].precision >= cavities[0].precision).all())
         True
     """

@@ -42,8 +42,8 @@ from lightning_snn.methods.ep.conversion import convert
 from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
 from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
-from lightning_snn.methods.ep.weight_options import check_weight_options, weight_families
-from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights, Natural, WeightName
+from lightning_snn.methods.ep.weight_options import WeightOptions
+from lightning_snn.methods.ep.weights import Natural, WeightName
 from lightning_snn.methods.task import Prediction, Regression
 
 
@@ -129,7 +129,7 @@ class ExpectationPropagation(Method):
         samples: int = 0,
     ) -> None:
         super().__init__()
-        check_weight_options(weights, prior_variance, prior_split, amplitude, levels)
+        self.weight_options = WeightOptions(weights, prior_variance, prior_split, amplitude, levels)
         check_choice("activation", activation, ACTIVATIONS)
         if output_activation is not None:
             check_choice("output_activation", output_activation, ACTIVATIONS)
@@ -148,13 +148,7 @@ class ExpectationPropagation(Method):
                 "Expected argument `samples` to be 0 for outputs without noise, because a sampled network has no class "
                 f"probabilities, but got {samples}"
             )
-        self.weights, self.activation, self.output_activation = weights, activation, output_activation
-        self.prior_variance, self.prior_split, self.amplitude, self.levels = (
-            prior_variance,
-            prior_split,
-            amplitude,
-            levels,
-        )
+        self.activation, self.output_activation = activation, output_activation
         self.iterations, self.damping, self.solver_iterations = iterations, damping, solver_iterations
         self.step_size, self.memory = step_size, memory
         self.noise_variance, self.learn_noise = noise_variance, learn_noise
@@ -174,10 +168,7 @@ class ExpectationPropagation(Method):
             if isinstance(self.task, Regression)
             else SpikeOutput(self.output_activation)
         )
-        return convert(network, self._families, self.activation, output, self.deployment == "hard")
-
-    def _families(self, biases: Sequence[bool]) -> list[GaussianWeights | LevelWeights]:
-        return weight_families(self.weights, self.prior_variance, self.prior_split, self.amplitude, self.levels, biases)
+        return convert(network, self.weight_options.families, self.activation, output, self.deployment == "hard")
 
     @torch.no_grad()
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -296,10 +287,13 @@ class ExpectationPropagation(Method):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        parts = [f"{name}={getattr(self, name)!r}" for name in ("weights", "activation", "output_activation")]
+        options = self.weight_options
+        parts = [f"weights={options.weights!r}"]
+        parts += [f"{name}={getattr(self, name)!r}" for name in ("activation", "output_activation")]
         for name in ("prior_variance", "prior_split"):
-            parts += [f"{name}={value}"] if (value := getattr(self, name)) is not None else []
-        for name in ("amplitude", "iterations", "damping", "solver_iterations", "step_size", "memory", "deployment"):
+            parts += [f"{name}={value}"] if (value := getattr(options, name)) is not None else []
+        parts += [f"amplitude={options.amplitude!r}"]
+        for name in ("iterations", "damping", "solver_iterations", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
         return ", ".join([*parts, f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"])
 
