@@ -15,7 +15,7 @@ from lightning_snn import figures
 from lightning_snn.callbacks.modules import network_of
 from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_integer
-from lightning_snn.methods.ttfs.layers import SpikeEncoder, TimeWindow
+from lightning_snn.methods.ttfs import SpikeEncoder, TimeWindow
 from lightning_snn.methods.ttfs.windows import latency
 from lightning_snn.metrics.ttfs import Emission, OverflowFraction, SpikesPerNeuron, emitting_layers, record_emissions
 

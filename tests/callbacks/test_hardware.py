@@ -26,7 +26,7 @@ from lightning_snn.callbacks.hardware import (
 )
 from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
-from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from tests.recipes.loading import run_recipe
 
 CLASSES = 3

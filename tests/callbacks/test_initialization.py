@@ -25,7 +25,7 @@ from lightning_snn.callbacks.initialization import (
 )
 from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.methods import SurrogateGradient
-from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from lightning_snn.methods.ttfs.mapping import from_relu
 
 WIDTH, CLASSES = 64, 10

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.checks import check_between
 from lightning_snn.functional.quantization import IntegerWeights
-from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow, first_spike_layers
+from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, TimeWindow, first_spike_layers
 from lightning_snn.methods.ttfs.windows import cascade
 
 

@@ -16,7 +16,7 @@ from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.callbacks.hardware.training import forget_best, scale_learning_rates, validate, values
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer, check_positive
-from lightning_snn.methods.ttfs.layers import first_spike_layers
+from lightning_snn.methods.ttfs import first_spike_layers
 
 _STAGES = ("val", "valid", "validation")
 

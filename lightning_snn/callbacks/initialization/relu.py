@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_snn.callbacks.initialization.findings import Finding, advised, judged
 from lightning_snn.callbacks.initialization.thresholds import Thresholds
 from lightning_snn.functional.jacobian import gain, largest_singular_value, slope_statistics, spectral_radius
-from lightning_snn.methods.ttfs.layers import AlphaConv2d, AlphaLinear, FirstSpike
+from lightning_snn.methods.ttfs import AlphaConv2d, AlphaLinear, FirstSpike
 from lightning_snn.nn.observation import first_argument
 
 _ALPHA = (AlphaLinear, AlphaConv2d)
