@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, DistributedSampler
 
 from lightning_snn.checks import check_integer
+from lightning_snn.processes import rank, world_size
 
 
 class FixedBatches(DistributedSampler):
@@ -41,9 +41,7 @@ class FixedBatches(DistributedSampler):
     def __init__(self, data_source: Sized, batch_size: int, seed: int = 0) -> None:
         check_integer("batch_size", batch_size)
         check_integer("seed", seed, minimum=0)
-        processes, rank = 1, 0
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        processes, own = world_size(), rank()
         samples = len(data_source)
         number = -(-samples // (batch_size * processes)) * processes
         if not 0 < number <= samples:
@@ -51,9 +49,9 @@ class FixedBatches(DistributedSampler):
                 f"Expected argument `data_source` to hold at least {max(number, processes)} samples, one a batch "
                 f"of {processes} processes, but got {samples}"
             )
-        super().__init__(data_source, num_replicas=processes, rank=rank, seed=seed)  # type: ignore[arg-type]
+        super().__init__(data_source, num_replicas=processes, rank=own, seed=seed)  # type: ignore[arg-type]
         parts = np.array_split(np.random.default_rng(seed).permutation(samples), number)
-        self.batches = [part.tolist() for part in parts[rank::processes]]
+        self.batches = [part.tolist() for part in parts[own::processes]]
         """the samples of each batch of this process"""
 
     @property

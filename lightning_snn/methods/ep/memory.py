@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_snn.methods.ep.fingerprint import fingerprint
 from lightning_snn.methods.ep.layers import MessageLayer
 from lightning_snn.methods.ep.weights import Natural
+from lightning_snn.processes import world_size
 
 MemoryName = Literal["per_batch", "average", "adf"]
 
@@ -55,7 +56,7 @@ class AverageMemory(Memory):
                 'tell it: choose "per_batch" or "adf"'
             )
         again, share = self.heard >= train_size, len(y) / train_size
-        self.heard += len(y) * processes()
+        self.heard += len(y) * world_size()
         return [layer.without_share(again.to(layer.precision.dtype) * share) for layer in layers]
 
 
@@ -76,7 +77,7 @@ class BatchMemory(Memory):
             layer.sites.settle(layer.natural)
         key, sites = fingerprint(x, y), layers[0].sites
         # a padded sampler may give each process but one a sample twice
-        if key not in sites and train_size is not None and sites.samples + len(y) > train_size + processes() - 1:
+        if key not in sites and train_size is not None and sites.samples + len(y) > train_size + world_size() - 1:
             raise ValueError(
                 'Expected the same samples in each batch at every pass, as `memory="per_batch"` keeps what each batch '
                 f"said, but got a batch of {len(y)} samples that none of the {len(sites)} batches before was. Shuffle "
@@ -89,7 +90,7 @@ class BatchMemory(Memory):
 
     def strength(self, layers: Sequence[MessageLayer]) -> int:
         # batches that were heard before move little, and bear to be summed over processes; new ones would overshoot
-        return processes() if self._batch[0] in layers[0].sites else 1
+        return world_size() if self._batch[0] in layers[0].sites else 1
 
     def remember(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
         tags = [tag.tolist() for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))]
@@ -103,15 +104,10 @@ class BatchMemory(Memory):
 MEMORIES: dict[MemoryName, type[Memory]] = {"per_batch": BatchMemory, "average": AverageMemory, "adf": Memory}
 
 
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _gathered(values: Tensor) -> list[Tensor]:
     """A tensor of each process, in the order of their ranks."""
-    if processes() == 1:
+    if world_size() == 1:
         return [values]
-    every = [torch.empty_like(values) for _ in range(processes())]
+    every = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(every, values.contiguous())
     return every

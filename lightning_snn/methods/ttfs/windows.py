@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_fraction, check_positive
 from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+from lightning_snn.processes import is_distributed
 
 _INPUT_WINDOW = 1.0
 
@@ -212,7 +213,7 @@ def _end(layers: list[TimeWindow]) -> Tensor:
 
 def _used_at_once(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
     """What `grow` returns, where it takes less time to look than to grow: on the CPU of one process, one by one."""
-    if not windows[0].is_cpu or _is_distributed():
+    if not windows[0].is_cpu or is_distributed():
         return None
     parts = []
     for layer, window in zip(layers, windows, strict=True):
@@ -297,9 +298,5 @@ class _Quantile:
 
 def _agree(values: Tensor, operation: str) -> None:
     """Combine values of all processes in place; "MAX" or "SUM"."""
-    if _is_distributed():
+    if is_distributed():
         dist.all_reduce(values, getattr(dist.ReduceOp, operation))
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
