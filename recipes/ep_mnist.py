@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lightning_snn import SpikingModule, figures
 from lightning_snn.callbacks import PassScores
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
+from lightning_snn.files import write_json
 from lightning_snn.methods import Method, Prediction, Step, SurrogateGradient
 from lightning_snn.methods.ep.firing import firing_network
 from lightning_snn.nn import run

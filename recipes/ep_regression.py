@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_snn import SpikingModule, figures
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
+from lightning_snn.files import write_json
 from lightning_snn.methods import Prediction, SurrogateGradient
 from lightning_snn.methods.ep.firing import firing_network
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_snn import SpikingModule
 from lightning_snn.callbacks import HardwareConstraints, HardwareFineTuning, SpikeTimes
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
 from lightning_snn.data import FrameDataModule
+from lightning_snn.files import write_json
 from lightning_snn.methods import TimeToFirstSpike
 from lightning_snn.methods.ttfs.windows import calibrate, latency
 from lightning_snn.metrics.ttfs import SpikesPerNeuron, record_emissions
