@@ -101,8 +101,8 @@ if __name__ == "__main__":
         mean, sd = prediction.mean[:, 0].cpu(), deviation(prediction).cpu()
         least_squares = by_adam(cli, x).cpu()
         found = {
-            type(cli.model.method).__name__: scores(mean, sd, truth, places, data.seen),
-            "Adam": scores(least_squares, torch.zeros_like(sd), truth, places, data.seen),
+            type(cli.model.method).__name__: scores(mean, sd, truth, places, data.intervals),
+            "Adam": scores(least_squares, torch.zeros_like(sd), truth, places, data.intervals),
         }
         for learner, stretches in found.items():
             for stretch, values in stretches.items():
@@ -113,8 +113,8 @@ if __name__ == "__main__":
                 )
                 print(f"{learner:<24} {stretch:<16} {told}")
         write_json(cli.output / "curve.json", found)
-        (_, first), (second, _) = data.seen
-        edges = [(places[0].item(), data.seen[0][0]), (first, second), (data.seen[-1][1], places[-1].item())]
+        (_, first), (second, _) = data.intervals
+        edges = [(places[0].item(), data.intervals[0][0]), (first, second), (data.intervals[-1][1], places[-1].item())]
         samples = data.train_set.tensors
         figure = figures.regression_bands(
             places, mean, sd, truth, (samples[0][:, 0], samples[1][:, 0]), {"maximum likelihood": least_squares}, edges

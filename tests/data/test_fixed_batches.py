@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -141,7 +141,9 @@ def test_every_data_module_of_the_command_line_takes_fixed_batches():
     kinds = GROUPS["data"].classes()
     assert {"MNIST", "CIFAR10", "NMNIST", "Gestures"} <= set(kinds)
     for kind in kinds.values():
-        assert inspect.signature(kind).parameters["fixed_batches"].default is False
+        parser = ArgumentParser()
+        parser.add_class_arguments(kind, "data")
+        assert parser.get_defaults().data.fixed_batches is False
     assert data.Gestures(fixed_batches=True).fixed_batches
     assert data.MNIST("mnist.npz", fixed_batches=True).fixed_batches
     assert data.CIFAR10("cifar.npz", fixed_batches=True).fixed_batches

@@ -163,7 +163,7 @@ def test_a_process_that_fails_leaves_no_cache_behind(tmp_path: Path, monkeypatch
     (broken / "sitecustomize.py").write_text("import os\nos._exit(3)\n")
     with monkeypatch.context() as context:
         context.syspath_prepend(broken)
-        with pytest.raises(RuntimeError, match="Simulating recording 0 failed: its process ended with exit code 3"):
+        with pytest.raises(RuntimeError, match="that simulates recording 0 to succeed, but got exit code 3"):
             tiny(cache, processes=2).prepare_data()
     assert list(cache.iterdir()) == []
 
