@@ -34,7 +34,7 @@ def count_events(
         time_steps: number of frames, equal in time.
         sensor_size: rows and columns of the sensor.
         size: rows and columns of a frame, divisors of the sensor's; None keeps the sensor's.
-        start: time at which the first frame begins, in the unit of ``t``; None takes the first event's.
+        start: start time of the first frame, in the unit of ``t``; None takes the time of the first event.
         duration: time covered by all frames together; None ends them with the last event.
 
     Returns:

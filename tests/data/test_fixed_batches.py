@@ -128,7 +128,7 @@ def test_without_fixed_batches_samples_are_shuffled():
     assert partition([sorted(batch) for batch in model.epochs[0]]) != partition([sorted(b) for b in model.epochs[1]])
 
 
-def test_a_loader_of_fixed_batches_tells_the_number_of_samples():
+def test_a_loader_of_fixed_batches_reports_the_number_of_samples():
     module = Numbers(batch_size=5, fixed_batches=True)
     module.setup()
     loader = module.train_dataloader()

@@ -306,7 +306,7 @@ def turning(frames: torch.Tensor) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "convolutional"])
 def test_models_of_time_summed_frames_cannot_tell_the_directions(kind: str, tmp_path_factory) -> None:
-    """They tell the other gestures well above chance, 1 / 11; with time, one number tells the directions."""
+    """They distinguish the other gestures well above chance, 1 / 11; with time, one number gives the direction."""
     folder = tmp_path_factory.getbasetemp() / "moderate"
     data = Gestures(train_subjects=32, repetitions=3, val_subjects=16, test_subjects=16, cache_dir=str(folder))
     data.setup()

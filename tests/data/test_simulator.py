@@ -49,7 +49,7 @@ def person(seed: int = 0) -> Subject:
 
 
 def quiet_sensor(size: int, threshold: float = 0.2, refractory: float = 1e-4) -> Sensor:
-    """A camera that never fires by itself."""
+    """A camera without noise events."""
     thresholds = np.full((size, size), threshold, np.float32)
     return Sensor(thresholds, 1.1 * thresholds, np.zeros((size, size), np.float32), 0.0, refractory=refractory)
 
@@ -80,13 +80,13 @@ def test_events_keep_track_of_the_low_pass_filtered_logarithm_of_brightness() ->
     brightness = np.exp(waves - 1.5).astype(np.float32)
     sensor = quiet_sensor(6)
     counts = simulate_sensor(brightness, sensor, STEP, bandwidth=6.0, noise=0.0, rng=generator()).astype(np.float64)
-    told = (counts[:, ON] * sensor.on_threshold - counts[:, OFF] * sensor.off_threshold).cumsum(axis=0)
+    summed = (counts[:, ON] * sensor.on_threshold - counts[:, OFF] * sensor.off_threshold).cumsum(axis=0)
 
     def error(bandwidth: float) -> float:
         light = np.log(brightness.astype(np.float64) + sensor.dark)
         keep = np.exp(-2 * np.pi * bandwidth * STEP)
         level = light[:1] + lfilter([1 - keep], [1, -keep], light - light[:1], axis=0)
-        return np.abs(level - level[0] - told).max() / sensor.off_threshold.max()
+        return np.abs(level - level[0] - summed).max() / sensor.off_threshold.max()
 
     assert error(6.0) < 1.5
     assert error(24.0) > 3

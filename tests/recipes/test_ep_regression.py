@@ -38,7 +38,7 @@ def test_it_is_less_certain_in_the_gap(tmp_path: Path, monkeypatch: pytest.Monke
     assert among["mean squared error"] < 0.1 < gap["mean squared error"]
     assert gap["standard deviation"] > 1.3 * among["standard deviation"]
 
-    monkeypatch.setattr(recipe, "PASSES", 20)
+    monkeypatch.setattr(recipe, "EPOCHS", 20)
     adam = recipe.by_adam(cli, x)
     assert adam.shape == places.shape
     of_adam = recipe.scores(adam, torch.zeros_like(sd), truth, places, cli.datamodule.intervals)
