@@ -137,7 +137,7 @@ def curve(seed: int) -> tuple[Tensor, Tensor, Callable[[Learner], dict[str, floa
     places, y = data.train_set.tensors  # type: ignore[union-attr]
     grid, spikes = data.grid(1001, -0.5, 4.5)
     truth = data.truth(grid)
-    inside = torch.stack([(low <= grid) & (grid <= high) for low, high in data.seen]).any(0)
+    inside = torch.stack([(low <= grid) & (grid <= high) for low, high in data.intervals]).any(0)
     gap = (GAP[0] < grid) & (grid < GAP[1])
 
     def evaluate(learner: Learner) -> dict[str, float]:

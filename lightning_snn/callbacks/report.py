@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -18,8 +17,9 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
 from lightning_snn import figures
-from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write, write_whole
+from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write
 from lightning_snn.checks import check_integer
+from lightning_snn.files import write_json, write_text
 from lightning_snn.metrics.activity import Activity, record_activity
 from lightning_snn.metrics.functional import (
     brier_score,
@@ -120,7 +120,7 @@ class Report(pl.Callback):
         self._training_since = time.perf_counter()
         if may_write(trainer):
             summary = _model_summary(pl_module)  # not earlier: lazy parameters have their shapes by now
-            write_whole(self.folder / "model_summary.txt", summary + "\n")
+            write_text(self.folder / "model_summary.txt", summary + "\n")
             log_text(trainer, "model_summary", summary)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -232,11 +232,6 @@ class Report(pl.Callback):
         return drawn
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> Path:
-    """Write values as JSON, whole or not at all; numbers that are not finite become null, which JSON has."""
-    return write_whole(path, json.dumps(_finite(values), indent=2) + "\n")
-
-
 def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> tuple[Tensor, Tensor]:
     found = outputs if isinstance(outputs, Mapping) else {}
     prediction, target = found.get("prediction"), found.get("target")
@@ -321,11 +316,3 @@ def _first_sample(batch: Any) -> Tensor | None:
 def _class_names(trainer: pl.Trainer, classes: int) -> list[str]:
     names = getattr(trainer.datamodule, "class_names", ())  # type: ignore[attr-defined]
     return list(names) if len(names) == classes else [str(label) for label in range(classes)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, (list, tuple)) else value

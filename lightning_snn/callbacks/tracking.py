@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.figures._style import numbers
+from lightning_snn.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +175,7 @@ def log_table(
     cells = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in rows]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *cells])
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -204,18 +204,6 @@ def log_text(trainer: pl.Trainer, name: str, text: str) -> None:
         elif isinstance(logger, TensorBoardLogger):
             indented = "\n".join(f"    {line}" for line in text.splitlines())  # which markdown takes as it is
             logger.experiment.add_text(_key(name), indented, trainer.global_step)
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file, whole or not at all; missing folders are made. It asks for no trainer: see `may_write`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def _key(name: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -20,7 +19,6 @@ from torchmetrics.classification import MulticlassCalibrationError
 import lightning_snn.callbacks.report as report_module
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import Report
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.methods import Prediction
 from lightning_snn.metrics.activity import record_activity
 
@@ -440,15 +438,6 @@ def test_a_regression_has_numbers_but_no_confusion(tmp_path: Path, drawn: None) 
     assert report.results["mse"] == 0.5
     assert "accuracy" not in report.results
     assert {path.name for path in report.folder.iterdir()} == {"metrics.json", "raster.png", "events.png"}
-
-
-def test_json_is_whole_or_absent_and_has_no_nan(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "numbers.json", {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": 2}})
-    assert json.loads(path.read_text()) == {"a": None, "b": [1.0, None], "c": {"d": 2}}
-    with pytest.raises(TypeError):
-        write_json(path, {"a": np.zeros(2)})
-    assert json.loads(path.read_text())["c"] == {"d": 2}
-    assert [file.name for file in tmp_path.iterdir()] == ["numbers.json"]
 
 
 def test_callbacks_do_not_know_the_library_s_module() -> None:

@@ -21,7 +21,6 @@ from lightning_snn.callbacks.tracking import (
     log_text,
     may_write,
     output_folder,
-    write_whole,
 )
 from tests.wandb_runs import WandbRun
 
@@ -222,11 +221,3 @@ def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
 def test_cells_may_be_tensors_and_arrays_of_one_number(tmp_path: Path) -> None:
     path = log_table(trainer(), "table", COLUMNS, [[np.int64(3), torch.tensor(0.25)]], tmp_path)
     assert path.read_text() == "class,accuracy\n3,0.25\n"
-
-
-def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
-    path = write_whole(tmp_path / "text.txt", "before")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "after \ud800")
-    assert path.read_text() == "before"
-    assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_snn.methods.ep.fingerprint import fingerprint
 from lightning_snn.methods.ep.layers import MessageLayer
 from lightning_snn.methods.ep.weights import Natural
+from lightning_snn.processes import world_size
 
 MemoryName = Literal["per_batch", "average", "adf"]
 
@@ -66,7 +67,7 @@ class AverageMemory(Memory):
                 'no length. Use "per_batch" or "adf"'
             )
         again, share = self.samples_seen >= train_size, len(y) / train_size
-        self.samples_seen += len(y) * processes()
+        self.samples_seen += len(y) * world_size()
         return [layer.average_cavity(again.to(layer.precision.dtype) * share) for layer in layers]
 
 
@@ -87,7 +88,7 @@ class BatchMemory(Memory):
             layer.sites.update(layer.natural)
         key, sites = fingerprint(x, y), layers[0].sites
         # a padded sampler may give all but one process a sample twice
-        if key not in sites and train_size is not None and sites.samples + len(y) > train_size + processes() - 1:
+        if key not in sites and train_size is not None and sites.samples + len(y) > train_size + world_size() - 1:
             raise ValueError(
                 'Expected the same samples in each batch in every epoch for `memory="per_batch"`, which keeps the '
                 f"update by each batch, but got a batch of {len(y)} samples that differs from the {len(sites)} batches "
@@ -100,7 +101,7 @@ class BatchMemory(Memory):
 
     def update_scale(self, layers: Sequence[MessageLayer]) -> int:
         # known batches move the layers little, so their displacements may be summed; those of new ones would overshoot
-        return processes() if self._batch[0] in layers[0].sites else 1
+        return world_size() if self._batch[0] in layers[0].sites else 1
 
     def record(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
         tags = [tag.tolist() for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))]
@@ -114,15 +115,10 @@ class BatchMemory(Memory):
 MEMORIES: dict[MemoryName, type[Memory]] = {"per_batch": BatchMemory, "average": AverageMemory, "adf": Memory}
 
 
-def processes() -> int:
-    """Return the number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _gathered(values: Tensor) -> list[Tensor]:
     """Return the tensor of each process, in the order of their ranks."""
-    if processes() == 1:
+    if world_size() == 1:
         return [values]
-    every = [torch.empty_like(values) for _ in range(processes())]
+    every = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(every, values.contiguous())
     return every

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_snn.checks import check_choice
 from lightning_snn.functional.ttfs import OVERFLOWS, Overflow, through_time

@@ -27,6 +27,7 @@ from lightning_snn.checks import check_between, check_fraction, check_positive
 from lightning_snn.methods.ttfs.encoder import SpikeEncoder
 from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
 from lightning_snn.methods.ttfs.time_window import TimeWindow
+from lightning_snn.processes import is_distributed
 
 _INPUT_WINDOW = 1.0
 
@@ -250,7 +251,7 @@ def _end(layers: list[TimeWindow]) -> Tensor:
 
 def _used_fraction(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
     """Return the result of `grow` without growing, on the CPU of one process, where this is faster; else None."""
-    if not windows[0].is_cpu or _is_distributed():
+    if not windows[0].is_cpu or is_distributed():
         return None
     parts = []
     for layer, window in zip(layers, windows, strict=True):
@@ -335,9 +336,5 @@ class _Quantile:
 
 def _all_reduce(values: Tensor, operation: str) -> None:
     """Combine values of all processes in place, by "MAX" or "SUM"."""
-    if _is_distributed():
+    if is_distributed():
         dist.all_reduce(values, getattr(dist.ReduceOp, operation))
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
