@@ -52,7 +52,7 @@ def main() -> None:
     trainer = pl.Trainer(max_epochs=3, callbacks=[scores], logger=False, enable_checkpointing=False)
     trainer.fit(Classifier(), Clusters())
     for row in scores.rows:
-        print(f"after {row['passes']:.1f} passes  accuracy {row['accuracy']:.3f}  nll {row['nll']:.3f}")
+        print(f"after {row['epochs']:.1f} epochs  accuracy {row['accuracy']:.3f}  nll {row['nll']:.3f}")
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_a_test_brings_a_figure_and_a_table(tmp_path, monkeypatch):
     found = results_of(Loop(), callback, tmp_path)
     assert {file.name for file in (tmp_path / "kept").iterdir()} == {"cost_test.png", "cost_test.csv"}
     assert list(drawn["layers"]) == ["hidden", "readout"]
-    assert drawn["note"].endswith("By mine (a guess): nothing is left out")
+    assert drawn["note"].endswith("Based on mine (a guess): nothing is left out")
     with (tmp_path / "kept" / "cost_test.csv").open() as file:
         rows = {row["layer"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["all", "hidden", "readout", "lif"]
@@ -247,7 +247,7 @@ def test_layers_that_are_not_counted_are_warned_of_once(tmp_path):
         results_of(module, callback, tmp_path)
     messages = [str(warning.message) for warning in caught if "EnergyMonitor" in str(warning.message)]
     (message,) = messages
-    assert message.startswith("EnergyMonitor counts no synaptic operations of attention: its numbers are")
+    assert message.startswith("EnergyMonitor does not count the synaptic operations of attention. Its totals are")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ class Lazy(RunsTwice):
 
 
 def test_lazy_layers_are_counted_and_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match=r"no synaptic operations of network\.0: its"):
+    with pytest.warns(UserWarning, match=r"does not count the synaptic operations of network\.0\. Its"):
         found = results_of(Lazy(), EnergyMonitor(), tmp_path, DataLoader([(torch.ones(5, 4, 1, 6),)], None))
     assert found["energy/test/dense"] == found["energy/test/dense/network.3"] == 2 * 5 * 12 * 3
 
@@ -311,7 +311,7 @@ def test_samples_may_be_told(tmp_path):
 def test_what_has_no_spiking_layers_and_what_are_no_arguments_is_refused(tmp_path):
     module = Loop()
     module.lif = nn.Identity()
-    with pytest.raises(ValueError, match="spiking layers of .*, for EnergyMonitor, but got Loop without any"):
+    with pytest.raises(ValueError, match="spiking layers of .* for EnergyMonitor, but got Loop without any"):
         results_of(module, EnergyMonitor(), tmp_path)
     with pytest.raises(ValueError, match="`batches` to be an integer of at least 1, but got 0"):
         EnergyMonitor(0)

@@ -21,7 +21,7 @@ from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.methods import RateBackprop
 from lightning_snn.nn import register_spiking_layer
-from tests.contract.foreign import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
+from tests.contract.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
 from tests.processes import on_two_processes
 
 STEPS = 20

@@ -109,7 +109,7 @@ def test_two_processes_train_as_without_the_check(tmp_path: Path):
 
 def test_a_failure_in_one_process_is_a_failure_of_all(tmp_path: Path):
     first, second = on_two_processes(failing_on_the_second, tmp_path)
-    assert first.endswith("another process says so")
+    assert first.endswith("a verdict of another process is 'fail'.")
     assert "gradient_ratio of all is" in second
 
 

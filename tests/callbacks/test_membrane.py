@@ -255,7 +255,7 @@ def test_layers_without_a_known_membrane_are_named_once_and_the_others_drawn(dra
 
     module = Both(nn.Sequential(connection(), snntorch.Leaky(beta=0.9), Fires()))
     found = trainer(MembraneTrace(every_n_epochs=1), max_epochs=3)
-    with pytest.warns(UserWarning, match=r"MembraneTrace knows no membrane of net\.2,") as caught:
+    with pytest.warns(UserWarning, match=r"MembraneTrace neither draws nor logs net\.2: the membrane") as caught:
         found.fit(module, loader(), loader())
     assert sum("MembraneTrace" in str(warning.message) for warning in caught) == 1
     assert [set(figure["m"]) for figure in drawn] == [{"net.1"}] * 3
@@ -263,7 +263,9 @@ def test_layers_without_a_known_membrane_are_named_once_and_the_others_drawn(dra
         "membrane/val/mean/net.1",
         "membrane/val/sd/net.1",
     }
-    with pytest.raises(ValueError, match="Expected a spiking layer whose membrane is known .* of none of net.1;"):
+    with pytest.raises(
+        ValueError, match="Expected a spiking layer with a known membrane potential .* but got only net.1. "
+    ):
         trainer(MembraneTrace()).test(Ours(nn.Sequential(connection(), Fires())), loader(), verbose=False)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_snn.callbacks import SpikeRaster
 from tests.callbacks.test_firing_rates import STEPS, Echo, Given, data, spikes
-from tests.contract.foreign import Ours, SnntorchLoop, SpikingJellyMulti, loader
+from tests.contract.third_party import Ours, SnntorchLoop, SpikingJellyMulti, loader
 
 
 @pytest.fixture
@@ -107,7 +107,9 @@ def test_layers_of_other_steps_are_left_out_by_name(drawn, tmp_path: Path) -> No
             self.third(batch[0][:, 0])
             return super().forward(batch)
 
-    with pytest.warns(UserWarning, match=f"raster_test has layers of {STEPS} time steps and leaves out third of 1"):
+    with pytest.warns(
+        UserWarning, match=f"raster_test shows layers with {STEPS} time steps and leaves out third with 1"
+    ):
         trainer(SpikeRaster(folder=tmp_path)).test(Longer(), data(spikes()), verbose=False)
     assert list(drawn[0]) == ["first", "second"]
 

@@ -118,11 +118,13 @@ def test_the_figure_lies_in_the_folder_and_a_fast_dev_run_writes_none(tmp_path: 
 
 
 def test_what_has_no_first_spikes_is_refused():
-    with pytest.raises(ValueError, match=r"network of first spikes for SpikeTimes, but 'net' is Sequential without"):
+    with pytest.raises(ValueError, match=r"layers for SpikeTimes, but got 'net', a Sequential without any"):
         measured(SpikeTimes(network="net"), nn.Sequential(SpikeEncoder(), nn.Linear(6, 5)))
-    with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds net, but got 'network'"):
+    with pytest.raises(ValueError, match="`network` to name a module within Plain, which has net, but got 'network'"):
         measured(SpikeTimes(network="network"), network())
-    with pytest.raises(ValueError, match="a module with `FirstSpike`, .* layers for SpikeTimes, but Plain has none"):
+    with pytest.raises(
+        ValueError, match="a module with `FirstSpike`, .* layers for SpikeTimes, but got Plain without any"
+    ):
         measured(SpikeTimes(), nn.Sequential(SpikeEncoder(), nn.Linear(6, 5)))
     with pytest.raises(ValueError, match="`bins` to be an integer of at least 1, but got 0"):
         SpikeTimes(bins=0)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import StateGuard
-from lightning_snn.callbacks.layer_state import is_anew, places, used_places
+from lightning_snn.callbacks.layer_state import find_states, is_reset, used_states
 from lightning_snn.nn import RecurrentLIF
 from lightning_snn.nn.registry import _REGISTERED, Conventions
 
@@ -117,7 +117,7 @@ def test_hidden_state_that_nobody_resets_is_named_with_its_remedy():
     (message,) = (str(warning.message) for warning in caught if "StateGuard" in str(warning.message))
     assert "leaks into a training batch of Detached: net.1 (Leaky) starts from `mem`." in message
     assert "graph" not in message
-    assert "Call `reset_mem()` of each neuron of snntorch at the beginning of `forward`" in message
+    assert "Call `reset_mem()` of each snntorch neuron at the start of `forward`" in message
 
 
 def test_the_leak_is_real():
@@ -133,7 +133,7 @@ def test_the_leak_is_real():
 def test_a_leak_is_raised_before_the_optimizer_steps_and_before_backward_fails():
     module = Module(hidden())
     made = trainer(StateGuard("raise"))
-    with pytest.raises(RuntimeError, match=r"net\.1 \(Leaky\) .* hangs on the graph of the earlier batch"):
+    with pytest.raises(RuntimeError, match=r"net\.1 \(Leaky\) .* has the autograd graph of the earlier batch"):
         made.fit(module, loader())
     assert made.global_step == 1
     assert len(module.losses) == 2
@@ -212,7 +212,7 @@ def test_an_explicit_loop_that_starts_anew_is_no_leak(begin):
     module = Explicit(between(snntorch.Leaky(beta=0.9)))
     module.begin = begin
     assert leaks(module) == {}
-    assert not is_anew(module.net[1].mem)  # kept, and stale
+    assert not is_reset(module.net[1].mem)  # kept, and stale
 
 
 def test_an_explicit_loop_that_starts_from_none_or_from_the_last_membrane_leaks():
@@ -313,7 +313,8 @@ def test_spikingjelly_leaks_until_it_is_reset(jelly):
     even = loader(10)
     guard = StateGuard()
     with pytest.warns(
-        UserWarning, match=r"net\.1 \(LIFNode\) starts from `v`\. Call `functional\.reset_net\(network\)`"
+        UserWarning,
+        match=r"net\.1 \(LIFNode\) starts from `v`\. Call SpikingJelly's `functional\.reset_net\(network\)`",
     ):
         trainer(guard).fit(jelly(False), even, even)
     assert guard.leaks == {"net.1": ["v"]}
@@ -363,7 +364,7 @@ def fires(monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
 
 @pytest.mark.parametrize(("kept", "place"), [("tensor", "state"), ("tuple", "state[0]")])
 def test_a_recurrent_module_of_ones_own_that_keeps_its_state_is_found(fires, kept, place):
-    with pytest.warns(UserWarning, match="Set the state of Remembers anew at the beginning of each batch"):
+    with pytest.warns(UserWarning, match="Reset the state of Remembers at the start of each batch"):
         trainer(StateGuard()).fit(Module(between(Remembers(kept), fires())), loader())
     assert leaks(Module(between(Remembers(kept), fires()))) == {"net.1": [place]}
 
@@ -450,8 +451,8 @@ def test_a_state_that_a_call_overwrites_by_what_was_there_is_not_used():
             return self.spikes
 
     module = Overwrites()
-    among = [place for place, _ in places(module)]
-    used = used_places(module, among, (torch.tensor([[-1.0, 1.0]]),), {})
+    among = [place for place, _ in find_states(module)]
+    used = used_states(module, among, (torch.tensor([[-1.0, 1.0]]),), {})
     assert [str(place) for place in used] == ["state"]
 
 
@@ -480,7 +481,7 @@ def test_what_is_kept_but_is_no_state_of_samples_raises_no_alarm(fires):
     module = Module(between(nn.Sequential(Keeps(), nn.Dropout(0.5), fires(), nn.BatchNorm1d(HIDDEN))))
     assert leaks(module) == {}
     assert module.net[1][0].last.grad_fn is None  # validation came last
-    assert not is_anew(module.net[1][0].mean)
+    assert not is_reset(module.net[1][0].mean)
 
 
 def test_a_lightning_module_that_keeps_a_record_is_tested_without_a_trace():
@@ -513,7 +514,7 @@ def test_a_module_that_cannot_be_copied_is_said_and_trained(fires):
             raise TypeError("not me")
 
     module = Module(between(Uncopied(), fires()))
-    with pytest.warns(UserWarning, match=r"cannot tell whether Uncopied goes on from `state`.*TypeError\('not me'\)"):
+    with pytest.warns(UserWarning, match=r"cannot check whether Uncopied starts from `state`.*TypeError\('not me'\)"):
         trainer(StateGuard()).fit(module, loader())
     assert len(module.losses) == 2 * len(loader())
 
@@ -571,7 +572,7 @@ def test_reset_still_tells_of_leaks_that_it_knows_no_cure_for(fires):
 def test_batches_are_looked_at_first_and_then_every_nth(monkeypatch):
     looked: list[int] = []
     monkeypatch.setattr(
-        StateGuard, "_hook", lambda self, module, stage: looked.append(module.trainer.fit_loop.batch_idx)
+        StateGuard, "_observe", lambda self, module, stage: looked.append(module.trainer.fit_loop.batch_idx)
     )
     trainer(StateGuard(every_n_batches=4), max_epochs=1).fit(ResetsItself(hidden()), loader(2))
     assert looked == [0, 1, 2, 4, 8]
@@ -634,4 +635,4 @@ def test_arguments_outside_their_range_are_refused(options, message):
     ],
 )
 def test_a_state_is_anew_where_all_samples_have_the_same(state, anew):
-    assert is_anew(state) == anew
+    assert is_reset(state) == anew

@@ -199,12 +199,12 @@ def test_numbers_of_any_kind_make_a_histogram(convert: Callable[[list[float]], A
     ("counts", "edges", "complaint"),
     [
         ([], [0.0], r"`counts` to be numbers \[N\], but got shape \(0,\)"),
-        ([1.0, -1.0], [0.0, 1.0, 2.0], r"`counts` to be at most 512 numbers of at least 0, .* and the least -1"),
-        ([[1.0]], [0.0, 1.0], r"`counts` to be at most 512 numbers of at least 0, but got the shape \(1, 1\)"),
+        ([1.0, -1.0], [0.0, 1.0, 2.0], r"`counts` to be at most 512 numbers of at least 0, .* and minimum -1"),
+        ([[1.0]], [0.0, 1.0], r"`counts` to be at most 512 numbers of at least 0, but got shape \(1, 1\)"),
         ([1.0] * 513, range(514), r"`counts` to be at most 512 numbers"),
         ([float("nan")], [0.0, 1.0], "`counts` to be finite"),
         ([1.0], [0.0, float("inf")], "`edges` to be finite"),
-        ([1.0], [0.0, 1.0, 2.0], r"`edges` to be 2 increasing numbers, .* got the shape \(3,\), from 0 to 2"),
+        ([1.0], [0.0, 1.0, 2.0], r"`edges` to be 2 increasing numbers, .* got shape \(3,\), from 0 to 2"),
         ([1.0, 1.0], [0.0, 1.0, 1.0], "`edges` to be 3 increasing numbers"),
     ],
 )
@@ -214,7 +214,7 @@ def test_bad_histograms_are_refused_with_any_logger(counts: Any, edges: Any, com
 
 
 def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`rows` to have a cell for each of 2 columns, but row 1 has 1"):
+    with pytest.raises(ValueError, match="`rows` to have 2 cells per row, one per column, but got 1 in row 1"):
         log_table(trainer(), "table", COLUMNS, [["a", 1], ["b"]], tmp_path)
     assert not list(tmp_path.iterdir())
 

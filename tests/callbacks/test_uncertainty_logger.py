@@ -180,7 +180,9 @@ def test_batches_of_another_form_are_read_by_the_argument():
     module = Dicts()
     read = UncertaintyLogger(read_batch=lambda batch: (batch["x"], batch["y"]))
     assert scored(read, module, data) == pytest.approx(by_hand(logits_of(module), Y), abs=1e-6)
-    with pytest.raises(ValueError, match=r"a batch \(x, y \[B\]\) for UncertaintyLogger, .* but got dict"):
+    with pytest.raises(
+        ValueError, match=r"a batch \(x, y \[B\]\) for UncertaintyLogger, but got dict. Pass `read_batch`"
+    ):
         scored(UncertaintyLogger(), module, data)
 
 
@@ -207,7 +209,7 @@ def test_inputs_from_outside_are_ranked_against_those_of_the_test(given: Any):
     assert found["ood_auroc"] == pytest.approx(mannwhitneyu(outer, inner).statistic / (N * len(outer)), abs=1e-6)
     assert 0 < found["ood_auroc"] < 0.5  # large inputs make a network surer
     assert "ood_auroc_mutual_information" in scored(UncertaintyLogger(given), Sampling())
-    with pytest.raises(ValueError, match="`ood_dataloader` to give at least one batch, but got none"):
+    with pytest.raises(ValueError, match="`ood_dataloader` to return at least one batch, but got none"):
         scored(UncertaintyLogger([]), module)
 
 
@@ -334,14 +336,14 @@ def test_training_is_the_same_to_the_last_bit(kind: str):
 
 def test_of_a_sanity_check_the_first_batch_is_predicted_and_nothing_is_scored(monkeypatch: pytest.MonkeyPatch):
     callback = UncertaintyLogger()
-    asked, log = mock.Mock(wraps=callback._ask), mock.Mock(wraps=callback._log)
-    monkeypatch.setattr(callback, "_ask", asked)
+    asked, log = mock.Mock(wraps=callback._predict), mock.Mock(wraps=callback._log)
+    monkeypatch.setattr(callback, "_predict", asked)
     monkeypatch.setattr(callback, "_log", log)
     module = Plain()
     trainer(callback, num_sanity_val_steps=2, limit_val_batches=2).fit(module, loader(), loader())
     assert asked.call_count == 1 + 2
     assert log.call_count == 2  # the temperature and the scores, of the validation
-    assert callback._kept == callback._scored == {}
+    assert callback._collected == callback._scored == {}
 
 
 @pytest.mark.parametrize(
@@ -362,8 +364,8 @@ def test_what_forward_gives_is_refused_before_training_with_a_remedy(forward: An
             return self.net(batch[0]).sum()
 
     Other.forward = forward
-    remedies = "argument `predict` .* a `predict_step`, or a step that returns .*prediction.*target"
-    with pytest.raises(ValueError, match=f"from its `forward` of Other .*, but got {got}; {remedies}"):
+    remedies = "Pass `predict` .* a `predict_step`, or return .*prediction.*target.* from the step"
+    with pytest.raises(ValueError, match=f"from its `forward` of Other .*, but got {got}. {remedies}"):
         trainer(UncertaintyLogger()).fit(Other(), loader(), loader())
     assert not steps
 
@@ -377,7 +379,7 @@ def test_rates_that_are_taken_for_logits_are_warned_of_once():
     fitter = trainer(UncertaintyLogger(), max_epochs=2)
     with pytest.warns(UserWarning, match='within \\[0, 1\\], .* outputs="logits"; .* `predict`') as warned:
         fitter.fit(Rates(), loader(), loader())
-    assert len([each for each in warned if "taken for logits" in str(each.message)]) == 1
+    assert len([each for each in warned if "treated as logits" in str(each.message)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -392,7 +394,7 @@ def test_rates_that_are_taken_for_logits_are_warned_of_once():
 )
 def test_nothing_is_warned_of_where_outputs_are_known(options: dict[str, Any], kind: type[Plain], recwarn: Any):
     scored(UncertaintyLogger(**options), kind())
-    assert not [each for each in recwarn if "taken for logits" in str(each.message)]
+    assert not [each for each in recwarn if "treated as logits" in str(each.message)]
 
 
 def test_several_loggers_receive_the_values(tmp_path: Path):
@@ -457,7 +459,7 @@ def test_what_is_no_prediction_of_classes_is_refused():
             scored(UncertaintyLogger(predict=predict, **options), Plain())
 
     refused(
-        "probabilities from `predict` of Plain for UncertaintyLogger, .* but got values from -.*; logits need outputs=",
+        "from `predict` of Plain for UncertaintyLogger, .* but got values from -.* For logits pass outputs=",
         lambda module, batch: module(batch[0]),
     )
     refused("probabilities .* but got a tensor of torch.int64 and shape", lambda m, batch: m(batch[0]).argmax(1))
@@ -468,10 +470,13 @@ def test_what_is_no_prediction_of_classes_is_refused():
         lambda module, batch: Prediction(module(batch[0]), categorical=False),
     )
     soft = type("Soft", (Plain,), {"forward": lambda self, x: self.net(x).softmax(1)})()
-    with pytest.raises(ValueError, match="logits from its `forward` of Soft .* class probabilities need outputs="):
+    with pytest.raises(ValueError, match="logits from its `forward` of Soft .* For class probabilities pass outputs="):
         scored(UncertaintyLogger(), soft)
     assert "nll" in scored(UncertaintyLogger(outputs="probabilities"), soft)
-    with pytest.raises(ValueError, match=r"classes, integers of shape \(15,\), as the targets .* torch.float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"the targets for UncertaintyLogger to be classes, integers of shape \(15,\), .* torch.float32",
+    ):
         scored(UncertaintyLogger(), Plain(), DataLoader(TensorDataset(X, Y.float()), 15))
 
 
