@@ -1,4 +1,4 @@
-"""`PassScores` on a LightningModule of one's own: a curve of test scores against passes and seconds, as data to draw.
+"""`PassScores` on a plain LightningModule: test scores by epochs and seconds, as data for a curve.
 
 python callbacks/pass_scores.py
 """
@@ -28,7 +28,7 @@ class Clusters(pl.LightningDataModule):
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library; `predict_step` gives class probabilities."""
+    """Module independent of this library; `predict_step` returns class probabilities."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Classifier(pl.LightningModule):
 
 
 def main() -> None:
-    """Two tests in each of three passes."""
+    """Test twice in each of three epochs."""
     pl.seed_everything(0)
     scores = PassScores(times=2)
     trainer = pl.Trainer(max_epochs=3, callbacks=[scores], logger=False, enable_checkpointing=False)
