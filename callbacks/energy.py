@@ -2,7 +2,7 @@
 
 Its layers take all time steps in one call.
 
-    python callbacks/energy.py FOLDER
+Usage: python callbacks/energy.py FOLDER
 """
 
 import sys

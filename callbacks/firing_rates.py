@@ -1,6 +1,6 @@
 """`FiringRateMonitor` on a LightningModule written with snntorch: firing rates before and after training.
 
-python callbacks/firing_rates.py FOLDER
+Usage: python callbacks/firing_rates.py FOLDER
 """
 
 import sys

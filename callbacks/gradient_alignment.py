@@ -2,7 +2,7 @@
 
 The module trains by backpropagation through time.
 
-    python callbacks/gradient_alignment.py
+Usage: python callbacks/gradient_alignment.py
 """
 
 import lightning.pytorch as pl

@@ -1,6 +1,6 @@
 """`HardwareFineTuning` on a plain LightningModule: training in full precision, then with weights of one bit.
 
-python callbacks/hardware_fine_tuning.py
+Usage: python callbacks/hardware_fine_tuning.py
 """
 
 import lightning.pytorch as pl

@@ -2,7 +2,7 @@
 
 The check finds that its layers are silent. With `on_fail="rescale"` it rescales the weights, and the network learns.
 
-    python callbacks/initialization_check.py
+Usage: python callbacks/initialization_check.py
 """
 
 import warnings

@@ -1,6 +1,6 @@
 """`MembraneTrace` on a LightningModule written with snntorch: membrane potentials before and after training.
 
-python callbacks/membrane_trace.py FOLDER
+Usage: python callbacks/membrane_trace.py FOLDER
 """
 
 import sys

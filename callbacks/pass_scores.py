@@ -1,6 +1,6 @@
 """`PassScores` on a plain LightningModule: test scores by epochs and seconds, as data for a curve.
 
-python callbacks/pass_scores.py
+Usage: python callbacks/pass_scores.py
 """
 
 import lightning.pytorch as pl

@@ -1,6 +1,6 @@
 """`Report` on a plain LightningModule, whose `test_step` returns the prediction and the target.
 
-python callbacks/report.py [FOLDER]
+Usage: python callbacks/report.py [FOLDER]
 """
 
 import sys

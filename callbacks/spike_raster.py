@@ -1,6 +1,6 @@
 """`SpikeRaster` on a LightningModule with neurons of its own type: spikes during training.
 
-python callbacks/spike_raster.py FOLDER
+Usage: python callbacks/spike_raster.py FOLDER
 """
 
 import sys

@@ -1,6 +1,6 @@
 """`SpikeTimes` on a plain LightningModule, whose neurons spike at most once: histograms of their spike times.
 
-python callbacks/spike_times.py FOLDER
+Usage: python callbacks/spike_times.py FOLDER
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 The guard reports the leak. Predictions depend on the order of the data, unless the guard resets the neurons.
 
-    python callbacks/state_guard.py
+Usage: python callbacks/state_guard.py
 """
 
 import lightning.pytorch as pl

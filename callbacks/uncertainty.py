@@ -1,6 +1,6 @@
 """`UncertaintyLogger` on a network that does not spike: calibration, and detection of unfamiliar inputs.
 
-python callbacks/uncertainty.py FOLDER
+Usage: python callbacks/uncertainty.py FOLDER
 """
 
 import sys

@@ -38,9 +38,9 @@ class Stages(pl.Callback):
     def is_due(self, trainer: pl.Trainer, stage: Stage, every_n_epochs: int) -> bool:
         """Return whether to measure in the current epoch of a stage.
 
-        Outside a fit, every epoch is due. In a fit, also in a resumed one, the first epoch that asks is due, and then
-        each one at least `every_n_epochs` epochs after the last that was due. So stages that do not run in every epoch
-        are measured too. If an epoch that is due has several validations, all of them are due.
+        Outside a fit, every epoch is due. In a fit, also in a resumed one, the first epoch that has the stage is due,
+        and then each one at least `every_n_epochs` epochs after the last that was due. So stages that do not run in
+        every epoch are measured too. If an epoch that is due has several validations, all of them are due.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return True

@@ -46,7 +46,7 @@ def network(*more: nn.Module) -> nn.Sequential:
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library but its layers."""
+    """Module that uses only layers of the library."""
 
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def expected_of(net: nn.Module, *arguments: Any) -> dict[str, float]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `gradient_alignment` is called with."""
+    """Record the arguments of `gradient_alignment`."""
     made: list[tuple[Any, ...]] = []
 
     def record(*arguments: Any) -> Any:
@@ -106,8 +106,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return made
 
 
-class Watch(pl.Callback):
-    """At which steps something new was measured."""
+class StepRecorder(pl.Callback):
+    """Record the steps with a new measurement."""
 
     def __init__(self, calls: list) -> None:
         self.calls, self.steps = calls, []
@@ -131,11 +131,11 @@ def test_the_alignment_of_a_plain_module_is_logged_layer_by_layer():
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_it_measures_the_first_and_each_nth_step_once(calls: list, accumulate: int):
-    watch = Watch(calls)
+    recorder = StepRecorder(calls)
     options = {"max_epochs": 3, "accumulate_grad_batches": accumulate}
-    trainer(of_plain(every_n_steps=3), watch, **options).fit(Plain(), loader(8 // accumulate))
+    trainer(of_plain(every_n_steps=3), recorder, **options).fit(Plain(), loader(8 // accumulate))
     # the number of steps that were complete after the batch: the first of several that share a step is measured
-    assert watch.steps == ([1, 3, 6, 9] if accumulate == 1 else [0, 2, 5, 8, 11])
+    assert recorder.steps == ([1, 3, 6, 9] if accumulate == 1 else [0, 2, 5, 8, 11])
 
 
 def test_a_resumed_run_measures_at_the_same_steps(calls: list, tmp_path: Path):
@@ -143,10 +143,10 @@ def test_a_resumed_run_measures_at_the_same_steps(calls: list, tmp_path: Path):
     fitter.fit(Plain(), loader())
     fitter.save_checkpoint(tmp_path / "half.ckpt")
     calls.clear()
-    watch = Watch(calls)
-    resumed = trainer(of_plain(every_n_steps=4), watch, max_steps=13, max_epochs=-1)
+    recorder = StepRecorder(calls)
+    resumed = trainer(of_plain(every_n_steps=4), recorder, max_steps=13, max_epochs=-1)
     resumed.fit(Plain(), loader(), ckpt_path=tmp_path / "half.ckpt")
-    assert watch.steps == [6, 8, 12]
+    assert recorder.steps == [6, 8, 12]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -246,7 +246,7 @@ def test_a_recurrent_network_is_measured_in_windows_of_one_step():
     assert logged(fitter)["alignment/cosine/1"] < 0.9999
 
 
-def test_batches_of_another_form_are_read_as_one_says():
+def test_batches_of_another_form_are_read_by_read_batch():
     class BatchFirst(Plain):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().training_step(read(batch), batch_idx)
@@ -349,11 +349,11 @@ def test_without_arguments_the_gradients_are_those_of_the_module_s_training_step
     torch.manual_seed(0)
     module = make().eval()
     x, y = third_party.X[:12], third_party.Y[:12]
-    twin = copy.deepcopy(module)
-    exact = vector_of(twin, nn.functional.cross_entropy(twin(x), y))
-    twin = copy.deepcopy(module)
-    rate_backward(twin, lambda each: nn.functional.cross_entropy(each(x), y))
-    rates = torch.cat([parameter.grad.flatten() for parameter in twin.parameters()])
+    copied = copy.deepcopy(module)
+    exact = vector_of(copied, nn.functional.cross_entropy(copied(x), y))
+    copied = copy.deepcopy(module)
+    rate_backward(copied, lambda each: nn.functional.cross_entropy(each(x), y))
+    rates = torch.cat([parameter.grad.flatten() for parameter in copied.parameters()])
     fitter = trainer(GradientAlignment(), max_steps=1)
     fitter.fit(module, third_party.loader())
     trained = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()} | {"all"}
@@ -396,7 +396,7 @@ def _within(name: str, first: str, path: str) -> str:
 
 
 def test_both_runs_draw_the_same_random_numbers():
-    """Of torch, numpy and Python; a module that draws otherwise had another gradient behind its last spikes."""
+    """Cover torch, numpy, and Python: other random numbers would change the gradient behind the last spikes."""
 
     class Draws(third_party.SnntorchLoop):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

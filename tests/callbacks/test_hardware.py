@@ -56,7 +56,7 @@ def spiking_network() -> nn.Sequential:
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library."""
+    """Module independent of the library."""
 
     def __init__(self, network: nn.Module | None = None, schedule: Any = None) -> None:
         super().__init__()
@@ -101,14 +101,14 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 
 def loss_of(network: nn.Module) -> float:
-    """The mean loss of the validation data, without the library's or Lightning's loops."""
+    """Return the mean loss of the validation data, without the loops of the library or Lightning."""
     network.eval()
     with torch.no_grad():
         return torch.stack([F.cross_entropy(network(x), y) for x, y in loader()]).mean().item()
 
 
 def quantized(network: nn.Module, bits: int = 2) -> nn.Module:
-    """A copy whose weights are replaced for good."""
+    """Return a copy whose weights are replaced permanently."""
     found = copy.deepcopy(network)
     for name, parameter in found.named_parameters():
         if name.endswith("weight"):
@@ -117,7 +117,7 @@ def quantized(network: nn.Module, bits: int = 2) -> nn.Module:
 
 
 class Keep(pl.Callback):
-    """The weights at the begin of each epoch, before other callbacks' hooks of it."""
+    """Record the weights at the start of each epoch, before the hooks of other callbacks."""
 
     def __init__(self) -> None:
         self.networks: list[nn.Module] = []
@@ -163,7 +163,7 @@ def test_clipped_weights_receive_no_gradient():
     assert inside.sum() == 160
 
 
-def test_weight_noise_is_anew_in_every_call_and_as_large_as_said():
+def test_weight_noise_is_redrawn_in_every_call_and_has_the_given_size():
     network = nn.Linear(200, 300, bias=False)
     constraints = HardwareConstraints(weight_noise=0.05)
     with Constrained(network, constraints), torch.no_grad():
@@ -276,7 +276,7 @@ CHANNELS = HardwareConstraints(weight_bits=3, weight_ranges="channel")
 
 
 def by_channel(weight: Tensor, transposed: bool = False) -> Tensor:
-    """Each output channel quantized as a layer of its own."""
+    """Compare with output channels that are quantized like separate layers."""
     channels = weight.transpose(0, 1) if transposed else weight
     found = torch.stack([quantize_weight(channel, 3) for channel in channels])
     return found.transpose(0, 1) if transposed else found
@@ -380,7 +380,7 @@ def test_the_metric_is_measured_without_constraints_with_them_and_after_fine_tun
 
 
 def test_until_the_switch_training_is_the_same_to_the_last_bit():
-    """With noise in the measurements, and shuffled data."""
+    """Use noise in the measurements, and shuffled data."""
     with_it, without = Keep(), Keep()
     torch.manual_seed(1)
     trainer(without, max_epochs=3).fit(Plain(), loader(True), loader(True))
@@ -451,15 +451,15 @@ def test_schedules_go_on_with_learning_rates_times_the_factor(make: Any):
     assert scaled == pytest.approx(expected, rel=1e-9)
 
 
-def test_windows_are_set_to_the_largest_drive_of_the_validation_data_and_divided():
+def test_windows_are_set_to_the_largest_input_current_of_the_validation_data_and_divided():
     keep, module = Keep(), Plain(spiking_network())
     callback = fine_tuning(SPIKE_TIMES)
     trainer(keep, callback).fit(module, loader(), loader())
-    drives, network = [], keep.networks[2].eval()
-    network[2].register_forward_pre_hook(lambda _, drive: drives.append(drive[0].max()))
+    currents, network = [], keep.networks[2].eval()
+    network[2].register_forward_pre_hook(lambda _, inputs: currents.append(inputs[0].max()))
     loss_of(network)
     first, second = module.inner["net"][2], module.inner["net"][5]
-    assert first.window.item() == pytest.approx(max(drives).item() / 4, rel=1e-6)
+    assert first.window.item() == pytest.approx(max(currents).item() / 4, rel=1e-6)
     assert second.t_min == first.t_max == 1 + first.window
     assert 0 < second.window < 5
     # the clip and the grid are what differs
@@ -517,7 +517,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(stopped_after: int, 
 
 
 class Stop(pl.Callback):
-    """Ends a run that would go on."""
+    """Callback that ends a run early."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -590,7 +590,7 @@ def test_the_best_epoch_is_one_under_constraints(tmp_path: Path):
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_stopping_early_compares_scores_under_constraints_only(mode: str):
     class Stuck(Plain):
-        """Whose score is the best it can be before the switch, and worse but constant after it."""
+        """Module with the best possible score before the switch, and a worse, constant one after it."""
 
         def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
             super().validation_step(batch, batch_idx)
@@ -634,7 +634,7 @@ def test_a_run_without_a_sanity_check_and_with_a_progress_bar_measures():
 
 
 class Save(pl.Callback):
-    """What every process ends with."""
+    """Return the results of one process."""
 
     def __init__(self, hardware: HardwareFineTuning, folder: Path) -> None:
         self.hardware, self.folder = hardware, folder
@@ -657,7 +657,7 @@ def test_all_processes_end_with_the_same_weights_windows_and_results(tmp_path: P
     assert first["state"]["inner.net.2.window"] < 5
 
 
-def test_layers_whose_weights_are_read_elsewhere_are_warned_of():
+def test_layers_whose_weights_are_read_elsewhere_cause_a_warning():
     class Reads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -683,7 +683,7 @@ def test_an_exception_leaves_a_plain_module():
     assert not any(part._forward_pre_hooks for part in module.modules())
 
 
-def test_a_run_that_ends_before_the_switch_says_so():
+def test_a_run_that_ends_before_the_switch_warns():
     with pytest.warns(UserWarning, match="ended before epoch 2, so the network was not fine-tuned"):
         trainer(fine_tuning(), Stop(1)).fit(Plain(), loader(), loader())
 
@@ -772,7 +772,7 @@ def test_without_arguments_the_last_fifth_of_the_epochs_has_weights_of_8_bits_an
 
 
 class Logging(Plain):
-    """Logs constants."""
+    """Module that logs constants."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), CLASSES)))

@@ -32,7 +32,7 @@ WIDTH, CLASSES = 64, 10
 
 
 def chain(layer: Any, *after: Any, depth: int = 7, scale: float = 1.0) -> nn.Sequential:
-    """A deep network of He-initialized layers."""
+    """Return a deep network of He-initialized layers."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -108,7 +108,7 @@ def test_weights_of_another_scale_fail(scale: float, large: bool):
     assert findings["spectral_radius", "9"].verdict == "fail"
 
 
-def test_layers_that_are_dead_for_some_samples_are_told():
+def test_layers_that_are_dead_for_some_samples_are_reported():
     network = chain(nn.Linear, nn.ReLU, depth=2)
     with torch.no_grad():
         network[2].weight[:, :].neg_().clamp_(max=0)
@@ -146,7 +146,7 @@ def test_batch_normalization_has_the_statistics_of_the_batch():
     assert all(layer.num_batches_tracked == 0 for layer in network if isinstance(layer, nn.BatchNorm1d))
 
 
-def test_a_rectifier_that_is_called_twice_is_two_layers():
+def test_a_relu_that_is_called_twice_is_two_layers():
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -182,7 +182,7 @@ def test_networks_without_layers_to_measure_are_refused(network: nn.Module, miss
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library. Its batches have no time axis."""
+    """Module independent of the library. Its batches have no time dimension."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ def test_a_failure_warns_or_ends_the_fit_before_its_first_step():
     assert module.steps == 4
 
 
-def test_a_rectifier_may_be_called_by_keyword():
+def test_a_relu_may_be_called_by_keyword():
     class Keyword(nn.Module):
         def __init__(self) -> None:
             super().__init__()

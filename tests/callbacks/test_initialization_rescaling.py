@@ -34,7 +34,7 @@ def folded(x: Tensor = X) -> Callable[[Any], Tensor]:
 
 
 def distance(current: Tensor, beta: float = 0.9, threshold: float | Tensor = 1.0) -> float:
-    """Of the threshold from the mean of the free membrane, in standard deviations."""
+    """Return the distance of the threshold from the mean free membrane potential, in standard deviations."""
     membrane = leaky_integrate(current.detach(), beta) / threshold
     return ((1 - membrane.mean()) / membrane.std(correction=0)).item()
 
@@ -64,7 +64,7 @@ def test_the_threshold_is_xi_deviations_above_the_mean_membrane_of_every_layer(s
     assert torch.equal(network[-1].weight, last)
 
 
-def test_factor_and_distance_are_told():
+def test_factor_and_distance_are_returned():
     network = chain(10, 50, scale=0.1, bias=False)
     before = network[0].weight.clone()
     expected = distance(run(network[:1], X))
@@ -87,7 +87,7 @@ def test_silent_and_saturated_layers_end_up_alike():
     assert rates[0] == pytest.approx(rates[1], abs=0.01)
 
 
-def test_biases_larger_than_what_is_heard_are_taken_out():
+def test_biases_larger_than_the_input_are_removed():
     network = chain(10, 60, scale=0.01)
     current = run(network[:1], X)
     assert current.var((0, 1)).mean() < current.mean((0, 1)).var()
@@ -168,10 +168,10 @@ def test_recurrent_weights_within_neurons_feed_none(pooled: bool):
             outputs = []
             for each in x:
                 spikes, membrane = self.first(self.fc(each), spikes, membrane)
-                heard = spikes
+                received = spikes
                 if pooled:
-                    heard, later = self.second(3 * spikes, later)
-                outputs.append(self.out(heard))
+                    received, later = self.second(3 * spikes, later)
+                outputs.append(self.out(received))
             return torch.stack(outputs)
 
     torch.manual_seed(0)
@@ -299,7 +299,7 @@ def test_what_cannot_be_rescaled_is_left_to_the_last_bit_with_the_reason():
     assert math.isfinite(found["three"].distance)
 
 
-def test_layers_that_hear_nothing_are_told_and_rounding_is_not_scaled_up():
+def test_layers_without_input_are_reported_and_rounding_is_not_scaled_up():
     silence = folded(torch.zeros(STEPS, 4, 10))
     found = rescale(chain(10, 20, 20, bias=False), silence)
     assert [each.reason for each in found] == ["its membrane potential is constant"] * 2
@@ -324,7 +324,7 @@ QUIET: dict[str, Any] = dict.fromkeys(
 
 
 class Digits(pl.LightningModule):
-    """A deep network of snntorch's neurons on digits, with weights that are far too small."""
+    """Deep network of snntorch's neurons for digits, with weights that are far too small."""
 
     def __init__(self, depth: int = 4, scale: float = 0.01) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ STEPS = 6
 
 
 class Loop(nn.Module):
-    """snntorch's way, a loop over time steps that passes the membranes along; spikes and last membranes come back."""
+    """snntorch loop over time steps that passes on the membrane potentials and returns spikes and last potentials."""
 
     def __init__(self, *sizes: int, beta: float = 0.9, steps: int = STEPS, **options: Any) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def test_the_gain_is_that_of_the_jacobian_through_time():
     y = torch.arange(60) % 4
 
     def later(spikes: Tensor) -> Tensor:
-        """Spikes of the second layer from those of the first, `[4, 6]` to `[4, 5]`."""
+        """Return spikes of the second layer from those of the first, `[4, 6]` to `[4, 5]`."""
         membrane, spiked = torch.zeros(5), []
         for each in spikes:
             # the reset is detached
@@ -246,7 +246,7 @@ def test_the_ratio_names_the_weights_across_which_it_arises(name: str, factor: f
     assert found["gradient_ratio", "all"].remedy.startswith(f"check {name} first, whose weights may be too {too}: ")
 
 
-def test_a_last_gradient_of_0_is_told_as_that():
+def test_a_last_gradient_of_0_has_its_own_reason():
     network = scaled(nn.Sequential(nn.Linear(8, 16), LIF(), nn.Linear(16, 4)), 0.01)
     found = named(check_initialization(network, (X.expand(STEPS, -1, -1), Y)))["gradient_ratio", "all"]
     assert (found.value, found.verdict) == (float("inf"), "fail")
@@ -308,7 +308,7 @@ def test_a_membrane_that_is_read_out_is_not_judged_by_its_spikes():
     assert {each.verdict for (_, layer), each in found.items() if layer == "lif.1"} == {None}
     assert ("depth_gain", "all") not in found
     assert found["firing_rate", "lif.0"].verdict == "ok"
-    # where the loss hears the spikes they are
+    # they are if the loss depends on the spikes
     assert named(measure_initialization(network, of_spikes(2 * X, Y)))["firing_rate", "lif.1"].verdict == "warn"
 
 
@@ -439,7 +439,7 @@ def test_a_copy_has_its_trainer_logs_nothing_and_is_not_compiled():
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library. Its batches are dicts, and its step changes them."""
+    """Module independent of the library. Its batches are dicts, and its step changes them."""
 
     def __init__(self, network: nn.Module, automatic: bool = True, result: Any = None) -> None:
         super().__init__()

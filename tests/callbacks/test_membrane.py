@@ -22,7 +22,7 @@ FIRST, LAST = X[:8], X[8:]
 
 
 class Module(pl.LightningModule):
-    """A module that is evaluated; trained is a parameter that nothing else uses."""
+    """Module for evaluation; only an unrelated parameter is trained."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def by_hand(current: Tensor, threshold: float = 1.0, leaks: bool = False) -> tup
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is drawn, by its name and arguments, instead of drawing."""
+    """Record the name and arguments of each figure instead of drawing it."""
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "lightning_snn.figures.membrane_traces",
@@ -183,7 +183,7 @@ def test_every_nth_epoch_of_a_fit_is_measured_and_no_sanity_check(drawn):
 
 
 class Watches(pl.Callback):
-    """In which epochs of a fit something was drawn."""
+    """Return the epochs of a fit with a drawing."""
 
     def __init__(self, drawn: list[Any]) -> None:
         self.drawn, self.epochs = drawn, list[int]()

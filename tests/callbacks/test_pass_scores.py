@@ -28,7 +28,7 @@ ROW = {"epochs", "seconds", "accuracy", "bit_accuracy", "nll", "ece"}
 
 
 class Blobs(pl.LightningDataModule):
-    """Two classes; 12 training batches."""
+    """Return data of two classes, with 12 training batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Blobs(pl.LightningDataModule):
 
 
 class Sure(SurrogateGradient):
-    """Says also how probable each output's spike is."""
+    """Returns the spike probability of each output too."""
 
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         found = super().predict(network, x)

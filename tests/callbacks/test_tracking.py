@@ -30,7 +30,7 @@ COUNTS, EDGES = [2.0, 0.0, 6.0], [0.0, 1.0, 2.0, 4.0]
 
 
 class Calls:
-    """An experiment that remembers what it was asked."""
+    """Experiment that records its calls."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, tuple, dict[str, Any]]] = []
@@ -40,7 +40,7 @@ class Calls:
 
 
 class StubTensorBoard(TensorBoardLogger):
-    """TensorBoard's logger where its package is not installed."""
+    """TensorBoard's logger without its package."""
 
     def __init__(self) -> None:
         self.calls = Calls()
@@ -106,7 +106,7 @@ def test_files_are_the_same_with_any_loggers(tmp_path: Path, loggers: list[str])
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_process_that_does_not_write_tells_where_others_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_write_returns_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loggers = StubTensorBoard(), StubWandb()
     elsewhere = on_another_process(monkeypatch, *loggers)
     assert not may_write(elsewhere)
@@ -156,7 +156,7 @@ MARKDOWN = """\
 | c, "d" |  |"""
 
 
-def test_wandb_gets_each_kind_with_lightning_s_step_beside_it(tmp_path: Path) -> None:
+def test_wandb_gets_each_kind_with_lightning_s_step(tmp_path: Path) -> None:
     logger = StubWandb()
     log_everything(trainer(logger), tmp_path)
     found = {key: value for metrics, step in logger.logged for key, value in metrics.items()}

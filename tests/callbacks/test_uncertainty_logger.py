@@ -43,7 +43,7 @@ def outside() -> DataLoader:
 
 
 class Plain(pl.LightningModule):
-    """An ordinary network whose `forward` gives logits."""
+    """Network that does not spike; its `forward` returns logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,11 +76,11 @@ class ByStep(Plain):
         return {"prediction": self(batch[0]).softmax(1), "target": batch[1]}
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        raise AssertionError("the step has told already")
+        raise AssertionError("the step already returns predictions")
 
 
 class Sampling(Plain):
-    """Draws its predictions' samples."""
+    """Module that draws the samples of its predictions."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         x = batch[0] if isinstance(batch, (list, tuple)) else batch
@@ -102,7 +102,7 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Most tests look at numbers only."""
+    """Skip figures: most tests check numbers only."""
     if "figure" not in request.node.name:
         monkeypatch.setattr("lightning_snn.callbacks.uncertainty.may_write", lambda _: False)
 
@@ -122,7 +122,7 @@ def scored(
 
 
 def by_hand(logits: Tensor, y: Tensor, bins: int = 15) -> dict[str, float]:
-    """Everything again, in numpy."""
+    """Compute the expected scores in numpy."""
     p, y = np.exp(log_softmax(logits.detach().double().numpy(), axis=1)), y.numpy()
     confidence, right = p.max(1), p.argmax(1) == y
     ece = 0.0
@@ -186,7 +186,7 @@ def test_batches_of_another_form_are_read_by_the_argument():
         scored(UncertaintyLogger(), module, data)
 
 
-def test_samples_bring_mutual_information():
+def test_samples_have_mutual_information():
     samples = (2 * torch.randn(4, N, CLASSES)).softmax(-1)
 
     class Fixed(Plain):
@@ -375,7 +375,7 @@ class Rates(Plain):
         return self.net(x).sigmoid()
 
 
-def test_rates_that_are_taken_for_logits_are_warned_of_once():
+def test_rates_that_are_treated_as_logits_cause_one_warning():
     fitter = trainer(UncertaintyLogger(), max_epochs=2)
     with pytest.warns(UserWarning, match='within \\[0, 1\\], .* outputs="logits"; .* `predict`') as warned:
         fitter.fit(Rates(), loader(), loader())
@@ -390,9 +390,9 @@ def test_rates_that_are_taken_for_logits_are_warned_of_once():
         ({}, Plain),
         ({}, type("Silent", (Plain,), {"forward": lambda self, x: 0 * self.net(x)})),
     ],
-    ids=["said", "predicted", "logits", "silent"],
+    ids=["argument", "predicted", "logits", "silent"],
 )
-def test_nothing_is_warned_of_where_outputs_are_known(options: dict[str, Any], kind: type[Plain], recwarn: Any):
+def test_known_outputs_cause_no_warning(options: dict[str, Any], kind: type[Plain], recwarn: Any):
     scored(UncertaintyLogger(**options), kind())
     assert not [each for each in recwarn if "treated as logits" in str(each.message)]
 

@@ -28,7 +28,7 @@ class HardwareConstraints:
 
     Constraints on weights act on every linear and convolutional layer separately; biases, and so thresholds, keep full
     precision. Constraints on times act on `FirstSpike` neurons and, except for their slopes, on the `SpikeEncoder`.
-    Random quantities are drawn anew in every batch, so training sees many chips, and a measurement is a mean over some.
+    Random quantities are drawn in every batch, so training sees many chips, and a measurement is a mean over some.
 
     Args:
         jitter: standard deviation of spike times, in units of the input window, at least 0.

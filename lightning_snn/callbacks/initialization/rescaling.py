@@ -101,7 +101,7 @@ def rescale(
         >>> from lightning_snn import LIF, run
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
         >>> x = torch.rand(10, 16, 4)
-        >>> [rescaling.weights for rescaling in rescale(network, lambda copied: run(copied, x))]
+        >>> [rescaling.weights for rescaling in rescale(network, lambda copied: run(copied, x).mean())]
         ['0']
     """
     check_positive("xi", xi)
