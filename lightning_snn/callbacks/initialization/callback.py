@@ -21,7 +21,7 @@ from lightning_snn.nn.observation import named_spiking_layers
 
 
 class InitializationCheck(pl.Callback):
-    """Check, on the first batch of a fit, of whether activity and gradients pass through the network.
+    """Check that activity and gradients pass through the network, on the first batch of a fit.
 
     It measures the quantities of `measure_initialization` before the first step, on copies and in the precision of the
     parameters, so training is bit-identical with and without this callback. It prints a table with verdicts, reasons,
