@@ -29,7 +29,7 @@ class MembraneTrace(SpikingStages):
     threshold, and the spikes. A later epoch's figure replaces the file; loggers of figures keep all of them.
 
     Logged are `NAME/STAGE/mean/LAYER` and `NAME/STAGE/sd/LAYER`, over all samples, neurons, and time steps of the batch
-    and in units of the threshold. STAGE is `val` or `test`. A layer with a mean far below 1 and a small deviation stays
+    on a scale where rest is 0 and the threshold 1. STAGE is `val` or `test`. A layer with a mean far below 1 and a small deviation stays
     silent; one with a mean above 1 fires all the time.
 
     Membrane potentials are those of `nn.observation.LayerCall.membrane`. For neurons that fire by noise this is the
@@ -109,7 +109,7 @@ class MembraneTrace(SpikingStages):
             figure = figures.membrane_traces(
                 {name: trace.membrane[:, 0] for name, trace in known.items() if trace.membrane is not None},
                 {name: trace.spikes[:, 0] for name, trace in known.items()},
-                {name: trace.threshold for name, trace in known.items()},
+                {name: _of_first_sample(trace.threshold) for name, trace in known.items()},
                 self.neurons,
             )
             log_figure(trainer, f"{self.name}_{stage}", figure, output_folder(trainer, self.folder))
@@ -133,10 +133,10 @@ class MembraneTrace(SpikingStages):
     def _add_call(self, call: LayerCall) -> None:
         if self._traces is not None:
             self._traces.add(call)
-        membrane, threshold = call.membrane(), call.threshold
-        if membrane is None or threshold is None:
+        relative = call.relative_membrane()
+        if relative is None:
             return
-        relative = membrane.to(accumulation_dtype(membrane.device)) / threshold
+        relative = relative.to(accumulation_dtype(relative.device))
         sums = torch.stack([torch.tensor(relative.numel()).to(relative), relative.sum(), relative.square().sum()])
         self._sums[call.name] = self._sums[call.name] + sums if call.name in self._sums else sums
 
@@ -152,3 +152,7 @@ class MembraneTrace(SpikingStages):
             rank_zero_warn(
                 f"{type(self).__name__} neither draws nor logs {', '.join(new)}: the membrane potential is not known"
             )
+
+
+def _of_first_sample(threshold: float | Tensor | None) -> float | Tensor | None:
+    return threshold[:, 0] if isinstance(threshold, Tensor) and threshold.dim() == 3 else threshold

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from lightning_snn.callbacks.initialization.findings import align_columns
 from lightning_snn.callbacks.initialization.spiking import MembraneMoments, Recorder, contributing_layers
 from lightning_snn.checks import check_positive
 from lightning_snn.functional.fluctuation import fluctuation_factor
-from lightning_snn.nn.neurons import LIF
+from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.observation import LayerCall, observe
 from lightning_snn.nn.registry import conventions_of, is_spiking_layer
 
@@ -290,33 +290,26 @@ def _measure_free_membrane(
 
     def record(call: LayerCall) -> None:
         if call.layer is measured:
-            membrane = call.membrane()
-            assert membrane is not None
-            assert layer.threshold is not None
-            moments.add(membrane / layer.threshold)
+            potentials = call.free_membrane() if isinstance(measured, Neuron) else call.membrane()
+            assert potentials is not None
+            # in the run of another library's layer the threshold is raised, so it is not the unit
+            moments.add(potentials if isinstance(measured, Neuron) else potentials / cast(float, layer.threshold))
 
     with isolated_run(module):
         copied = prepared_copy(module, run)
         measured = copied.get_submodule(layer.path)
-        _prevent_spikes(measured)
+        if not isinstance(measured, Neuron):
+            _prevent_spikes(measured)
         with observe(copied, record, membranes=True):
             run(copied)
     return moments.compute(reduce)
 
 
 def _prevent_spikes(layer: nn.Module) -> None:
-    """Set a spiking layer's threshold to a value that is never reached."""
+    """Set the threshold of another library's spiking layer to a value that is never reached."""
     dtypes = {each.dtype for each in layer.parameters()}
     # finite, because a reset multiplies it by 0
     reach = 3e4 if torch.float16 in dtypes else 1e30
-    if isinstance(layer, LIF):
-        if layer._threshold is not None:
-            layer._threshold = reach
-        elif layer.learn_threshold:
-            layer.threshold_log.data.fill_(math.log(reach))
-        else:
-            layer.threshold_channels.fill_(reach)
-        return
     known = conventions_of(layer)
     assert known is not None
     assert known.threshold is not None

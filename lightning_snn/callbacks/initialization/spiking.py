@@ -81,9 +81,9 @@ class LayerRecord:
         self.blocks_gradient |= needs_gradient and not call.output.requires_grad
         self.steps += call.spikes.shape[0] * call.spikes.shape[1]
         self.threshold = call.threshold
-        membrane = call.membrane()
-        if membrane is not None and self.threshold is not None:
-            self.membrane.add(membrane / self.threshold)
+        relative = call.relative_membrane()
+        if relative is not None:
+            self.membrane.add(relative)
 
 
 class Recorder:
