@@ -92,3 +92,31 @@ def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None
                 continue
             return probed, shape
     return probed, None
+
+
+def one_step_refusal(neuron: Neuron, shape: tuple[int, ...]) -> str | None:
+    """Return why one step from rest is not a comparison of the current with a constant, None if it is.
+
+    At rest, ``membrane - threshold - current`` must not vary with the current of the neuron, nor with that of another
+    channel.
+
+    Args:
+        neuron: the neurons.
+        shape: of their current without the batch, `(C,)` or `(C, 1, 1)`.
+    """
+    if not neuron.independent:
+        return "its neurons receive each other's spikes"
+    magnitudes = torch.logspace(-3, 3, 13, dtype=torch.float64)
+    currents = torch.cat([-magnitudes, torch.zeros(1, dtype=torch.float64), magnitudes])
+    alike = currents.view(-1, *(1,) * len(shape)).expand(-1, *shape)
+    others = alike.clone()
+    others[:, 0] = others[:, 0].flip(0)  # another current in the first channel
+    probed = copy.deepcopy(neuron).double()
+    distances = []
+    for x in (alike, others):
+        state = probed.charge(x, probed.initial_state(x))
+        distances.append(membrane(state) - probed.firing_threshold(state) - x)
+    tolerance = 1e-9 * currents.abs().max()
+    if (torch.stack(distances) - distances[0][:1]).abs().max() > tolerance:
+        return "at rest its distance to the threshold is not its current plus a constant"
+    return None
