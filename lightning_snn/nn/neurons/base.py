@@ -86,10 +86,13 @@ class Neuron(StatefulLayer):
     def __init_subclass__(cls, **options: Any) -> None:
         """Give a class with equations of its own the generic form of whatever it does not define along with them."""
         super().__init_subclass__(**options)
-        if any(name in vars(cls) for name in EQUATIONS):
-            for name in _DERIVED:
-                if name not in vars(cls):
+        for name in _DERIVED:
+            for kind in cls.__mro__:  # a mixin that is no neuron may define an equation, too
+                if name in vars(kind):
+                    break
+                if any(equation in vars(kind) for equation in EQUATIONS):
                     setattr(cls, name, vars(Neuron).get(name, getattr(Neuron, name)))
+                    break
 
     def __init__(self, surrogate: SurrogateName | Surrogate = "arctangent") -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from lightning_snn.nn.neurons.base import Neuron, State, membrane
 
 _STEPS = 3
 _TOLERANCE = 1e-6
+_MIXED = "its neurons receive each other's current within a step"
 
 
 def elementwise_refusal(layer: nn.Module) -> str | None:
@@ -27,7 +28,7 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
     if shape is None:
         return None
     generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).double()
+    signs = _signs(shape, generator)
     state: State = None
     for x in _currents(shape, generator):
 
@@ -39,23 +40,24 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
             _, along_signs, _ = torch.func.jvp(output, (x,), (signs,), has_aux=True)
         except RuntimeError:
             return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
-        if not torch.allclose(along_signs, along_ones * signs, rtol=_TOLERANCE, atol=_TOLERANCE):
-            return "its neurons receive each other's current within a step"
+        if not _close(along_signs, along_ones * signs):
+            return _MIXED
     return None
 
 
 def gain_refusal(neuron: Neuron) -> str | None:
     """Return why the `gain` of a neuron cannot be used for noise, None if it can or the neuron cannot be run.
 
-    The derivative of the membrane potential with respect to the current of the same step must not be 0, and must be the
-    declared gain where there is one.
+    The derivative of the membrane potential with respect to the current of the same step must be that of each neuron
+    alone, must not be 0, and must be the declared gain where there is one.
     """
     probed, shape = _copy_and_shape(neuron)
     if shape is None:
         return None
     assert isinstance(probed, Neuron)
     state: State = None
-    for x in _currents(shape, torch.Generator().manual_seed(0)):
+    generator = torch.Generator().manual_seed(0)
+    for x in _currents(shape, generator):
         before = probed.initial_state(x) if state is None else state
 
         def potential(current: Tensor, before: State = before) -> Tensor:
@@ -64,9 +66,12 @@ def gain_refusal(neuron: Neuron) -> str | None:
         _, slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))
         if slope.abs().min() == 0:
             return "its membrane does not depend on the current of the same step"
+        signs = _signs(shape, generator)
+        if not _close(torch.func.jvp(potential, (x,), (signs,))[1], slope * signs):
+            return _MIXED
         if probed.gain is not None:
             declared = torch.as_tensor(probed.gain, dtype=slope.dtype).expand_as(slope)
-            if not torch.allclose(slope, declared, rtol=_TOLERANCE, atol=_TOLERANCE):
+            if not _close(slope, declared):
                 moved = f"{slope.flatten()[0].item():g}"
                 return f"declares gain = {neuron.gain}, but its membrane moves by {moved} per unit of current"
         state = probed.step(x, before)[1]
@@ -75,6 +80,14 @@ def gain_refusal(neuron: Neuron) -> str | None:
 
 def _currents(shape: tuple[int, ...], generator: torch.Generator) -> Iterator[Tensor]:
     return (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(_STEPS))
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).double()
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE)
 
 
 def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None]:
