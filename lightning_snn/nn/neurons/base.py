@@ -100,7 +100,8 @@ class Neuron(StatefulLayer):
         for name in EQUATIONS[1:]:
             if getattr(type(self), name) is getattr(Neuron, name):
                 raise TypeError(
-                    f"{type(self).__name__} defines no {name}: a neuron defines charge, firing_threshold and after_spikes"
+                    f"{type(self).__name__} defines no {name}: a neuron defines charge, firing_threshold and "
+                    "after_spikes"
                 )
 
     def initial_state(self, x: Tensor) -> State:
@@ -194,8 +195,8 @@ class Neuron(StatefulLayer):
             state: state before the first step; None is the state of rest.
 
         Returns:
-            membrane potentials before reset `[T, B, ...]`, float32 or wider, and the firing threshold of each: a number,
-            or a tensor that broadcasts to the potentials, with an axis for time where it varies.
+            membrane potentials before reset `[T, B, ...]`, float32 or wider, and the firing threshold of each: a
+            number, or a tensor that broadcasts to the potentials, with an axis for time where it varies.
         """
         check_input(x)
         found, thresholds = [], []

@@ -267,8 +267,8 @@ def by_hand(layer: LIF, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes, potentials and thresholds of the classes above, written out."""
     kind, u = type(layer), torch.full_like(x[0], 0.5 if isinstance(layer, OwnRest) else 0.0)
     found = []
-    for current in x:
-        v = layer.beta * u + (2 * current if isinstance(layer, (OwnCharge, Mixed)) else current)
+    for given in x:
+        v = layer.beta * u + (2 * given if isinstance(layer, (OwnCharge, Mixed)) else given)
         threshold = 1.0 + 0.5 * torch.tanh(v) if kind is OwnThreshold else torch.ones_like(v)
         spikes = (v > threshold).to(v)
         u = {OwnReset: v - 0.5 * spikes, Deep: v * (1 - 0.5 * spikes)}.get(kind, v - spikes)
