@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map
 
 from lightning_snn.nn.neurons.base import Neuron, State, membrane
 
@@ -16,10 +18,12 @@ _MIXED = "its neurons receive each other's current within a step"
 
 
 def elementwise_refusal(layer: nn.Module) -> str | None:
-    """Return why the steps of a layer have no elementwise derivative, None if they have one or cannot be run.
+    """Return why the outputs of a layer have no elementwise derivative, None if they have one or cannot be found.
 
     Forward-mode differentiation along ones gives the derivative of each neuron only if neuron i reads entry i. Along
-    random signs the derivative must then be the one along ones, times the signs.
+    random signs the derivative must then be the one along ones, times the signs. The derivative is that of several
+    steps; of neurons that are declared not to be `independent`, it is that of each step with the state before it as a
+    constant.
 
     Args:
         layer: a layer with a ``step(x, state) -> (output, state)``.
@@ -29,20 +33,32 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
         return None
     generator = torch.Generator().manual_seed(0)
     signs = _signs(shape, generator)
-    state: State = None
-    for x in _currents(shape, generator):
+    currents = list(_currents(shape, generator))
+    independent = getattr(layer, "independent", True)
 
-        def output(current: Tensor, before: State = state) -> tuple[Tensor, State]:
-            return probed.step(current, before)  # type: ignore[operator, no-any-return]
+    def outputs(shift: Tensor) -> Tensor:
+        state: State = None
+        found = []
+        for current in currents:
+            output, state = probed.step(current + shift, state)  # type: ignore[operator]
+            found.append(output)
+            if not independent:
+                state = tree_map(lambda leaf: forward_ad.unpack_dual(leaf).primal, state)
+        return torch.stack(found)
 
-        try:
-            _, along_ones, state = torch.func.jvp(output, (x,), (torch.ones_like(x),), has_aux=True)
-            _, along_signs, _ = torch.func.jvp(output, (x,), (signs,), has_aux=True)
-        except RuntimeError:
-            return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
-        if not _close(along_signs, along_ones * signs):
-            return _MIXED
-    return None
+    rest = torch.zeros(shape, dtype=torch.float64)
+    try:
+        with forward_ad.dual_level():
+            along_ones, along_signs = (
+                forward_ad.unpack_dual(outputs(forward_ad.make_dual(rest, direction))).tangent
+                for direction in (torch.ones_like(rest), signs)
+            )
+    except (RuntimeError, NotImplementedError):
+        return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
+    if along_ones is None or along_signs is None or _close(along_signs, along_ones * signs):
+        return None
+    within_a_step = not _close(along_signs[0], along_ones[0] * signs)
+    return _MIXED if within_a_step else "its neurons receive each other's spikes: declare `independent = False`"
 
 
 def gain_refusal(neuron: Neuron) -> str | None:
