@@ -261,7 +261,7 @@ def test_an_observer_is_right_about_a_stranger_or_does_not_claim_to_see_it(stran
     if stranger.seen == "spikes":
         assert seen.membrane is seen.threshold is None
         assert trace.membrane is trace.threshold is None
-        with pytest.raises(ValueError, match="membrane is known"):
+        with pytest.raises(ValueError, match="Expected a spiking layer with a known membrane potential"):
             silent(tmp_path, MembraneTrace(folder=tmp_path)).validate(module, loader(), verbose=False)
         return
     torch.testing.assert_close(seen.membrane, potentials)
@@ -282,7 +282,7 @@ def test_a_registered_stranger_is_seen_to_spike_and_its_potential_is_reported_as
     (seen,) = observed(module.network, lambda: run(module.network, x))
     assert torch.equal(seen.spikes, by_hand("with_step", module.network[0](x).detach())[0])
     assert seen.membrane is seen.threshold is None
-    with pytest.raises(ValueError, match="membrane is known"):
+    with pytest.raises(ValueError, match="Expected a spiking layer with a known membrane potential"):
         silent(tmp_path, MembraneTrace(folder=tmp_path)).validate(module, loader(), verbose=False)
 
 

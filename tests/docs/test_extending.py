@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -97,30 +97,30 @@ def test_it_trains_under_a_stock_trainer(name, neuron, tmp_path):
     assert after >= 0.95
 
 
+def observed(made: nn.Module, call: Callable[[], object]) -> list[tuple[Tensor, Tensor, float]]:
+    """Spikes, potentials and thresholds of the calls of the neuron."""
+    found: list = []
+    with observe(made, lambda seen: found.append((seen.spikes, seen.membrane(), seen.threshold)), membranes=True):
+        call()
+    return found
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_observers_see_the_potential_that_was_compared_with_the_threshold(neuron, dtype):
-    layer, calls = neuron(), []
-    x = torch.randn(STEPS, 8, 5, dtype=dtype) + 0.5
-    with observe(layer, lambda call: calls.append((call.spikes, call.membrane(), call.threshold)), membranes=True):
-        spikes = run(layer, x)
-    ((seen, potential, threshold),) = calls
+    layer, x = neuron(), torch.randn(STEPS, 8, 5, dtype=dtype) + 0.5
+    ((spikes, potential, threshold),) = observed(layer, lambda: run(layer, x))
     assert 0.01 < spikes.mean() < 0.5
-    assert torch.equal(seen, spikes)
+    assert torch.equal(spikes, run(layer, x))
     assert threshold == 30.0
     assert potential.min() > -200
     assert torch.equal(potential > threshold, spikes.bool())
 
 
 def test_observers_see_the_drawn_potential_under_noise(neuron):
-    method = SpikingBayes(noise_mode="step")
-    prepared, calls = method.prepare(network(neuron)), []
+    prepared = SpikingBayes(noise_mode="step").prepare(network(neuron))
     x = patterns(16, 3)[0].transpose(0, 1)
-    with (
-        observe(prepared, lambda call: calls.append((call.spikes, call.membrane(), call.threshold)), membranes=True),
-        posterior_noise(0.5, "step"),
-    ):
-        run(prepared, x)
-    ((spikes, potential, threshold),) = calls
+    with posterior_noise(0.5, "step"):
+        ((spikes, potential, threshold),) = observed(prepared, lambda: run(prepared, x))
     assert spikes.sum() > 10
     assert torch.equal(potential > threshold, spikes.bool())
 
@@ -129,8 +129,10 @@ def test_the_membrane_trace_shows_its_potentials(neuron, tmp_path):
     module = SpikingModule(network(neuron), num_classes=CLASSES)
     running = trainer(tmp_path, callbacks=[MembraneTrace(folder=tmp_path)])
     (metrics,) = running.validate(module, batches(32, 2), verbose=False)
-    # in thresholds of 30 mV: the potential rests at -70 mV
-    assert -4 < metrics["membrane/val/mean/network.1"] < 0
+    # on a scale where rest, -70 mV, is 0 and the threshold, 30 mV, is 1
+    (seen,) = observed(module.network, lambda: run(module.network, patterns(32, 2)[0].transpose(0, 1)))
+    expected = ((seen[1] + 70) / 100).mean().item()
+    assert metrics["membrane/val/mean/network.1"] == pytest.approx(expected, abs=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["membrane_val.png"]
 
 
