@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_snn.functional.estimators import estimator_named
 from lightning_snn.nn import LIF, AdaptiveLIF, Neuron, Recurrent, RecurrentLIF, SynapticLIF, membrane, run
+from lightning_snn.nn.noise import SpikeNoise
 from tests.nn.neurons.cases import FEATURES, current
 from tests.nn.neurons.loops import adaptive_loop, assert_equal, gradients, lif_loop
 
@@ -36,6 +38,23 @@ def test_both_forms_are_an_independent_loop_in_values_and_gradients(reset, detac
         assert torch.equal(state.spikes, loop.spikes[-1])
         got = gradients([spikes, membrane(state)], [x, *(layer.get_parameter(name) for name in names)])
         assert_equal(got, expected)
+
+
+@pytest.mark.parametrize(("reset", "detach", "channels"), SETTINGS)
+def test_both_forms_fire_alike_by_the_same_noise(reset, detach, channels):
+    fused = RecurrentLIF(FEATURES, 0.8, 0.9, reset, detach, **LEARNED, channels=channels).double()
+    wrapped = Recurrent(LIF(0.8, 0.9, reset, detach, **LEARNED, channels=channels), FEATURES).double()
+    wrapped.weight.data.copy_(fused.weight)
+    mean, variance = current().requires_grad_(), (0.1 + current(seed=1).square()).requires_grad_()
+    found = []
+    for layer, prefix in ((fused, ""), (wrapped, "neuron.")):
+        noise = SpikeNoise(estimator_named(0.5), "step", torch.Generator().manual_seed(4))
+        spikes, z = layer.noisy_scan(mean, variance, noise)
+        learned = [layer.get_parameter(f"{prefix}{name}") for name in ("beta_logit", "threshold_log")]
+        found.append((spikes, z, *gradients([spikes, z], [mean, variance, layer.weight, *learned])))
+    assert 0.1 < found[0][0].mean() < 0.9
+    assert torch.equal(found[0][0], found[1][0])
+    assert_equal(found[1][1:], found[0][1:])
 
 
 @pytest.mark.parametrize("make", [LIF, AdaptiveLIF, SynapticLIF, lambda: LIF(order="leak_then_reset")])
