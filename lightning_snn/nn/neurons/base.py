@@ -84,7 +84,7 @@ class Neuron(StatefulLayer):
     noisy_weights: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Give a class with equations of its own the generic form of whatever it does not define along with them."""
+        """Restore the generic form of everything that a class with equations of its own does not define itself."""
         super().__init_subclass__(**options)
         for name in _DERIVED:
             for kind in cls.__mro__:  # a mixin that is no neuron may define an equation, too
@@ -195,8 +195,8 @@ class Neuron(StatefulLayer):
             state: state before the first step; None is the state of rest.
 
         Returns:
-            membrane potentials before reset `[T, B, ...]`, float32 or wider, and the firing threshold of each: a
-            number, or a tensor that broadcasts to the potentials, with an axis for time where it varies.
+            membrane potentials before reset `[T, B, ...]`, float32 or wider, and their firing thresholds: a number, or
+            a tensor that broadcasts to the potentials, with a time dimension if it varies over time.
         """
         check_input(x)
         found, thresholds = [], []

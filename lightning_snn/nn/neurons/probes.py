@@ -79,7 +79,7 @@ def gain_refusal(neuron: Neuron) -> str | None:
         def potential(current: Tensor, before: State = before) -> Tensor:
             return membrane(probed.charge(current, before))
 
-        _, slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))
+        slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
         if slope.abs().min() == 0:
             return "its membrane does not depend on the current of the same step"
         signs = _signs(shape, generator)

@@ -332,7 +332,7 @@ def test_a_subclass_with_an_equation_of_its_own_refuses_the_noise_modes_of_its_b
 
     x = current()
     with pytest.raises(
-        ValueError, match=f"Expected neurons that know noise mode '{mode}', but OwnCharge fires by noise"
+        ValueError, match=f"Expected neurons that (know|support) noise mode '{mode}', but OwnCharge fires by noise"
     ):
         OwnCharge().noisy_scan(x, x.square(), SpikeNoise(estimator_named(1.0), mode))
 
