@@ -73,7 +73,7 @@ def test_later_stages_halve_the_plane_and_shortcuts_follow():
 
 
 def test_a_strided_stem_makes_every_later_plane_smaller():
-    network, x = ResidualConvNet((2, 16, 8), 5, (4, 6), 1, 2, "sign"), torch.randn(3, 2, 16, 8)
+    network, x = ResidualConvNet((2, 16, 8), 5, (4, 6), 1, 2, Sign), torch.randn(3, 2, 16, 8)
     assert network[0](x).shape == (3, 4, 8, 4)
     assert layers(network, MembraneResidual)[-1](network[1](network[0](x))).shape == (3, 6, 4, 2)
     assert run(network, x[None]).shape == (1, 3, 5)
