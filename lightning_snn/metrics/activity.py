@@ -28,19 +28,10 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_snn.metrics.functional import accumulation_dtype
-from lightning_snn.metrics.operations import (
-    CONNECTIONS,
-    Effective,
-    dense_operations,
-    effective_operations,
-    fan_out,
-    pads_with_zeros,
-    row_dimensions,
-)
+from lightning_snn.metrics.operations import Connection, Effective, connection_of, effective_operations, recurrence_of
 from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.neurons import RecurrentLIF
 from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
 from lightning_snn.nn.phase import rate_phase
 
@@ -158,8 +149,9 @@ def record_activity(
         recorder.spiking = spiking
         for name, layer in network.named_modules():
             name = name or type(layer).__name__
-            if isinstance(layer, CONNECTIONS) and pads_with_zeros(layer):
-                hooks.callback(layer.register_forward_pre_hook(recorder.operation_counter(name, layer)).remove)
+            connection = connection_of(layer)
+            if connection is not None:
+                hooks.callback(layer.register_forward_pre_hook(recorder.operation_counter(name, connection)).remove)
         yield recorder.activity
         recorder.keep_first_sample()
 
@@ -272,31 +264,32 @@ class _Recorder:
             self._spiking_steps[call.name, spikes.shape[1]] += spikes.shape[0]
             if takes_all_steps(call.layer):
                 self._sequences.add((spikes.shape[0], spikes.shape[1]))
-        if isinstance(call.layer, RecurrentLIF):
+        recurrence = recurrence_of(call.layer)
+        if recurrence is not None:
             # The layer receives its own spikes one step later.
             received = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
-            self._add(call.name, call.layer, received, received.shape[0] * received.shape[1])
+            self._add(call.name, recurrence, received, received.shape[0] * received.shape[1])
         if self.traces is not None:
             self.traces.add(call)
         if not self._in_runs and (self._first is None or (self._first == call.name and takes_all_steps(call.layer))):
             self._first = call.name
             activity.samples += spikes.shape[1]
 
-    def operation_counter(self, name: str, own: nn.Module) -> Any:
+    def operation_counter(self, name: str, connection: Connection) -> Any:
         def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
             # Copies of a network copy its hooks. The second pass of rate-based backpropagation does not belong to the
             # activity of the spiking network.
-            if layer is not own or rate_phase() == "replay":
+            if layer is not connection.layer or rate_phase() == "replay":
                 return
             # A layer receives a Gaussian activation as an analog value, its mean.
             x = args[0].mean if isinstance(args[0], Moments) else args[0]
-            if time_steps() is None and row_dimensions(layer) == 1 and x.dim() > 2 and not _is_multi_step(layer):
+            if time_steps() is None and connection.row_dimensions == 1 and x.dim() > 2 and not _is_multi_step(layer):
                 self._leading[name, x.shape[0], x.shape[1]] += 1
                 # Time is the first axis if spiking layers take all time steps in one call.
                 over_time = x if any(map(takes_all_steps, self.spiking.values())) else x[None]
-                self._add(name, layer, over_time, x.shape[0])
+                self._add(name, connection, over_time, x.shape[0])
             else:
-                self._add(name, layer, *_over_time(layer, x))
+                self._add(name, connection, *_over_time(connection, x))
 
         return count
 
@@ -315,28 +308,28 @@ class _Recorder:
         for name, trace in self.traces.found().items() if self.traces is not None else ():
             self.activity.raster.setdefault(name, []).append(trace.spikes[:, 0])
 
-    def _add(self, name: str, layer: nn.Module, steps: Tensor, rows: int) -> None:
+    def _add(self, name: str, connection: Connection, steps: Tensor, rows: int) -> None:
         """Add the operations of a call, given its input as time steps `[steps, ...]` and its number of rows."""
-        fan, dense = self._connections(name, layer, steps.shape)
+        fan, dense = self._counts_of_row(name, connection, steps.shape)
         inputs = steps.shape[: steps.dim() - fan.dim()].numel()
         self.activity.add_operations(name, effective_operations(steps, fan), dense * inputs, rows)
 
-    def _connections(self, name: str, layer: Any, shape: torch.Size) -> tuple[Tensor, int]:
+    def _counts_of_row(self, name: str, connection: Connection, shape: torch.Size) -> tuple[Tensor, int]:
         """Return fan-out and dense operations of a row for inputs `[steps, B, ...]`, cached by layer and size."""
         key = name, shape[2:]
         if key not in self._known:
-            self._known[key] = fan_out(layer, shape), dense_operations(layer, shape)
+            self._known[key] = connection.fan_out(shape), connection.dense_operations(shape)
         return self._known[key]
 
 
-def _over_time(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+def _over_time(connection: Connection, x: Tensor) -> tuple[Tensor, int]:
     """Return the input of a call as time steps `[steps, ...]`, and its rows: time steps times samples."""
     steps = time_steps()
     if steps is not None and x.shape[0] % steps == 0:
         return x.unflatten(0, (steps, -1)), x.shape[0]
-    if _is_multi_step(layer):
+    if _is_multi_step(connection.layer):
         return x, x.shape[0] * x.shape[1]
-    return x[None], x.shape[0] if x.dim() > row_dimensions(layer) else 1
+    return x[None], x.shape[0] if x.dim() > connection.row_dimensions else 1
 
 
 def _is_multi_step(layer: nn.Module) -> bool:
@@ -345,7 +338,7 @@ def _is_multi_step(layer: nn.Module) -> bool:
 
 
 def _is_uncounted(layer: nn.Module) -> bool:
-    if isinstance(layer, RecurrentLIF) or (isinstance(layer, CONNECTIONS) and pads_with_zeros(layer)):
+    if connection_of(layer) is not None or recurrence_of(layer) is not None:
         return False
     return any(not is_lazy(parameter) and parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
 

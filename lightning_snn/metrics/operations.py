@@ -8,13 +8,119 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.methods.bayes.layers import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear
+from lightning_snn.methods.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.metrics.functional import accumulation_dtype
+from lightning_snn.nn.layer_rules import LayerRules
+from lightning_snn.nn.neurons import Recurrent, RecurrentLIF
 
-_LINEAR = (nn.Linear, BayesLinear)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d)
-CONNECTIONS = (*_LINEAR, *_CONVOLUTIONS)
 _PIECE = 2**19  # elements of an input that are processed together
+
+
+class Connection:
+    """Operation counts of a linear map whose weight is a matrix `[outputs, inputs]`, and base of those of other layers.
+
+    Args:
+        layer: a layer with a parameter `weight`.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    @property
+    def row_dimensions(self) -> int:
+        """Number of dimensions of one row of the layer's input."""
+        return 1
+
+    def refusal(self) -> str | None:
+        """Return why the operations of this layer cannot be counted, None if they can."""
+        return None
+
+    def dense_operations(self, shape: torch.Size) -> int:
+        """Count the operations of one row of an input of this shape if no input and no weight were zero."""
+        weights: int = self.layer.weight.numel()
+        return weights
+
+    def fan_out(self, shape: torch.Size) -> Tensor:
+        """Count the nonzero weights between each input of a row and all outputs, int64 of the shape of a row."""
+        return self.nonzero().sum(0)
+
+    def nonzero(self) -> Tensor:
+        """Return which weights are not zero; sampled weights never are."""
+        weight: Tensor = self.layer.weight.detach()
+        return torch.ones_like(weight, dtype=torch.bool) if isinstance(self.layer, BayesianLayer) else weight != 0
+
+
+class ConvolutionConnection(Connection):
+    """Operation counts of a convolution with zero padding, exact in stride, padding, dilation and the edges."""
+
+    @property
+    def row_dimensions(self) -> int:
+        return 1 + len(self.layer.kernel_size)
+
+    def refusal(self) -> str | None:
+        padding = getattr(self.layer, "padding_mode", "zeros")
+        return None if padding == "zeros" else f"padding_mode={padding!r}"
+
+    def dense_operations(self, shape: torch.Size) -> int:
+        covered = (int(_covered(*axis, torch.device("cpu")).sum()) for axis in _axes(self.layer, shape))
+        channel_pairs: int = self.layer.in_channels // self.layer.groups * self.layer.out_channels
+        return math.prod(covered) * channel_pairs
+
+    def fan_out(self, shape: torch.Size) -> Tensor:
+        # nonzero weights for each input channel and kernel offset; the channels of a group are consecutive
+        fan: Tensor = self.nonzero().unflatten(0, (self.layer.groups, -1)).sum(1).flatten(0, 1)
+        device = fan.device
+        # Not all devices support matrix products of integers. Floats are exact as long as sums stay below 2^24.
+        fan = fan.to(accumulation_dtype(device))
+        with torch.autocast(device.type, enabled=False):
+            for axis in _axes(self.layer, shape):
+                # Sum over the offsets of this axis; its positions become the last axis.
+                fan = torch.tensordot(fan, _covered(*axis, device).to(fan), dims=([1], [1]))
+        return fan.round().long()
+
+
+CONNECTION_RULES: LayerRules[type[Connection]] = LayerRules(
+    unknown="its operations are not counted: see `register_connection`"
+)
+# of neurons with weights between them, which receive their own spikes one step later
+RECURRENCE_RULES: LayerRules[type[Connection]] = LayerRules(unknown="it has no recurrent weights")
+
+
+def register_connection(kind: type[nn.Module], connection: type[Connection], recurrent: bool = False) -> None:
+    """Set how the synaptic operations of layers of a type are counted.
+
+    Args:
+        kind: the layer type.
+        connection: a subclass of `Connection`.
+        recurrent: whether the connection is between the neurons of a spiking layer, which receive their own spikes.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+    """
+    if not (isinstance(connection, type) and issubclass(connection, Connection)):
+        raise TypeError(f"Expected argument `connection` to be a subclass of Connection, but got {connection!r}")
+    (RECURRENCE_RULES if recurrent else CONNECTION_RULES).register(kind, connection)
+
+
+for _kind in (nn.Linear, BayesLinear):
+    register_connection(_kind, Connection)
+for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d):
+    register_connection(_kind, ConvolutionConnection)
+for _kind in (RecurrentLIF, Recurrent, BayesRecurrentLIF):
+    register_connection(_kind, Connection, recurrent=True)
+
+
+def connection_of(layer: nn.Module) -> Connection | None:
+    """Return how operations of a layer's inputs are counted, None if they cannot be."""
+    kind = CONNECTION_RULES.find(layer)
+    found = None if kind is None else kind(layer)
+    return None if found is None or found.refusal() else found
+
+
+def recurrence_of(layer: nn.Module) -> Connection | None:
+    """Return how operations of a spiking layer's own spikes are counted, None if it has no recurrent weights."""
+    kind = RECURRENCE_RULES.find(layer)
+    return None if kind is None else kind(layer)
 
 
 class Effective(NamedTuple):
@@ -41,7 +147,7 @@ def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `BayesLinear`, `BayesConv1d` or `BayesConv2d`, with
-            zero padding.
+            zero padding, or a layer of a type registered by `register_connection`.
         x: input of the layer, as its `forward` takes it.
 
     Returns:
@@ -58,62 +164,16 @@ def synaptic_operations(layer: nn.Module, x: Tensor) -> Tensor:
         >>> synaptic_operations(nn.Linear(3, 4), torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]))
         tensor(8)
     """
-    if not isinstance(layer, CONNECTIONS):
-        expected = ", ".join(kind.__name__ for kind in CONNECTIONS)
-        raise TypeError(f"Expected argument `layer` to be one of {expected}, but got {type(layer).__name__}")
-    if not pads_with_zeros(layer):
-        raise ValueError(f"Expected argument `layer` to have padding_mode 'zeros', but got {layer.padding_mode!r}")
-    return effective_operations(x[None], fan_out(layer, x.shape)).total
-
-
-def dense_operations(layer: nn.Module, shape: torch.Size) -> int:
-    """Count the synaptic operations of one row of the input of a connection layer if no input and no weight were zero.
-
-    Args:
-        layer: as for `synaptic_operations`, or a `RecurrentLIF`, whose input are its own spikes.
-        shape: shape of the layer's input; only its spatial sizes matter.
-
-    Example:
-        >>> dense_operations(nn.Conv2d(1, 2, kernel_size=2), torch.Size([1, 1, 3, 3]))
-        32
-    """
-    kind: Any = layer
-    if not isinstance(layer, _CONVOLUTIONS):
-        weights: int = kind.weight.numel()
-        return weights
-    covered = (int(_covered(*axis, torch.device("cpu")).sum()) for axis in _axes(kind, shape))
-    channel_pairs: int = kind.in_channels // kind.groups * kind.out_channels
-    return math.prod(covered) * channel_pairs
-
-
-def fan_out(layer: nn.Module, shape: torch.Size) -> Tensor:
-    """Count the nonzero weights between each input of a connection layer and all outputs.
-
-    Args:
-        layer: as for `synaptic_operations`, or a `RecurrentLIF`, whose input are its own spikes.
-        shape: shape of the layer's input; only its spatial sizes matter.
-
-    Returns:
-        An int64 tensor of the shape of one row: `[N]` for a linear layer, `[C, ...]` for a convolution.
-
-    Example:
-        >>> fan_out(nn.Conv1d(1, 1, kernel_size=2), torch.Size([1, 1, 4]))
-        tensor([[1, 2, 2, 1]])
-    """
-    kind: Any = layer
-    weight: Tensor = kind.weight.detach()
-    nonzero = torch.ones_like(weight, dtype=torch.bool) if isinstance(layer, BayesianLayer) else weight != 0
-    if not isinstance(layer, _CONVOLUTIONS):
-        return nonzero.sum(0)
-    # nonzero weights for each input channel and kernel offset; the channels of a group are consecutive
-    fan: Tensor = nonzero.unflatten(0, (kind.groups, -1)).sum(1).flatten(0, 1)
-    # Not all devices support matrix products of integers. Floats are exact as long as sums stay below 2^24.
-    fan = fan.to(accumulation_dtype(weight.device))
-    with torch.autocast(weight.device.type, enabled=False):
-        for axis in _axes(kind, shape):
-            # Sum over the offsets of this axis; its positions become the last axis.
-            fan = torch.tensordot(fan, _covered(*axis, weight.device).to(fan), dims=([1], [1]))
-    return fan.round().long()
+    kind = CONNECTION_RULES.find(layer)
+    if kind is None:
+        raise TypeError(
+            f"Expected argument `layer` to be a connection, but got {type(layer).__name__}: "
+            f"{CONNECTION_RULES.reason(layer)}"
+        )
+    connection = kind(layer)
+    if (reason := connection.refusal()) is not None:
+        raise ValueError(f"Expected argument `layer` to have padding_mode 'zeros', but got {reason}")
+    return effective_operations(x[None], connection.fan_out(x.shape)).total
 
 
 def effective_operations(steps: Tensor, fan: Tensor) -> Effective:
@@ -133,16 +193,6 @@ def effective_operations(steps: Tensor, fan: Tensor) -> Effective:
         costs.append((busy.long() * fan).flatten(1).sum(1))
     cost = torch.cat(costs)
     return Effective((cost * torch.cat(spiking)).sum(), cost.sum())
-
-
-def pads_with_zeros(layer: nn.Module) -> bool:
-    """Return whether a layer has zero padding or no padding."""
-    return getattr(layer, "padding_mode", "zeros") == "zeros"
-
-
-def row_dimensions(layer: nn.Module) -> int:
-    """Return the number of dimensions of one row of a connection layer's input."""
-    return 1 if isinstance(layer, _LINEAR) else 1 + len(layer.kernel_size)  # type: ignore[arg-type]
 
 
 _Axis = tuple[int, int, int, int, int, int]
