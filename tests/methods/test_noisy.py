@@ -200,7 +200,7 @@ def test_samples_inform_about_the_model(sampling):
 
 
 @torch.no_grad()
-def test_without_samples_every_time_step_is_predicted_as_from_what_was_heard():
+def test_without_samples_every_time_step_is_predicted_as_from_the_steps_so_far():
     method, prepared = bayes(deep_network(), samples=0)
     anytime = method.predict_anytime(prepared, X)
     assert anytime.samples is None
@@ -210,7 +210,7 @@ def test_without_samples_every_time_step_is_predicted_as_from_what_was_heard():
 
 
 @torch.no_grad()
-def test_networks_that_are_drawn_predict_every_time_step_as_from_what_was_heard():
+def test_networks_that_are_drawn_predict_every_time_step_as_from_the_steps_so_far():
     method, prepared = bayes(deep_network().double(), samples=3, sampling="weights")
     x = X.double()
     anytime = method.predict_anytime(prepared, x, generator())

@@ -1,4 +1,4 @@
-"""Numerical probes of what a neuron declares: small runs in float64 on a copy, instead of promises."""
+"""Numerical probes that check what a neuron declares, by small runs in float64 on a copy."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
             return probed.step(current, before)  # type: ignore[operator, no-any-return]
 
         try:
-            _, along_ones, state = torch.func.jvp(output, (x,), (torch.ones_like(x),), has_aux=True)
-            _, along_signs, _ = torch.func.jvp(output, (x,), (signs,), has_aux=True)
+            _, along_ones, state = torch.func.jvp(  # type: ignore[misc]
+                output, (x,), (torch.ones_like(x),), has_aux=True
+            )
+            along_signs = torch.func.jvp(output, (x,), (signs,), has_aux=True)[1]
         except RuntimeError:
             return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
         if not torch.allclose(along_signs, along_ones * signs, rtol=_TOLERANCE, atol=_TOLERANCE):
@@ -61,7 +63,7 @@ def gain_refusal(neuron: Neuron) -> str | None:
         def potential(current: Tensor, before: State = before) -> Tensor:
             return membrane(probed.charge(current, before))
 
-        _, slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))
+        slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
         if slope.abs().min() == 0:
             return "its membrane does not depend on the current of the same step"
         if probed.gain is not None:
@@ -78,9 +80,9 @@ def _currents(shape: tuple[int, ...], generator: torch.Generator) -> Iterator[Te
 
 
 def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None]:
-    """Return a copy in float64, and the first shape of a step that it accepts; None if it accepts none that is tried.
+    """Return a copy in float64 and the shape of a step that it accepts, None if it accepts none of those tried.
 
-    The number of channels is that of its parameters or buffers, which is the only thing known of its input here.
+    The number of channels is that of its parameters or buffers; nothing else is known of its input here.
     """
     probed = copy.deepcopy(layer).double()
     sizes = [value.shape[0] for value in (*probed.parameters(), *probed.buffers()) if value.dim() > 0]

@@ -35,7 +35,7 @@ class Recurrent(Neuron):
     r"""Neurons of any kind that receive the spikes of their own layer: the current is :math:`x_t + W s_{t-1}`.
 
     Args:
-        neuron: the neurons; the layer owns them from now on.
+        neuron: the neurons, which become part of the layer.
         features: number of neurons N; the input is `[T*B, N]`.
 
     The weight `[N, N]` starts uniform in +-1/sqrt(N).
@@ -44,7 +44,7 @@ class Recurrent(Neuron):
         input and output `[T*B, N]`.
 
     Example:
-        >>> layer = Recurrent(AdaptiveLIF(), features=8)
+        >>> layer = Recurrent(lightning_snn.nn.AdaptiveLIF(), features=8)
         >>> lightning_snn.run(layer, torch.rand(5, 2, 8)).shape
         torch.Size([5, 2, 8])
     """
@@ -126,7 +126,7 @@ class RecurrentLIF(LIF):
 
     @property
     def noise_modes(self) -> tuple[NoiseMode, ...]:  # type: ignore[override]
-        """Readings of Gaussian currents that the neurons know; no trace exists for recurrent weights."""
+        """Noise modes that the neurons support; "trace" does not exist for recurrent weights."""
         return ("moment", "step")
 
     def initial_state(self, x: Tensor) -> PendingState:

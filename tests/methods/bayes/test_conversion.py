@@ -39,7 +39,7 @@ def twin(layer: nn.Module, keep_weights: bool = True, **options) -> BayesianLaye
 
 @every_layer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_twins_of_twins_compute_what_the_layer_computes(make, kind, shape, dtype):
+def test_layers_converted_there_and_back_compute_what_the_layer_computes(make, kind, shape, dtype):
     layer, x = make().to(dtype), torch.randn(4, *shape, dtype=dtype)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -81,7 +81,7 @@ def test_the_posterior_has_the_stated_width(make, kind, shape):
 
 
 @every_layer
-def test_twins_follow_training_mode_and_frozen_parameters(make, kind, shape):
+def test_bayesian_layers_follow_training_mode_and_frozen_parameters(make, kind, shape):
     layer = make().eval()
     layer.weight.requires_grad_(False)
     made = twin(layer)
@@ -98,7 +98,7 @@ def test_twins_follow_training_mode_and_frozen_parameters(make, kind, shape):
         assert made.bias_log_std.requires_grad
 
 
-def test_twins_follow_the_memory_format():
+def test_bayesian_layers_follow_the_memory_format():
     layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
     made = twin(layer)
     back = to_plain(made, made.weight, made.bias)
@@ -106,7 +106,7 @@ def test_twins_follow_the_memory_format():
         assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_decay_that_has_saturated_has_a_twin():
+def test_a_decay_that_has_saturated_can_be_converted():
     layer = RecurrentLIF(3, 0.9, learn_beta=True, channels=3)
     nn.init.constant_(layer.beta_logit, 30.0)
     assert layer.beta.max() == 1
@@ -140,7 +140,7 @@ def test_other_layers_have_no_to_bayesian(layer):
     assert not is_convertible(layer)
 
 
-def test_layers_with_a_twin_say_so():
+def test_layers_that_can_be_converted_are_convertible():
     assert all(is_convertible(make()) for make, *_ in LAYERS.values())
 
 

@@ -289,7 +289,7 @@ def test_a_trace_gives_the_membrane_of_weights_that_are_kept_for_the_sequence(ma
 
 
 @torch.no_grad()
-def test_a_moment_is_the_spread_of_the_membranes_that_mode_step_draws():
+def test_a_moment_is_the_variance_of_the_membranes_that_mode_step_draws():
     draws, beta, threshold = 20_000, 0.8, 60.0
     mean, variance = torch.randn(6, 1).double(), torch.rand(6, 1).double() + 0.2
     layer, scores = LIF(beta, threshold), []
@@ -555,7 +555,7 @@ def test_bad_arguments_are_refused_by_name(make, message):
         make()
 
 
-def test_the_repr_tells_the_geometry():
+def test_the_repr_shows_the_geometry():
     assert repr(BayesLinear(6, 4, bias=False)) == "BayesLinear(6, 4, bias=False)"
     assert repr(BayesConv2d(2, 4, 3, 2, 1, groups=2)) == (
         "BayesConv2d(2, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, bias=True)"

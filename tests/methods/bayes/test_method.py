@@ -166,7 +166,7 @@ def test_the_kl_counts_by_its_weight_the_warm_up_and_the_number_of_training_samp
     )
 
 
-def test_the_argument_train_size_comes_before_what_the_loader_tells():
+def test_the_argument_train_size_comes_before_the_size_of_the_loader():
     method = SpikingBayes(warmup_epochs=0, train_size=1000)
     prepared = method.prepare(small_network())
     method.progress = Progress(0.0, 50)

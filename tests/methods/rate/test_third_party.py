@@ -134,7 +134,7 @@ def test_it_equals_the_rules_of_rate_run_for_images():
     assert_same(module_alignment(network, loss_of(x)), gradient_alignment(network, (x, Y)))
 
 
-def test_skip_connections_are_heard_of():
+def test_skip_connections_pass_errors():
     class Skip(nn.Module):
         def __init__(self) -> None:
             super().__init__()
