@@ -1,10 +1,10 @@
-"""Conversion between plain layers and layers with a posterior, in both directions."""
+"""Conversion of plain layers to layers with a posterior, and back."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,23 @@ from lightning_snn.methods.bayes.layers import BayesConv1d, BayesConv2d, Bayesia
 from lightning_snn.nn.layer_rules import LayerRules
 from lightning_snn.nn.neurons import RecurrentLIF
 
-_BUILT_GAIN = 3**-0.5  # of the uniform draw of a RecurrentLIF: its standard deviation times sqrt(fan-in)
+RecurrentT = TypeVar("RecurrentT", bound=RecurrentLIF)
+
+_BUILT_GAIN = 3**-0.5  # standard deviation of the uniform initial weights of a RecurrentLIF times sqrt(fan-in)
 
 
 class Posterior(NamedTuple):
-    """How wide posterior and prior of a converted layer start, see `BayesLinear`."""
+    """Initial widths of the posterior and prior of a converted layer.
+
+    Attributes:
+        gain: see `BayesLinear`.
+        kappa: see `BayesLinear`.
+        prior_scale: see `BayesianLayer`.
+
+    Example:
+        >>> Posterior(gain=1.0, kappa=0.5, prior_scale=1.0).kappa
+        0.5
+    """
 
     gain: float
     kappa: float
@@ -30,37 +42,57 @@ POSTERIOR_RULES: LayerRules[Callable[[Any, Posterior], BayesianLayer]] = LayerRu
 
 
 def register_posterior(kind: type[nn.Module], convert: Callable[[Any, Posterior], BayesianLayer]) -> None:
-    """Set how layers of a type get a posterior.
+    """Register the conversion of a layer type to a Bayesian layer.
 
     Args:
         kind: the layer type.
-        convert: from a layer and the widths of posterior and prior to the Bayesian layer in its place. Device, dtype
-            and frozen parameters follow the layer afterwards.
+        convert: returns the Bayesian layer for a layer and the widths of posterior and prior. Device, dtype and frozen
+            parameters are copied from the layer afterwards.
 
     Raises:
         TypeError: if `kind` is not a subclass of `nn.Module`.
+
+    Example:
+        >>> class Readout(nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(x.flatten(1))
+        >>> def convert(layer, posterior):
+        ...     return BayesLinear(layer.in_features, layer.out_features, **posterior._asdict())
+        >>> register_posterior(Readout, convert)
+        >>> is_convertible(Readout(4, 3))
+        True
     """
     POSTERIOR_RULES.register(kind, convert)
 
 
 def is_convertible(layer: nn.Module) -> bool:
-    """Return whether the layer can get a posterior: a registered type with zero padding that has none yet."""
+    """Return whether a layer can get a posterior: it has none yet, a registered type and zero padding.
+
+    Example:
+        >>> is_convertible(nn.Linear(4, 3)), is_convertible(nn.BatchNorm1d(4))
+        (True, False)
+    """
     if isinstance(layer, BayesianLayer) or getattr(layer, "padding_mode", "zeros") != "zeros":
         return False
     return POSTERIOR_RULES.find(layer) is not None
 
 
 def to_bayesian(layer: nn.Module, posterior: Posterior, keep_weights: bool = False) -> BayesianLayer:
-    """Return the Bayesian layer in place of a plain one, on its device, in its dtype and memory format.
+    """Convert a plain layer to a Bayesian one with the same device, dtype and memory format.
 
-    Recurrent weights keep the values that they were built with, whatever `keep_weights`: a gain large enough for sparse
-    inputs would make the recurrence explode. Their posterior starts `kappa` times as wide as their root mean square,
-    and their prior is ``prior_scale / gain`` times as wide as the uniform draw of a new `RecurrentLIF`.
+    Recurrent weights always keep their values, because with a gain that is large enough for sparse inputs the
+    recurrence would diverge. The standard deviation of their posterior starts at `kappa` times their root mean square;
+    that of their prior is ``prior_scale / gain`` times that of the initial weights of a `RecurrentLIF`.
 
     Args:
-        layer: a layer for which `is_convertible` holds.
+        layer: a layer for which `is_convertible` is True.
         posterior: widths of posterior and prior.
-        keep_weights: take the layer's weights as posterior means instead of drawing them; frozen ones are always kept.
+        keep_weights: use the weights of the layer as posterior means instead of drawing them. Frozen weights are always
+            kept.
+
+    Example:
+        >>> to_bayesian(nn.Linear(4, 3), Posterior(gain=1.0, kappa=0.5, prior_scale=1.0))
+        BayesLinear(4, 3, bias=True)
     """
     convert = POSTERIOR_RULES.find(layer)
     assert convert is not None
@@ -68,7 +100,7 @@ def to_bayesian(layer: nn.Module, posterior: Posterior, keep_weights: bool = Fal
     _follow_layer(made, layer)
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if keep_weights or not weight.requires_grad:  # in the dtype of the layer by now
+    if keep_weights or not weight.requires_grad:
         made.weight.data.copy_(weight)
         if made.bias is not None:
             made.bias.data.copy_(layer.bias)  # type: ignore[arg-type]
@@ -87,12 +119,9 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, posterior: Posterior) -> Bayesian
 
 def _recurrent(layer: RecurrentLIF, posterior: Posterior) -> BayesianLayer:
     own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
-    # the prior does not depend on the weights at hand, which a resumed run does not have
+    # the prior does not depend on the current weights, which a resumed run does not have
     prior_scale = posterior.prior_scale * _BUILT_GAIN / posterior.gain
-    made: BayesianLayer = _like_recurrent(
-        BayesRecurrentLIF, layer, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
-    )
-    return made
+    return _like_recurrent(BayesRecurrentLIF, layer, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale)
 
 
 register_posterior(nn.Linear, _linear)
@@ -102,7 +131,18 @@ register_posterior(RecurrentLIF, _recurrent)
 
 
 def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """Return the plain layer with the given weights in place of a Bayesian one."""
+    """Convert a Bayesian layer to a plain one with the given weights.
+
+    Args:
+        layer: the Bayesian layer.
+        weight: weights of the plain layer.
+        bias: biases of the plain layer, or None.
+
+    Example:
+        >>> layer = BayesLinear(4, 3)
+        >>> to_plain(layer, layer.weight, layer.bias)
+        Linear(in_features=4, out_features=3, bias=True)
+    """
     made: nn.Module
     if isinstance(layer, BayesRecurrentLIF):
         made = _like_recurrent(RecurrentLIF, layer)
@@ -120,16 +160,24 @@ def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Mo
     return made.train(layer.training)
 
 
-def _like_recurrent(kind: type[RecurrentLIF], layer: RecurrentLIF, **options: Any) -> Any:
-    """Return a recurrent layer of another kind with the same neurons."""
-    # the values come with the state: a learned decay may have rounded to 1, with which no layer can be built
+def _like_recurrent(kind: type[RecurrentT], layer: RecurrentLIF, **options: Any) -> RecurrentT:
+    """Return a recurrent layer of another type with the same neurons."""
+    # placeholders until the state is loaded: a learned decay may have rounded to 1, which the constructor refuses
     beta, threshold = (
         torch.full_like(value, 0.5) if isinstance(value, Tensor) else value for value in (layer.beta, layer.threshold)
     )
-    learned = (layer.parameter_of(name) is not None for name in ("beta", "threshold"))
-    neuron = (beta, threshold, layer.reset_mode, layer.detach_reset, layer.surrogate, *learned)
-    made = kind(layer.features, *neuron, **options)
-    # what differs is the posterior; `assign` keeps device and dtype of each
+    made = kind(
+        layer.features,
+        beta,
+        threshold,
+        layer.reset_mode,
+        layer.detach_reset,
+        layer.surrogate,
+        layer.parameter_of("beta") is not None,
+        layer.parameter_of("threshold") is not None,
+        **options,
+    )
+    # not strict, because only one of them has a posterior; `assign` keeps the device and dtype of each parameter
     made.load_state_dict(copy.deepcopy(layer.state_dict()), strict=False, assign=True)
     for name, parameter in layer.named_parameters():
         if name in dict(made.named_parameters()):
@@ -143,7 +191,7 @@ def _geometry(layer: Any) -> tuple[Any, ...]:
 
 
 def _follow_layer(made: BayesianLayer, layer: nn.Module) -> None:
-    """Give the twin the device, dtype, memory format, training mode and frozen parameters of the layer."""
+    """Copy device, dtype, memory format, training mode and frozen parameters from the plain layer."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     made.to(weight)

@@ -298,13 +298,13 @@ def test_a_moment_is_the_variance_of_the_membranes_that_mode_step_draws():
             layer(Moments(mean.expand(6, draws).flatten()[:, None], variance.expand(6, draws).flatten()[:, None]))
     # what is drawn is the membrane without the noise of the step itself
     drawn = scores[1].squeeze(-1) * (variance + 1e-8).sqrt() + threshold
-    spread, past = torch.zeros(()).double(), torch.zeros(()).double()
+    total_variance, past = torch.zeros(()).double(), torch.zeros(()).double()
     for t in range(6):
         past = beta * past + mean[t, 0]
-        spread = beta**2 * spread + variance[t, 0]
-        torch.testing.assert_close(scores[0][t, 0, 0], (past - threshold) / (spread + 1e-8).sqrt())
-        assert abs(drawn[t].mean() - past) < 5 * (spread / draws).sqrt()
-        conditional = spread - variance[t, 0]
+        total_variance = beta**2 * total_variance + variance[t, 0]
+        torch.testing.assert_close(scores[0][t, 0, 0], (past - threshold) / (total_variance + 1e-8).sqrt())
+        assert abs(drawn[t].mean() - past) < 5 * (total_variance / draws).sqrt()
+        conditional = total_variance - variance[t, 0]
         assert abs(drawn[t].var() - conditional) < 5 * math.sqrt(2 / draws) * conditional + 1e-12
 
 

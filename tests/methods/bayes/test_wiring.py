@@ -1,4 +1,4 @@
-"""What drives what in a network whose structure says so."""
+"""Connections of Bayesian layers in networks of known structure."""
 
 from __future__ import annotations
 
