@@ -157,7 +157,7 @@ def test_drift_is_warned_of_on_the_first_step_alone_and_by_name():
     network, (x, y) = nn.Sequential(*layers).double(), batch()
     method = RateBackprop()
     assert method.prepare(network) is network
-    with pytest.warns(UserWarning, match=r"rates of these modules are not the means of .*: 2\.0\. They hold"):
+    with pytest.warns(UserWarning, match=r"no rule for an operation in these modules, .*: 2\.0\. Make the operation"):
         method.training_step(network, x, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
