@@ -90,9 +90,9 @@ def table(learners: dict[str, list[dict[str, float]]]) -> str:
     lines = [f"{'test data, after':<26}  passes  seconds  accuracy  per bit     nll     ece"]
     for name, rows in learners.items():
         for row in rows:
-            if abs(row["passes"] - round(row["passes"])) < 1e-9:
+            if abs(row["epochs"] - round(row["epochs"])) < 1e-9:
                 lines.append(
-                    f"{name:<26}  {row['passes']:>6.0f}  {row['seconds']:>7.1f}  {row['accuracy']:>8.4f}  "
+                    f"{name:<26}  {row['epochs']:>6.0f}  {row['seconds']:>7.1f}  {row['accuracy']:>8.4f}  "
                     f"{row['bit_accuracy']:>7.4f}  {row['nll']:>6.4f}  {row['ece']:>6.4f}"
                 )
     return "\n".join(lines)
@@ -108,7 +108,7 @@ if __name__ == "__main__":
             "Adam, class of one spike": by_adam(cli, SurrogateGradient()),
         }
         curves = {
-            name: [(row["passes"], row["seconds"], row["nll"]) for row in rows] for name, rows in learners.items()
+            name: [(row["epochs"], row["seconds"], row["nll"]) for row in rows] for name, rows in learners.items()
         }
         if cli.trainer.is_global_zero:
             figures.save(figures.likelihood_curves(curves), cli.output / "passes.png")

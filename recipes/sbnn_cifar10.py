@@ -8,7 +8,7 @@ DEFAULTS = {
     "data.mean": [0.49, 0.48, 0.45],
     "data.std": [0.25, 0.24, 0.26],
     "network": "ResidualConvNet",
-    "network.options": {"beta": 0.5},
+    "network.neuron": {"class_path": "LIF", "init_args": {"beta": 0.5}},
     "network.stem_stride": 2,  # a quarter of the cost, so that two CPU cores are enough
     "method": "SpikingBayes",
     "model.learning_rate": 3e-3,

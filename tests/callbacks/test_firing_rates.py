@@ -21,14 +21,14 @@ from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.methods import RateBackprop
 from lightning_snn.nn import register_spiking_layer
-from tests.contract.foreign import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
+from tests.contract.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
 from tests.processes import on_two_processes
 
 STEPS = 20
 
 
 class Echo(nn.Module):
-    """A spiking layer that emits what it is given, one time step a call."""
+    """Spiking layer whose spikes are its input, one time step per call."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
@@ -38,16 +38,16 @@ register_spiking_layer(Echo)
 
 
 class Given(pl.LightningModule):
-    """Two spiking layers whose spikes are the data `[B, T, N]`; the second has the first two neurons only."""
+    """Two spiking layers whose spikes are the data `[B, T, N]`; the second has only the first two neurons."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = Echo(), Echo()
         self.weight = nn.Parameter(torch.zeros(()))
-        self.watched: list[bool] = []
+        self.hooked: list[bool] = []
 
     def forward(self, batch: list[Tensor]) -> Tensor:
-        self.watched.append(bool(self.first._forward_hooks))
+        self.hooked.append(bool(self.first._forward_hooks))
         for spikes in batch[0].unbind(1):
             self.first(spikes)
             self.second(spikes[:, :2])
@@ -66,7 +66,7 @@ class Given(pl.LightningModule):
 
 
 def spikes(seed: int = 0, samples: int = 10) -> Tensor:
-    """`[samples, T, 5]`: neuron 0 is dead, neuron 1 spikes in every step, neuron 2 once, in the last sample."""
+    """Return spikes `[samples, T, 5]`: neuron 0 is dead, neuron 1 always spikes, neuron 2 once, in the last sample."""
     found = (torch.rand(samples, STEPS, 5, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
     found[:, :, 0], found[:, :, 1], found[:, :, 2] = 0, 1, 0
     found[-1, 3, 2] = 1
@@ -79,7 +79,7 @@ def data(values: Tensor, batch_size: int = 2) -> DataLoader:
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """What is drawn as histograms; figures are empty, for speed."""
+    """Record the histograms; figures are empty, for speed."""
     calls: list[dict[str, Tensor]] = []
 
     def draw(layers: dict[str, Tensor]) -> Figure:
@@ -97,14 +97,14 @@ def trainer(callback: FiringRateMonitor, **options: Any) -> pl.Trainer:
 
 
 def logged(made: pl.Trainer, stage: str, suffix: str = "") -> dict[str, float]:
-    """Values by quantity and layer."""
+    """Return the logged values by quantity and layer."""
     start = f"firing_rates/{stage}/"
     values = {key.removeprefix(start): value.item() for key, value in made.callback_metrics.items() if start in key}
     return {key.removesuffix(suffix): value for key, value in values.items() if key.endswith(suffix)}
 
 
 def by_hand(values: Tensor) -> dict[str, float]:
-    """What should be logged of data `[B, T, 5]`."""
+    """Return the expected values for data `[B, T, 5]`."""
     counts = np.count_nonzero(values.numpy(), axis=(0, 1))
     steps = values.shape[0] * values.shape[1]
     found = {}
@@ -133,7 +133,7 @@ def test_each_nth_batch_of_training_and_validation_is_counted_and_no_other_is_ho
         parts = values.split(2)
         assert logged(made, stage) == pytest.approx(by_hand(torch.cat(parts[::2])), abs=1e-7)
         assert logged(made, stage) != pytest.approx(by_hand(values), abs=1e-7)
-    assert module.watched == [False] + [True, False, True, False, True] * 2
+    assert module.hooked == [False] + [True, False, True, False, True] * 2
 
 
 def test_every_epoch_is_counted_by_itself(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_loggers_get_histograms_after_each_epoch(tmp_path: Path, monkeypatch: py
     assert (counts[0], counts[-1], counts.sum()) == (2, 1, 5)
 
 
-def test_the_end_of_a_fit_a_validation_and_a_test_brings_figures(drawn, tmp_path: Path) -> None:
+def test_the_end_of_a_fit_a_validation_and_a_test_draws_figures(drawn, tmp_path: Path) -> None:
     def files(folder: str) -> set[str]:
         return {file.name for file in (tmp_path / folder).iterdir()}
 
@@ -264,7 +264,7 @@ def test_the_end_of_a_fit_a_validation_and_a_test_brings_figures(drawn, tmp_path
 
 
 class Uneven(IterableDataset):
-    """Batches of one process; the other has none."""
+    """Run one process with batches and one without."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         return iter([[part] for part in spikes().split(2)] if torch.distributed.get_rank() == 1 else [])

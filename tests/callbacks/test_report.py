@@ -56,11 +56,11 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture
 def drawn() -> None:
-    """Asks for figures; drawing takes longer than everything else here."""
+    """Enable figures, which take most of the time."""
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library but its layers."""
+    """Module that uses only layers of the library."""
 
     def __init__(self, returns: str = "probabilities") -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def test_the_library_s_module_and_the_report_agree(tmp_path: Path) -> None:
 
 
 def rows_by_hand(probabilities: Tensor, targets: Tensor, classes: int) -> list[dict[str, float | None]]:
-    """Sample by sample."""
+    """Return the rows, computed sample by sample."""
     pairs = list(zip(probabilities.tolist(), targets.tolist(), strict=True))
     rows = []
     for label in range(classes):
@@ -207,7 +207,7 @@ def test_each_class_has_its_own_numbers(tmp_path: Path) -> None:
     assert report.results["accuracy"] == pytest.approx(sum(row["accuracy"] * row["samples"] for row in found[:3]) / 24)
 
 
-def test_probabilities_of_half_precision_are_told_by_class_too(tmp_path: Path) -> None:
+def test_probabilities_of_half_precision_are_reported_by_class_too(tmp_path: Path) -> None:
     class Half(Plain):
         def test_step(self, batch: Any, batch_idx: int) -> Any:
             probabilities = self.outputs(batch[0]).softmax(-1)
@@ -305,7 +305,7 @@ def test_hooks_are_there_during_a_recorded_batch_only(tmp_path: Path) -> None:
     ("returns", "got"),
     [("loss", "Tensor"), ("other keys", r"a dict with the keys \['output', 'label'\]"), ("nothing", "NoneType")],
 )
-def test_what_a_test_step_lacks_is_said(tmp_path: Path, returns: str, got: str) -> None:
+def test_missing_outputs_of_a_test_step_raise_an_error(tmp_path: Path, returns: str, got: str) -> None:
     class Counting(Plain):
         def test_step(self, batch: Any, batch_idx: int) -> Any:
             batches.append(batch_idx)

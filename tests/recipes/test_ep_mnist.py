@@ -39,8 +39,8 @@ def test_it_learns_next_to_adam_and_reports_both(digits: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     cli = run_recipe("ep_mnist", monkeypatch, "--data.root", str(digits), *TINY, *QUICK)
     (scores,) = (each for each in cli.trainer.callbacks if isinstance(each, PassScores))
-    assert [row["passes"] for row in scores.rows][-1] == 2
-    assert len({row["passes"] for row in scores.rows}) == len(scores.rows) >= 6
+    assert [row["epochs"] for row in scores.rows][-1] == 2
+    assert len({row["epochs"] for row in scores.rows}) == len(scores.rows) >= 6
     assert scores.rows[-1]["accuracy"] > 0.6  # chance is 0.1
     assert scores.rows[-1]["bit_accuracy"] > 0.9
 
@@ -48,7 +48,7 @@ def test_it_learns_next_to_adam_and_reports_both(digits: Path, tmp_path: Path, m
     for name, value in {"EPOCHS": 2, "BATCH": 10, "LEARNING_RATE": 0.03}.items():
         monkeypatch.setattr(recipe, name, value)
     rows = recipe.by_adam(cli, recipe.IndependentSpikes())
-    assert [row["passes"] for row in rows] == [1, 2]
+    assert [row["epochs"] for row in rows] == [1, 2]
     assert rows[-1]["accuracy"] > 0.2
     assert rows[-1]["bit_accuracy"] > 0.85
     assert np.isnan(recipe.by_adam(cli, SurrogateGradient())[-1]["bit_accuracy"])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 from lightning_snn.methods.bayes.layers import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.nn.layer_rules import LayerRules
 from lightning_snn.nn.neurons import RecurrentLIF
-
-RecurrentT = TypeVar("RecurrentT", bound=RecurrentLIF)
 
 _BUILT_GAIN = 3**-0.5  # standard deviation of the uniform initial weights of a RecurrentLIF times sqrt(fan-in)
 
@@ -121,7 +118,11 @@ def _recurrent(layer: RecurrentLIF, posterior: Posterior) -> BayesianLayer:
     own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
     # the prior does not depend on the current weights, which a resumed run does not have
     prior_scale = posterior.prior_scale * _BUILT_GAIN / posterior.gain
-    return _like_recurrent(BayesRecurrentLIF, layer, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale)
+    made = BayesRecurrentLIF.around(
+        layer, layer.features, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
+    )
+    made.weight.data = layer.weight.detach().clone()
+    return made
 
 
 register_posterior(nn.Linear, _linear)
@@ -145,7 +146,7 @@ def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Mo
     """
     made: nn.Module
     if isinstance(layer, BayesRecurrentLIF):
-        made = _like_recurrent(RecurrentLIF, layer)
+        made = RecurrentLIF.around(layer, layer.features)
     elif isinstance(layer, BayesLinear):
         made = nn.Linear(layer.in_features, layer.out_features, bias is not None)
     else:
@@ -158,31 +159,6 @@ def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Mo
         assert layer.bias is not None
         made.bias = nn.Parameter(bias.detach().clone(), requires_grad=layer.bias.requires_grad)
     return made.train(layer.training)
-
-
-def _like_recurrent(kind: type[RecurrentT], layer: RecurrentLIF, **options: Any) -> RecurrentT:
-    """Return a recurrent layer of another type with the same neurons."""
-    # placeholders until the state is loaded: a learned decay may have rounded to 1, which the constructor refuses
-    beta, threshold = (
-        torch.full_like(value, 0.5) if isinstance(value, Tensor) else value for value in (layer.beta, layer.threshold)
-    )
-    made = kind(
-        layer.features,
-        beta,
-        threshold,
-        layer.reset_mode,
-        layer.detach_reset,
-        layer.surrogate,
-        layer.parameter_of("beta") is not None,
-        layer.parameter_of("threshold") is not None,
-        **options,
-    )
-    # not strict, because only one of them has a posterior; `assign` keeps the device and dtype of each parameter
-    made.load_state_dict(copy.deepcopy(layer.state_dict()), strict=False, assign=True)
-    for name, parameter in layer.named_parameters():
-        if name in dict(made.named_parameters()):
-            made.get_parameter(name).requires_grad_(parameter.requires_grad)
-    return made
 
 
 def _geometry(layer: Any) -> tuple[Any, ...]:
