@@ -131,7 +131,7 @@ def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
         )
 
 
-# they do nothing where they are empty
+# containers that may have no children
 _EMPTY_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 

@@ -101,7 +101,7 @@ def test_more_noise_is_more_uncertain():
 
 
 def test_the_noise_acts_in_units_of_the_input_current():
-    """P(spike) = Phi((drive - threshold) / std) at the first step."""
+    """P(spike) = Phi((current - threshold) / std) at the first step."""
     method, draws = NoisySpikes(0.5), 40_000
     prepared = method.prepare(nn.Sequential(nn.Identity(), LIF(0.9)))
     spikes = method.noisy_output(prepared, torch.full((1, draws, 1), 0.7))

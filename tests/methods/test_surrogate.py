@@ -1,4 +1,4 @@
-"""Surrogate gradients, and what every method inherits."""
+"""Surrogate gradients, and the defaults that every method inherits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time folded into the batch: what `run` does, what it refuses, and that T is nobody else's."""
+"""Time folded into the batch: outputs and refusals of `run`, and T per context and thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_snn.nn.folding import unfold
 
 
 class TimeStepsSeen(nn.Module):
-    """A layer that notes the shape in which a spiking layer would see its input."""
+    """A layer that records the unfolded shape of its input."""
 
     def __init__(self) -> None:
         super().__init__()

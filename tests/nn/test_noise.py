@@ -1,4 +1,4 @@
-"""The contexts that say what becomes of a posterior."""
+"""The contexts that select the use of a posterior."""
 
 from __future__ import annotations
 

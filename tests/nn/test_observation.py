@@ -1,4 +1,4 @@
-"""Watching spiking layers of any library."""
+"""Observation of spiking layers of any library."""
 
 from __future__ import annotations
 

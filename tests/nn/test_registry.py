@@ -1,4 +1,4 @@
-"""Which modules spike."""
+"""The registry of spiking modules."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lightning_snn.nn import LIF, GaussianNoise, MembraneResidual, Moments, Sign
 
 
 class Constant(nn.Module):
-    """A branch that gives the same activation whatever comes in."""
+    """A branch that returns the same activation for any input."""
 
     def __init__(self, value) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_a_strided_shortcut_carries_mean_and_variance():
 
 
 def test_signal_to_noise_does_not_depend_on_the_depth():
-    """Mean and variance both grow linearly, so that t stays of the order of 1 / kappa; the plain chain keeps it too,
+    """Mean and variance both grow linearly, so t stays of the order of 1 / kappa; the plain chain keeps it too,
     but without the input in it."""
     kappa, width = 0.5, 256
     stream = nn.Sequential(

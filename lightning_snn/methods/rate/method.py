@@ -33,7 +33,7 @@ from lightning_snn.methods.rate.tape import rate_run
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse
 
-# these read single time steps, of which rates know nothing
+# these depend on single time steps, which rates do not represent
 _REFUSED_READOUTS = ("last", "max")
 
 

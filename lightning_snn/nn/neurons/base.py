@@ -65,7 +65,7 @@ class Neuron(StatefulLayer):
             None if it is found by forward-mode differentiation, which takes twice the time under noise.
         independent: False if neurons receive each other's spikes from step to step.
         noise_modes: noise modes that the neuron supports, see `functional.noisy_lif`.
-        noisy_weights: True if the neuron has a posterior of its own, so that it fires by noise whatever it receives.
+        noisy_weights: True if the neuron has a posterior of its own, so it fires by noise for any input.
 
     Shape:
         input and output `[T*B, C, ...]`.

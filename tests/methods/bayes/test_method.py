@@ -1,4 +1,4 @@
-"""Spiking Bayesian networks: what they accept, the KL term and how often it counts, predictions."""
+"""Spiking Bayesian networks: accepted networks, the KL term and how often it counts, predictions."""
 
 from __future__ import annotations
 
@@ -756,7 +756,7 @@ def test_saturated_units_are_warned_of_once_by_name():
 
 
 class Logged(pl.Callback):
-    """The names of all that is logged in training."""
+    """The names of all values logged while training."""
 
     def __init__(self) -> None:
         self.names: list[set[str]] = []
@@ -781,7 +781,7 @@ def test_what_the_method_measures_is_logged_by_layer(tmp_path):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch):
-    """Without the noise of the read-out, which is new in every batch."""
+    """Without the noise of the readout, which is new in every batch."""
     monkeypatch.setattr(noisy, "sample", lambda mean, variance, generator: mean)
     states = []
     for batch_size, accumulate in ((16, 1), (8, 2)):

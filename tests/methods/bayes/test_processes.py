@@ -14,7 +14,7 @@ from tests.processes import on_two_processes
 
 
 class Objective(nn.Module):
-    """The objective of a batch, of which all but the KL term is silenced."""
+    """The objective of a batch, of which only the KL term has a gradient."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from lightning_snn.nn import LIF, GaussianNoise, LeakyIntegrator, MembraneResidu
 
 
 class Opaque(nn.Module):
-    """A module whose forward nobody can read."""
+    """A module of unknown structure."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Opaque(nn.Module):
 
 
 class Skip(nn.Sequential):
-    """A chain that is none: spikes come out added to what went in."""
+    """A subclass of a chain that adds its input to its output."""
 
     def forward(self, x):
         return x + super().forward(x)

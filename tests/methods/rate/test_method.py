@@ -1,4 +1,4 @@
-"""Rate-based backpropagation as a method: what it refuses, what it descends, what it warns of."""
+"""Rate-based backpropagation as a method: refusals, objective and warnings."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_window_that_does_not_divide_the_time_steps_is_refused():
 
 
 class Rectified(nn.Module):
-    """An operation that no rule sees."""
+    """An operation without a rate rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_drift_is_warned_of_on_the_first_step_alone_and_by_name():
         warnings.simplefilter("error")
         method.training_step(network, x, y)
         RateBackprop(check_drift=False).training_step(network, x, y)
-        # without such an operation there is nothing to say
+        # no warning without such an operation
         RateBackprop().training_step(small(), x, y)
 
 

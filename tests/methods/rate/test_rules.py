@@ -1,4 +1,4 @@
-"""When the gradient of firing rates is that of backpropagation through time, and what the passes leave alone."""
+"""The gradient of firing rates against that of backpropagation through time, and state that the passes keep."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Y = torch.arange(BATCH) % CLASSES
 
 @pytest.fixture(autouse=True)
 def double_precision() -> Any:
-    """What is compared agrees to rounding."""
+    """Compare in float64, so both sides agree to rounding."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def double_precision() -> Any:
 
 @pytest.fixture
 def registered() -> Any:
-    """Types of spiking layers of one's own, which are forgotten after the test."""
+    """Registered types of spiking layers, which are removed after the test."""
     yield register_spiking_layer
     for kind in (StepByStep, Wrapper):
         _REGISTERED.pop(kind, None)
@@ -63,7 +63,7 @@ def assert_same(found: dict[str, Alignment], expected: dict[str, Alignment], nam
 
 
 class StepByStep(nn.Module):
-    """A spiking layer of one's own, which takes a step at a time and is reset from outside."""
+    """A registered spiking layer that takes one step per call and is reset from outside."""
 
     def __init__(self, neuron: LIF) -> None:
         super().__init__()
