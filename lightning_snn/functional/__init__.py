@@ -19,6 +19,7 @@ from lightning_snn.functional.estimators import (
 from lightning_snn.functional.lif import Dynamics, leaky_integrate, lif, lif_step
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.readout import readout
+from lightning_snn.functional.spike import spike
 from lightning_snn.functional.step_eligibility import step_rate
 from lightning_snn.functional.surrogate import (
     ArcTangent,
@@ -75,6 +76,7 @@ __all__ = [
     "remaining_time",
     "sample",
     "snr_bias",
+    "spike",
     "spike_times",
     "step_rate",
     "synapse_bias",

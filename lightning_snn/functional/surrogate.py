@@ -125,7 +125,7 @@ class Sigmoid(_Bump):
     def derivative_(self, distance: Tensor) -> Tensor:
         # 4 (p - p^2) at -|z| needs no second buffer and is exact in the tails; tanh would take three times as long
         p = distance.abs_().div_(-self.width).sigmoid_()
-        return torch.addcmul(p, p, p, value=-1, out=p).mul_(4)
+        return p.addcmul_(p, p, value=-1).mul_(4)
 
     def primitive(self, distance: Tensor) -> Tensor:
         return 0.5 + 4 * self.width * (torch.sigmoid(distance / self.width) - 0.5)

@@ -92,10 +92,13 @@ class Neuron(StatefulLayer):
     def __init_subclass__(cls, **options: Any) -> None:
         """Restore the generic form of everything that a class with equations of its own does not define itself."""
         super().__init_subclass__(**options)
-        if any(name in vars(cls) for name in EQUATIONS):
-            for name in _DERIVED:
-                if name not in vars(cls):
+        for name in _DERIVED:
+            for kind in cls.__mro__:  # a mixin that is no neuron may define an equation, too
+                if name in vars(kind):
+                    break
+                if any(equation in vars(kind) for equation in EQUATIONS):
                     setattr(cls, name, vars(Neuron).get(name, getattr(Neuron, name)))
+                    break
 
     def __init__(self, surrogate: SurrogateName | Surrogate = "arctangent") -> None:
         super().__init__()
