@@ -1,11 +1,11 @@
-"""What a posterior costs: a training step of SpikingBayes against SurrogateGradient on the same network, and K samples.
+"""Cost of a posterior: a training step of SpikingBayes against SurrogateGradient on the same network, and K samples.
 
     python benchmarks/bayes.py [--json results.json] [--rounds 15] [--threads 2]
 
-A step is forward, loss, backward and Adam on a batch of 128. The networks: 784-512-512-10 with LIF neurons on a
-direct-coded image, T = 8, and a convolutional residual network on 3x32x32, T = 4, without normalization. Two matrix
-products where one was are the floor, a ratio of 2. Then K = 16 samples of the first network at once against one
-sample, both without gradients.
+A step is forward, loss, backward and Adam on a batch of 128. The networks are 784-512-512-10 with LIF neurons on a
+direct-coded image, T = 8, and a convolutional residual network on 3x32x32, T = 4, without normalization. Because there
+are two matrix products per layer instead of one, the floor is a ratio of 2. Then K = 16 samples of the first
+network in parallel are compared with one sample, both without gradients.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLES = 16
 
 
 def training_step(method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """A step of a method on a prepared copy of the network."""
+    """Return a training step of a method on a prepared copy of the network."""
     method.progress = Progress(epoch=1.0, train_size=10_000)
     prepared = method.prepare(network)
     optimizer = torch.optim.Adam(prepared.parameters(), 1e-3)
@@ -41,7 +41,7 @@ def training_step(method: Method, network: nn.Module, x: Tensor, y: Tensor) -> C
 
 
 def prediction(samples: int, network: nn.Module, x: Tensor) -> Callable[[], None]:
-    """The prediction of that many samples."""
+    """Return a prediction with the given number of samples."""
     method = SpikingBayes(lam=1.0, samples=samples, gain=1.0)
     prepared = method.prepare(copy.deepcopy(network)).eval()
 

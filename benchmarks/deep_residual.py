@@ -3,11 +3,11 @@
     python benchmarks/deep_residual.py --mnist mnist.npz [--depths 20 60] [--seeds 0 1 2] [--epochs 6] [--validation]
         [--json results.json] [--workers 2]
 
-A residual MLP of width 128 with activations -1 and 1 learns 10,000 MNIST digits (the same for all seeds) and is
-tested on all 10,000 test digits; Adam 1e-3 with a cosine to 0, batch 100, no augmentation, no clipping. Methods:
-SurrogateGradient (fast sigmoid, width 0.5), SpikingBayes (lambda 1, kappa 0.5, kl_weight 0.03, prior_scale 1, gain
-1), and NoisySpikes, whose noise grows with sqrt(depth) as a fresh posterior's does but which has none. "mean" is the
-deterministic network, "16 samples" the mixture of 16 noisy runs. --validation tests on the last 10,000 training
+A residual MLP of width 128 with activations in {-1, 1} is trained on 10,000 MNIST digits (the same for all seeds) and
+tested on all 10,000 test digits; Adam 1e-3 with a cosine to 0, batch 100, no augmentation, no clipping. The methods are
+SurrogateGradient (fast sigmoid, width 0.5), SpikingBayes (lambda 1, kappa 0.5, kl_weight 0.03, prior_scale 1, gain 1),
+and NoisySpikes, without a posterior but with noise that grows with sqrt(depth) as that of a new posterior. "mean" is
+the deterministic network, "16 samples" the mixture of 16 noisy runs. --validation tests on the last 10,000 training
 digits instead.
 """
 
@@ -45,7 +45,7 @@ METHODS = {
 
 
 def digits(path: str, validation: bool) -> tuple[TensorDataset, TensorDataset]:
-    """The training subset and the digits to test on, standardized, as `[1, 784]`: one time step."""
+    """Return the training subset and the test digits, standardized, as `[1, 784]` with one time step."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     order = np.random.default_rng(0).permutation(len(arrays["x_train"]))
@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 60])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--validation", action="store_true", help="test on training digits that were held out")
-    parser.add_argument("--workers", type=int, default=2, help="networks trained side by side, one thread each")
+    parser.add_argument("--validation", action="store_true", help="test on held-out training digits")
+    parser.add_argument("--workers", type=int, default=2, help="networks trained in parallel, one thread each")
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()
     jobs = list(product([options], options.depths, METHODS, options.seeds))

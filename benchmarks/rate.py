@@ -2,12 +2,11 @@
 
     python benchmarks/rate.py [--json results.json] [--rounds 9] [--threads 1] [--steps 4 8 16 32]
 
-The networks: VGG 16-16-A-32-32-A-64 and a ResNet of blocks of 16, 32 and 64 channels, both with batch normalization and
-average pooling, on 8 images of 3x32x32 repeated T times; forward, cross-entropy of the mean output, backward and SGD.
-The ideal is T forward passes without autograd and one training step of the same network with ReLU. Times are those of
-the processor, medians of interleaved rounds.
-
-Then the bytes that a step keeps for its backward pass, and the most that it had allocated at once.
+The networks are VGG 16-16-A-32-32-A-64 and a ResNet with blocks of 16, 32 and 64 channels, both with batch
+normalization and average pooling, on 8 images of 3x32x32 repeated T times. A step is forward, cross-entropy of the
+mean output, backward and SGD. The ideal is T forward passes without autograd and one training step of the same network
+with ReLU. Times are CPU times, medians of interleaved rounds. The memory is that saved for the backward pass of a step,
+and the peak of the allocated memory.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def training_step(network: nn.Module, forward: Forward, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Forward, loss, backward and optimizer on inputs `x [T, B, ...]`."""
+    """Return a training step on inputs `x [T, B, ...]`: forward, loss, backward and optimizer."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
 
     def call() -> None:
@@ -51,7 +50,7 @@ def streamed(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def contenders(make: Callable[[], nn.Module], x: Tensor, y: Tensor) -> dict[str, Callable[[], None]]:
-    """A training step of every method and library."""
+    """Return a training step of each method and library."""
     network = make()
     ann = training_step(with_relu(network), run, x[:1], y)
     untrained = make()
@@ -75,10 +74,10 @@ def contenders(make: Callable[[], nn.Module], x: Tensor, y: Tensor) -> dict[str,
 
 
 def memory(make: Callable[[], nn.Module], forward: Forward, x: Tensor, y: Tensor) -> dict[str, float]:
-    """MB kept for the backward pass, and MB at the peak of a step."""
+    """Return the MB saved for the backward pass and the MB at the peak of a step."""
     network = make()
     step = training_step(network, forward, x, y)
-    step()  # so that gradients and momentum are there
+    step()  # allocates gradients and momentum
     kept = saved_bytes(lambda: F.cross_entropy(forward(network, x).mean(0), y), network.parameters())
     return {"saved": kept / 1e6, "peak": peak_bytes(step) / 1e6}
 

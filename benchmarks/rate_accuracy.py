@@ -6,11 +6,11 @@
 
 mnist: the first 10,000 training digits repeated T times, a VGG A-12-A-24-24-A-32, 3 epochs, batch 64; tested on all
 10,000 test digits. nmnist: recordings in 10 binary frames of 2x17x17, a VGG 16-A-24-24-A-32, 25 epochs, batch 32.
-cifar10: a ResNet of blocks of 16, 32 and 64 channels behind 2x2 averages, T = 4, 10 epochs, batch 64. All: batch
+cifar10: a ResNet with blocks of 16, 32 and 64 channels after 2x2 averages, T = 4, 10 epochs, batch 64. All: batch
 normalization, LIF neurons with beta 0.2 and a detached reset, SGD (a cosine to 0, momentum 0.9, weight decay 5e-4 on
-weights), no augmentation. --validation tests on training data that is held out: the next 10,000 digits, a fifth of the
-recordings, a sixth of the images. Of each method the table gives the MB that a training step keeps for its backward
-pass, and has allocated at its peak.
+weights), no augmentation. --validation tests on held-out training data: the next 10,000 digits, a fifth of the
+recordings, a sixth of the images. The table lists, for each method, the MB that a training step saves for its backward
+pass and the MB allocated at its peak.
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
 from lightning_snn.networks import VGG, ResNet
 from lightning_snn.optim import SGD
 
-FRAMES = 10  # of a recording
+FRAMES = 10  # per recording
 
 
 @dataclass
 class Task:
-    """What is learned, and how long.
+    """A data set, a network and the training settings.
 
     Attributes:
-        train, test: inputs `[N, C, H, W]`, or over time `[N, T, C, H, W]`, and classes `[N]`.
-        network: builds the network.
-        epochs, batch: of the training.
+        train: inputs `[N, C, H, W]`, or over time `[N, T, C, H, W]`, and classes `[N]`.
+        test: the same for the test data.
+        network: returns a new network.
+        epochs: number of epochs.
+        batch: batch size.
     """
 
     train: TensorDataset
@@ -110,7 +112,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], Task]] = {"mnist": mnist, "nmnis
 
 
 def over_time(batch: list[tuple[Tensor, Tensor]], steps: int) -> tuple[Tensor, Tensor]:
-    """A batch `[T, B, C, H, W]` of recordings, or of images repeated T times."""
+    """Collate a batch `[T, B, C, H, W]` of recordings, or of images repeated T times."""
     x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
     return (x.expand(steps, *x.shape) if x.dim() == 4 else x.transpose(0, 1)), y
 
@@ -150,13 +152,13 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
 
 
 def _memory(module: SpikingModule, x: Tensor, y: Tensor) -> dict[str, float]:
-    """MB of a training step on a copy of the network, which it leaves as it was."""
+    """Return the MB of a training step, measured on copies of network and method."""
     network, method = copy.deepcopy(module.network), copy.deepcopy(module.method)
 
     def objective() -> Tensor:
         return method.training_step(network, x, y).objective
 
-    objective().backward()  # the check of the first step needs memory of its own
+    objective().backward()  # not measured, because the drift check of the first step needs further memory
     return {
         "saved MB": saved_bytes(objective, network.parameters()) / 1e6,
         "peak MB": peak_bytes(lambda: objective().backward()) / 1e6,
@@ -172,7 +174,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, nargs="+", default=[1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--learning_rate", type=float, default=0.1)
-    parser.add_argument("--validation", action="store_true", help="test on training data that is held out for it")
+    parser.add_argument("--validation", action="store_true", help="test on held-out training data")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()

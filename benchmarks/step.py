@@ -2,11 +2,11 @@
 
     python benchmarks/step.py [--json results.json] [--rounds 15] [--compile]
 
-The network is the VGG 16-16-A-32-32-A-64 with batch-norm and average pooling on 32x32x3 images, T = 16, batch 16:
-forward, cross-entropy of the mean output, backward, SGD step. The limit is the same network with ReLU on the T * B
-images. snntorch runs it step by step in a Python loop, as its users write it; SpikingJelly in its multi-step mode;
-ours with time folded into the batch. SpikingJelly is
-measured if it is installed: pip install --no-deps spikingjelly, and what it imports.
+The network is the VGG 16-16-A-32-32-A-64 with batch normalization and average pooling on 32x32x3 images, T = 16, batch
+16. A step is forward, cross-entropy of the mean output, backward and SGD. The limit is the same network with ReLU on
+the T * B images. snntorch runs the network step by step in a Python loop, as its documentation does; SpikingJelly in
+its multi-step mode; this library with time folded into the batch. SpikingJelly is measured if it is installed: pip
+install --no-deps spikingjelly, and its dependencies.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ WIDTHS = (16, 16, "A", 32, 32, "A", 64)
 
 
 def vgg(activation: Callable[[], nn.Module]) -> nn.Sequential:
-    """Convolution, batch-norm and activation for every width, average pooling at every A, global average and a linear
-    readout."""
+    """Return a VGG: convolution, batch-norm and activation per width, average pooling per A, and a linear readout."""
     layers: list[nn.Module] = []
     channels = 3
     for width in WIDTHS:
@@ -45,7 +44,7 @@ def vgg(activation: Callable[[], nn.Module]) -> nn.Sequential:
 
 
 def contenders(x: Tensor, y: Tensor, compiled: bool) -> dict[str, Callable[[], None]]:
-    """A training step of every library on images `x [T, B, 3, 32, 32]`."""
+    """Return a training step of each library on images `x [T, B, 3, 32, 32]`."""
 
     def step(network: nn.Module, forward: Callable[[nn.Module], Tensor]) -> Callable[[], None]:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
@@ -93,7 +92,7 @@ def contenders(x: Tensor, y: Tensor, compiled: bool) -> dict[str, Callable[[], N
 
 
 def _multi_step_layers(network: nn.Sequential) -> nn.Sequential:
-    """Every stateless layer as SpikingJelly's multi-step twin with the same arguments."""
+    """Replace every stateless layer by SpikingJelly's multi-step layer with the same arguments."""
     layers: list[nn.Module] = []
     for module in network:
         if isinstance(module, nn.Conv2d):

@@ -1,8 +1,11 @@
 """Spiking neural networks in PyTorch Lightning: write the network once, choose how it learns.
 
 Example:
+    >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(784, 128), LIF(), nn.Linear(128, 10))
-    >>> Trainer(max_epochs=3).fit(SpikingModule(network, methods.SpikingBayes(), num_classes=10), data.MNIST("data"))
+    >>> module = SpikingModule(network, methods.SpikingBayes(), num_classes=10)
+    >>> module.network[0]
+    BayesLinear(784, 128, bias=True)
 """
 
 from __future__ import annotations

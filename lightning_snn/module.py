@@ -1,4 +1,4 @@
-"""The LightningModule: composes a network, a method and metrics, and never asks which method it holds."""
+"""The LightningModule that combines a network, a method and metrics, independent of the type of the method."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 class SpikingModule(pl.LightningModule):
     """A network and the method that trains it, ready for a stock `Trainer`.
 
-    A batch is ``(x [T, B, ...], y [B, ...])``. Logged are `train/loss`, and on validation and test data accuracy,
+    A batch is ``(x [T, B, ...], y [B, ...])``. The module logs `train/loss` and, on validation and test data, accuracy,
     negative log-likelihood, Brier score and expected calibration error (15 bins), or the mean squared error of a
     regression.
 
     Args:
-        network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the regression's output).
-        method: the learning rule, of which the module keeps a copy; surrogate gradients by default.
-        num_classes: number of classes C, needed for classification.
+        network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the output of a regression).
+        method: the learning rule, which the module copies; surrogate gradients by default.
+        num_classes: number of classes C, required for classification.
         task: "classification" or "regression".
-        readout: how T outputs become one: "mean", "max", "last", "sum", or a function `[T, B, ...] -> [B, ...]`.
-        optimizer: makes the optimizer from the parameters; Adam by default. A method that needs its own comes first.
-        learning_rate: of the default Adam, larger than 0.
-        lr_scheduler: makes a scheduler that steps once an epoch, or "cosine": to 0 over all steps of the run, stepped
-            every batch.
-        pairs: pairs of classes that only the order of events tells apart; their within-pair accuracy is logged.
+        readout: reduction of the T outputs to one: "mean", "max", "last", "sum", or a function
+            `[T, B, ...] -> [B, ...]`.
+        optimizer: returns the optimizer for the parameters; Adam by default. Not used if the method has an optimizer.
+        learning_rate: learning rate of the default Adam, larger than 0.
+        lr_scheduler: returns a scheduler for the optimizer, which steps once per epoch; or "cosine", which decreases to
+            0 over all batches of the run and steps once per batch.
+        pairs: pairs of classes that differ only in the order of events; their within-pair accuracy is logged.
 
     Raises:
         ValueError: if an argument is outside its range, or the method cannot train the network.
 
     Example:
-        >>> network = nn.Sequential(nn.Linear(784, 128), LIF(), nn.Linear(128, 10))
-        >>> module = SpikingModule(network, SpikingBayes(), num_classes=10)
-        >>> Trainer(max_epochs=3).fit(module, MNIST("data"))
+        >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
+        >>> module = SpikingModule(network, lightning_snn.methods.SpikingBayes(), num_classes=3)
+        >>> Trainer(max_epochs=3).fit(module, data)
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class SpikingModule(pl.LightningModule):
         ]
         self.save_hyperparameters(ignore=["network", "method", "optimizer", *callables])
 
-        # a copy: the task and the progress are of this module, and the method may be handed to another one
+        # a copy, because task and progress belong to this module, and another module may use the same method
         self.method = copy.deepcopy(method)
         self.method.task = Classification(readout) if task == "classification" else Regression(readout)
         self.network = self.method.prepare(network)
@@ -93,8 +94,9 @@ class SpikingModule(pl.LightningModule):
         self._train_size: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs `[T, B, ...]` of a plain run of the network."""
-        return run(self.network, x)
+        """Return the outputs `[T, B, ...]` of a plain run of the network."""
+        outputs: Tensor = run(self.network, x)
+        return outputs
 
     def on_train_start(self) -> None:
         self._train_size = _train_size(self.trainer)
@@ -133,7 +135,7 @@ class SpikingModule(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError(
-                'Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but the run has no end'
+                'Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but got neither'
             )
         return {
             "optimizer": optimizer,
@@ -166,13 +168,14 @@ def _metrics(task: str, num_classes: int | None, pairs: Sequence[tuple[int, int]
 
 
 def _train_size(trainer: pl.Trainer) -> int | None:
-    """Samples in an epoch over all processes, None if the loader does not tell."""
+    """Return the number of samples per epoch over all processes, None if the loader does not report it."""
     loader = trainer.train_dataloader
     try:
-        size = len(loader.dataset)  # type: ignore[union-attr]
+        size: int = len(loader.dataset)  # type: ignore[union-attr]
     except (AttributeError, TypeError):  # several loaders, or an iterable dataset without a length
         return None
     batch_size = getattr(loader, "batch_size", None)
     if batch_size is None or trainer.num_training_batches == float("inf"):
         return size
-    return min(size, int(trainer.num_training_batches) * batch_size * trainer.world_size)
+    batches: int = int(trainer.num_training_batches) * trainer.world_size
+    return min(size, batches * int(batch_size))

@@ -1,4 +1,4 @@
-"""Learning rules: one file or folder each, interchangeable."""
+"""Interchangeable learning rules, one file or folder each."""
 
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.bayes.method import SpikingBayes

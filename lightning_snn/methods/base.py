@@ -27,6 +27,11 @@ class Step:
         loss: task loss, a detached scalar for logging and early stopping.
         output: readout `[B, ...]`, detached.
         metrics: further detached scalars by name. The module logs them under `train/`.
+
+    Example:
+        >>> step = module.method.training_step(module.network, x, y)
+        >>> step.objective.requires_grad, step.loss.requires_grad
+        (True, False)
     """
 
     objective: Tensor
@@ -43,6 +48,10 @@ class Progress:
         epoch: completed epochs, including the fraction of the current one.
         train_size: samples per epoch over all processes; None if unknown.
         step: completed optimizer steps.
+
+    Example:
+        >>> Progress(epoch=1.5, train_size=1000, step=30).epoch
+        1.5
     """
 
     epoch: float = 0.0
@@ -59,6 +68,13 @@ class Method(nn.Module):
         citation: BibTeX entry of the method's publication.
         task: readout, loss and prediction, set by `SpikingModule`; by default cross-entropy of the mean output.
         progress: training progress, set by `SpikingModule` before every step.
+
+    Example:
+        >>> class Unrolled(Method):
+        ...     def training_step(self, network, x, y):
+        ...         return self.step_on_loss(run(network, x), y)
+        >>> Unrolled().training_step(network, x, y).output.shape
+        torch.Size([2, 3])
     """
 
     citation: ClassVar[str] = ""

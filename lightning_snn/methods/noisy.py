@@ -1,4 +1,4 @@
-"""What methods share whose networks fire by noise: one noisy run, K of them side by side, and what they predict."""
+"""Base of the methods whose networks fire by noise: noisy runs, samples in parallel, and their predictions."""
 
 from __future__ import annotations
 
@@ -36,16 +36,27 @@ NOISE_RULES: LayerRules[NoiseRule] = LayerRules(
 
 
 def register_stateless_layer(kind: type[nn.Module]) -> None:
-    """Declare that layers of a type act on every time step alone, so that networks that fire by noise may hold them.
+    """Register a layer type without a state over time, so networks that fire by noise may contain such layers.
+
+    Args:
+        kind: the layer type, which processes every time step independently of the others.
 
     Raises:
         TypeError: if `kind` is not a subclass of `nn.Module`.
+
+    Example:
+        >>> class Halve(nn.Module):
+        ...     def forward(self, x):
+        ...         return x / 2
+        >>> register_stateless_layer(Halve)
+        >>> lightning_snn.methods.NoisySpikes().prepare(nn.Sequential(Halve(), LIF()))[0]
+        Halve()
     """
     NOISE_RULES.register(kind, lambda layer, mode: None)
 
 
 def noise_refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
-    """Return the layers that a network which fires by noise cannot hold, with the reasons."""
+    """Return the layers that a network that fires by noise cannot contain, with the reasons."""
     names = {layer: name for name, layer in network.named_modules()}
     found = NOISE_RULES.found_in(network)
     refused = [
@@ -65,14 +76,14 @@ _MIXING = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, nn
 for _kind in vars(nn).values():
     if isinstance(_kind, type) and issubclass(_kind, nn.Module) and _kind is not nn.Module:
         if issubclass(_kind, _MIXING):
-            NOISE_RULES.register(_kind, lambda layer, mode: "takes rows for a sequence, and rows are time steps here")
+            NOISE_RULES.register(_kind, lambda layer, mode: "treats its rows as a sequence")
         elif not issubclass(_kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
             register_stateless_layer(_kind)
 for _kind in (GaussianNoise, Sign, SynapticDelays, LeakyIntegrator, Complement):
     register_stateless_layer(_kind)
 NOISE_RULES.register(Neuron, _neuron_refusal)
 
-# mean, variance, membrane, score, spikes and the next layer's input of the largest layer live at once
+# mean, variance, membrane, standardized potential, spikes and next input of the largest layer exist at the same time
 _TENSORS_ALIVE = 6
 
 
@@ -81,14 +92,14 @@ class NoisyMethod(Method):
 
     Args:
         lam: lambda of IW-ST in [0, 1].
-        estimator: another estimator of the gradient in place of IW-ST(lambda), by name or as an `Estimator` for
-            Gaussian noise; None is IW-ST(lambda).
+        estimator: gradient estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise; None
+            is IW-ST(lambda).
         noise_mode: "moment", "step" or "trace", see `functional.noisy_lif`.
-        samples: K of `predict`; 0 predicts without noise, one deterministic run.
-        sampling: what the K samples draw: "noise" of the pre-activations, anew at every step, or "weights", kept over
-            time and shared by the batch.
-        sample_memory: memory in MiB that the activations of one layer may take while K samples run side by side, larger
-            than 0; more samples than fit run one after another.
+        samples: number of samples K of `predict`; 0 predicts without noise in one deterministic run.
+        sampling: source of the K samples: "noise" of the pre-activations, drawn at every step, or "weights", constant
+            over time and shared by the batch.
+        sample_memory: memory in MiB that the activations of one layer may take while K samples run in parallel, larger
+            than 0. Samples that do not fit run one after another.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -116,11 +127,11 @@ class NoisyMethod(Method):
         self.samples, self.sampling, self.sample_memory = samples, sampling, sample_memory
 
     def predict(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
-        """The prediction for `x [T, B, ...]`: of one deterministic run, or the mixture of K noisy ones.
+        """Return the prediction for `x [T, B, ...]`: that of one deterministic run, or the mixture of K noisy runs.
 
         Args:
             network: a prepared network.
-            x: input.
+            x: input `[T, B, ...]`.
             generator: source of the noise; None is torch's default.
         """
         if self.samples == 0:
@@ -141,7 +152,14 @@ class NoisyMethod(Method):
         generator: torch.Generator | None = None,
         observe: Observer | None = None,
     ) -> Tensor:
-        """Outputs `[T, B, ...]` of one run in which every spike and every output is drawn; it has a gradient."""
+        """Run the network once with noise and return the drawn outputs `[T, B, ...]`, which have a gradient.
+
+        Args:
+            network: a prepared network.
+            x: input `[T, B, ...]`.
+            generator: source of the noise; None is torch's default.
+            observe: see `posterior_noise`.
+        """
         with self._noise(generator, observe):
             return _drawn(run(network, x), generator)
 
@@ -149,12 +167,18 @@ class NoisyMethod(Method):
     def sampled_outputs(
         self, network: nn.Module, x: Tensor, count: int, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Outputs of `count` noisy runs on `x [T, B, ...]`, side by side within the memory bound.
+        """Return the outputs of noisy runs, as many in parallel as the memory limit allows.
 
         Layers before the first noisy neuron are computed once for all samples of noise.
 
+        Args:
+            network: a prepared network.
+            x: input `[T, B, ...]`.
+            count: number of runs, at least 1.
+            generator: source of the noise; None is torch's default.
+
         Returns:
-            tensors `[T, K_i, B, ...]` with the K_i adding up to `count`.
+            Tensors `[T, K_i, B, ...]`, where the K_i add up to `count`.
         """
         check_integer("count", count)
         steps, batch = x.shape[:2]
@@ -164,7 +188,7 @@ class NoisyMethod(Method):
         with folded(steps):
             with self._noise(generator):
                 before = _through(shared, x.flatten(0, 1))
-            at_once = 1  # the first sample tells how much memory one takes
+            at_once = 1  # the first sample shows how much memory one takes
             while count > 0:
                 at_once = min(at_once, count)
                 context = weight_draws(at_once, generator) if by_weights else self._noise(generator)
@@ -177,7 +201,7 @@ class NoisyMethod(Method):
         return outputs
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
-        """Return the layers that noise comes from or goes to; their outputs decide how many samples fit into memory."""
+        """Return the layers that add or receive noise; their outputs determine how many samples fit into memory."""
         return [module for module in network.modules() if isinstance(module, (Neuron, Sign))]
 
     def extra_repr(self) -> str:
@@ -194,27 +218,27 @@ class NoisyMethod(Method):
         return posterior_noise(self.estimator, self.noise_mode, generator, observe)
 
     def _mixture(self, readouts: list[Tensor], batch: int, dim: int) -> Prediction:
-        """The mixture of readouts whose dimension `dim` holds K_i copies of the batch."""
+        """Return the mixture prediction of readouts whose dimension `dim` holds K_i copies of the batch."""
         copies = [copy for readout in readouts for copy in readout.unflatten(dim, (-1, batch)).unbind(dim)]
         return self.task.combine([self.task.predict(copy) for copy in copies])
 
 
 class _LargestActivation:
-    """Watches a run for the size of the largest output of a layer that the noise comes from or goes to."""
+    """Context that records the size in bytes of the largest output of the given layers."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = layers
         self.bytes = 0
 
     def __enter__(self) -> _LargestActivation:
-        self.hooks = [layer.register_forward_hook(self._see) for layer in self.layers]
+        self.hooks = [layer.register_forward_hook(self._record) for layer in self.layers]
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self.hooks:
             hook.remove()
 
-    def _see(self, module: nn.Module, inputs: tuple[object, ...], output: Tensor | Moments) -> None:
+    def _record(self, module: nn.Module, inputs: tuple[object, ...], output: Tensor | Moments) -> None:
         tensor = output.mean if isinstance(output, Moments) else output
         self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
 
@@ -230,19 +254,19 @@ def _through(layers: Sequence[nn.Module], x: Tensor | Moments) -> Tensor | Momen
 
 
 def _repeated(x: Tensor | Moments, steps: int, count: int) -> Tensor | Moments:
-    """`count` copies of the batch, `[T*B, ...]` to `[T*count*B, ...]`."""
+    """Repeat the batch `count` times, `[T*B, ...]` to `[T*count*B, ...]`."""
     if count == 1:
         return x
 
     def repeat(tensor: Tensor) -> Tensor:
-        copies = tensor.unflatten(0, (steps, 1, -1))
+        copies = torch.unflatten(tensor, 0, (steps, 1, -1))
         return copies.expand(steps, count, *copies.shape[2:]).flatten(0, 2)
 
     return x.map(repeat) if isinstance(x, Moments) else repeat(x)
 
 
 def _before_first_noise(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The layers of a chain before its first noisy neuron, and the rest; of another module there is no before."""
+    """Split a sequential network before its first noisy neuron; nothing comes before it in any other module."""
     layers = unnested(network)
     for index, layer in enumerate(layers):
         if any(isinstance(module, (Neuron, Sign)) for module in layer.modules()):

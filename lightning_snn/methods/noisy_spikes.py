@@ -1,12 +1,12 @@
-r"""Noisy spikes without a posterior: straight-through training of neurons whose drive has noise of a fixed size.
+r"""Noisy spikes without a posterior: straight-through training with noise of a fixed size on the input currents.
 
-The neuron of layer l fires with ``P(spike) = Phi((U - threshold) / std_l)``, by default with ``std_l = std sqrt(l)``,
-the profile that a fresh posterior gives to residual networks. The gradient is that of IW-ST(lambda), and the
-objective is the loss. Exact and approximate where `SpikingBayes` is. Cost: that of backpropagation through time; no
-parameter is added and no second matrix product.
+The neurons of layer l fire with ``P(spike) = Phi((U - threshold) / std_l)``, by default with ``std_l = std sqrt(l)``,
+the profile of a new posterior in residual networks. The gradient is that of IW-ST(lambda), and the objective is the
+loss. Exact and approximate in the same respects as `SpikingBayes`. Cost: that of backpropagation through time, without
+further parameters and without a second matrix product.
 
-The baseline that tells what of a Bayesian network's success comes from its noise, and what from its posterior. Noise on
-the drive during training alone has a long history (Bengio et al. 2013); not dropout, and no uncertainty of weights.
+A baseline that separates the effect of the noise in a Bayesian network from that of its posterior. Noise on input
+currents while training goes back to Bengio et al. 2013. Not dropout, and without uncertainty of the weights.
 """
 
 from __future__ import annotations
@@ -34,18 +34,23 @@ class NoisySpikes(NoisyMethod):
     """Straight-through training with spike noise of a fixed size: a non-Bayesian baseline.
 
     Args:
-        std: standard deviation of the noise on the drive of the first layer of neurons, larger than 0, in units of the
-            threshold.
+        std: standard deviation of the noise on the input current of the first layer of neurons, larger than 0, in units
+            of the membrane potential.
         profile: "sqrt_depth" multiplies it by ``sqrt(l)`` at the l-th layer of neurons in order of registration;
             "constant" does not.
         lam: lambda of IW-ST in [0, 1].
-        estimator: another estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
+        estimator: gradient estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
         noise_mode: "moment" or "step", see `functional.noisy_lif`.
-        samples: K of `predict`; 0 predicts without noise.
-        sample_memory: MiB that the activations of one layer may take while K samples run side by side.
+        samples: number of samples K of `predict`; 0 predicts without noise.
+        sample_memory: memory in MiB that the activations of one layer may take while K samples run in parallel.
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> module = SpikingModule(network, NoisySpikes(std=0.5, samples=4), num_classes=3)
+        >>> module.method.predict(module.network, x).samples.shape
+        torch.Size([4, 2, 3])
     """
 
     citation = """@article{bengio2013estimating,
@@ -72,10 +77,11 @@ class NoisySpikes(NoisyMethod):
         self.std, self.profile = std, profile
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """Put a `GaussianNoise` before every LIF and Sign layer; the network that was handed in stays as it is.
+        """Return a copy of the network with a `GaussianNoise` before every neuron and `Sign` layer.
 
         Raises:
-            ValueError: if the network has no such layer, or naming the LIF layers of the order "leak_then_reset".
+            ValueError: if the network has no such layer, or if a layer cannot fire by noise; the message names all of
+                them.
         """
         refuse("NoisySpikes", noise_refusals(network, self.noise_mode))
         network = copy.deepcopy(network)

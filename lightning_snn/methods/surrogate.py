@@ -1,8 +1,8 @@
-"""Surrogate-gradient backpropagation through time: the baseline that everyone knows.
+"""Surrogate-gradient backpropagation through time, the standard baseline.
 
 Computes the gradient of the loss through the unrolled network, with the derivative of each spike replaced by that of
-its layer's surrogate. The forward pass is exact; the gradient is that of no function, and unbiased only where the
-surrogate is.
+its layer's surrogate. The forward pass is exact. The gradient is in general not that of any function, and
+unbiased only if the surrogate is.
 Cost: O(T) time and memory. After Neftci, Mostafa & Zenke 2019. Not to be confused with rate-based backpropagation,
 whose memory does not grow with T.
 """
@@ -19,7 +19,9 @@ class SurrogateGradient(Method):
     """Backpropagation through time with surrogate derivatives; the objective is the loss.
 
     Example:
-        >>> module = SpikingModule(network, SurrogateGradient(), num_classes=10)
+        >>> module = SpikingModule(network, SurrogateGradient(), num_classes=3)
+        >>> step = module.method.training_step(module.network, x, y)
+        >>> step.objective.backward()
     """
 
     citation = """@article{neftci2019surrogate,

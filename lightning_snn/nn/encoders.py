@@ -1,4 +1,4 @@
-"""Encoders: a static input becomes a sequence `[T, B, ...]`."""
+"""Encoders, which turn a static input into a sequence `[T, B, ...]`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from lightning_snn.checks import check_between, check_fraction, check_integer, c
 
 
 class DirectEncoder(nn.Module):
-    """The same analog input at every step (a view, nothing is copied); the first layer turns it into spikes.
+    """Direct encoding: the same analog input at every step, as a view. The first layer turns it into spikes.
 
     Args:
-        time_steps: T, at least 1.
+        time_steps: number of time steps T, at least 1.
+
+    Shape:
+        `[B, ...]` to `[T, B, ...]`.
+
+    Example:
+        >>> DirectEncoder(time_steps=10)(torch.rand(2, 4)).shape
+        torch.Size([10, 2, 4])
     """
 
     def __init__(self, time_steps: int) -> None:
@@ -30,13 +37,24 @@ class DirectEncoder(nn.Module):
 
 
 class PoissonEncoder(DirectEncoder):
-    """Independent Bernoulli spikes with ``P(s_t = 1) = x``, the discrete Poisson process; noise from torch's generator.
+    """Rate encoding by independent Bernoulli spikes with ``P(s_t = 1) = x``, a discrete Poisson process.
+
+    The spikes are drawn from torch's default generator.
 
     Args:
-        time_steps: T, at least 1.
+        time_steps: number of time steps T, at least 1.
 
     Raises:
         ValueError: if an input is outside [0, 1].
+
+    Shape:
+        `[B, ...]` to `[T, B, ...]`.
+
+    Example:
+        >>> PoissonEncoder(time_steps=3)(torch.tensor([0.0, 1.0]))
+        tensor([[0., 1.],
+                [0., 1.],
+                [0., 1.]])
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,13 +63,24 @@ class PoissonEncoder(DirectEncoder):
 
 
 class LatencyEncoder(DirectEncoder):
-    """One spike an input, the earlier the larger: at step ``round((1 - x)(T - 1))``. An input of 0 stays silent.
+    """Latency encoding: one spike per input, at step ``round((1 - x)(T - 1))``, so larger inputs spike earlier.
+
+    An input of 0 does not spike.
 
     Args:
-        time_steps: T, at least 1.
+        time_steps: number of time steps T, at least 1.
+
+    Shape:
+        `[B, ...]` to `[T, B, ...]`.
 
     Raises:
         ValueError: if an input is outside [0, 1].
+
+    Example:
+        >>> LatencyEncoder(time_steps=3)(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([[0., 0., 1.],
+                [0., 1., 0.],
+                [0., 0., 0.]])
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,15 +91,22 @@ class LatencyEncoder(DirectEncoder):
 
 
 class ThresholdEncoder(nn.Module):
-    """A spike at a single step, T = 1, for each input above a threshold: ``s = 1[x > threshold]``.
+    """Binarization of the input in a single time step, T = 1: ``s = 1[x > threshold]``.
 
-    A threshold of 0.5 parts pixels of 8 bits, divided by 255, into 0 to 127 and 128 to 255.
+    A threshold of 0.5 splits 8-bit pixels, divided by 255, into 0 to 127 and 128 to 255.
 
     Args:
-        threshold: between 0 and 1.
+        threshold: threshold, in (0, 1).
 
     Raises:
         ValueError: if an input is outside [0, 1].
+
+    Shape:
+        `[B, ...]` to `[1, B, ...]`.
+
+    Example:
+        >>> ThresholdEncoder(0.5)(torch.tensor([0.2, 0.7]))
+        tensor([[0., 1.]])
     """
 
     def __init__(self, threshold: float = 0.5) -> None:
@@ -87,10 +123,14 @@ class ThresholdEncoder(nn.Module):
 
 
 class Complement(nn.Module):
-    """Inputs in [0, 1] and what they lack of 1, ``[x, 1 - x]``, so that weights that cannot be negative can inhibit.
+    """Inputs in [0, 1] and their complements, ``[x, 1 - x]``, so weights that cannot be negative can inhibit.
 
     Shape:
         `[B, C, ...]` to `[B, 2 C, ...]`.
+
+    Example:
+        >>> Complement()(torch.tensor([[1.0, 0.25]]))
+        tensor([[1.0000, 0.2500, 0.0000, 0.7500]])
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,23 +138,29 @@ class Complement(nn.Module):
 
 
 class PopulationEncoder(nn.Module):
-    """Neurons that each spike near a place of their own on a line, at a single step, T = 1.
+    """Population encoding by Gaussian receptive fields in a single time step, T = 1.
 
-    ``s_k = 1[exp(-(x - c_k)^2 / (2 width^2)) > threshold]``, the centers c_k evenly spaced from `low` to `high`.
+    ``s_k = 1[exp(-(x - c_k)^2 / (2 width^2)) > threshold]``, with the centers c_k evenly spaced from `low` to `high`.
 
-    An input far outside of the line leaves all neurons silent.
+    No neuron spikes for an input far outside [low, high].
 
     Args:
-        low, high: ends of the line, in units of the input.
-        fields: neurons, at least 2.
-        width: standard deviation of the receptive fields, in units of the input.
-        threshold: between 0 and 1: a neuron spikes within ``width sqrt(-2 log threshold)`` of its center.
+        low: lowest center, in units of the input.
+        high: highest center, in units of the input.
+        fields: number of neurons per input, at least 2.
+        width: standard deviation of the receptive fields, in units of the input, larger than 0.
+        threshold: in (0, 1); a neuron spikes within ``width sqrt(-2 log threshold)`` of its center.
 
     Shape:
-        `[B, D]`, D numbers a sample, to `[1, B, D * fields]`; `[B]` to `[1, B, fields]`.
+        `[B, D]`, with D numbers per sample, to `[1, B, D * fields]`; `[B]` to `[1, B, fields]`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> PopulationEncoder(0.0, 1.0, fields=3, width=0.2)(torch.tensor([0.0, 0.6]))
+        tensor([[[1., 0., 0.],
+                 [0., 1., 0.]]])
     """
 
     def __init__(self, low: float, high: float, fields: int = 100, width: float = 0.12, threshold: float = 0.5) -> None:
@@ -141,5 +187,5 @@ def _check_unit_range(x: Tensor, encoder: nn.Module) -> None:
     low, high = torch.aminmax(x)
     if low < 0 or high > 1:
         raise ValueError(
-            f"Expected the input of {type(encoder).__name__} in [0, 1], but got values from {low:g} to {high:g}"
+            f"Expected the input of {type(encoder).__name__} to be in [0, 1], but got values from {low:g} to {high:g}"
         )

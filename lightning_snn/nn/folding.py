@@ -1,7 +1,7 @@
-"""Time folded into the batch: how a plain network runs over a sequence.
+"""Time folded into the batch, so a plain network runs over a sequence.
 
-Inside a network tensors are `[T*B, ...]`, so any stateless layer works unchanged and runs as one large call; only
-spiking layers unfold T. `run` is the one place that folds, tells the spiking layers T, and unfolds.
+Inside a network tensors are `[T*B, ...]`, so any stateless layer works unchanged and runs as one large call. Only
+layers that mix time steps unfold T. `run` folds the input, makes T known to these layers, and unfolds the output.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _time_steps: ContextVar[int | None] = ContextVar("time_steps", default=None)
@@ -18,7 +19,18 @@ _time_steps: ContextVar[int | None] = ContextVar("time_steps", default=None)
 
 @contextmanager
 def folded(time_steps: int) -> Iterator[None]:
-    """Within this context spiking layers read their input `[T*B, ...]` as `time_steps` steps. Contexts nest."""
+    """Enter a context in which spiking layers read their input `[T*B, ...]` as `time_steps` steps.
+
+    Contexts can be nested.
+
+    Args:
+        time_steps: number of time steps T.
+
+    Example:
+        >>> with folded(10):
+        ...     LIF()(torch.rand(10 * 2, 4)).shape
+        torch.Size([20, 4])
+    """
     token = _time_steps.set(time_steps)
     try:
         yield
@@ -27,7 +39,7 @@ def folded(time_steps: int) -> Iterator[None]:
 
 
 def time_steps() -> int | None:
-    """T of the enclosing `run` or `folded`; None outside."""
+    """Return T of the enclosing `run` or `folded`, or None outside."""
     return _time_steps.get()
 
 
@@ -39,11 +51,10 @@ def run(network: nn.Module, x: Tensor) -> Any:
         x: input, shape `[T, B, ...]`, time first.
 
     Returns:
-        what the network returns with every tensor unfolded to `[T, B, ...]`; tuples, lists and dicts are walked
-        through.
+        The output of the network with every tensor unfolded to `[T, B, ...]`, also within tuples, lists and dicts.
 
     Raises:
-        ValueError: if `x` has no time and batch axis, or an output does not have `T * B` rows.
+        ValueError: if `x` has no time and batch dimension, or an output does not have `T * B` rows.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
@@ -68,28 +79,37 @@ def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
     if output.shape[0] != time_steps * batch_size:
         raise ValueError(
             f"Expected the network to return {time_steps} * {batch_size} = {time_steps * batch_size} rows, one for "
-            f"every time step and sample, but got the shape {tuple(output.shape)}"
+            f"each time step and sample, but got the shape {tuple(output.shape)}"
         )
     return output.unflatten(0, (time_steps, batch_size))
 
 
 def unfold(x: Tensor, layer: nn.Module) -> Tensor:
-    """A spiking layer's view of its folded input: `[T*B, ...]` to `[T, B, ...]`.
+    """Unfold the input of a layer that mixes time steps, `[T*B, ...]` to `[T, B, ...]`.
+
+    Args:
+        x: folded input.
+        layer: the layer, which error messages name.
 
     Raises:
-        RuntimeError: if T is unknown, because the layer was called outside `run`.
-        ValueError: if the rows of `x` are no multiple of T.
+        RuntimeError: if T is unknown because the layer was called outside `run`.
+        ValueError: if the number of rows of `x` is not a multiple of T.
+
+    Example:
+        >>> with folded(10):
+        ...     unfold(torch.rand(20, 4), LIF()).shape
+        torch.Size([10, 2, 4])
     """
     time_steps = _time_steps.get()
     if time_steps is None:
         raise RuntimeError(
-            f"{type(layer).__name__} does not know the number of time steps. Call the network as "
-            "`lightning_snn.run(network, x)` with x of shape [T, B, ...], or one step at a time with "
+            f"Expected {type(layer).__name__} to be called within `lightning_snn.run`, but the number of time steps is "
+            "unknown. Call `lightning_snn.run(network, x)` with x of shape [T, B, ...], or run one time step with "
             "`layer.step(x, state)`"
         )
     if x.dim() == 0 or x.shape[0] % time_steps:
         raise ValueError(
-            f"Expected the input of {type(layer).__name__} to have a multiple of T = {time_steps} rows, time folded "
-            f"into the batch, but got the shape {tuple(x.shape)}"
+            f"Expected the input of {type(layer).__name__} to have a multiple of T = {time_steps} rows, because time "
+            f"is folded into the batch, but got the shape {tuple(x.shape)}"
         )
-    return x.unflatten(0, (time_steps, -1))
+    return torch.unflatten(x, 0, (time_steps, -1))

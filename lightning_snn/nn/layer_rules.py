@@ -1,4 +1,4 @@
-"""What a method knows of layer types: one registry, one lookup and one wording of refusals for all methods."""
+"""Rules of the methods by layer type: one registry, one lookup and one wording of refusals for all methods."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class LayerRules(Generic[Rule]):
         self._by_method[name] = rule
 
     def find(self, layer: nn.Module) -> Rule | None:
-        """Return the rule of the layer's type, or of the nearest base class that computes the same; None without one."""
+        """Return the rule of a layer's type or its nearest base class that computes the same, None without one."""
         bases = list(self._bases(layer))
         for kind in bases:
             if _computes_as(layer, kind):
@@ -136,7 +136,7 @@ def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
         raise refusal_error(method, refused, remedy)
 
 
-# they do nothing where they are empty
+# containers that may have no children
 _EMPTY_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 

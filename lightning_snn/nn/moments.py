@@ -1,4 +1,4 @@
-"""Mean and variance traveling through a network as one value, so that plain layers need not know about them."""
+"""Gaussian activations: mean and variance as one value that plain layers can process."""
 
 from __future__ import annotations
 
@@ -14,47 +14,57 @@ _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 class Moments:
-    """A Gaussian activation: mean and variance of the same shape, elements taken as independent.
+    """A Gaussian activation: mean and variance of the same shape, with independent elements.
 
-    What is linear acts on both: reshaping, sums, scaling, average pooling. Anything else raises a TypeError that
-    names the operation, because a nonlinearity of a Gaussian has no exact mean and variance: put a spiking layer
-    before it.
+    Reshaping, sums, scaling and average pooling act on both. Any other operation raises a TypeError that names it,
+    because a nonlinear function of a Gaussian is not Gaussian: put a spiking layer before it.
 
     Args:
-        mean, variance: tensors of one shape; variance at least 0.
+        mean: mean.
+        variance: variance, at least 0, of the same shape.
+
+    Example:
+        >>> doubled = 2 * Moments(torch.tensor([1.0]), torch.tensor([0.5]))
+        >>> doubled.mean, doubled.variance
+        (tensor([2.]), tensor([2.]))
     """
 
     def __init__(self, mean: Tensor, variance: Tensor) -> None:
         self.mean, self.variance = mean, variance
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Moments:
-        """The same rearrangement applied to mean and variance."""
+        """Apply the same rearrangement of elements to mean and variance."""
         return Moments(function(self.mean), function(self.variance))
 
     @property
     def shape(self) -> torch.Size:
+        """Shape of mean and variance."""
         return self.mean.shape
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of the mean."""
         return self.mean.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of the mean."""
         return self.mean.device
 
     def dim(self) -> int:
+        """Return the number of dimensions."""
         return self.mean.dim()
 
     def size(self, *args: Any) -> Any:
+        """Return the shape, or the size of one dimension, as `Tensor.size` does."""
         return self.mean.size(*args)
 
     def __getattr__(self, name: str) -> Any:
         if name in _REARRANGEMENTS:
             return lambda *args, **kwargs: self.map(lambda x: getattr(x, name)(*args, **kwargs))
         raise AttributeError(
-            f"A Gaussian activation has no exact `{name}`: only {', '.join(sorted(_REARRANGEMENTS))}, sums, scaling "
-            "and average pooling act on its mean and variance. Put a spiking layer before this operation"
+            f"A Gaussian activation has no `{name}`: only {', '.join(sorted(_REARRANGEMENTS))}, sums, scaling and "
+            "average pooling act on its mean and variance. Put a spiking layer before this operation"
         )
 
     def __add__(self, other: Moments | Tensor | float) -> Moments:
@@ -68,7 +78,8 @@ class Moments:
     def __mul__(self, factor: Tensor | float) -> Moments:
         if isinstance(factor, Moments):
             raise TypeError(
-                "The product of two Gaussian activations is not Gaussian: put a spiking layer before one of them"
+                "Expected a tensor or a number as factor of a Gaussian activation, but got another one. "
+                "Put a spiking layer before one of them"
             )
         return Moments(self.mean * factor, self.variance * factor**2)
 
@@ -100,7 +111,7 @@ class Moments:
         if handler is None:
             name = getattr(func, "__name__", repr(func))
             raise TypeError(
-                f"`{name}` of a Gaussian activation has no exact mean and variance: put a spiking layer before it"
+                f"`{name}` of a Gaussian activation has no exact mean and variance. Put a spiking layer before it"
             )
         return handler(*args, **(kwargs or {}))
 
@@ -136,18 +147,21 @@ for _function in (
 
 @_handles(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
 def _add(a: Any, b: Any) -> Moments:
-    return a + b if isinstance(a, Moments) else b + a
+    return a + b if isinstance(a, Moments) else Moments.__add__(b, a)
 
 
 @_handles(torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
 def _multiply(a: Any, b: Any) -> Moments:
-    return a * b if isinstance(a, Moments) else b * a
+    return a * b if isinstance(a, Moments) else Moments.__mul__(b, a)
 
 
 @_handles(torch.cat)
 def _concatenate(parts: Any, dim: int = 0) -> Moments:
     if not all(isinstance(part, Moments) for part in parts):
-        raise TypeError("torch.cat of Gaussian activations and tensors: put a spiking layer before the Gaussian ones")
+        raise TypeError(
+            "Expected Gaussian activations only in torch.cat, but got tensors too. Put a spiking layer before the "
+            "Gaussian activations"
+        )
     return Moments(torch.cat([p.mean for p in parts], dim), torch.cat([p.variance for p in parts], dim))
 
 
@@ -163,7 +177,8 @@ def _average_pool(
 ) -> Moments:
     if ceil_mode or not count_include_pad or divisor_override is not None:
         raise TypeError(
-            "avg_pool2d of a Gaussian activation needs windows of one size: no ceil_mode, count_include_pad=True"
+            "Expected avg_pool2d of a Gaussian activation to have windows of one size, but got ceil_mode=True, "
+            "count_include_pad=False or a divisor_override"
         )
     area = kernel_size**2 if isinstance(kernel_size, int) else math.prod(kernel_size)
     return Moments(
@@ -176,7 +191,7 @@ def _average_pool(
 def _global_average_pool(x: Moments, output_size: Any) -> Moments:
     if output_size not in (1, (1, 1), [1, 1]):
         raise TypeError(
-            f"adaptive_avg_pool2d of a Gaussian activation is exact for output size 1 only, but got {output_size}"
+            f"Expected adaptive_avg_pool2d of a Gaussian activation to have output size 1, but got {output_size}"
         )
     area = x.shape[-1] * x.shape[-2]
     return Moments(F.adaptive_avg_pool2d(x.mean, 1), F.adaptive_avg_pool2d(x.variance, 1) / area)

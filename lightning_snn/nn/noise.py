@@ -1,4 +1,4 @@
-"""What a run of a Bayesian network does with its posterior: ignore it, let it be the spike noise, or draw weights."""
+"""Contexts that select the use of a posterior in a run: as the noise of spikes, as draws of weights, or not at all."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Observer = Callable[[nn.Module, Tensor], None]
 
 @dataclass(frozen=True)
 class SpikeNoise:
-    """How spiking layers fire by the noise of what drives them.
+    """Options of spiking layers that fire by the noise of their input current.
 
     Attributes:
-        estimator: of the gradient, for Gaussian noise.
+        estimator: gradient estimator, for Gaussian noise.
         mode: "moment", "step" or "trace", see `functional.noisy_lif`.
         generator: source of the noise; None is torch's default.
-        observe: called with every noisy layer and its standardized pre-activations, shape of its folded input.
-        drawn: drawn currents `[T, B, ...]` of the layers that are keys: an observer enters a layer before its call and
-            takes the current out after it. It stays None where no current is drawn.
+        observe: called with each noisy layer and its standardized pre-activations, shape of its folded input.
+        drawn: drawn currents `[T, B, ...]` by layer: an observer adds a layer as a key before its call and removes it
+            after the call. The value stays None if the layer draws no current.
     """
 
     estimator: Estimator
@@ -38,19 +38,19 @@ class SpikeNoise:
     drawn: dict[nn.Module, Tensor | None] = field(default_factory=dict)
 
     def receiver(self, layer: nn.Module) -> Callable[[Tensor], None] | None:
-        """Return where a layer that draws its current hands it out, None if nobody asked for it."""
+        """Return the function that stores the drawn current of a layer, None if no observer requested it."""
         return partial(self.drawn.__setitem__, layer) if layer in self.drawn else None
 
 
 @dataclass(frozen=True)
 class WeightDraws:
-    """K networks drawn from the posterior, run side by side on a batch that holds K copies of the samples.
+    """Draws of K networks from the posterior, run in parallel on a batch that holds K copies of the samples.
 
     Attributes:
-        count: K; the batch is `[T * K * B, ...]`, the draw being the slower index within a step.
+        count: number of draws K; the batch is `[T * K * B, ...]`, ordered by draw and then by sample within a step.
         generator: source of the draws; None is torch's default.
-        drawn: the draws `[K, ...]` of each parameter, so that a layer that is called twice keeps them, and layers
-            that share a parameter share its draws.
+        drawn: draws `[K, ...]` by parameter, so further calls of a layer, and layers that share a parameter, use the
+            same draws.
     """
 
     count: int
@@ -68,17 +68,21 @@ def posterior_noise(
     generator: torch.Generator | None = None,
     observe: Observer | None = None,
 ) -> Iterator[None]:
-    """Within this context Bayesian layers pass on mean and variance, and the spiking layers they drive fire by that
-    noise.
+    """Enter a context in which Bayesian layers return mean and variance and spiking layers fire by that noise.
 
     Args:
-        estimator: of the gradient, for Gaussian noise; a number is the lambda of IW-ST. None switches the noise off.
+        estimator: gradient estimator, for Gaussian noise; a number is the lambda of IW-ST. None disables the noise.
         mode: "moment", "step" or "trace", see `functional.noisy_lif`.
         generator: source of the noise; None is torch's default.
-        observe: called with every noisy layer and its standardized pre-activations ``(U - threshold) / sqrt(Q)``.
+        observe: called with each noisy layer and its standardized pre-activations ``(U - threshold) / sqrt(Q)``.
 
     Raises:
         ValueError: if an argument is outside its range.
+
+    Example:
+        >>> network = nn.Sequential(lightning_snn.nn.GaussianNoise(0.5), LIF())
+        >>> with posterior_noise(estimator=0.5):
+        ...     spikes = run(network, torch.rand(10, 2, 4))
     """
     made = None
     if estimator is not None:
@@ -89,21 +93,33 @@ def posterior_noise(
 
 @contextmanager
 def weight_draws(count: int, generator: torch.Generator | None = None) -> Iterator[None]:
-    """Within this context every Bayesian layer computes with `count` draws of its weights, kept over time steps and
-    shared by all samples: draw k acts on the k-th copy of the batch, whose rows are `[T * count * B, ...]`.
+    """Enter a context in which Bayesian layers compute with draws of their weights.
+
+    The draws are the same at all time steps and for all samples. Draw k acts on the k-th copy of the batch, whose rows
+    are `[T * count * B, ...]`.
+
+    Args:
+        count: number of draws K, at least 1.
+        generator: source of the draws; None is torch's default.
+
+    Example:
+        >>> layer = lightning_snn.methods.bayes.BayesLinear(4, 3)
+        >>> with weight_draws(2):
+        ...     layer(torch.rand(2 * 5, 4)).shape
+        torch.Size([10, 3])
     """
     check_integer("count", count)
     yield from _entered(WeightDraws(count, generator))
 
 
 def spike_noise() -> SpikeNoise | None:
-    """The noise of the enclosing `posterior_noise`; None outside it."""
+    """Return the noise of the enclosing `posterior_noise`, None outside one."""
     noise = _noise.get()
     return noise if isinstance(noise, SpikeNoise) else None
 
 
 def draws() -> WeightDraws | None:
-    """The draws of the enclosing `weight_draws`; None outside it."""
+    """Return the draws of the enclosing `weight_draws`, None outside one."""
     noise = _noise.get()
     return noise if isinstance(noise, WeightDraws) else None
 

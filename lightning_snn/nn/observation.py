@@ -1,7 +1,8 @@
-"""Watching the spiking layers of a network while it runs, whatever library they are from and however it calls them.
+"""Observation of the spiking layers of a network while it runs, for layers of this and of other libraries.
 
-Ours take all time steps at once, folded into the batch; so do SpikingJelly's in multi-step mode, with a time axis;
-snntorch's and SpikingJelly's in single-step mode are called once a step. Each call is given as steps `[steps, B, ...]`.
+The layers of this library take all time steps at once, folded into the batch. Those of SpikingJelly in multi-step mode
+take them with a time dimension. Those of snntorch, and of SpikingJelly in single-step mode, are called once per step.
+Every call is reported as steps `[steps, B, ...]`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ class LayerCall:
     """One call of a spiking layer.
 
     Attributes:
-        name: of the layer within the network; its type's name where the network is the layer itself.
+        name: name of the layer within the network, or of its type if the network is the layer itself.
         layer: the layer.
         spikes: its output, shape `[steps, B, ...]`; any value but 0 is a spike.
-        current: its input, of the same shape. A Gaussian current is given as it was drawn, or as its mean where the
-            neurons draw no current. None if the input was not a tensor.
-        output: the spikes as the layer returned them: the tensor that the network continues with, to differentiate by.
+        current: its input, of the same shape. For a Gaussian current, the drawn current, or the mean if the neurons
+            draw no current. None if the input was not a tensor.
+        output: the spikes as the layer returned them: the tensor that the network continues with, so derivatives can be
+            taken with respect to it.
     """
 
     name: str
@@ -44,7 +46,7 @@ class LayerCall:
 
     @property
     def threshold(self) -> float | Tensor | None:
-        """Firing threshold that the membrane potentials are compared with; None if it is not known.
+        """Firing threshold that the membrane potentials are compared with, None if it is not known.
 
         A number, or a tensor that broadcasts to `[steps, B, ...]` and varies over steps where the neurons adapt.
         """
@@ -58,9 +60,9 @@ class LayerCall:
         """Return the membrane potentials of this call, shape `[steps, B, ...]`, without a graph; None if not known.
 
         They are those compared with the threshold, before any reset. SpikingJelly, and snntorch with
-        ``reset_delay=False``, keep them after the reset: where that subtracts the threshold it is added again, where it
-        sets to a value the potential of a spike is not known and has that value. For neurons that fire by noise without
-        drawing their current it is the mean potential, given the spikes.
+        ``reset_delay=False``, keep them after the reset. If the reset subtracts the threshold, the threshold is added
+        again. If the reset sets a value, the potential of a spike is not known and is that value. For neurons that fire
+        by noise without drawing their current, it is the mean potential, given the spikes.
 
         Read it before the layer is called again. In SpikingJelly's multi-step mode it is known within
         `observe(..., membranes=True)` only. It is not known for a `Neuron` with a `forward` of its own.
@@ -70,7 +72,7 @@ class LayerCall:
         return self._kept_membrane
 
     def relative_membrane(self) -> Tensor | None:
-        """Return the membrane potentials on a scale where rest is 0 and the firing threshold 1; None if not known."""
+        """Return the membrane potentials on a scale with rest at 0 and the firing threshold at 1; None if not known."""
         potentials, threshold = self.membrane(), self.threshold
         if potentials is None or threshold is None:
             return None
@@ -80,9 +82,9 @@ class LayerCall:
         return (potentials - rest) / (threshold - rest)
 
     def free_membrane(self) -> Tensor | None:
-        """Return the relative membrane potentials that the same current gives neurons that never spike.
+        """Return the relative membrane potentials of neurons that receive the same current but never spike.
 
-        None if they do not follow from the current, as for layers of other libraries.
+        None if they cannot be computed from the current, as for layers of other libraries.
         """
         if not isinstance(self.layer, Neuron) or self.current is None or not runs_by_its_equations(self.layer):
             return None
@@ -113,7 +115,7 @@ class LayerCall:
         kept = kept.detach()
         if threshold is None or not _has_subtracted(layer):
             return kept
-        # a graded spike subtracts the threshold once, too
+        # a graded spike subtracts the threshold once as well
         return kept + threshold * (spikes != 0).to(kept.dtype)
 
 
@@ -121,21 +123,24 @@ class LayerCall:
 def observe(
     network: nn.Module, on_call: Callable[[LayerCall], None], membranes: bool = False
 ) -> Iterator[dict[str, nn.Module]]:
-    """Within this context hear of every call of a network's spiking layers in which they spike: not of those of copies,
-    and not of the pass of rate-based backpropagation in which they give rates.
+    """Enter a context in which a function receives every call of the spiking layers of a network.
+
+    Calls of copies of the network are not reported, nor those of rate-based backpropagation on rates.
 
     Args:
         network: any module; its spiking layers are found by `nn.registry`.
-        on_call: told of every call when it is over. What it raises ends the run.
-        membranes: have SpikingJelly's multi-step neurons keep their membranes, which costs memory.
+        on_call: called with each call after it. An exception that it raises ends the run.
+        membranes: make SpikingJelly's multi-step neurons keep their membrane potentials, which costs memory.
 
-    Returns:
-        A context that gives the layers by their names, in order of registration. The hooks are gone when it ends,
-        also by an exception.
+    Yields:
+        The layers by name, in order of registration. The hooks are removed at the end of the context, also after an
+        exception.
 
     Example:
-        >>> with observe(network, lambda call: print(call.name, call.spikes.mean())):
-        ...     run(network, x)
+        >>> network = nn.Sequential(nn.Linear(4, 8), LIF())
+        >>> with observe(network, lambda call: print(call.name, tuple(call.spikes.shape))):
+        ...     spikes = run(network, torch.rand(10, 2, 4))
+        1 (10, 2, 8)
     """
     layers = named_spiking_layers(network)
     with ExitStack() as hooks:
@@ -144,29 +149,31 @@ def observe(
                 layer.store_v_seq = True  # type: ignore[assignment]
                 hooks.callback(setattr, layer, "store_v_seq", False)
             if membranes and isinstance(layer, Neuron):
-                hooks.callback(layer.register_forward_pre_hook(_ask_for_current).remove)
+                hooks.callback(layer.register_forward_pre_hook(_request_current).remove)
             handle = layer.register_forward_hook(_hook(name, layer, on_call), with_kwargs=True)
             hooks.callback(handle.remove)
         yield layers
 
 
 def named_spiking_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """A network's spiking layers by their names, in order of registration; of a network that is a layer itself, by the
-    name of its type.
+    """Return the spiking layers of a network by name, in order of registration.
+
+    If the network is a spiking layer itself, its name is that of its type.
     """
     return {name or type(layer).__name__: layer for name, layer in spiking_layers(network)}
 
 
 @dataclass
 class Trace:
-    """What a spiking layer did with a few samples.
+    """Recorded activity of a spiking layer for a few samples.
 
     Attributes:
-        spikes: shape `(T, S, N)`, of S samples and N neurons.
-        membrane: of the same shape, see `LayerCall.membrane`; None if it is not known or was not asked for.
-        threshold: a number, `(N,)` for the neurons of the first sample, or `(T, S, N)` where it varies over time; None
-            if it is not known.
-        shape: of a sample's neurons before they were flattened.
+        spikes: spikes, shape `(T, S, N)`, of S samples and N neurons.
+        membrane: membrane potentials of the same shape, see `LayerCall.membrane`; None if they are not known or were
+            not requested.
+        threshold: firing threshold: a number, `(N,)` for the neurons of the first sample, or `(T, S, N)` if it varies
+            over time; None if it is not known.
+        shape: shape of the neurons of a sample before they were flattened.
     """
 
     spikes: Tensor
@@ -185,21 +192,22 @@ class _Pieces:
 
 
 class Traces:
-    """Spikes, and membranes if asked for, of the first samples of a batch in every spiking layer of a network.
+    """Recording of spikes, and optionally membrane potentials, of the first samples in every spiking layer.
 
-    A layer that takes all time steps in a call is recorded in its first call; later ones are other runs of the same
-    batch. Of a layer that is called step by step every call is a time step, so that `recording` should enclose one
-    batch. Where such a layer stands in several places of a network, only its calls that have the shape of the first are
-    kept; places of the same shape cannot be told apart, and their calls follow each other as time steps.
+    A layer that takes all time steps in a call is recorded in its first call, because later ones are further runs of
+    the same batch. For a layer that is called step by step, every call is a time step, so `recording` should enclose
+    one batch. If such a layer is used in several places of a network, only its calls with the shape of the first one
+    are kept; places of the same shape cannot be distinguished, and their calls are recorded as consecutive time steps.
 
     Args:
-        samples: how many samples, from the first, at least 1.
-        membranes: whether to keep membranes too.
+        samples: number of samples, from the first, at least 1.
+        membranes: record membrane potentials too.
 
     Example:
+        >>> network = nn.Sequential(nn.Linear(4, 8), LIF())
         >>> traces = Traces(samples=2)
         >>> with traces.recording(network):
-        ...     run(network, x)
+        ...     spikes = run(network, torch.rand(10, 3, 4))
         >>> traces.found()["1"].spikes.shape
         torch.Size([10, 2, 8])
     """
@@ -210,12 +218,12 @@ class Traces:
 
     @contextmanager
     def recording(self, network: nn.Module) -> Iterator[Traces]:
-        """A context within which a network's run is recorded."""
+        """Enter a context in which a run of the network is recorded."""
         with observe(network, self.add, self.membranes):
             yield self
 
     def add(self, call: LayerCall) -> None:
-        """Keep a call, as `observe` tells of it."""
+        """Record a call that `observe` reports."""
         shape = call.spikes.shape[1:]
         pieces = self._pieces.setdefault(call.name, _Pieces(shape=shape))
         if pieces.complete or shape != pieces.shape:
@@ -224,15 +232,18 @@ class Traces:
         pieces.spikes.append(self._first(call.spikes))
         if self.membranes:
             membrane = call.membrane()
-            # a copy: snntorch's and SpikingJelly's may change in place
+            # a copy, because snntorch and SpikingJelly may change it in place
             pieces.membranes.append(None if membrane is None else self._first(membrane))
             pieces.thresholds.append(self._of_neurons(call.threshold, call.spikes))
 
     def found(self) -> dict[str, Trace]:
-        """What each layer that ran did, in the order in which layers ran first."""
+        """Return the trace of each layer that ran, in the order of their first calls."""
         return {
             name: Trace(
-                torch.cat(each.spikes), _joined(each.membranes), _joined_thresholds(each), tuple(each.shape[1:])
+                torch.cat(each.spikes),
+                _concatenated(each.membranes),
+                _concatenated_thresholds(each),
+                tuple(each.shape[1:]),
             )
             for name, each in self._pieces.items()
         }
@@ -249,20 +260,20 @@ class Traces:
 
 
 def takes_all_steps(layer: nn.Module) -> bool:
-    """Whether a call of a spiking layer, here and now, takes all time steps of a sequence."""
+    """Return whether a call of a spiking layer, in the current context, takes all time steps of a sequence."""
     return time_steps() is not None or _takes_all_steps(layer, conventions_of(layer) or Conventions())
 
 
 def as_steps(layer: nn.Module, values: Tensor) -> Tensor:
-    """What a call of a spiking layer, here and now, takes or returns, as steps `[steps, B, ...]`."""
+    """Return the input or output of a call of a spiking layer, in the current context, as steps `[steps, B, ...]`."""
     steps = time_steps()
     if steps is not None:
-        return values.unflatten(0, (steps, -1))
+        return torch.unflatten(values, 0, (steps, -1))
     return values if takes_all_steps(layer) else values[None]
 
 
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a call of a module is given first, by position or else by keyword; None if it is given nothing."""
+    """Return the first argument of a call of a module, by position or else by keyword; None without arguments."""
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
@@ -271,16 +282,16 @@ def _takes_all_steps(layer: nn.Module, known: Conventions) -> bool:
 
 
 def _has_subtracted(layer: nn.Module) -> bool:
-    """Whether a layer of another library keeps its membrane after a reset that subtracted the threshold."""
+    """Return whether a third-party layer keeps its membrane potential after a reset that subtracted the threshold."""
     if getattr(layer, "reset_delay", True) is False:
         return getattr(layer, "reset_mechanism", None) == "subtract"
-    # SpikingJelly's value that a spike resets to; None where it subtracts
+    # SpikingJelly's value after a reset, None if the reset subtracts the threshold
     return getattr(layer, "v_reset", 0.0) is None
 
 
 def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> Any:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        # copies of a network take its hooks with them; the second pass of rate-based backpropagation has rates
+        # copies of a network have its hooks too; the second pass of rate-based backpropagation runs on rates
         if layer is not own or rate_phase() == "replay":
             return
         given = first_argument(args, kwargs)
@@ -296,19 +307,19 @@ def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> An
     return hook
 
 
-def _ask_for_current(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """Have neurons that fire by noise hand out the current that they draw."""
+def _request_current(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """Request the drawn current of neurons that fire by noise."""
     noise = spike_noise()
     if noise is not None:
         noise.drawn[layer] = None
 
 
-def _joined(pieces: list[Tensor | None]) -> Tensor | None:
+def _concatenated(pieces: list[Tensor | None]) -> Tensor | None:
     known = [piece for piece in pieces if piece is not None]
     return torch.cat(known) if known and len(known) == len(pieces) else None
 
 
-def _joined_thresholds(pieces: _Pieces) -> float | Tensor | None:
+def _concatenated_thresholds(pieces: _Pieces) -> float | Tensor | None:
     found = pieces.thresholds
     varying = [each for each in found if isinstance(each, Tensor) and each.dim() == 3]
     if varying and len(varying) == len(found):

@@ -1,4 +1,4 @@
-"""Which of its passes rate-based backpropagation is in, for those who watch a network from outside."""
+"""Current pass of rate-based backpropagation, for forward hooks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ _phase: ContextVar[Phase | None] = ContextVar("phase", default=None)
 
 
 def rate_phase() -> Phase | None:
-    """Which pass of `rate_run` the network is in: "collect" with its spikes, or "replay" with rates; None outside.
+    """Return the current pass of `rate_run`: "collect" on spikes, "replay" on rates, or None outside.
 
-    For forward hooks that watch spikes.
+    For forward hooks that observe spikes.
+
+    Example:
+        >>> rate_phase() is None
+        True
     """
     return _phase.get()
 
 
 @contextmanager
 def in_phase(phase: Phase) -> Iterator[None]:
-    """A context within which `rate_phase` says so."""
+    """Enter a context in which `rate_phase` returns `phase`."""
     token = _phase.set(phase)
     try:
         yield

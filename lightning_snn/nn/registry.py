@@ -1,5 +1,6 @@
-"""Which modules spike, and where they keep their state: one answer for our layers, snntorch's, SpikingJelly's and any
-that a user registers.
+"""Registry of the modules that spike and of the attributes that hold their state.
+
+It knows the layers of this library, of snntorch and of SpikingJelly, and the types that a user registers.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from lightning_snn.nn.neurons import Neuron
 
 
 class Conventions(NamedTuple):
-    """How the neurons of a library are read from outside.
+    """Attribute names and call convention of the neurons of a library.
 
     Attributes:
-        membrane: attribute that holds the membrane `[B, ...]` after a call; None if there is none.
+        membrane: attribute that holds the membrane potential `[B, ...]` after a call; None if there is none.
         threshold: attribute that holds the firing threshold; None if there is none.
-        all_steps: whether a call takes all time steps, `[T, B, ...]`, and not one, `[B, ...]`. Inside
-            `lightning_snn.run` calls are folded, `[T*B, ...]`, whatever stands here.
+        all_steps: True if a call takes all time steps, `[T, B, ...]`, False if it takes one, `[B, ...]`. Inside
+            `lightning_snn.run` calls are folded, `[T*B, ...]`, in both cases.
     """
 
     membrane: str | None = None
@@ -27,10 +28,10 @@ class Conventions(NamedTuple):
     all_steps: bool = False
 
 
-# by qualified name, so that nothing is imported that the user did not
+# by qualified name, so no library is imported that the user did not import
 _SNNTORCH = "snntorch._neurons"
 _SPIKINGJELLY = "spikingjelly.activation_based.neuron"
-_FOREIGN = {
+_THIRD_PARTY = {
     f"{_SNNTORCH}.neurons.SpikingNeuron": Conventions("mem", "threshold"),
     f"{_SNNTORCH}.stateleaky.StateLeaky": Conventions(None, "threshold", all_steps=True),
     f"{_SPIKINGJELLY}.base_node.BaseNode": Conventions("v", "v_threshold"),
@@ -42,22 +43,31 @@ _REGISTERED: dict[type[nn.Module], Conventions] = {}
 def register_spiking_layer(
     kind: type[nn.Module], membrane: str | None = None, threshold: str | None = None, all_steps: bool = False
 ) -> type[nn.Module]:
-    """Make callbacks and metrics treat modules of this type, and of its subclasses, as spiking. Usable as a decorator.
+    """Register a module type, so callbacks and metrics treat its modules and those of its subclasses as spiking.
 
-    A module's output, or the first part of it, is taken for its spikes: any value but 0 is one.
+    The output of such a module, or its first element if it is a tuple, holds the spikes: any value but 0 is a spike.
+    Usable as a decorator.
 
     Args:
-        kind: the type.
-        membrane: attribute of its modules that holds the membrane `[B, ...]` after a call.
-        threshold: attribute of its modules that holds the firing threshold, a number or a tensor that broadcasts to
-            the membrane.
-        all_steps: whether a call takes all time steps, `[T, B, ...]`, and not one, `[B, ...]`.
+        kind: the module type.
+        membrane: name of the attribute that holds the membrane potential `[B, ...]` after a call.
+        threshold: name of the attribute that holds the firing threshold, a number or a tensor that broadcasts to the
+            membrane potential.
+        all_steps: True if a call takes all time steps, `[T, B, ...]`, False if it takes one, `[B, ...]`.
+
+    Returns:
+        `kind`.
 
     Raises:
         TypeError: if `kind` is not a subclass of `nn.Module`.
 
     Example:
-        >>> register_spiking_layer(MyNeuron, membrane="v", threshold="v_threshold")
+        >>> @register_spiking_layer
+        ... class Binary(nn.Module):
+        ...     def forward(self, x):
+        ...         return (x > 0).float()
+        >>> is_spiking_layer(Binary())
+        True
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError(f"Expected argument `kind` to be a subclass of nn.Module, but got {kind!r}")
@@ -66,25 +76,37 @@ def register_spiking_layer(
 
 
 def conventions_of(module: nn.Module) -> Conventions | None:
-    """How a spiking layer of another library is read, by the nearest of its base classes that is known; None if none
-    is. Of our own layers it is none: they keep nothing on the module.
+    """Return the conventions of a third-party spiking layer: those of its nearest base class that is registered.
+
+    Returns:
+        None if no base class is registered. This holds for the layers of this library, which keep no state on the
+        module.
     """
     for base in type(module).__mro__:
-        found = _REGISTERED.get(base) or _FOREIGN.get(f"{base.__module__}.{base.__qualname__}")
+        found = _REGISTERED.get(base) or _THIRD_PARTY.get(f"{base.__module__}.{base.__qualname__}")
         if found is not None:
             return found
     return None
 
 
 def is_spiking_layer(module: nn.Module) -> bool:
-    """Whether the module emits spikes."""
+    """Return whether the module is a registered spiking layer or a `Neuron`.
+
+    Example:
+        >>> is_spiking_layer(LIF()), is_spiking_layer(nn.ReLU())
+        (True, False)
+    """
     return isinstance(module, Neuron) or conventions_of(module) is not None
 
 
 def spiking_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and modules of all spiking layers of a network, in order of registration.
+    """Return an iterator over names and modules of all spiking layers of a network, in order of registration.
 
-    A neuron within another neuron, as in `Recurrent`, is a part of it and not yielded.
+    A neuron within another neuron, as in `Recurrent`, is a part of it and not listed.
+
+    Example:
+        >>> [name for name, layer in spiking_layers(nn.Sequential(nn.Linear(4, 8), LIF()))]
+        ['1']
     """
     neurons = [module for module in network.modules() if isinstance(module, Neuron)]
     inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}

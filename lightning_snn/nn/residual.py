@@ -1,8 +1,8 @@
-r"""Residual blocks that need no normalization: the shortcut carries the membrane's drive, mean and variance.
+r"""Residual blocks that need no normalization: the shortcut carries mean and variance of the input current.
 
 .. math:: M_{l+1} = M_l + \mu_l(x_l), \qquad V_{l+1} = V_l + v_l(x_l), \qquad P(x_l = 1) = \Phi(M_l / \sqrt{V_l})
 
-Mean and variance both grow linearly with depth, so that the standardized pre-activation ``M / sqrt(V)`` stays of the
+Mean and variance both grow linearly with depth, so the standardized pre-activation ``M / sqrt(V)`` stays of the
 same order at every depth, and gradients grow polynomially with depth instead of vanishing.
 """
 
@@ -19,16 +19,24 @@ from lightning_snn.nn.noise import spike_noise
 
 
 class MembraneResidual(nn.Module):
-    """A block whose shortcut skips the spikes: ``y = shortcut(x) + branch(x)``, on the drive of the membranes.
+    """A residual block whose shortcut skips the spikes: ``y = shortcut(x) + branch(x)``, a sum of input currents.
 
-    The branch begins with the neurons and ends with a weight layer, so that what is added is a current on both sides
-    (the pre-activation order; MS-ResNet of Hu et al. 2021 for spiking networks). Within `posterior_noise` the stream is
-    a `Moments`, and means and variances add.
+    The branch starts with the neurons and ends with a weight layer, so both terms are currents (the pre-activation
+    order; MS-ResNet of Hu et al. 2021 for spiking networks). Within `posterior_noise` both are `Moments`, and means and
+    variances add.
 
     Args:
-        branch: from the stream to its increment, such as ``nn.Sequential(LIF(), nn.Conv2d(16, 16, 3, padding=1))``.
-        shortcut: what carries the stream on; None is the identity. Where shape or channels change: average pooling and
-            a 1x1 convolution.
+        branch: from the current to its increment, such as ``nn.Sequential(LIF(), nn.Conv2d(16, 16, 3, padding=1))``.
+        shortcut: module of the shortcut; None is the identity. Use average pooling and a 1x1 convolution where the
+            shape or the number of channels changes.
+
+    Shape:
+        input and output `[T*B, ...]`, as `branch` and `shortcut` map them.
+
+    Example:
+        >>> block = MembraneResidual(nn.Sequential(LIF(), nn.Linear(8, 8)))
+        >>> run(block, torch.rand(5, 2, 8)).shape
+        torch.Size([5, 2, 8])
     """
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
@@ -41,11 +49,20 @@ class MembraneResidual(nn.Module):
 
 
 class GaussianNoise(nn.Module):
-    """Noise of a fixed standard deviation on the drive of the next neurons, within `posterior_noise`; the identity
-    outside it.
+    """Gaussian noise of a fixed standard deviation on the input current of the next neurons.
+
+    It applies within `posterior_noise`; outside the layer is the identity.
 
     Args:
-        std: standard deviation, larger than 0, in the units of its input.
+        std: standard deviation, larger than 0, in units of the input.
+
+    Raises:
+        ValueError: if `std` is not larger than 0.
+
+    Example:
+        >>> with lightning_snn.nn.posterior_noise():
+        ...     GaussianNoise(0.5)(torch.zeros(2, 3)).variance[0]
+        tensor([0.2500, 0.2500, 0.2500])
     """
 
     def __init__(self, std: float) -> None:

@@ -1,4 +1,4 @@
-"""Binary activations of value -1 and 1: the neurons of binary networks, which have no time."""
+"""Binary activations in {-1, 1}: the neurons of binary networks, which have no state."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from lightning_snn.nn.noise import spike_noise
 
 
 class Sign(nn.Module):
-    r"""Binary neurons, where a ReLU would stand: ``y = sign(x)`` in {-1, 1}, with ``sign(0) = -1``.
+    r"""Binary neurons that take the place of a ReLU: ``y = sign(x)`` in {-1, 1}, with ``sign(0) = -1``.
 
-    Driven by the `Moments` of a Bayesian layer, ``P(y = 1) = Phi(mean / sqrt(variance))`` with the gradient of the
-    enclosing `posterior_noise`. Otherwise the step is deterministic and its derivative that of the surrogate.
-    There is no state: at every time step the neuron is a new one.
+    If the input is `Moments` of a Bayesian layer, ``P(y = 1) = Phi(mean / sqrt(variance))``, with the gradient
+    estimator of the enclosing `posterior_noise`. Otherwise the output is deterministic, with the derivative of the
+    surrogate. There is no state, so time steps are independent.
 
     Args:
-        surrogate: derivative of the step: a `Surrogate`, or its name ("arctangent", "fast_sigmoid", "sigmoid",
-            "triangular").
+        surrogate: derivative of the step function: a `Surrogate`, or its name ("arctangent", "fast_sigmoid",
+            "sigmoid", "triangular").
 
     Shape:
         input and output `[T*B, ...]`.
+
+    Example:
+        >>> Sign()(torch.tensor([-0.5, 0.0, 2.0]))
+        tensor([-1., -1.,  1.])
     """
 
     def __init__(self, surrogate: SurrogateName | Surrogate = "arctangent") -> None:
@@ -31,13 +35,13 @@ class Sign(nn.Module):
         self.surrogate = surrogate_named(surrogate)
 
     def forward(self, x: Tensor | Moments) -> Tensor:
-        # a spike of a LIF neuron that lives for one step, with threshold 0
+        # a LIF neuron with threshold 0 that runs for one step
         if not isinstance(x, Moments):
             spikes = lif(x[None], 0.0, 0.0, Dynamics(surrogate=self.surrogate))[0]
             return 2 * spikes[0] - 1
         noise = spike_noise()
         if noise is None:
-            raise RuntimeError("Sign was driven by a Gaussian activation outside `posterior_noise`")
+            raise RuntimeError("Sign received a Gaussian activation outside `posterior_noise`")
         spikes, standardized = noisy_lif(
             x.mean[None], x.variance[None], 0.0, 0.0, estimator=noise.estimator, generator=noise.generator
         )

@@ -24,6 +24,22 @@ class StatefulLayer(nn.Module):
     fixed or learned. A fixed number stays a Python number, exact in every dtype; fixed values per channel are a buffer
     ``{name}_channels``. A learned decay is stored as its logit ``{name}_logit`` and a learned positive value as its
     logarithm ``{name}_log``, so no optimizer step can take it out of its range.
+
+    Example:
+        >>> class Average(StatefulLayer):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.declare("beta", 0.5)
+        ...
+        ...     def scan(self, x, state=None):
+        ...         state = torch.zeros_like(x[0]) if state is None else state
+        ...         outputs = []
+        ...         for step in x.unbind(0):
+        ...             state = self.value("beta") * state + step
+        ...             outputs.append(state)
+        ...         return torch.stack(outputs), state
+        >>> run(Average(), torch.ones(3, 1, 1)).flatten()
+        tensor([1.0000, 1.5000, 1.7500])
     """
 
     def __init__(self) -> None:
@@ -40,7 +56,7 @@ class StatefulLayer(nn.Module):
 
         Args:
             x: input, shape `[T, B, ...]`.
-            state: what a previous call returned; None is the state of rest.
+            state: state that a previous call returned; None is the state of rest.
 
         Returns:
             outputs `[T, B, ...]` and the state after the last step.
@@ -52,7 +68,7 @@ class StatefulLayer(nn.Module):
 
         Args:
             x: input, shape `[B, ...]`.
-            state: what a previous call returned; None is the state of rest.
+            state: state that a previous call returned; None is the state of rest.
 
         Returns:
             output `[B, ...]` and the next state.
@@ -96,7 +112,8 @@ class StatefulLayer(nn.Module):
 
         Args:
             name: of the value.
-            like: a step `[B, C, ...]`, such as the membrane potential; values per channel are shaped to broadcast to it.
+            like: a step `[B, C, ...]`, such as the membrane potential, to which values per channel are shaped to
+                broadcast.
         """
         found: float | Tensor
         if name in self._numbers:
@@ -112,9 +129,12 @@ class StatefulLayer(nn.Module):
         return self._parameters.get(_stored_name(name, self._ranges[name]))
 
     def take_values(self, other: StatefulLayer) -> None:
-        """Take over the declared values of another layer; parameters and buffers are copied.
+        """Declare the values of another layer; parameters and buffers are copied.
 
-        They come before the parameters that this layer has already, as if it had declared them first.
+        They are registered before the parameters that this layer already has, as if it had declared them first.
+
+        Args:
+            other: the layer whose values are copied.
         """
         owned = dict(self._parameters)
         self._parameters.clear()

@@ -442,7 +442,7 @@ def test_a_module_without_spiking_layers_is_refused_before_training():
 
 def test_recurrence_is_refused_by_name_before_the_first_step():
     module = Plain(nn.Sequential(nn.Linear(6, 8), RecurrentLIF(8, 0.5, 0.5), nn.Linear(8, CLASSES)))
-    with pytest.raises(ValueError, match=r"inner.net.1: RecurrentLIF \(its neurons hear each other\)"):
+    with pytest.raises(ValueError, match=r"inner.net.1: RecurrentLIF \(its neurons receive input from each other\)"):
         trainer(GradientAlignment()).fit(module, loader())
     assert module.steps == 0
 

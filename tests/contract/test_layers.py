@@ -168,7 +168,7 @@ def test_a_layer_trains_under_autocast(row):
 def test_outside_run_the_layer_says_how_to_call_it(row):
     layer = row.make()
     name, remedy = type(layer).__name__, r"lightning_snn\.run\(network, x\).*\[T, B, \.\.\.\].*layer\.step\(x, state\)"
-    with pytest.raises(RuntimeError, match=f"{name} does not know the number of time steps.*{remedy}"):
+    with pytest.raises(RuntimeError, match=f"Expected {name} to be called within .*{remedy}"):
         layer(torch.rand(6, 4))
 
 

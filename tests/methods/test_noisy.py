@@ -1,4 +1,4 @@
-"""Noisy runs: one, many side by side, what they share, how much memory they take, and what they predict."""
+"""Noisy runs, one or many in parallel: shared layers, memory and predictions."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_samples_of_weights_are_networks_drawn_from_the_posterior(memory, make):
         source = generator()
         alone = [run(method.posterior_sample(prepared, source), x).mean(0).softmax(-1) for _ in range(4)]
         torch.testing.assert_close(prediction.samples, torch.stack(alone), rtol=1e-9, atol=1e-9)
-    # a network that is drawn hears no other noise: the same sample twice in a batch has the same output
+    # a network that is drawn has no other noise: the same sample twice in a batch has the same output
     twice = method.predict(prepared, torch.cat([x, x], 1), generator()).samples
     torch.testing.assert_close(twice[:, :16], twice[:, 16:], rtol=1e-9, atol=1e-9)
     assert prediction.samples.std(0).max() > 0.01
@@ -200,7 +200,7 @@ def test_samples_inform_about_the_model(sampling):
 
 
 @torch.no_grad()
-def test_without_samples_every_time_step_is_predicted_as_from_what_was_heard():
+def test_without_samples_every_time_step_is_predicted_as_from_the_steps_so_far():
     method, prepared = bayes(deep_network(), samples=0)
     anytime = method.predict_anytime(prepared, X)
     assert anytime.samples is None
@@ -210,7 +210,7 @@ def test_without_samples_every_time_step_is_predicted_as_from_what_was_heard():
 
 
 @torch.no_grad()
-def test_networks_that_are_drawn_predict_every_time_step_as_from_what_was_heard():
+def test_networks_that_are_drawn_predict_every_time_step_as_from_the_steps_so_far():
     method, prepared = bayes(deep_network().double(), samples=3, sampling="weights")
     x = X.double()
     anytime = method.predict_anytime(prepared, x, generator())

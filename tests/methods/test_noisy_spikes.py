@@ -100,8 +100,8 @@ def test_more_noise_is_more_uncertain():
     assert uncertainty[1] > 2 * uncertainty[0] > 0
 
 
-def test_the_noise_acts_in_units_of_the_drive():
-    """P(spike) = Phi((drive - threshold) / std) at the first step."""
+def test_the_noise_acts_in_units_of_the_input_current():
+    """P(spike) = Phi((current - threshold) / std) at the first step."""
     method, draws = NoisySpikes(0.5), 40_000
     prepared = method.prepare(nn.Sequential(nn.Identity(), LIF(0.9)))
     spikes = method.noisy_output(prepared, torch.full((1, draws, 1), 0.7))
@@ -109,13 +109,13 @@ def test_the_noise_acts_in_units_of_the_drive():
     assert abs(spikes.mean().item() - rate) < 4.5 * math.sqrt(0.25 / draws)
 
 
-def test_the_training_size_plays_no_part():
+def test_the_training_size_is_not_used():
     method = NoisySpikes()
     method.progress = Progress(0.0, None)
     assert method.training_step(method.prepare(small_network()), X, Y).objective.isfinite()
 
 
-def test_it_can_be_copied_and_says_what_it_is():
+def test_it_can_be_copied_and_has_a_repr():
     method = NoisySpikes(0.3, "constant", noise_mode="step", samples=2)
     assert repr(copy.deepcopy(method)) == (
         "NoisySpikes(std=0.3, profile=constant, lam=1, noise_mode=step, samples=2, sample_memory=512)"

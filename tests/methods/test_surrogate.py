@@ -1,4 +1,4 @@
-"""Surrogate gradients, and what every method inherits."""
+"""Surrogate gradients, and the defaults that every method inherits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_prediction_is_the_softmax_of_the_readout():
     torch.testing.assert_close(SurrogateGradient().predict(network, x).mean, run(network, x).mean(0).softmax(-1))
 
 
-def test_a_method_that_does_not_say_otherwise_takes_the_network_as_it_is_and_leaves_the_optimizer_open():
+def test_a_method_takes_the_network_as_it_is_and_leaves_the_optimizer_open_by_default():
     network, _, _ = small()
     method = SurrogateGradient()
     assert method.prepare(network) is network
@@ -61,7 +61,7 @@ def test_a_method_that_does_not_say_otherwise_takes_the_network_as_it_is_and_lea
     assert isinstance(method.task, Classification)
 
 
-def test_a_method_without_a_training_step_says_what_is_missing():
+def test_a_method_without_a_training_step_names_what_is_missing():
     class Unfinished(Method):
         pass
 

@@ -67,7 +67,9 @@ def test_a_latency_of_one_step_spikes_for_all_that_is_not_zero():
 @pytest.mark.parametrize("kind", [PoissonEncoder, LatencyEncoder, ThresholdEncoder])
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_input_outside_the_unit_range_is_refused(kind, value):
-    with pytest.raises(ValueError, match=rf"input of {kind.__name__} in \[0, 1\], but got values from .*{value:g}"):
+    with pytest.raises(
+        ValueError, match=rf"input of {kind.__name__} to be in \[0, 1\], but got values from .*{value:g}"
+    ):
         (kind() if kind is ThresholdEncoder else kind(3))(torch.tensor([0.5, value]))
 
 
@@ -96,7 +98,7 @@ def test_a_population_spikes_around_the_place_on_the_line():
     assert [row.nonzero().flatten().tolist() for row in spikes[0]] == [[4, 5, 6], [0, 1], [5, 6], []]
 
 
-def test_a_population_reaches_as_far_as_its_width_and_threshold_say():
+def test_a_population_reaches_as_far_as_its_width_and_threshold_define():
     places = torch.linspace(-1, 1, 2001, dtype=torch.float64)
     for width, threshold in ((0.12, 0.5), (0.3, 0.8)):
         spikes = PopulationEncoder(0.0, 9.0, fields=2, width=width, threshold=threshold)(places)[0, :, 0]

@@ -1,4 +1,4 @@
-"""Time folded into the batch: what `run` does, what it refuses, and that T is nobody else's."""
+"""Time folded into the batch: outputs and refusals of `run`, and T per context and thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_snn.nn.folding import unfold
 
 
 class TimeStepsSeen(nn.Module):
-    """A layer that notes the shape in which a spiking layer would see its input."""
+    """A layer that records the unfolded shape of its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def test_contexts_nest():
             layer(x)
         layer(x)
     assert layer.shapes == [(2, 6, 1), (6, 2, 1), (2, 6, 1)]
-    with pytest.raises(RuntimeError, match="does not know"):
+    with pytest.raises(RuntimeError, match="time steps is unknown"):
         layer(x)
 
 
@@ -100,7 +100,7 @@ def test_the_number_of_time_steps_is_restored_after_an_exception():
     assert layer.shapes == [(3, 4, 1)]
     with pytest.raises(ArithmeticError):
         run(Fails(), torch.rand(2, 6, 1))
-    with pytest.raises(RuntimeError, match="does not know"):
+    with pytest.raises(RuntimeError, match="time steps is unknown"):
         layer(torch.rand(12, 1))
 
 
@@ -119,7 +119,7 @@ def test_threads_do_not_share_the_number_of_time_steps():
             errors.append(error)
 
     def outside() -> None:
-        with pytest.raises(RuntimeError, match="does not know"):
+        with pytest.raises(RuntimeError, match="time steps is unknown"):
             layer(torch.rand(12, 1))
 
     threads = [Thread(target=go, args=(steps,)) for steps in (2, 6)]

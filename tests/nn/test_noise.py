@@ -1,4 +1,4 @@
-"""The contexts that say what becomes of a posterior."""
+"""The contexts that select the use of a posterior."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_generator_is_the_only_source_of_the_noise(mode):
 def test_the_observer_sees_every_noisy_layer_in_order_with_gradients():
     seen, layers = [], network()
     with posterior_noise(observe=lambda layer, t: seen.append((layer, t))):
-        # the sum of signs and an activation is an activation, and drives the recurrent layer
+        # the sum of signs and an activation is an activation, and the input of the recurrent layer
         run(layers, torch.rand(6, 5, 3))
     assert [layer for layer, _ in seen] == [layers[1], layers[2].branch[2], layers[3]]
     assert all(t.shape == (30, 4) and t.requires_grad and t.dtype == torch.float32 for _, t in seen)

@@ -1,4 +1,4 @@
-"""Watching spiking layers of any library."""
+"""Observation of spiking layers of any library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS, BATCH, FEATURES = 7, 3, 5
 X = 0.8 * torch.rand(STEPS, BATCH, FEATURES, generator=torch.Generator().manual_seed(3))
 
 
-def heard_by(layer: nn.Module, forward: Callable[[Tensor], Any], x: Tensor = X) -> tuple[Tensor, Tensor, Tensor | None]:
+def calls_of(layer: nn.Module, forward: Callable[[Tensor], Any], x: Tensor = X) -> tuple[Tensor, Tensor, Tensor | None]:
     """Spikes, currents and membranes `[T, B, ...]` of a layer, from as many calls as it took."""
     calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
@@ -56,7 +56,7 @@ def by_hand(x: Tensor, beta: float, threshold: float, rule: str) -> tuple[Tensor
 def test_membranes_of_our_layers_are_those_before_the_reset(rule: str) -> None:
     order = "leak_then_reset" if rule == "pending" else "reset_then_leak"
     layer = LIF(0.7, 0.9, reset="zero" if rule == "zero" else "subtract", order=order)
-    spikes, currents, membrane = heard_by(layer, lambda x: run(layer, x))
+    spikes, currents, membrane = calls_of(layer, lambda x: run(layer, x))
     expected, fired = by_hand(X, 0.7, 0.9, rule)
     assert fired.sum() > 5
     assert torch.equal(spikes, fired)
@@ -74,9 +74,9 @@ def test_membranes_follow_the_spikes_that_they_are_given() -> None:
     torch.testing.assert_close(silent[3] - reset[3], torch.full_like(X[3], 0.7 * 0.9))
 
 
-def test_recurrent_neurons_hear_their_own_spikes() -> None:
+def test_recurrent_neurons_receive_their_own_spikes() -> None:
     layer = RecurrentLIF(FEATURES, 0.7)
-    spikes, _, membrane = heard_by(layer, lambda x: run(layer, 2 * x))
+    spikes, _, membrane = calls_of(layer, lambda x: run(layer, 2 * x))
     state, expected = None, []
     for x in 2 * X:
         current = x if state is None else x + state[1] @ layer.weight.t()
@@ -89,7 +89,7 @@ def test_recurrent_neurons_hear_their_own_spikes() -> None:
 
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("delay", [False, True])
-def test_snntorch_is_heard_step_by_step(hidden: bool, delay: bool) -> None:
+def test_snntorch_is_found_step_by_step(hidden: bool, delay: bool) -> None:
     layer = snntorch.Leaky(beta=0.7, threshold=0.9, init_hidden=hidden, reset_delay=delay)
 
     def forward(x: Tensor) -> None:
@@ -100,7 +100,7 @@ def test_snntorch_is_heard_step_by_step(hidden: bool, delay: bool) -> None:
             else:
                 _, membrane = layer(current, membrane)
 
-    spikes, currents, membrane = heard_by(layer, forward)
+    spikes, currents, membrane = calls_of(layer, forward)
     expected, fired = by_hand(X, 0.7, 0.9, "pending" if delay else "subtract")
     assert fired.sum() > 5
     assert torch.equal(spikes, fired)
@@ -113,20 +113,20 @@ def test_a_graded_spike_subtracts_the_threshold_once() -> None:
         snntorch.Leaky(beta=0.7, threshold=0.9, init_hidden=True, reset_delay=False, graded_spikes_factor=factor)
         for factor in (2.5, 1.0)
     )
-    heard = [heard_by(layer, lambda x, layer=layer: [layer(step) for step in x]) for layer in (graded, plain)]
-    assert set(heard[0][0].unique().tolist()) == {0.0, 2.5}
+    found = [calls_of(layer, lambda x, layer=layer: [layer(step) for step in x]) for layer in (graded, plain)]
+    assert set(found[0][0].unique().tolist()) == {0.0, 2.5}
     expected, fired = by_hand(X, 0.7, 0.9, "subtract")
-    for spikes, _, membrane in heard:
+    for spikes, _, membrane in found:
         assert torch.equal(spikes != 0, fired.bool())
         torch.testing.assert_close(membrane, expected)
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("hard", [False, True])
-def test_spikingjelly_is_heard_in_both_modes(mode: str, hard: bool) -> None:
+def test_spikingjelly_is_found_in_both_modes(mode: str, hard: bool) -> None:
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     layer = neuron.LIFNode(tau=2.0, decay_input=False, v_threshold=0.9, v_reset=0.0 if hard else None, step_mode=mode)
-    spikes, currents, membrane = heard_by(layer, lambda x: layer(x) if mode == "m" else [layer(step) for step in x])
+    spikes, currents, membrane = calls_of(layer, lambda x: layer(x) if mode == "m" else [layer(step) for step in x])
     expected, fired = by_hand(X, 0.5, 0.9, "zero" if hard else "subtract")
     assert fired.sum() > 5
     assert torch.equal(spikes, fired)
@@ -140,13 +140,13 @@ def test_spikingjelly_is_heard_in_both_modes(mode: str, hard: bool) -> None:
 
 def test_membranes_of_multi_step_neurons_are_unknown_unless_asked_for() -> None:
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
-    layer, heard = neuron.LIFNode(step_mode="m"), []
-    with observe(layer, lambda call: heard.append(call.membrane())):
+    layer, found = neuron.LIFNode(step_mode="m"), []
+    with observe(layer, lambda call: found.append(call.membrane())):
         layer(X)
-    assert heard == [None]
+    assert found == [None]
 
 
-def test_a_registered_layer_is_heard_as_it_was_registered() -> None:
+def test_a_registered_layer_is_found_as_it_was_registered() -> None:
     class Counter(nn.Module):
         level, limit = torch.zeros(()), 2.0
 
@@ -179,7 +179,7 @@ def test_neurons_that_fire_by_noise_have_the_mean_membrane_of_their_spikes() -> 
     torch.testing.assert_close(membrane, membranes(current, spikes, 0.7, 1.0))
 
 
-def test_gradients_flow_through_what_is_heard() -> None:
+def test_gradients_flow_through_what_is_found() -> None:
     network, calls = nn.Sequential(nn.Linear(FEATURES, 4), LIF(), nn.Linear(4, 4), LIF()), []
     with observe(network, calls.append):
         run(network, X)

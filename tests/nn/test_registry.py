@@ -1,4 +1,4 @@
-"""Which modules spike."""
+"""The registry of spiking modules."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_layers_of_spikingjelly_spike():
 
 def test_a_registered_type_and_its_subclasses_spike():
     @register_spiking_layer
-    class Foreign(nn.Module):
+    class ThirdParty(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x > 0).float()
 
-    class Derived(Foreign):
+    class Derived(ThirdParty):
         pass
 
     class Other(nn.Module):
         pass
 
-    assert is_spiking_layer(Foreign())
+    assert is_spiking_layer(ThirdParty())
     assert is_spiking_layer(Derived())
     assert not is_spiking_layer(Other())
 

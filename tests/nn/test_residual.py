@@ -15,7 +15,7 @@ from lightning_snn.nn import LIF, GaussianNoise, MembraneResidual, Moments, Sign
 
 
 class Constant(nn.Module):
-    """A branch that gives the same activation whatever comes in."""
+    """A branch that returns the same activation for any input."""
 
     def __init__(self, value) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_without_noise_the_block_is_the_plain_sum():
     assert torch.equal(MembraneResidual(branch[0])(x), x + Sign()(x))
 
 
-def test_the_neurons_of_the_branch_hear_the_stream_with_its_noise():
+def test_the_neurons_of_the_branch_receive_the_stream_with_its_noise():
     seen = []
     block = MembraneResidual(nn.Sequential(Sign(), BayesLinear(4, 4)))
     x = activation(500, 4)
@@ -84,7 +84,7 @@ def test_a_strided_shortcut_carries_mean_and_variance():
 
 
 def test_signal_to_noise_does_not_depend_on_the_depth():
-    """Mean and variance both grow linearly, so that t stays of the order of 1 / kappa; the plain chain keeps it too,
+    """Mean and variance both grow linearly, so t stays of the order of 1 / kappa; the plain chain keeps it too,
     but without the input in it."""
     kappa, width = 0.5, 256
     stream = nn.Sequential(
@@ -92,12 +92,12 @@ def test_signal_to_noise_does_not_depend_on_the_depth():
         *(MembraneResidual(nn.Sequential(Sign(), BayesLinear(width, width, kappa=kappa))) for _ in range(20)),
         Sign(),
     )
-    spread = []
-    with torch.no_grad(), posterior_noise(1.0, observe=lambda layer, t: spread.append(t.std().item())):
+    deviations = []
+    with torch.no_grad(), posterior_noise(1.0, observe=lambda layer, t: deviations.append(t.std().item())):
         stream(torch.randn(20, width))
-    assert len(spread) == 21
-    assert min(spread) > 0.7 / kappa
-    assert max(spread) < 1.3 / kappa
+    assert len(deviations) == 21
+    assert min(deviations) > 0.7 / kappa
+    assert max(deviations) < 1.3 / kappa
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def test_the_input_survives_twenty_layers_with_shortcuts_and_is_lost_without(res
     assert agreement > 0.7 if residual else agreement.abs() < 4 / width**0.5
 
 
-def test_gaussian_noise_gives_a_drive_its_variance_within_posterior_noise_alone():
+def test_gaussian_noise_gives_a_current_its_variance_within_posterior_noise_alone():
     layer, x, moments = GaussianNoise(0.3), torch.randn(3, 4), activation(3, 4)
     assert layer(x) is x
     with posterior_noise(None):
@@ -144,7 +144,7 @@ def test_spikes_fire_with_the_probability_of_the_noise():
     assert abs(spikes.mean().item() - rate) < 4.5 * math.sqrt(0.25 / draws)
 
 
-def test_blocks_and_noise_can_be_copied_and_say_what_they_are():
+def test_blocks_and_noise_can_be_copied_and_have_a_repr():
     assert repr(GaussianNoise(0.25)) == "GaussianNoise(std=0.25)"
     assert isinstance(copy.deepcopy(MembraneResidual(Sign())).shortcut, nn.Identity)
     for std in (0.0, -1, math.inf):

@@ -1,4 +1,4 @@
-"""Conversion between plain layers and layers with a posterior, in both directions."""
+"""Conversion of plain layers to layers with a posterior, and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from lightning_snn.methods.bayes.layers import BayesConv1d, BayesConv2d, Bayesia
 from lightning_snn.nn.layer_rules import LayerRules
 from lightning_snn.nn.neurons import RecurrentLIF
 
-_BUILT_GAIN = 3**-0.5  # of the uniform draw of a RecurrentLIF: its standard deviation times sqrt(fan-in)
+_BUILT_GAIN = 3**-0.5  # standard deviation of the uniform initial weights of a RecurrentLIF times sqrt(fan-in)
 
 
 class Posterior(NamedTuple):
-    """How wide posterior and prior of a converted layer start, see `BayesLinear`."""
+    """Initial widths of the posterior and prior of a converted layer.
+
+    Attributes:
+        gain: see `BayesLinear`.
+        kappa: see `BayesLinear`.
+        prior_scale: see `BayesianLayer`.
+
+    Example:
+        >>> Posterior(gain=1.0, kappa=0.5, prior_scale=1.0).kappa
+        0.5
+    """
 
     gain: float
     kappa: float
@@ -29,37 +39,57 @@ POSTERIOR_RULES: LayerRules[Callable[[Any, Posterior], BayesianLayer]] = LayerRu
 
 
 def register_posterior(kind: type[nn.Module], convert: Callable[[Any, Posterior], BayesianLayer]) -> None:
-    """Set how layers of a type get a posterior.
+    """Register the conversion of a layer type to a Bayesian layer.
 
     Args:
         kind: the layer type.
-        convert: from a layer and the widths of posterior and prior to the Bayesian layer in its place. Device, dtype
-            and frozen parameters follow the layer afterwards.
+        convert: returns the Bayesian layer for a layer and the widths of posterior and prior. Device, dtype and frozen
+            parameters are copied from the layer afterwards.
 
     Raises:
         TypeError: if `kind` is not a subclass of `nn.Module`.
+
+    Example:
+        >>> class Readout(nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(x.flatten(1))
+        >>> def convert(layer, posterior):
+        ...     return BayesLinear(layer.in_features, layer.out_features, **posterior._asdict())
+        >>> register_posterior(Readout, convert)
+        >>> is_convertible(Readout(4, 3))
+        True
     """
     POSTERIOR_RULES.register(kind, convert)
 
 
 def is_convertible(layer: nn.Module) -> bool:
-    """Return whether the layer can get a posterior: a registered type with zero padding that has none yet."""
+    """Return whether a layer can get a posterior: it has none yet, a registered type and zero padding.
+
+    Example:
+        >>> is_convertible(nn.Linear(4, 3)), is_convertible(nn.BatchNorm1d(4))
+        (True, False)
+    """
     if isinstance(layer, BayesianLayer) or getattr(layer, "padding_mode", "zeros") != "zeros":
         return False
     return POSTERIOR_RULES.find(layer) is not None
 
 
 def to_bayesian(layer: nn.Module, posterior: Posterior, keep_weights: bool = False) -> BayesianLayer:
-    """Return the Bayesian layer in place of a plain one, on its device, in its dtype and memory format.
+    """Convert a plain layer to a Bayesian one with the same device, dtype and memory format.
 
-    Recurrent weights keep the values that they were built with, whatever `keep_weights`: a gain large enough for sparse
-    inputs would make the recurrence explode. Their posterior starts `kappa` times as wide as their root mean square,
-    and their prior is ``prior_scale / gain`` times as wide as the uniform draw of a new `RecurrentLIF`.
+    Recurrent weights always keep their values, because with a gain that is large enough for sparse inputs the
+    recurrence would diverge. The standard deviation of their posterior starts at `kappa` times their root mean square;
+    that of their prior is ``prior_scale / gain`` times that of the initial weights of a `RecurrentLIF`.
 
     Args:
-        layer: a layer for which `is_convertible` holds.
+        layer: a layer for which `is_convertible` is True.
         posterior: widths of posterior and prior.
-        keep_weights: take the layer's weights as posterior means instead of drawing them; frozen ones are always kept.
+        keep_weights: use the weights of the layer as posterior means instead of drawing them. Frozen weights are always
+            kept.
+
+    Example:
+        >>> to_bayesian(nn.Linear(4, 3), Posterior(gain=1.0, kappa=0.5, prior_scale=1.0))
+        BayesLinear(4, 3, bias=True)
     """
     convert = POSTERIOR_RULES.find(layer)
     assert convert is not None
@@ -67,7 +97,7 @@ def to_bayesian(layer: nn.Module, posterior: Posterior, keep_weights: bool = Fal
     _follow_layer(made, layer)
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if keep_weights or not weight.requires_grad:  # in the dtype of the layer by now
+    if keep_weights or not weight.requires_grad:
         made.weight.data.copy_(weight)
         if made.bias is not None:
             made.bias.data.copy_(layer.bias)  # type: ignore[arg-type]
@@ -86,7 +116,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, posterior: Posterior) -> Bayesian
 
 def _recurrent(layer: RecurrentLIF, posterior: Posterior) -> BayesianLayer:
     own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
-    # the prior does not depend on the weights at hand, which a resumed run does not have
+    # the prior does not depend on the current weights, which a resumed run does not have
     prior_scale = posterior.prior_scale * _BUILT_GAIN / posterior.gain
     made = BayesRecurrentLIF.around(
         layer, layer.features, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
@@ -102,7 +132,18 @@ register_posterior(RecurrentLIF, _recurrent)
 
 
 def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """Return the plain layer with the given weights in place of a Bayesian one."""
+    """Convert a Bayesian layer to a plain one with the given weights.
+
+    Args:
+        layer: the Bayesian layer.
+        weight: weights of the plain layer.
+        bias: biases of the plain layer, or None.
+
+    Example:
+        >>> layer = BayesLinear(4, 3)
+        >>> to_plain(layer, layer.weight, layer.bias)
+        Linear(in_features=4, out_features=3, bias=True)
+    """
     made: nn.Module
     if isinstance(layer, BayesRecurrentLIF):
         made = RecurrentLIF.around(layer, layer.features)
@@ -126,7 +167,7 @@ def _geometry(layer: Any) -> tuple[Any, ...]:
 
 
 def _follow_layer(made: BayesianLayer, layer: nn.Module) -> None:
-    """Give the new layer the device, dtype, memory format, training mode and frozen parameters of the layer."""
+    """Copy device, dtype, memory format, training mode and frozen parameters from the plain layer."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     made.to(weight)

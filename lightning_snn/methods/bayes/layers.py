@@ -1,8 +1,7 @@
 """Layers with Gaussian posteriors over their weights.
 
-Within `posterior_noise` they return `Moments`, from which the spiking layer after them samples. Within `weight_draws`
-they compute with draws of their weights. Outside both the same network computes with the posterior mean: a plain
-deterministic spiking network.
+Within `posterior_noise` they return `Moments`, from which the next spiking layer samples. Within `weight_draws` they
+compute with draws of their weights. Outside both they compute with the posterior mean, as a plain deterministic layer.
 """
 
 from __future__ import annotations
@@ -30,17 +29,25 @@ _BIAS_STD = 0.1
 
 
 class BayesianLayer(nn.Module):
-    r"""A layer with posterior ``q(w) = N(m, sigma^2)`` and prior ``N(0, prior_scale^2 / fan_in)``; biases have the
-    prior N(0, 1).
+    r"""Base of the layers with a Gaussian posterior ``q(w) = N(m, sigma^2)`` over their weights.
 
-    The mean keeps the names `weight` and `bias` of the layer it replaces, so that weights of a deterministic network
-    load into it.
+    The prior is ``N(0, prior_scale^2 / fan_in)`` for weights and N(0, 1) for biases. The posterior means have the names
+    `weight` and `bias` of the layer they replace, so the weights of a deterministic network can be loaded.
 
     Args:
-        weight, bias: initial posterior means; bias may be None.
-        fan_in: number of inputs of one output.
-        std: initial posterior standard deviation of a weight, larger than 0; of a bias it is 0.1.
-        prior_scale: prior standard deviation of a weight times sqrt(fan_in), larger than 0.
+        weight: initial posterior means of the weights.
+        bias: initial posterior means of the biases, or None.
+        fan_in: number of inputs of an output.
+        std: initial posterior standard deviation of the weights, larger than 0; that of the biases is 0.1.
+        prior_scale: prior standard deviation of the weights times sqrt(fan_in), larger than 0.
+
+    Raises:
+        ValueError: if `prior_scale` is not larger than 0.
+
+    Example:
+        >>> layer = BayesianLayer(torch.zeros(3, 4), None, fan_in=4, std=0.5, prior_scale=1.0)
+        >>> layer.kl().item()  # the prior has the standard deviation 1 / sqrt(4)
+        0.0
     """
 
     weight: nn.Parameter
@@ -49,9 +56,9 @@ class BayesianLayer(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, fan_in: int, std: float, prior_scale: float) -> None:
         super().__init__()
-        self._give_posterior(weight, bias, fan_in, std, prior_scale)
+        self._set_posterior(weight, bias, fan_in, std, prior_scale)
 
-    def _give_posterior(self, weight: Tensor, bias: Tensor | None, fan_in: int, std: float, prior_scale: float) -> None:
+    def _set_posterior(self, weight: Tensor, bias: Tensor | None, fan_in: int, std: float, prior_scale: float) -> None:
         check_positive("prior_scale", prior_scale)
         self.prior_scale, self.fan_in = prior_scale, fan_in
         self.weight = nn.Parameter(weight.detach().clone())
@@ -62,16 +69,16 @@ class BayesianLayer(nn.Module):
         )
 
     def variances(self) -> tuple[Tensor, Tensor | None]:
-        """Posterior variances of weights and biases; the log-std acts clamped to [-10, 2]."""
+        """Return the posterior variances of weights and biases, with the log-std clamped to [-10, 2]."""
         weight, bias = self._log_stds()
         return (2 * weight).exp(), None if bias is None else (2 * bias).exp()
 
     def kl(self) -> Tensor:
-        """``KL(q || prior)`` of weights and biases, a scalar in nats."""
+        """Return ``KL(q || prior)`` of weights and biases, a scalar in nats."""
         return torch.stack(list(self.kl_terms().values())).sum()
 
     def kl_terms(self) -> dict[nn.Parameter, Tensor]:
-        """``KL(q || prior)`` in nats of the weights and of the biases, by their posterior means."""
+        """Return ``KL(q || prior)`` in nats of the weights and of the biases, with the posterior means as keys."""
         log_std, bias_log_std = self._log_stds()
         terms = {self.weight: gaussian_kl(self.weight, log_std, self.prior_scale / math.sqrt(self.fan_in))}
         if self.bias is not None and bias_log_std is not None:
@@ -79,12 +86,16 @@ class BayesianLayer(nn.Module):
         return terms
 
     def sample_weights(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """One draw of weights and biases from the posterior."""
+        """Draw weights and biases from the posterior.
+
+        Args:
+            generator: source of the draw; None is torch's default.
+        """
         weights, biases = self.draw(WeightDraws(1, generator))
         return weights[0], None if biases is None else biases[0]
 
     def draw(self, draws: WeightDraws) -> tuple[Tensor, Tensor | None]:
-        """K draws of the weights `[K, ...]` and of the biases `[K, M]`; the same ones at every call with `draws`."""
+        """Return K draws of the weights `[K, ...]` and of the biases `[K, M]`, the same at every call with `draws`."""
         for mean, log_std in zip((self.weight, self.bias), self._log_stds(), strict=True):
             if mean is not None and log_std is not None and mean not in draws.drawn:
                 shape = (draws.count, *mean.shape)
@@ -98,33 +109,44 @@ class BayesianLayer(nn.Module):
 
 
 class BayesianMap(BayesianLayer):
-    """A Bayesian layer that is linear in its input: what `BayesLinear` and the convolutions share.
+    """Base of the Bayesian layers that are linear in their input: `BayesLinear` and the convolutions.
+
+    A subclass defines `linear_map`.
 
     Attributes:
-        input_values: what the input is known to hold: "real" numbers, "spikes" (0, 1) or "signs" (-1, 1), which saves
-            squaring it; `SpikingBayes.prepare` finds out.
-        targets: the neurons whose membrane potential receives the output of this layer alone, where that is known;
-            noise mode "trace" needs it.
+        input_values: values of the input: "real" numbers, "spikes" (0, 1) or "signs" (-1, 1), with which it need not be
+            squared; `SpikingBayes.prepare` sets it.
+        targets: neurons that receive the output of this layer and of no other one, if known; noise mode "trace" needs
+            them.
+
+    Example:
+        >>> class Scale(BayesianMap):
+        ...     def linear_map(self, x, weight, bias):
+        ...         return x * weight
+        >>> layer = Scale(torch.ones(4), None, fan_in=1, std=0.1, prior_scale=1.0)
+        >>> layer(torch.rand(2, 4)).shape
+        torch.Size([2, 4])
     """
 
     input_values: Values = "real"
-    targets: tuple[Neuron, ...] = ()  # a tuple hides it from nn.Module, so that it is no child of two parents
+    targets: tuple[Neuron, ...] = ()  # a tuple, so nn.Module does not register the neurons as children
 
     def forward(self, x: Tensor | Moments) -> Moments | Tensor:
         noise, drawn = spike_noise(), draws()
         if noise is not None:
             return self._moments(x, noise)
         if isinstance(x, Moments):
-            raise RuntimeError(f"{type(self).__name__} was given a Gaussian activation outside `posterior_noise`")
+            raise RuntimeError(f"{type(self).__name__} received a Gaussian activation outside `posterior_noise`")
         if drawn is not None:
             return self._drawn(x, drawn)
         return self.linear_map(x, self.weight, self.bias)
 
     def linear_map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the map of the input with the given weights and biases, linear in all three."""
         raise NotImplementedError(f"{type(self).__name__} defines no linear_map")
 
     def _linear_map_of_draws(self, x: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
-        """Draw k of the weights on the k-th slice of `x` `[K, rows, ...]`."""
+        """Apply draw k of the weights to the k-th slice of `x` `[K, rows, ...]`."""
         raise NotImplementedError(f"{type(self).__name__} defines no _linear_map_of_draws")
 
     def _moments(self, x: Tensor | Moments, noise: SpikeNoise) -> Moments:
@@ -137,42 +159,59 @@ class BayesianMap(BayesianLayer):
         return Moments(*linear_moments(x, *posterior, self.input_values, apply=self.linear_map))
 
     def _trace_moments(self, x: Tensor, variance: Tensor, bias_variance: Tensor | None) -> Moments:
-        """Mean of the current, and variance of the membrane that one weight sample gives over the sequence."""
+        """Return the mean of the current and the variance of the membrane potential under static weight samples.
+
+        The variance is exact for the membrane potential before resets only.
+        """
         beta = self.targets[0].value("beta")
         if isinstance(beta, Tensor) and beta.dim() > 0:
             raise ValueError(
-                f'Expected one decay for all neurons of a layer with noise mode "trace", but got {len(beta)}: the '
-                "trace of an input is shared by the neurons that it reaches"
+                f'Expected one decay for all neurons of a layer with noise mode "trace", but got {len(beta)} decays'
             )
         sequence = unfold(x, self)
         trace = leaky_integrate(sequence, beta).flatten(0, 1)
-        spread = self.linear_map(trace.square(), variance, None)
+        membrane_variance = self.linear_map(trace.square(), variance, None)
         if bias_variance is not None:
             # a bias is an input that is always 1
             ones = torch.ones(sequence.shape[0], 1, dtype=x.dtype, device=x.device)
             trace_of_bias = leaky_integrate(ones, beta).square()
-            steps = spread.unflatten(0, (sequence.shape[0], -1))
+            steps = membrane_variance.unflatten(0, (sequence.shape[0], -1))
             bias_variance = bias_variance.view(-1, *(1,) * (self.weight.dim() - 2))
-            spread = (steps + trace_of_bias.view(-1, *(1,) * spread.dim()) * bias_variance).flatten(0, 1)
-        return Moments(self.linear_map(x, self.weight, self.bias), spread)
+            trace_of_bias = trace_of_bias.view(-1, *(1,) * membrane_variance.dim())
+            membrane_variance = (steps + trace_of_bias * bias_variance).flatten(0, 1)
+        return Moments(self.linear_map(x, self.weight, self.bias), membrane_variance)
 
     def _drawn(self, x: Tensor, drawn: WeightDraws) -> Tensor:
         steps, weights = time_steps() or 1, self.draw(drawn)
         copies = x.unflatten(0, (steps, drawn.count, -1)).transpose(0, 1)  # [K, T, B, ...]
         outputs = self._linear_map_of_draws(copies.flatten(1, 2), *weights)
-        return outputs.unflatten(1, (steps, -1)).transpose(0, 1).flatten(0, 2)
+        return torch.unflatten(outputs, 1, (steps, -1)).transpose(0, 1).flatten(0, 2)
 
 
 class BayesLinear(BayesianMap):
-    """`nn.Linear` with a Gaussian posterior: input `[..., N]` to `Moments` `[..., M]`, or to the mean outside
-    `posterior_noise`.
+    """`nn.Linear` with a Gaussian posterior.
 
     Args:
-        in_features, out_features: N and M.
-        bias: whether there is one.
+        in_features: number of inputs N.
+        out_features: number of outputs M.
+        bias: add a bias.
         gain: initial means are drawn from N(0, gain^2 / fan_in), larger than 0.
-        kappa: initial posterior standard deviation over the one the means are drawn with, larger than 0.
+        kappa: initial posterior standard deviation over that with which the means are drawn, larger than 0.
         prior_scale: see `BayesianLayer`.
+
+    Raises:
+        ValueError: if `gain`, `kappa` or `prior_scale` is not larger than 0.
+
+    Shape:
+        `[..., N]` to `[..., M]`: `Moments` within `posterior_noise`, a tensor outside.
+
+    Example:
+        >>> layer = BayesLinear(4, 3)
+        >>> layer(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
+        >>> with lightning_snn.nn.posterior_noise():
+        ...     layer(torch.rand(2, 4))
+        Moments(shape=(2, 3))
     """
 
     def __init__(
@@ -194,17 +233,17 @@ class BayesLinear(BayesianMap):
     def _linear_map_of_draws(self, x: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
         rows = x.flatten(1, -2)
         products = torch.bmm(rows, weights.mT) if biases is None else torch.baddbmm(biases[:, None], rows, weights.mT)
-        return products.unflatten(1, x.shape[1:-1])
+        return torch.unflatten(products, 1, x.shape[1:-1])
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
 class _BayesConv(BayesianMap):
-    """What Bayesian convolutions of one and two dimensions share.
+    """Base of the Bayesian convolutions over one and two dimensions.
 
     Attributes:
-        plain: torch's layer of that dimension, whose shapes are taken.
+        plain: torch's layer with the same number of dimensions.
     """
 
     plain: ClassVar[type[nn.Conv1d] | type[nn.Conv2d]]
@@ -239,7 +278,7 @@ class _BayesConv(BayesianMap):
         side_by_side = x.transpose(0, 1).flatten(1, 2)
         flat_biases = None if biases is None else biases.flatten()
         outputs = self._convolve(side_by_side, weights.flatten(0, 1), flat_biases, count * self.groups)
-        return outputs.unflatten(1, (count, -1)).transpose(0, 1)
+        return torch.unflatten(outputs, 1, (count, -1)).transpose(0, 1)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         convolution = F.conv1d if weight.dim() == 3 else F.conv2d
@@ -253,37 +292,61 @@ class _BayesConv(BayesianMap):
 
 
 class BayesConv1d(_BayesConv):
-    """`nn.Conv1d` with a Gaussian posterior: `[B, C, L]` to `Moments`, or to the mean outside `posterior_noise`.
+    """`nn.Conv1d` with a Gaussian posterior.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `nn.Conv1d`, zero
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `nn.Conv1d`, with zero
             padding.
         gain, kappa, prior_scale: see `BayesLinear`.
+
+    Shape:
+        `[B, C, L]` to `[B, M, L']`: `Moments` within `posterior_noise`, a tensor outside.
+
+    Example:
+        >>> BayesConv1d(2, 8, kernel_size=3, padding=1)(torch.rand(5, 2, 16)).shape
+        torch.Size([5, 8, 16])
     """
 
     plain = nn.Conv1d
 
 
 class BayesConv2d(_BayesConv):
-    """`nn.Conv2d` with a Gaussian posterior: `[B, C, H, W]` to `Moments`, or to the mean outside `posterior_noise`.
+    """`nn.Conv2d` with a Gaussian posterior.
 
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in `nn.Conv2d`, zero
-            padding.
-        gain, kappa, prior_scale: see `BayesLinear`.
+    Takes the arguments of `BayesConv1d`, with those of `nn.Conv2d` in place of `nn.Conv1d`.
+
+    Shape:
+        `[B, C, H, W]` to `[B, M, H', W']`: `Moments` within `posterior_noise`, a tensor outside.
+
+    Example:
+        >>> BayesConv2d(2, 8, kernel_size=3, padding=1)(torch.rand(5, 2, 6, 6)).shape
+        torch.Size([5, 8, 6, 6])
     """
 
     plain = nn.Conv2d
 
 
 class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):
-    """`RecurrentLIF` with a Gaussian posterior over its recurrent weights: the noise of the spikes of step t - 1 joins
-    that of the input current of step t.
+    """`RecurrentLIF` with a Gaussian posterior over its recurrent weights.
+
+    The variance that the spikes of step t - 1 cause adds to that of the input current of step t.
 
     Args:
         features, beta, threshold, reset, detach_reset, surrogate, learn_beta, learn_threshold, channels: as in
             `RecurrentLIF`.
         gain, kappa, prior_scale: see `BayesLinear`; the fan-in is `features`.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Shape:
+        input and output `[T*B, features]`.
+
+    Example:
+        >>> layer = BayesRecurrentLIF(8)
+        >>> with lightning_snn.nn.posterior_noise():
+        ...     run(layer, torch.rand(5, 2, 8)).shape
+        torch.Size([5, 2, 8])
     """
 
     gain = 1.0
@@ -309,7 +372,7 @@ class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):
             self, features, beta, threshold, reset, detach_reset, surrogate, learn_beta, learn_threshold, channels
         )
         mean, std = _initial(self.weight.shape, gain, kappa)
-        self._give_posterior(mean, None, features, std, prior_scale)
+        self._set_posterior(mean, None, features, std, prior_scale)
 
     def charge(self, x: Tensor, state: PendingState) -> PendingState:
         drawn = draws()
@@ -320,7 +383,7 @@ class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):
         return PendingState(self.value("beta", x) * state.membrane + x + received, state.spikes)
 
     def scan(self, x: Tensor, state: PendingState | None = None) -> tuple[Tensor, PendingState]:
-        """Run a sequence `[T, B, ...]`, with the posterior mean or, within `weight_draws`, with the drawn weights."""
+        """Run a sequence `[T, B, ...]` with the posterior mean, or with the drawn weights within `weight_draws`."""
         drawn = draws()
         if drawn is None:
             return super().scan(x, state)
@@ -337,8 +400,8 @@ class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):
 
 
 def _initial(shape: Sequence[int], gain: float, kappa: float) -> tuple[Tensor, float]:
-    """Means drawn from N(0, gain^2 / fan_in), and kappa times that standard deviation for the posterior's own."""
+    """Draw means from N(0, gain^2 / fan_in) and return them with the initial standard deviation of the posterior."""
     check_positive("gain", gain)
     check_positive("kappa", kappa)
-    spread = gain / math.sqrt(math.prod(shape[1:]))
-    return spread * torch.randn(*shape), kappa * spread
+    std = gain / math.sqrt(math.prod(shape[1:]))
+    return std * torch.randn(*shape), kappa * std

@@ -1,18 +1,20 @@
-r"""Spiking Bayesian networks: variational posteriors whose noise is the spike noise, trained by IW-ST gradients.
+r"""Spiking Bayesian networks: variational posteriors whose noise makes neurons fire, trained by IW-ST gradients.
 
-Every weight has a Gaussian posterior ``N(m, sigma^2)``. A layer passes on mean and variance of its pre-activation
-(local reparameterization), the neuron fires with ``P(spike) = Phi((U - threshold) / sqrt(Q))`` of its membrane
-moments, and the backward pass is IW-ST(lambda). The objective is the tempered evidence bound
+Every weight has a Gaussian posterior ``N(m, sigma^2)``. A layer returns mean and variance of its pre-activation (local
+reparameterization). A neuron with mean U and variance Q of its membrane potential fires with ``P(spike) = Phi((U -
+threshold) / sqrt(Q))``, and the backward pass is IW-ST(lambda). The objective is the tempered evidence bound
 
 .. math::
     \text{loss} + \beta_t \, \mathrm{KL}(q \,\|\, p) / N + \gamma_t \, L_\text{bias}, \qquad
     \beta_t = \beta \min(1, \text{noisy epochs} / \text{warm-up}) .
 
-Approximates: IW-ST has little bias through time and a bias that grows with the number of layers; noise is redrawn
-each step, which understates the variance of one static weight sample (noise mode "trace" does not). Exact: the KL, the
-moments of one layer, the gradient of linear losses. Cost: O(T) time and memory as for backpropagation through time,
-with two matrix products where one was. After Walker, Khajehnejad & Razi 2025; what the library reconstructs rather than
-reproduces is said in the README. Not dropout, and not a deep ensemble.
+Approximate: IW-ST has little bias through time and a bias that grows with the number of layers. Noise is drawn anew at
+each step, which underestimates the variance under a static weight sample. Noise mode "trace" is exact for the variance
+of the membrane potential before resets only: it does not make the variance of spike counts that of a static draw.
+Exact: the KL, the moments of one layer, the gradient of linear losses.
+Cost: O(T) time and memory as for backpropagation through time, with two matrix products per layer instead of one.
+After Walker, Khajehnejad & Razi 2025; the README lists what the library reconstructs rather than reproduces. Not
+dropout, and not a deep ensemble.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.methods.base import Step
 from lightning_snn.methods.bayes.conversion import POSTERIOR_RULES, Posterior, is_convertible, to_bayesian, to_plain
 from lightning_snn.methods.bayes.layers import BayesianLayer, BayesianMap
-from lightning_snn.methods.bayes.monitor import Watch
+from lightning_snn.methods.bayes.monitor import RunMonitor
 from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
 from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals, register_stateless_layer
 from lightning_snn.nn.folding import run
@@ -43,51 +45,53 @@ from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-MONITOR_EVERY = 50  # training steps between two looks at chi^2, which costs a pass over every pre-activation
+MONITOR_EVERY = 50  # training steps between records of chi^2, which reads every pre-activation
 _CHI_SQUARED_LIMIT = 10.0
 
 
 class SpikingBayes(NoisyMethod):
     """Spiking Bayesian neural networks with IW-ST gradients (after Walker et al. 2025, arXiv 2505.17962).
 
-    Logged beside the loss are the KL term in nats, the auxiliary loss of every layer where it has a weight, and, for
-    lambda below 1, ``chi^2`` of every layer every 50 steps: the variance of the layer's gradient over its square, for a
-    linear loss of equal slopes. A layer above 10 is warned of once.
+    Besides the loss, the method logs the KL term in nats, the auxiliary loss of each layer if `bias_weight` is larger
+    than 0, and, for lambda below 1, ``chi^2`` of each layer every 50 steps: the variance of the layer's gradient over
+    its square, for a linear loss with equal slopes. A value above 10 raises a warning once.
 
     Args:
         lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers
             and large batches.
-        kl_weight: beta of the KL term, at least 0; below 1 the evidence bound is tempered, as small data needs. A
-            fresh posterior has 0.8 nats a weight: the network learns where ``0.8 * weights * kl_weight / N`` stays
+        kl_weight: beta of the KL term, at least 0. A value below 1 tempers the evidence bound, which small data sets
+            need. A new posterior has 0.8 nats per weight; the network learns if ``0.8 * weights * kl_weight / N`` is
             below about 0.5.
-        mean_epochs: epochs at the start in which the posterior means alone learn, without noise or KL term and by the
-            surrogate gradients of the neurons, at least 0. Means that already fit need far fewer noisy epochs.
-        warmup_epochs: epochs after those over which the KL weight rises linearly, at least 0.
+        mean_epochs: epochs at the start in which only the posterior means learn, by surrogate gradients and without
+            noise and KL term, at least 0. Means that fit the data already need far fewer noisy epochs.
+        warmup_epochs: epochs after `mean_epochs` over which the KL weight rises linearly, at least 0.
         gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0.
-        kappa: initial posterior standard deviation of a weight over the one its mean is drawn with, larger than 0.
-        prior_scale: prior standard deviation of a weight times sqrt(fan-in), larger than 0.
-        samples: K of `predict`; 0 predicts with the posterior mean, one deterministic run.
-        keep_weights: keep the network's weights as posterior means instead of drawing them, so that a trained
-            deterministic network becomes Bayesian. Recurrent weights are always kept.
-        train_size: number of training samples N; None takes it from the Trainer's data.
-        estimator: another estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
-        noise_mode: "moment", "step" or "trace", see `functional.noisy_lif`.
-        bias_weight: gamma of the auxiliary loss that keeps the bias of IW-ST small, at least 0. The KL term pushes the
-            same way, so that 0 is the default; 1e-3 is usual where it is wanted.
+        kappa: initial posterior standard deviation over that with which the means are drawn, larger than 0.
+        prior_scale: prior standard deviation of the weights times sqrt(fan-in), larger than 0.
+        samples: number of samples K of `predict`; 0 predicts with the posterior mean in one deterministic run.
+        keep_weights: use the weights of the network as posterior means instead of drawing them, which turns a trained
+            deterministic network into a Bayesian one. Recurrent weights are always kept.
+        train_size: number of training samples N; None takes it from the data of the Trainer.
+        estimator: estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
+        noise_mode: "moment", "step" or "trace", see `functional.noisy_lif`. "trace" gives the membrane potential before
+            resets the variance of a static weight sample, but not the spike counts.
+        bias_weight: gamma of the auxiliary loss that keeps the bias of IW-ST small, at least 0. The KL term has the
+            same effect, so the default is 0; a usual value is 1e-3.
         bias_form: "snr", "hinge" or "synapse", see `functional.bias_loss`.
-        bias_epochs: noisy epochs over which gamma falls linearly to 0; None keeps it.
-        sampling: what the K samples draw: "noise" of the pre-activations, anew at every step, or "weights", kept over
-            time and shared by the batch (an ensemble of deterministic networks, as on hardware).
-        sample_memory: MiB that the activations of one layer may take while K samples run side by side.
-        recurrent_posterior: give recurrent weights a posterior too; without one they are learned as they are.
+        bias_epochs: noisy epochs over which gamma falls linearly to 0; None keeps it constant.
+        sampling: source of the K samples: "noise" of the pre-activations, drawn at every step, or "weights", constant
+            over time and shared by the batch (an ensemble of deterministic networks, as on hardware).
+        sample_memory: memory in MiB that the activations of one layer may take while K samples run in parallel.
+        recurrent_posterior: give recurrent weights a posterior; if False they are trained as plain weights.
 
     Raises:
         ValueError: if an argument is outside its range.
 
     Example:
-        >>> module = SpikingModule(network, SpikingBayes(lam=1.0, samples=16), num_classes=10)
+        >>> module = SpikingModule(network, SpikingBayes(lam=1.0, samples=16), num_classes=3)
         >>> prediction = module.method.predict(module.network, x)
-        >>> prediction.mutual_information
+        >>> prediction.mutual_information.shape
+        torch.Size([2])
     """
 
     citation = """@article{walker2025principled,
@@ -138,12 +142,13 @@ class SpikingBayes(NoisyMethod):
         self._warned = False
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """Give every Linear, Conv1d, Conv2d and RecurrentLIF a posterior; the network that was handed in stays as it
-        is. Layers that share weights or biases share their posterior; frozen weights stay frozen.
+        """Return a copy of the network in which every Linear, Conv1d, Conv2d and RecurrentLIF has a posterior.
+
+        Layers that share weights or biases share their posterior. Frozen weights stay frozen.
 
         Raises:
-            ValueError: naming every layer with parameters that has no Bayesian counterpart, or that the noise mode
-                cannot have.
+            ValueError: if a layer with parameters has no Bayesian counterpart or does not support the noise mode; the
+                message names all of them.
         """
         refused = _refusals(network, self.noise_mode)
         normalizes = any(isinstance(refusal.layer, _NORMS) for refusal in refused)
@@ -159,19 +164,19 @@ class SpikingBayes(NoisyMethod):
         if self.progress.epoch < self.mean_epochs:
             output = self.task.read(run(network, x))
             loss = self.task.loss(output, y)
-            # nothing, yet every parameter has a gradient, as several processes require
+            # adds 0, so every parameter has a gradient, as distributed training requires
             return Step(loss + 0.0 * self.kl(network), loss.detach(), output.detach())
         bias_form = self.bias_form if self.bias_weight > 0 else None
-        watch = Watch(network, self.estimator, bias_form, self.progress.step % MONITOR_EVERY == 0)
-        with watch:
-            output = self.task.read(self.noisy_output(network, x, observe=watch.observe))
+        monitor = RunMonitor(network, self.estimator, bias_form, self.progress.step % MONITOR_EVERY == 0)
+        with monitor:
+            output = self.task.read(self.noisy_output(network, x, observe=monitor.observe))
         loss = self.task.loss(output, y)
         objective, metrics = loss, {}
         if self.kl_weight > 0:
             kl = self.kl(network)
             objective = objective + self._kl_factor() * kl
             metrics["kl"] = kl.detach()
-        bias, chi_squared = watch.bias, watch.chi_squared
+        bias, chi_squared = monitor.bias, monitor.chi_squared
         if bias:
             objective = objective + self._bias_factor() * torch.stack(list(bias.values())).mean()
             metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
@@ -183,7 +188,7 @@ class SpikingBayes(NoisyMethod):
         return [module for module in network.modules() if isinstance(module, (BayesianLayer, Neuron, Sign))]
 
     def kl(self, network: nn.Module) -> Tensor:
-        """KL of the whole posterior from the prior in nats, untempered; parameters that layers share count once."""
+        """Return the untempered KL of the posterior from the prior in nats; shared parameters count once."""
         terms: dict[nn.Parameter, Tensor] = {}
         for layer in network.modules():
             if isinstance(layer, BayesianLayer):
@@ -191,11 +196,16 @@ class SpikingBayes(NoisyMethod):
         return torch.stack(list(terms.values())).sum() if terms else torch.zeros(())
 
     def posterior_mean(self, network: nn.Module) -> nn.Module:
-        """A prepared network as a plain deterministic one: ordinary layers that hold the posterior means."""
+        """Return a plain deterministic copy of a prepared network, whose weights are the posterior means."""
         return self._plain(network, None)
 
     def posterior_sample(self, network: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
-        """A plain deterministic network whose weights are one draw from the posterior: a member of an ensemble."""
+        """Return a plain deterministic copy of a prepared network, whose weights are a draw from the posterior.
+
+        Args:
+            network: a prepared network.
+            generator: source of the draw; None is torch's default.
+        """
         return self._plain(network, WeightDraws(1, generator))
 
     def extra_repr(self) -> str:
@@ -213,8 +223,8 @@ class SpikingBayes(NoisyMethod):
         train_size = self.train_size or self.progress.train_size
         if train_size is None:
             raise ValueError(
-                "The KL term needs the number of training samples, which this data loader does not tell. "
-                "Expected argument `train_size` of SpikingBayes to be an integer, but got None"
+                "Expected argument `train_size` of SpikingBayes to be an integer, but got None. The KL term needs the "
+                "number of training samples, which this data loader does not report"
             )
         warmup = min(1.0, self._noisy_epochs() / self.warmup_epochs) if self.warmup_epochs else 1.0
         return self.kl_weight * warmup / train_size
@@ -231,8 +241,8 @@ class SpikingBayes(NoisyMethod):
         if noisy:
             self._warned = True
             warnings.warn(
-                f"The gradient estimator adds more than {_CHI_SQUARED_LIMIT:g} times its square as variance in "
-                f"{', '.join(noisy)}: units there are saturated. A larger `lam` or a larger `kl_weight` helps",
+                f"The variance of the gradient exceeds {_CHI_SQUARED_LIMIT:g} times its square in {', '.join(noisy)}, "
+                "because units there are saturated. Increase `lam` or `kl_weight`",
                 stacklevel=2,
             )
 
@@ -273,10 +283,11 @@ def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
 
 
 def _connect_traces(network: nn.Module) -> None:
-    """Tell every Bayesian layer which membrane it drives, as noise mode "trace" needs it.
+    """Set the targets of every Bayesian layer, which noise mode "trace" needs.
 
     Raises:
-        ValueError: naming the layers for which the variance of a static weight sample is not to be had.
+        ValueError: if the variance under a static weight sample is not known for a layer; the message names all of
+            them.
     """
     wiring = trace_wiring(network)
     refused = []
@@ -295,9 +306,9 @@ def _connect_traces(network: nn.Module) -> None:
             elif layer in wiring.stacked:
                 reason = "no neurons between it and another weight layer"
             elif targets and layer in wiring.elsewhere:
-                reason = "its output goes to membranes, and elsewhere"
+                reason = "its output goes to neurons and elsewhere"
             elif any(neuron is not targets[0] and _decays_differ(neuron, targets[0]) for neuron in targets):
-                reason = "its output goes to membranes of different decays"
+                reason = "its output goes to neurons with different decays"
             layer.targets = tuple(targets[:1])
         if reason:
             refused.append(Refusal(name, layer, reason))

@@ -1,4 +1,4 @@
-"""What drives what: found along a network whose structure says so, for the layers that can use it."""
+"""Connections between Bayesian layers and neurons, found in networks of known structure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ _POOLING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 @dataclass(frozen=True)
 class Flow:
-    """What is known of a tensor on its way: the values it holds, the Bayesian layers it is a sum of, and whether more
-    of them may be hidden behind modules of unknown structure."""
+    """Known properties of a tensor within a network.
+
+    Attributes:
+        values: the values that it holds.
+        sources: the Bayesian layers that it is a sum of.
+        hidden: True if further Bayesian layers may contribute to it through modules of unknown structure.
+    """
 
     values: Values = "real"
     sources: frozenset[BayesianMap] = frozenset()
@@ -30,14 +35,14 @@ class Flow:
 
 @dataclass
 class Wiring:
-    """What `trace_wiring` found of each Bayesian layer.
+    """Connections of the Bayesian layers of a network.
 
     Attributes:
-        values: the values of its inputs, one entry for every place where it is called.
-        targets: the LIF layers whose membranes it drives.
-        elsewhere: layers that something other than LIF layers hears, such as the readout.
-        stacked: layers that another Bayesian layer follows without neurons between, and those layers.
-        known: LIF layers of which it is known which Bayesian layers drive them.
+        values: the values of the inputs of each Bayesian layer, one entry per call.
+        targets: the neurons that receive the output of each Bayesian layer.
+        elsewhere: Bayesian layers whose output reaches something other than neurons, such as the readout.
+        stacked: Bayesian layers in a row without neurons between them.
+        known: neurons for which all Bayesian layers that they receive input from are known.
     """
 
     values: dict[BayesianMap, list[Values]] = field(default_factory=dict)
@@ -48,14 +53,23 @@ class Wiring:
 
 
 def trace_wiring(network: nn.Module) -> Wiring:
-    """Follow a network of `nn.Sequential` and `MembraneResidual`; inside any other module nothing is known."""
+    """Find the connections of the Bayesian layers of a network of `nn.Sequential` and `MembraneResidual`.
+
+    Nothing is known of layers inside any other module.
+
+    Example:
+        >>> layer = lightning_snn.methods.bayes.BayesLinear(4, 8)
+        >>> wiring = trace_wiring(nn.Sequential(layer, LIF(beta=0.9)))
+        >>> wiring.targets[layer]
+        [LIF(beta=0.9, threshold=1, reset=subtract, surrogate=...)]
+    """
     wiring = Wiring()
     wiring.elsewhere |= _follow(network, Flow(), wiring).sources
     return wiring
 
 
 def mark_inputs(network: nn.Module) -> None:
-    """Tell every Bayesian layer what its input holds, where that is known: `BayesianMap.input_values`."""
+    """Set `BayesianMap.input_values` of every Bayesian layer whose input values are known."""
     known = trace_wiring(network).values
     for layer in network.modules():
         if isinstance(layer, BayesianMap):
@@ -64,7 +78,7 @@ def mark_inputs(network: nn.Module) -> None:
 
 
 def _follow(module: nn.Module, flow: Flow, wiring: Wiring) -> Flow:
-    """What leaves the module, given what enters it."""
+    """Return the properties of the output of a module, given those of its input."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for layer in module:
             flow = _follow(layer, flow, wiring)
@@ -92,6 +106,6 @@ def _follow(module: nn.Module, flow: Flow, wiring: Wiring) -> Flow:
         return Flow("real" if isinstance(module.surrogate, Smooth) else "signs")
     if isinstance(module, nn.MaxPool2d) and (flow.values == "spikes" or not module.padding):
         return Flow(flow.values)
-    if isinstance(module, SynapticDelays) and flow.values == "spikes":  # the past before the first step is 0
+    if isinstance(module, SynapticDelays) and flow.values == "spikes":  # inputs before the first step are 0
         return Flow("spikes")
     return Flow(hidden=flow.hidden or bool(flow.sources))

@@ -1,8 +1,8 @@
 """Rate-based backpropagation: `rate_run` in place of `run`, and a rate rule for each module type."""
 
-from lightning_snn.methods.rate import neurons, norm, stateless  # they register their rules
+from lightning_snn.methods.rate import neurons, norm, stateless  # these register their rules
 from lightning_snn.methods.rate.alignment import Alignment, gradient_alignment
-from lightning_snn.methods.rate.drift import DriftWatch, rate_drift
+from lightning_snn.methods.rate.drift import DriftMonitor, rate_drift
 from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.rate.rules import (
     Commutes,
@@ -19,7 +19,7 @@ from lightning_snn.nn.phase import rate_phase
 __all__ = [
     "Alignment",
     "Commutes",
-    "DriftWatch",
+    "DriftMonitor",
     "Plan",
     "RateBackprop",
     "RateRule",

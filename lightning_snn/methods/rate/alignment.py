@@ -1,4 +1,4 @@
-"""How close the gradient of rates is to that of backpropagation through time, layer by layer."""
+"""Alignment of the gradients of rate-based backpropagation and backpropagation through time, per layer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from lightning_snn.nn.folding import run
 
 
 class Alignment(NamedTuple):
-    """One gradient against another.
+    """Alignment of the gradient of rates with that of backpropagation through time.
 
     Attributes:
-        cosine: of the angle between the gradient of rates and that of backpropagation through time, in [-1, 1]; nan
-            where one of them is zero.
-        norm_ratio: norm of the first over that of the second, from 0.
+        cosine: cosine of the angle between the two gradients, in [-1, 1]; nan if one of them is zero.
+        norm_ratio: norm of the gradient of rates over that of backpropagation through time, at least 0.
+
+    Example:
+        >>> Alignment(cosine=0.9, norm_ratio=1.1).cosine
+        0.9
     """
 
     cosine: float
@@ -34,22 +37,23 @@ def gradient_alignment(
     window: int = 1,
     streaming: bool = False,
 ) -> dict[str, Alignment]:
-    """Cosine and norm ratio of the gradient of `rate_run` against that of `run`, per layer and as a whole.
+    """Compare the gradient of `rate_run` with that of `run` by cosine and norm ratio, per layer and as a whole.
 
-    Both gradients are taken on copies, in the network's mode of training or evaluation and from the same random state,
-    so that nothing is left behind: no gradient, no running statistics, no draw. Forward hooks are called in these runs
-    as in any. A good alignment is necessary and not sufficient: on event data windows help where the cosine of a batch
-    does not show it.
+    Both gradients are computed on copies, in the training or evaluation mode of the network and from the same random
+    state. The network keeps its gradients and running statistics, and the random state does not change. Forward hooks
+    are called in these runs too. A good alignment is necessary but not sufficient: on event data, windows can improve
+    training even if the cosine on a batch does not show it.
 
     Args:
-        network: a plain module that `rate_run` takes.
+        network: a plain module that `rate_run` supports.
         batch: inputs `[T, B, ...]` and targets `[B, ...]`.
-        loss: from outputs `[T, B, ...]` and targets to a scalar; None is cross-entropy of the mean over time.
-        window, streaming: as in `rate_run`.
+        loss: from outputs `[T, B, ...]` and targets to a scalar; None is the cross-entropy of the mean over time.
+        window: as in `rate_run`.
+        streaming: as in `rate_run`.
 
     Returns:
-        by the name of each module that has trained parameters of its own, in order of registration; the whole gradient
-        under ``"all"``.
+        The alignment by name of each module with trained parameters of its own, in order of registration, and that of
+        the whole gradient under ``"all"``.
 
     Raises:
         ValueError: if no parameter is trained, or as in `rate_run`.
@@ -61,38 +65,56 @@ def gradient_alignment(
     """
     x, y = batch
     chosen = mean_cross_entropy if loss is None else loss
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError("Expected argument `network` to have parameters that require a gradient, but got none")
-    rates = gradients_of_modules(
-        network, copy.deepcopy, lambda twin: chosen(rate_run(twin, x, window, streaming), y).backward()
+    return compare_gradients(
+        "network",
+        network,
+        copy.deepcopy,
+        lambda copied: chosen(rate_run(copied, x, window, streaming), y).backward(),
+        lambda copied: chosen(run(copied, x), y).backward(),
     )
-    exact = gradients_of_modules(network, copy.deepcopy, lambda twin: chosen(run(twin, x), y).backward())
-    return alignments(rates, exact)
 
 
-def gradients_of_modules(
-    module: nn.Module, copied: Callable[[nn.Module], nn.Module], backward: Callable[[nn.Module], object]
-) -> dict[str, Tensor]:
-    """Gradient of each module's own parameters, as a vector, taken on a copy from the random state as it is."""
-    twin = copied(module)
-    twin.zero_grad()
-    devices = {parameter.device.index for parameter in twin.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(sorted(devices)), torch.enable_grad():
-        backward(twin)
-    found = {}
-    for name, part in twin.named_modules():
-        trained = [parameter for parameter in part.parameters(recurse=False) if parameter.requires_grad]
-        if trained:
-            # a parameter that the loss does not hear has no gradient
-            parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
-            found[name or type(twin).__name__] = torch.cat([each.flatten() for each in parts])
-    return found
+def compare_gradients(
+    argument: str,
+    module: nn.Module,
+    make_copy: Callable[[nn.Module], nn.Module],
+    rate_backward: Callable[[nn.Module], object],
+    backward: Callable[[nn.Module], object],
+) -> dict[str, Alignment]:
+    """Return the alignment of two gradients of a module, by submodule and, under "all", as a whole.
 
+    Args:
+        argument: name of the module in error messages.
+        module: the module.
+        make_copy: returns a copy of the module.
+        rate_backward: computes the gradient of rates of a copy.
+        backward: computes the gradient of backpropagation through time of a copy.
 
-def alignments(rates: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, Alignment]:
-    """One set of gradients against another, by module and, under "all", as a whole."""
+    Raises:
+        ValueError: if no parameter is trained.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError(f"Expected argument `{argument}` to have parameters that require a gradient, but got none")
+    rates = _gradients_of_modules(make_copy(module), rate_backward)
+    exact = _gradients_of_modules(make_copy(module), backward)
     found = {name: _alignment(rates[name], exact[name]) for name in exact}
     return {**found, "all": _alignment(torch.cat(list(rates.values())), torch.cat(list(exact.values())))}
+
+
+def _gradients_of_modules(copied: nn.Module, backward: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """Compute the gradient of the own parameters of each submodule, as a vector, and restore the random state."""
+    copied.zero_grad()
+    devices = {parameter.device.index for parameter in copied.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(sorted(devices)), torch.enable_grad():
+        backward(copied)
+    found = {}
+    for name, part in copied.named_modules():
+        trained = [parameter for parameter in part.parameters(recurse=False) if parameter.requires_grad]
+        if trained:
+            # a parameter that the loss does not depend on has no gradient
+            parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
+            found[name or type(copied).__name__] = torch.cat([each.flatten() for each in parts])
+    return found
 
 
 def _alignment(rates: Tensor, exact: Tensor) -> Alignment:

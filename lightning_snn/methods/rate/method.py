@@ -1,20 +1,21 @@
 r"""Rate-based backpropagation: training whose memory does not grow with the number of time steps.
 
-The network spikes for T steps without autograd; every neuron keeps its firing rate r and its eligibility e, the
-derivative of r with respect to a constant shift of its input current. Then it runs once more, as an ANN, on the mean
-over time of its input: neurons give the recorded r and pass gradients on as :math:`\partial L/\partial \bar c = e\,
-\partial L/\partial r`.
+The network spikes for T steps without autograd. Every neuron records its firing rate r and its eligibility e, the
+derivative of r with respect to a constant shift of its input current c. Then the network runs once more, as an ANN, on
+the mean over time of its input: neurons return the recorded r, and the gradient of their mean current is
+:math:`\partial L/\partial \bar c = e\, \partial L/\partial r`.
 
 Exact, that is equal to surrogate-gradient backpropagation through time: for the readout, at T = 1, with one hidden
 layer and constant input, and in the linear regime (no leak memory, constant surrogate derivative, no batch
-normalization). Otherwise it drops how errors and presynaptic spikes vary together over time, and takes every
-neuron's error as constant: closest for static images and small decays, worst for what only timing tells.
-Cost: T forward passes without autograd, one forward and one backward pass of an ANN; saved memory that of an ANN
+normalization). Otherwise it neglects the covariance over time of errors and presynaptic spikes, and takes the error of
+every neuron as constant. It is closest for static images and small decays, and worst if only the timing of spikes
+carries information.
+Cost: T forward passes without autograd, one forward and one backward pass of an ANN. The saved memory is that of an ANN
 (times K with K windows).
 
-After Yu et al. 2024, arXiv 2410.11488; windows, win frequencies of max-pooling, gradients of neuron parameters and
-the natural scale of the gradient are ours. Not to be confused with networks that are trained as ANNs and converted
-(here the spikes are real), nor with `SurrogateGradient`, whose memory grows with T.
+After Yu et al. 2024, arXiv 2410.11488. Windows, the gradient of max-pooling by the share of maxima, gradients of neuron
+parameters and the natural scale of the gradient are additions of this library. Not to be confused with ANN-to-SNN
+conversion (here the network spikes while training), nor with `SurrogateGradient`, whose memory grows with T.
 """
 
 from __future__ import annotations
@@ -26,34 +27,38 @@ from torch import Tensor, nn
 
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.methods.base import Method, Step
-from lightning_snn.methods.rate.drift import DriftWatch
+from lightning_snn.methods.rate.drift import DriftMonitor
 from lightning_snn.methods.rate.rules import Plan, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse
 
-# a moment in time is no mean over it
+# these depend on single time steps, which rates do not represent
 _REFUSED_READOUTS = ("last", "max")
 
 
 class RateBackprop(Method):
-    """Backpropagation through firing rates; the objective is the loss, on the true spiking outputs.
+    """Backpropagation through firing rates; the objective is the loss of the spiking outputs.
 
     Args:
-        window: number K of windows that T is cut into, a divisor of T; gradients are those of rates within each window,
-            and membranes are carried between them without a gradient. 1 is the method of the paper. Events, whose
-            mean frame blurs what moved, learn far better with a few (5 windows of 2 steps each, say); memory grows
-            with K. "step" is a window for every step: a gradient through space alone, which recurrent layers bear too.
-        streaming: call the network once a step: slower, but not even the spiking pass needs memory that grows with T.
+        window: number K of windows that T is divided into, a divisor of T. Gradients are those of the rates within each
+            window, and membrane potentials pass between windows without a gradient. 1 is the method of the paper. Event
+            data learn far better with a few windows (such as 5 windows of 2 steps each), because the mean over all
+            steps blurs motion. Memory grows with K. "step" is one window per step: a gradient through the layers but
+            not through time, which recurrent layers support too.
+        streaming: call the network once per step: slower, but the memory of the spiking pass does not grow with T
+            either.
         grad_scale: "natural", with the norm of backpropagation through time, or "paper", which is that over T.
-        check_drift: on the first training step, warn of modules whose rates are not the means of their spikes: they
-            hold an operation that no rate rule covers.
+        check_drift: on the first training step, warn about modules with operations that have no rate rule, so their
+            rates are not the means of their spikes.
 
     Raises:
         ValueError: if an argument is outside its range.
 
     Example:
-        >>> module = SpikingModule(network, RateBackprop(), num_classes=10)
+        >>> method = RateBackprop(window=2)
+        >>> step = method.training_step(method.prepare(network), x, y)
+        >>> step.objective.backward()
     """
 
     citation = """@inproceedings{yu2024advancing,
@@ -78,15 +83,16 @@ class RateBackprop(Method):
         self.check_drift = check_drift
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """The network itself.
+        """Return the network itself.
 
         Raises:
-            ValueError: naming what mean rates cannot represent: recurrence (but for windows of one step), modules
-                without a rate rule, a readout of the last step or of the maximum over time.
+            ValueError: if mean rates cannot represent the network: recurrence (except with windows of one step),
+                modules without a rate rule, a readout of the last step or of the maximum over time. The message names
+                all such modules.
         """
         if self.task.readout in _REFUSED_READOUTS:
             raise ValueError(
-                'Expected argument `readout` to be "mean", "sum" or a function that weighs all steps for RateBackprop, '
+                'Expected argument `readout` to be "mean", "sum" or a function of all steps for RateBackprop, '
                 f"but got {self.task.readout!r}"
             )
         refuse("RateBackprop", rate_refusals(network, self.window == "step"))
@@ -98,20 +104,20 @@ class RateBackprop(Method):
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:
         steps = x.shape[0]
         if steps == 1:
-            # the same gradient, for less
-            return run(network, x)
+            outputs: Tensor = run(network, x)  # the same gradient, in one pass
+            return outputs
         windows = steps if self.window == "step" else self.window
         scale = 1 / steps if self.grad_scale == "paper" else 1.0
         if not self.check_drift:
             return rate_run(network, x, windows, self.streaming, scale)
         self.check_drift = False
-        with DriftWatch(network, Plan(steps, windows, self.streaming)) as watch:
+        with DriftMonitor(network, Plan(steps, windows, self.streaming)) as monitor:
             outputs = rate_run(network, x, windows, self.streaming, scale)
-        if watch.at_fault:
+        if monitor.sources:
             warnings.warn(
-                "The rates of these modules are not the means of their spiking outputs, so that gradients behind them "
-                f"are not those of the rates: {', '.join(watch.at_fault)}. They hold an operation without a rate rule; "
-                "make it a module and see `register_rate_rule`",
+                "RateBackprop has no rule for an operation in these modules, so gradients through them are wrong: "
+                f"{', '.join(monitor.sources)}. Make the operation a module and register its rule with "
+                "`register_rate_rule`",
                 stacklevel=2,
             )
         return outputs

@@ -1,4 +1,4 @@
-"""Rate rules of what has a membrane: the recorded firing rate is the value, the recorded eligibility the derivative."""
+"""Rate rules of neurons: the value is the recorded firing rate, the derivative the recorded eligibility."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.func import functional_call
 from lightning_snn.functional.eligibility import RateState, lif_rate
 from lightning_snn.functional.rate import recorded
 from lightning_snn.functional.step_eligibility import StepState, step_rate
-from lightning_snn.methods.rate.rules import RATE_RULES, Plan, RateRule, joined, register_rate_rule
+from lightning_snn.methods.rate.rules import RATE_RULES, Plan, RateRule, concatenated, register_rate_rule
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Neuron, Recurrent, RecurrentLIF
 from lightning_snn.nn.neurons.probes import elementwise_refusal
@@ -23,7 +23,7 @@ RECURRENCE = 'neurons that receive each other\'s spikes, which only window="step
 
 
 class MembraneRule(RateRule):
-    """What all layers with a state over time share: windows that are scanned, recorded and closed one after another."""
+    """Base of the rules of layers with a state, which scan and record one window after another."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -33,14 +33,14 @@ class MembraneRule(RateRule):
 
     def collect(self, x: Tensor) -> Tensor:
         parts = unfold(x, self.module).split(self.plan.length)
-        return joined([self.advance(part) for part in parts]).flatten(0, 1)
+        return concatenated([self.advance(part) for part in parts]).flatten(0, 1)
 
     def replay(self, x: Tensor) -> Tensor:
-        rate = joined([record.rate for record in self.records])
-        return recorded(x, rate, joined([record.eligibility for record in self.records]), self.parameters(x))
+        rate = concatenated([record.rate for record in self.records])
+        return recorded(x, rate, concatenated([record.eligibility for record in self.records]), self.parameters(x))
 
     def advance(self, part: Tensor) -> Tensor:
-        """Outputs of further steps `[t, B, ...]` of the current window."""
+        """Run the next steps `[t, B, ...]` of the current window."""
         outputs, self.state = self.scan(part)
         self.steps += len(part)
         if self.steps % self.plan.length == 0:
@@ -49,19 +49,19 @@ class MembraneRule(RateRule):
         return outputs
 
     def scan(self, part: Tensor) -> tuple[Tensor, Any]:
-        """Outputs of steps `[t, B, ...]` that follow on `state`, and the state after them."""
+        """Return the outputs of steps `[t, B, ...]` that follow `state`, and the state after them."""
         raise NotImplementedError(f"{type(self).__name__} defines no scan")
 
     def parameters(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Trained parameters, shaped to broadcast to rates `x`, and the recorded derivatives of the rate."""
+        """Return the trained parameters, shaped to broadcast to rates `x`, and the derivatives of the rate."""
         raise NotImplementedError(f"{type(self).__name__} defines no parameters")
 
 
 class StepRule(MembraneRule):
-    """Any neuron with a differentiable ``step(x, state) -> (output, state)``, by forward-mode differentiation.
+    """Rule of any neuron with a differentiable ``step(x, state) -> (output, state)``: forward-mode differentiation.
 
-    Parameters get a gradient if they are numbers or hold one entry a channel, and each neuron hears the entry of its
-    channel alone.
+    Parameters get a gradient if they are numbers or have one entry per channel, of which each neuron uses only that of
+    its channel.
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
@@ -87,12 +87,12 @@ class StepRule(MembraneRule):
         for index, name in enumerate(self.names):
             parameter = over_channels(self.module.get_parameter(name), x)
             assert isinstance(parameter, Tensor)
-            found.append((parameter, joined([record.parameters[index] for record in self.records])))
+            found.append((parameter, concatenated([record.parameters[index] for record in self.records])))
         return found
 
 
 def _functional_step(module: nn.Module, names: list[str]) -> Callable[..., Any]:
-    """``step(x, state, *parameters)`` of a module."""
+    """Return ``step(x, state, *parameters)`` of a module."""
     caller = _StepCaller(module)
 
     def step(x: Tensor, state: Any, *parameters: Tensor) -> Any:
@@ -103,7 +103,7 @@ def _functional_step(module: nn.Module, names: list[str]) -> Callable[..., Any]:
 
 
 class _StepCaller(nn.Module):
-    """`functional_call` calls forward alone."""
+    """Module whose `forward` is the step of a neuron, because `functional_call` calls `forward` only."""
 
     def __init__(self, neuron: nn.Module) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _StepCaller(nn.Module):
 
 
 class LIFRule(MembraneRule):
-    """LIF neurons, by the closed forms of their eligibility; learned decays and thresholds get gradients."""
+    """Rule of LIF neurons: closed forms of the eligibility; learned decays and thresholds get gradients."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -122,25 +122,25 @@ class LIFRule(MembraneRule):
         self.neurons = module
         learned = [module.parameter_of(name) for name in ("beta", "threshold")]
         beta, threshold = (parameter is not None and parameter.requires_grad for parameter in learned)
-        self.wanted = (beta, threshold)
+        self.trained = (beta, threshold)
 
     def scan(self, part: Tensor) -> tuple[Tensor, RateState]:
         beta, threshold = self.neurons.parameters_for(part[0])
-        return lif_rate(part, beta, threshold, self.neurons.dynamics, self.state, self.wanted)
+        return lif_rate(part, beta, threshold, self.neurons.dynamics, self.state, self.trained)
 
     def parameters(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         derivatives = ([record.beta for record in self.records], [record.threshold for record in self.records])
         return [
-            (parameter, joined(derivative))
-            for parameter, derivative, wanted in zip(
-                self.neurons.parameters_for(x), derivatives, self.wanted, strict=True
+            (parameter, concatenated(derivative))
+            for parameter, derivative, trained in zip(
+                self.neurons.parameters_for(x), derivatives, self.trained, strict=True
             )
-            if wanted and isinstance(parameter, Tensor)
+            if trained and isinstance(parameter, Tensor)
         ]
 
 
 class _Recurrence:
-    """Recurrent neurons in windows of one step, where the spikes of the step before are a given input."""
+    """Mixin for recurrent neurons in windows of one step, in which the spikes of the last step are a given input."""
 
     module: nn.Module
     weight: nn.Parameter
@@ -159,12 +159,12 @@ class _Recurrence:
         return spikes
 
     def replay(self, x: Tensor) -> Tensor:
-        rates: Tensor = super().replay(x + F.linear(joined(self.before), self.weight))  # type: ignore[misc]
+        rates: Tensor = super().replay(x + F.linear(concatenated(self.before), self.weight))  # type: ignore[misc]
         return rates
 
 
 class RecurrentLIFRule(_Recurrence, LIFRule):
-    """`RecurrentLIF` in windows of one step."""
+    """Rule of `RecurrentLIF` in windows of one step."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -177,7 +177,7 @@ class RecurrentLIFRule(_Recurrence, LIFRule):
 
 
 class RecurrentRule(_Recurrence, StepRule):
-    """`Recurrent` in windows of one step: the rule of the wrapped neuron, on currents that include the recurrence."""
+    """Rule of `Recurrent` in windows of one step: that of its neuron, on currents that include the recurrence."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         assert isinstance(module, Recurrent)

@@ -1,4 +1,4 @@
-"""Rate rules of batch normalization: the statistics of the spiking pass, and running statistics touched once."""
+"""Rate rules of batch normalization: the statistics are those of the spiking pass."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lightning_snn.processes import world_size
 
 
 class BatchNormRule(RateRule):
-    """Batch normalization over all steps at once, or when streaming over each step by itself.
+    """Rule of batch normalization, over all steps at once or, when streaming, over each step separately.
 
-    Streaming, the gradient takes the mean over a window of ``1 / sigma_t``, and the momentum is divided by T, so that
-    running statistics move as far in a training step. In evaluation mode, with running statistics, the module itself
-    acts on the rates.
+    When streaming, the gradient uses the mean of ``1 / sigma_t`` over a window, and the momentum is divided by T, so
+    running statistics change as much per training step as without streaming. In evaluation mode, with running
+    statistics, the module itself acts on the rates. Running statistics are updated in the spiking pass only.
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
@@ -38,7 +38,7 @@ class BatchNormRule(RateRule):
         y, mean, inverse_std = self._normalize(x)
         self.inverse_stds.append(inverse_std)
         if self.plan.streaming:
-            # the statistics of a step and its input vary together: the mean output is no function of mean statistics
+            # statistics and input of a step are correlated, so the mean output is not a function of mean statistics
             self.normalized.add(self._by_channel(x, mean, inverse_std))
         else:
             self.means.append(mean)
@@ -60,7 +60,7 @@ class BatchNormRule(RateRule):
         return torch.addcmul((-mean * inverse_std).view(shape), x, inverse_std.view(shape))
 
     def _normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, mean and 1 / sigma of the batch, having updated the running statistics."""
+        """Return output, mean and 1 / sigma of the batch, and update the running statistics."""
         norm = self.norm
         running = (norm.running_mean, norm.running_var) if self._tracks else (None, None)
         return torch.native_batch_norm(x, norm.weight, norm.bias, *running, True, self.momentum, norm.eps)
@@ -73,7 +73,7 @@ class BatchNormRule(RateRule):
         return self.norm.training and self.norm.track_running_stats and self.norm.running_mean is not None
 
     def _momentum(self) -> float:
-        """How far one call moves the running statistics, having counted the batch."""
+        """Count the batch and return the momentum of the running statistics in one call."""
         if self._tracks and self.norm.num_batches_tracked is not None:
             self.norm.num_batches_tracked.add_(1)
         momentum = self.norm.momentum
@@ -83,7 +83,7 @@ class BatchNormRule(RateRule):
 
 
 class SyncBatchNormRule(BatchNormRule):
-    """Batch normalization over the samples of all processes, in the statistics and in the gradient alike."""
+    """Rule of batch normalization with statistics and gradient over the samples of all processes."""
 
     def _normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._processes == 1:
@@ -92,7 +92,7 @@ class SyncBatchNormRule(BatchNormRule):
         self.samples = x.shape[0]
         over = [0, *range(2, x.dim())]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        # relative to a first guess of the mean: a difference of large squares would lose the variance
+        # centered first, because the difference of large squares would lose the variance
         mean = self._mean_over_processes(wide.mean(over))
         shape = (1, -1, *(1,) * (x.dim() - 2))
         centered = wide - mean.view(shape)
@@ -122,7 +122,7 @@ class SyncBatchNormRule(BatchNormRule):
         return world_size(self._group)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
-        """The mean, in which each process counts by its samples: their last batches may differ."""
+        """Return the mean weighted by the samples of each process, because the last batches may differ in size."""
         weighted = torch.cat([values.flatten() * self.samples, values.new_tensor([self.samples])])
         dist.all_reduce(weighted, group=self._group)
         return (weighted[:-1] / weighted[-1]).view_as(values)

@@ -1,4 +1,4 @@
-"""What a module is in the two passes of rate-based backpropagation: a rule a module type, open to users."""
+"""Rate rules: the behavior of each module type in the two passes of rate-based backpropagation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from lightning_snn.nn.layer_rules import LayerRules, Refusal
 
 @dataclass(frozen=True)
 class Plan:
-    """How a sequence is cut and walked through.
+    """Windows and steps of a training step.
 
     Attributes:
-        steps: T.
-        windows: K, a divisor of T; rates are means over windows.
-        streaming: whether the spiking pass calls the network once a step on `[B, ...]`, rather than once on all steps
-            `[T*B, ...]`.
+        steps: number of time steps T.
+        windows: number of windows K, a divisor of T; rates are means over windows.
+        streaming: True if the spiking pass calls the network once per step on `[B, ...]`, False if it calls it once on
+            all steps `[T*B, ...]`.
+
+    Example:
+        >>> Plan(steps=10, windows=5).length
+        2
     """
 
     steps: int
@@ -27,15 +31,15 @@ class Plan:
 
     @property
     def length(self) -> int:
-        """Steps of a window."""
+        """Number of steps of a window."""
         return self.steps // self.windows
 
 
 class RateRule:
-    """What one call of a module does in the spiking pass and in the rate pass of one training step.
+    """Base of the rules for one call of a module in the spiking pass and the rate pass of one training step.
 
-    An instance lives for one training step and serves one place where the network calls the module. A subclass
-    registers itself for module types by `register_rate_rule`.
+    There is one instance per training step and per call of the module in the network. A subclass is registered for
+    module types by `register_rate_rule`.
 
     Args:
         module: the module that is called.
@@ -45,7 +49,7 @@ class RateRule:
         >>> class Scale(nn.Module):
         ...     def forward(self, x):
         ...         return 2 * x
-        >>> register_rate_rule(Scale, Commutes)  # a linear map of every step: it acts on rates as on spikes
+        >>> register_rate_rule(Scale, Commutes)  # linear and stateless, so it acts on rates as on spikes
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
@@ -53,27 +57,40 @@ class RateRule:
 
     @classmethod
     def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
-        """Why this module cannot be represented, None if it can. With one-step windows every rate is a spike."""
+        """Return why this module cannot be represented, None if it can.
+
+        Args:
+            module: the module.
+            one_step_windows: True if every step is a window, so every rate is a spike.
+        """
         return None
 
     def collect(self, x: Tensor) -> Tensor:
-        """The module's spiking output, without autograd, and whatever the rate pass will need.
+        """Return the spiking output of the module and record what the rate pass needs, without autograd.
 
-        Called once with all steps `[T*B, ...]`, or when streaming T times with `[B, ...]`.
+        Called once with all steps `[T*B, ...]`, or T times with `[B, ...]` when streaming.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no collect")
 
     def replay(self, x: Tensor) -> Tensor:
-        """The module's output on rates `[K*B, ...]`, with the gradient that training follows. Called once."""
+        """Return the output of the module on rates `[K*B, ...]`, with the gradient of training. Called once."""
         raise NotImplementedError(f"{type(self).__name__} defines no replay")
 
     def plain(self, x: Tensor) -> Tensor:
-        """What the module itself makes of `x`; the module must not be called within a rule."""
-        return type(self.module).forward(self.module, x)
+        """Return the output of the module itself. A rule must not call the module."""
+        output: Tensor = type(self.module).forward(self.module, x)
+        return output
 
 
 class Commutes(RateRule):
-    """A module that acts on every step alone and linearly: its output on the mean is the mean of its outputs."""
+    """Rule of linear modules without a state: the output on the mean is the mean of the outputs.
+
+    Example:
+        >>> layer = nn.Linear(4, 3)
+        >>> rule = Commutes(layer, Plan(steps=10))
+        >>> torch.equal(rule.replay(x[0]), layer(x[0]))
+        True
+    """
 
     def collect(self, x: Tensor) -> Tensor:
         return self.plain(x)
@@ -89,11 +106,19 @@ def register_rate_rule(kind: type[nn.Module], rule: type[RateRule]) -> None:
     """Set how rate-based backpropagation treats modules of a type, and of its subclasses that compute the same.
 
     Args:
-        kind: module type. One with children is then treated as a whole.
-        rule: a subclass of `RateRule`; `Commutes` for a module that acts on every step alone and linearly.
+        kind: module type. The rule also covers the children of such a module.
+        rule: a subclass of `RateRule`; `Commutes` for linear modules without a state.
 
     Raises:
-        TypeError: if an argument is of another kind.
+        TypeError: if `kind` is not a subclass of `nn.Module`, or `rule` not one of `RateRule`.
+
+    Example:
+        >>> class Halve(nn.Module):
+        ...     def forward(self, x):
+        ...         return x / 2
+        >>> register_rate_rule(Halve, Commutes)
+        >>> rate_refusals(Halve(), one_step_windows=False)
+        []
     """
     if not (isinstance(rule, type) and issubclass(rule, RateRule)):
         raise TypeError(f"Expected argument `rule` to be a subclass of RateRule, but got {rule!r}")
@@ -105,7 +130,11 @@ def rate_refusals(network: nn.Module, one_step_windows: bool) -> list[Refusal]:
 
     Args:
         network: a plain module.
-        one_step_windows: whether every time step is a window of its own, in which recurrence can be represented.
+        one_step_windows: True if every time step is a window, so recurrence can be represented.
+
+    Example:
+        >>> [str(refusal) for refusal in rate_refusals(nn.LayerNorm(4), one_step_windows=False)]
+        ['the network: LayerNorm (no rate rule: see `register_rate_rule`)']
     """
     names = {module: name for name, module in network.named_modules()}
     found = RATE_RULES.found_in(network)
@@ -119,10 +148,17 @@ def rate_refusals(network: nn.Module, one_step_windows: bool) -> list[Refusal]:
 
 
 class WindowMean:
-    """The mean over each window of what a place in the network gives chunk by chunk.
+    """Mean over each window of a tensor of the network that is added in one or several parts.
 
     Args:
         plan: windows and steps.
+
+    Example:
+        >>> mean = WindowMean(Plan(steps=4, windows=2))
+        >>> mean.add(torch.tensor([[1.0], [2.0], [3.0], [5.0]]))
+        >>> mean.value
+        tensor([[1.5000],
+                [4.0000]])
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -132,7 +168,7 @@ class WindowMean:
         self._steps = 0
 
     def add(self, y: Tensor) -> None:
-        """The next chunk: all steps `[T*B, ...]`, or one `[B, ...]` when streaming; not kept."""
+        """Add all steps `[T*B, ...]`, or the next step `[B, ...]` when streaming; `y` is not stored."""
         wide = torch.promote_types(y.dtype, torch.float32)
         if not self.plan.streaming:
             windows = y.unflatten(0, (self.plan.windows, self.plan.length, -1))
@@ -146,10 +182,10 @@ class WindowMean:
 
     @property
     def value(self) -> Tensor:
-        """The means, `[K*B, ...]`, in float32 or wider."""
-        return joined(self._means)
+        """Means `[K*B, ...]`, in float32 or wider."""
+        return concatenated(self._means)
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """The records of windows along dimension 0; of a single one without a copy."""
+def concatenated(parts: list[Tensor]) -> Tensor:
+    """Concatenate the records of windows along dimension 0, without a copy if there is only one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)

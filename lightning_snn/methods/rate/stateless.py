@@ -1,4 +1,4 @@
-"""Rate rules of what has no membrane: linear maps, dropout, max-pooling, elementwise functions, delays."""
+"""Rate rules of layers without a membrane: linear maps, dropout, max-pooling, elementwise functions, delays."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair, _single
 
 from lightning_snn.functional.rate import argmax_offsets, max_pool_of_rates, recorded
-from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, joined, register_rate_rule
+from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, concatenated, register_rate_rule
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
 
 class DropoutRule(RateRule):
-    """Dropout with one mask a sample, shared by all steps and by the rate pass."""
+    """Rule of dropout: one mask per sample for all steps and the rate pass."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -27,29 +27,32 @@ class DropoutRule(RateRule):
         sequence = x.unflatten(0, (1 if self.plan.streaming else self.plan.steps, -1))
         if self.mask is None:
             self.mask = self.plain(torch.ones_like(sequence[0]))
-        return (sequence * self.mask).flatten(0, 1)
+        masked: Tensor = sequence * self.mask
+        return masked.flatten(0, 1)
 
     def replay(self, x: Tensor) -> Tensor:
         if self.mask is None:
             return x
-        return (x.unflatten(0, (self.plan.windows, -1)) * self.mask).flatten(0, 1)
+        masked: Tensor = x.unflatten(0, (self.plan.windows, -1)) * self.mask
+        return masked.flatten(0, 1)
 
 
 class MaxPoolRule(RateRule):
-    """Max-pooling: the recorded mean, its gradient to each input by the share of steps in which that input won."""
+    """Rule of max-pooling: the recorded mean, with a gradient to each input by its share of steps as the maximum."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         assert isinstance(module, (nn.MaxPool1d, nn.MaxPool2d))
-        # in one dimension the pooling is that of a plane with a single row
+        # pooling over one dimension is that of an image with a single row
         self.flat = isinstance(module, nn.MaxPool1d)
         sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
-        fills = (1, 1, 0, 1)
+        sizes_of_row = (1, 1, 0, 1)
         self.kernel, self.stride, self.padding, self.dilation = (
-            (fill, *_single(size)) if self.flat else _pair(size) for size, fill in zip(sizes, fills, strict=True)
+            (of_row, *_single(size)) if self.flat else _pair(size)
+            for size, of_row in zip(sizes, sizes_of_row, strict=True)
         )
         self.mean = WindowMean(plan)
-        self.wins: list[Tensor] = []
+        self.shares: list[Tensor] = []
         self.steps = 0
 
     @classmethod
@@ -73,11 +76,11 @@ class MaxPoolRule(RateRule):
             if self.steps % self.plan.length == 0:
                 batch, channels, *size = offset.shape
                 positions = self.kernel[0] * self.kernel[1]
-                # scatter_add_ knows no narrower type on every device
+                # scatter_add_ supports no narrower type on some devices
                 wide = torch.promote_types(x.dtype, torch.float32)
-                self.wins.append(torch.zeros(batch, channels, positions, *size, dtype=wide, device=x.device))
-            share = torch.full_like(self.wins[-1][:, :, :1], 1 / self.plan.length)
-            self.wins[-1].scatter_add_(2, offset.unsqueeze(2), share)
+                self.shares.append(torch.zeros(batch, channels, positions, *size, dtype=wide, device=x.device))
+            share = torch.full_like(self.shares[-1][:, :, :1], 1 / self.plan.length)
+            self.shares[-1].scatter_add_(2, offset.unsqueeze(2), share)
             self.steps += 1
         return y.squeeze(-2) if self.flat else y
 
@@ -85,7 +88,7 @@ class MaxPoolRule(RateRule):
         y = max_pool_of_rates(
             x.unsqueeze(-2) if self.flat else x,
             self.mean.value,
-            joined(self.wins),
+            concatenated(self.shares),
             self.kernel,
             self.stride,
             self.padding,
@@ -95,7 +98,7 @@ class MaxPoolRule(RateRule):
 
 
 class ElementwiseRule(RateRule):
-    """A function of each element alone: the recorded mean of its values, and the mean of its derivatives."""
+    """Rule of elementwise functions: the recorded mean of the values and the mean of the derivatives."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -108,7 +111,7 @@ class ElementwiseRule(RateRule):
 
     def collect(self, x: Tensor) -> Tensor:
         with torch.enable_grad():
-            # a copy, for the module may work in place
+            # a copy, because the module may work in place
             leaf = x.detach().clone().requires_grad_()
             y = self.plain(leaf * 1)
             (slope,) = torch.autograd.grad(y.sum(), leaf)
@@ -121,8 +124,9 @@ class ElementwiseRule(RateRule):
 
 
 class DelaysRule(RateRule):
-    """Delayed copies: the recorded means; of a copy late by d, the share of a window's inputs that still arrive in it
-    carries the gradient.
+    """Rule of delays: the recorded means.
+
+    The gradient of a copy with delay d is weighted by the share of the inputs of a window that arrive within it.
     """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:

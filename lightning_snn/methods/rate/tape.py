@@ -1,4 +1,4 @@
-"""The two passes of rate-based backpropagation: `rate_run` is `run` with the gradient of the firing rates."""
+"""The two passes of rate-based backpropagation: `rate_run` is `run` with the gradient of firing rates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ from lightning_snn.nn.phase import Phase, in_phase
 
 
 class Tape:
-    """What the modules of a network record while it spikes, first in, first out, for one training step.
+    """Records of the modules of a network in the spiking pass, which the rate pass reads in the same order.
+
+    There is one tape per training step.
 
     Args:
         network: a plain module.
         plan: windows and steps.
+
+    Example:
+        >>> tape = Tape(network, Plan(steps=len(x)))
+        >>> spiking = tape.collect(x)
+        >>> rates = tape.replay(x.mean(0, keepdim=True))
+        >>> torch.allclose(rates[0], spiking.mean(0), atol=1e-5)
+        True
     """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self.network, self.plan = network, plan
-        self._ruled = {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
-        # one for every call of a ruled module, in order; a rule is let go with its call in the rate pass
+        self._rules = {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
+        # one per call of a module with a rule, in order; a rule is released after its call in the rate pass
         self._slots: list[tuple[nn.Module, RateRule | None]] = []
         self._next = 0
         self._collected = 0
@@ -34,16 +43,26 @@ class Tape:
 
     @torch.no_grad()
     def collect(self, x: Tensor) -> Tensor:
-        """The spiking pass over all steps, or one chunk of it when streaming: outputs `[t, B, ...]` of `x [t, B, ...]`.
+        """Run the spiking pass over all steps, or over one part of them when streaming.
 
-        `torch.no_grad` and not `inference_mode`, whose tensors cannot be saved for a backward pass.
+        It uses `torch.no_grad` because tensors of `inference_mode` cannot be saved for a backward pass.
+
+        Args:
+            x: input `[t, B, ...]`.
+
+        Returns:
+            Outputs `[t, B, ...]`.
+
+        Raises:
+            ValueError: if the network returns anything but one tensor.
+            RuntimeError: if the network calls its modules in another order than before.
         """
         first = self._collected == 0
 
         def call(module: nn.Module, x: Tensor) -> Tensor:
             if first:
-                self._slots.append((module, self._ruled[module](module, self.plan)))
-            rule = self._take(module)
+                self._slots.append((module, self._rules[module](module, self.plan)))
+            rule = self._next_rule(module)
             assert rule is not None
             return rule.collect(x)
 
@@ -58,11 +77,17 @@ class Tape:
         return outputs
 
     def replay(self, rates: Tensor) -> Tensor:
-        """The rate pass: outputs `[K, B, ...]` of the mean inputs `[K, B, ...]`.
+        """Run the rate pass.
+
+        Args:
+            rates: mean inputs of the windows, `[K, B, ...]`.
+
+        Returns:
+            Outputs `[K, B, ...]`.
 
         Raises:
-            RuntimeError: if the tape was replayed before, does not hold all steps yet, or the network takes another
-                path than while it spiked.
+            RuntimeError: if the tape was replayed before or does not hold all steps yet, or the network calls its
+                modules in another order than in the spiking pass.
         """
         if self._replayed or self._collected != self.plan.steps:
             state = "was replayed before" if self._replayed else f"holds {self._collected} of {self.plan.steps} steps"
@@ -71,24 +96,24 @@ class Tape:
 
         def call(module: nn.Module, x: Tensor) -> Tensor:
             place = self._next
-            rule = self._take(module)
+            rule = self._next_rule(module)
             assert rule is not None
             self._slots[place] = (module, None)
             return rule.replay(x)
 
         with self._intercepted(call, "replay"):
-            outputs = run(self.network, rates)
+            outputs: Tensor = run(self.network, rates)
         self._check_all_taken()
         return outputs
 
     @contextmanager
     def _intercepted(self, call: Callable[[nn.Module, Tensor], Tensor], phase: Phase) -> Iterator[None]:
-        """Within this context a call of a ruled module is handed to `call`; hooks and everything else stay."""
+        """Enter a context in which `call` replaces the forward of every module with a rule; hooks still run."""
         self._next = 0
-        # a forward that somebody set on the instance comes back afterwards
-        own = {module: module.__dict__.get("forward") for module in self._ruled}
+        # a forward that was set on the instance is restored afterwards
+        own = {module: module.__dict__.get("forward") for module in self._rules}
         try:
-            for module in self._ruled:
+            for module in self._rules:
                 module.forward = _bound(call, module)
             with in_phase(phase):
                 yield
@@ -99,8 +124,8 @@ class Tape:
                 else:
                     module.forward = forward
 
-    def _take(self, module: nn.Module) -> RateRule | None:
-        """The rule of the next call, which must be one of this module."""
+    def _next_rule(self, module: nn.Module) -> RateRule | None:
+        """Return the rule of the next call, which must be a call of this module."""
         expected, rule = self._slots[self._next] if self._next < len(self._slots) else (None, None)
         if expected is not module:
             raise RuntimeError(
@@ -125,16 +150,16 @@ def _bound(call: Callable[[nn.Module, Tensor], Tensor], module: nn.Module) -> Ca
 def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = False, scale: float = 1.0) -> Tensor:
     """Run a network over a sequence, with the gradient of rate-based backpropagation.
 
-    The values are those of `run`, spikes and all. The gradient is that of a second run on the mean over time of the
-    input, in which neurons give their recorded firing rates and let gradients through by their eligibilities; what is
-    saved for it does not depend on T. Without autograd this is `run`. Not for several threads on one network at once.
+    The values are those of `run`. The gradient is that of a second run on the mean over time of the input, in which
+    neurons return their recorded firing rates and their derivatives are the recorded eligibilities. The memory that it
+    saves does not depend on T. Without autograd this is `run`. Several threads must not run one network at once.
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, ...]`, one tensor.
         x: input, shape `[T, B, ...]`, time first.
-        window: number K of windows, a divisor of T; the gradient is that of rates within each window, and membranes
-            are carried from one to the next without a gradient. Memory grows with K.
-        streaming: call the network once a step, so that not even the spiking pass needs memory that grows with T.
+        window: number K of windows, a divisor of T; the gradient is that of rates within each window, and membrane
+            potentials pass between windows without a gradient. Memory grows with K.
+        streaming: call the network once per step, so the memory of the spiking pass does not grow with T either.
         scale: factor of the gradient.
 
     Returns:
@@ -143,9 +168,16 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     Raises:
         ValueError: if `window` does not divide T, or the network returns anything but one tensor.
         RuntimeError: if the network calls its modules in another order from pass to pass.
+
+    Example:
+        >>> outputs = rate_run(network, x)
+        >>> torch.equal(outputs, run(network, x))
+        True
+        >>> outputs.sum().backward()
     """
     if not torch.is_grad_enabled():
-        return run(network, x)
+        plain: Tensor = run(network, x)
+        return plain
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"

@@ -59,7 +59,7 @@ class AdaptiveLIF(Neuron):
     Example:
         >>> layer = AdaptiveLIF(beta=0.0, rho=0.5, strength=1.0)
         >>> lightning_snn.run(layer, torch.full((4, 1, 1), 1.4)).flatten()
-        tensor([1., 0., 1., 0.])
+        tensor([1., 0., 0., 1.])
     """
 
     gain = 1.0

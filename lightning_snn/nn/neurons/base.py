@@ -32,12 +32,18 @@ from lightning_snn.nn.stateful import StatefulLayer
 State = Any  # a tensor, or a NamedTuple of States
 
 EQUATIONS = ("initial_state", "charge", "firing_threshold", "after_spikes")
-# what a class derives from its equations, so it is not inherited by a subclass with other equations
+# follows from the equations of a class, so it is not inherited by a subclass with other equations
 _DERIVED = ("scan", "step", "potentials", "noisy_scan", "gain", "noise_modes")
 
 
 def membrane(state: State) -> Tensor:
-    """Return the membrane potential of a state: its first tensor."""
+    """Return the membrane potential of a state: its first tensor.
+
+    Example:
+        >>> state = lightning_snn.nn.SynapticLIF().step(torch.full((1, 2), 0.5))[1]
+        >>> membrane(state)
+        tensor([[0.5000, 0.5000]])
+    """
     while not isinstance(state, Tensor):
         state = state[0]
     return state
@@ -58,8 +64,8 @@ class Neuron(StatefulLayer):
         gain: derivative of the membrane potential with respect to the current of the same step where it is a constant;
             None if it is found by forward-mode differentiation, which takes twice the time under noise.
         independent: False if neurons receive each other's spikes from step to step.
-        noise_modes: readings of Gaussian currents that the neuron knows, see `functional.noisy_lif`.
-        noisy_weights: True if the neuron has a posterior of its own, so that it fires by noise whatever it receives.
+        noise_modes: noise modes that the neuron supports, see `functional.noisy_lif`.
+        noisy_weights: True if the neuron has a posterior of its own, so it fires by noise for any input.
 
     Shape:
         input and output `[T*B, C, ...]`.
@@ -105,7 +111,7 @@ class Neuron(StatefulLayer):
                 )
 
     def initial_state(self, x: Tensor) -> State:
-        """Return the state of rest for a step `x` `[B, ...]`: zero, unless a subclass says otherwise."""
+        """Return the state of rest for a step `x` `[B, ...]`: zero, unless a subclass defines another."""
         return torch.zeros_like(x)
 
     def charge(self, x: Tensor, state: State) -> State:
@@ -128,7 +134,7 @@ class Neuron(StatefulLayer):
 
         Args:
             x: folded input current `[T*B, ...]`; neurons that receive `Moments` fire by that noise
-                (`noisy_scan`), and the surrogate plays no part.
+                (`noisy_scan`), and the surrogate is not used.
 
         Returns:
             spikes in {0, 1} of the same shape.
@@ -147,7 +153,7 @@ class Neuron(StatefulLayer):
 
         Args:
             x: input current, shape `[B, ...]`, any floating dtype.
-            state: what a previous call returned; None is the state of rest.
+            state: state that a previous call returned; None is the state of rest.
 
         Returns:
             spikes in {0, 1} of the shape and dtype of `x`, and the next state, float32 or wider.
@@ -164,7 +170,7 @@ class Neuron(StatefulLayer):
 
         Args:
             x: input current, shape `[T, B, ...]`, any floating dtype. The state is held in float32 or wider.
-            state: what a previous call returned; None is the state of rest.
+            state: state that a previous call returned; None is the state of rest.
 
         Returns:
             spikes in {0, 1} of the shape and dtype of `x`, and the state after the last step.
@@ -178,7 +184,7 @@ class Neuron(StatefulLayer):
         with without_autocast(x):
             currents = widened(x)
             state = self._rest(currents[0].detach()) if state is None else state
-            # not by index: the backward pass of an index makes a zero tensor of the whole sequence
+            # unbind, because the backward pass of an index allocates a zero tensor of the whole sequence
             for current in currents.unbind(0):
                 state = self.charge(current, state)
                 spikes.append(spike(membrane(state), self.firing_threshold(state), self.surrogate))
@@ -235,11 +241,11 @@ class Neuron(StatefulLayer):
             `mean`.
 
         Raises:
-            ValueError: if the neuron does not know the mode of the noise.
+            ValueError: if the neuron does not support the mode of the noise.
         """
         if (reason := noise_refusal(self, noise.mode)) is not None:
             raise ValueError(
-                f"Expected neurons that know noise mode {noise.mode!r}, but {type(self).__name__} {reason}"
+                f"Expected neurons that support noise mode {noise.mode!r}, but {type(self).__name__} {reason}"
             )
         check_input(mean)
         spikes, standardized = [], []
@@ -265,7 +271,7 @@ class Neuron(StatefulLayer):
             after = self.charge(current, state)
             return membrane(after), after
 
-        _, gain, after = torch.func.jvp(potential, (x,), (torch.ones_like(x),), has_aux=True)
+        _, gain, after = torch.func.jvp(potential, (x,), (torch.ones_like(x),), has_aux=True)  # type: ignore[misc]
         return after, gain
 
     def _fire_by_noise(self, mean: Tensor, variance: Tensor) -> Tensor:

@@ -17,20 +17,20 @@ from lightning_snn.functional.lif import (
 )
 from lightning_snn.functional.noisy_lif import NoiseMode, noisy_lif
 from lightning_snn.functional.surrogate import Sigmoid, Surrogate, SurrogateName
-from lightning_snn.nn.neurons.base import Neuron, membrane
+from lightning_snn.nn.neurons.base import Neuron, State, membrane
 from lightning_snn.nn.noise import SpikeNoise
 from lightning_snn.nn.stateful import PerChannel
 
 
 class LIF(Neuron):
-    r"""Leaky integrate-and-fire neurons, where a ReLU would stand.
+    r"""Leaky integrate-and-fire neurons, which take the place of a ReLU.
 
     .. math:: v_t = \beta u_{t-1} + x_t, \quad s_t = H(v_t - \theta), \quad u_t = v_t - \theta s_t \;\text{or}\; (1 -
         s_t) v_t
 
     Called inside `lightning_snn.run` on a folded input of shape `[T*B, C, ...]`, the neurons return spikes in {0, 1} of
     the same shape. If they receive the `Moments` of a Bayesian layer, they fire by that noise (`functional.noisy_lif`),
-    and the surrogate plays no part.
+    and the surrogate is not used.
 
     Args:
         beta: decay of the membrane potential per step, in [0, 1], in (0, 1) if it is learned; a number, or one per
@@ -98,7 +98,7 @@ class LIF(Neuron):
 
     @property
     def noise_modes(self) -> tuple[NoiseMode, ...]:  # type: ignore[override]
-        """Readings of Gaussian currents that the neurons know, see `functional.noisy_lif`."""
+        """Noise modes that the neurons support, see `functional.noisy_lif`."""
         if self.order != "reset_then_leak":
             return ("step",)
         return ("moment", "step") if self.reset_mode == "zero" else ("moment", "step", "trace")
@@ -106,18 +106,18 @@ class LIF(Neuron):
     def initial_state(self, x: Tensor) -> LIFState:
         return lif_rest(x, self.dynamics)
 
-    def charge(self, x: Tensor, state: LIFState) -> LIFState:
+    def charge(self, x: Tensor, state: State) -> LIFState:
         potential = lif_charge(x, state, self.value("beta", x), self.value("threshold", x))
         return state._replace(membrane=potential) if isinstance(state, PendingState) else potential
 
-    def firing_threshold(self, state: LIFState) -> float | Tensor:
+    def firing_threshold(self, state: State) -> float | Tensor:
         return self.value("threshold", membrane(state))
 
-    def after_spikes(self, state: LIFState, spikes: Tensor) -> LIFState:
+    def after_spikes(self, state: State, spikes: Tensor) -> LIFState:
         potential = membrane(state)
         return lif_after_spikes(potential, spikes, self.value("threshold", potential), self.dynamics)
 
-    def scan(self, x: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
+    def scan(self, x: Tensor, state: State = None) -> tuple[Tensor, LIFState]:
         return lif(x, *self.parameters_for(x[0]), self.dynamics, state)
 
     def noisy_scan(self, mean: Tensor, variance: Tensor, noise: SpikeNoise) -> tuple[Tensor, Tensor]:

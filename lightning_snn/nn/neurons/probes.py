@@ -1,4 +1,4 @@
-"""Numerical probes of what a neuron declares: small runs in float64 on a copy, instead of promises."""
+"""Numerical probes that check what a neuron declares, by small runs in float64 on a copy."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None]:
-    """Return a copy in float64, and the first shape of a step that it accepts; None if it accepts none that is tried.
+    """Return a copy in float64 and the shape of a step that it accepts, None if it accepts none of those tried.
 
-    The number of channels is that of its parameters or buffers, which is the only thing known of its input here.
+    The number of channels is that of its parameters or buffers; nothing else is known of its input here.
     """
     probed = copy.deepcopy(layer).double()
     sizes = [value.shape[0] for value in (*probed.parameters(), *probed.buffers()) if value.dim() > 0]

@@ -36,7 +36,7 @@ class Recurrent(Neuron):
     r"""Neurons of any kind that receive the spikes of their own layer: the current is :math:`x_t + W s_{t-1}`.
 
     Args:
-        neuron: the neurons; the layer owns them from now on.
+        neuron: the neurons, which become part of the layer.
         features: number of neurons N; the input is `[T*B, N]`.
 
     The weight `[N, N]` starts uniform in +-1/sqrt(N).
@@ -45,7 +45,7 @@ class Recurrent(Neuron):
         input and output `[T*B, N]`.
 
     Example:
-        >>> layer = Recurrent(AdaptiveLIF(), features=8)
+        >>> layer = Recurrent(lightning_snn.nn.AdaptiveLIF(), features=8)
         >>> lightning_snn.run(layer, torch.rand(5, 2, 8)).shape
         torch.Size([5, 2, 8])
     """
@@ -146,7 +146,7 @@ class RecurrentLIF(LIF):
 
     @property
     def noise_modes(self) -> tuple[NoiseMode, ...]:  # type: ignore[override]
-        """Readings of Gaussian currents that the neurons know; no trace exists for recurrent weights."""
+        """Noise modes that the neurons support; "trace" does not exist for recurrent weights."""
         return ("moment", "step")
 
     def initial_state(self, x: Tensor) -> PendingState:
@@ -177,11 +177,11 @@ def recurrent(neuron: Neuron, features: int) -> Neuron:
     """Return neurons with recurrent weights: `RecurrentLIF` for a `LIF`, whose scan is fused, else `Recurrent`.
 
     Args:
-        neuron: the neurons; their values are taken over.
+        neuron: the neurons, whose values are used.
         features: number of neurons.
 
     Example:
-        >>> type(recurrent(LIF(), 8)).__name__, type(recurrent(AdaptiveLIF(), 8)).__name__
+        >>> type(recurrent(LIF(), 8)).__name__, type(recurrent(lightning_snn.nn.AdaptiveLIF(), 8)).__name__
         ('RecurrentLIF', 'Recurrent')
     """
     if type(neuron) is LIF and neuron.order == "reset_then_leak":

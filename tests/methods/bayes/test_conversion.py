@@ -1,4 +1,4 @@
-"""Plain layers and their Bayesian twins."""
+"""Plain layers and the Bayesian ones in their place."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ LAYERS = {
 every_layer = pytest.mark.parametrize(("make", "kind", "shape"), LAYERS.values(), ids=LAYERS.keys())
 
 
-def twin(layer: nn.Module, keep_weights: bool = True, **options) -> BayesianLayer:
+def converted(layer: nn.Module, keep_weights: bool = True, **options) -> BayesianLayer:
     posterior = Posterior(**({"gain": 2.0, "kappa": 0.3, "prior_scale": 1.5} | options))
     return to_bayesian(layer, posterior, keep_weights)
 
 
 @every_layer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_twins_of_twins_compute_what_the_layer_computes(make, kind, shape, dtype):
+def test_layers_converted_there_and_back_compute_what_the_layer_computes(make, kind, shape, dtype):
     layer, x = make().to(dtype), torch.randn(4, *shape, dtype=dtype)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     expected = run(layer, x)
-    made = twin(layer)
+    made = converted(layer)
     assert type(made) is kind
     assert torch.equal(run(made, x), expected)
     back = to_plain(made, made.weight, made.bias)
@@ -62,7 +62,7 @@ def test_twins_of_twins_compute_what_the_layer_computes(make, kind, shape, dtype
 @every_layer
 def test_without_keeping_weights_means_are_drawn_and_recurrent_weights_stay(make, kind, shape):
     layer = make()
-    made = twin(layer, keep_weights=False)
+    made = converted(layer, keep_weights=False)
     assert torch.equal(made.weight, layer.weight) is (kind is BayesRecurrentLIF)
     if made.bias is not None:
         assert made.bias.abs().max() == 0
@@ -71,20 +71,20 @@ def test_without_keeping_weights_means_are_drawn_and_recurrent_weights_stay(make
 @every_layer
 def test_the_posterior_has_the_stated_width(make, kind, shape):
     layer = make()
-    made = twin(layer, kappa=0.3)
-    spread = layer.weight.square().mean().sqrt().item() if kind is BayesRecurrentLIF else 2 / math.sqrt(made.fan_in)
-    torch.testing.assert_close(made.variances()[0].sqrt(), torch.full_like(layer.weight, 0.3 * spread))
-    # the prior is wider than the draw of the weights by one ratio in every layer, and knows no weight
+    made = converted(layer, kappa=0.3)
+    std = layer.weight.square().mean().sqrt().item() if kind is BayesRecurrentLIF else 2 / math.sqrt(made.fan_in)
+    torch.testing.assert_close(made.variances()[0].sqrt(), torch.full_like(layer.weight, 0.3 * std))
+    # the prior is wider than the draw of the weights by one ratio in every layer, and depends on no weight
     assert made.fan_in == layer.weight[0].numel()
     drawn = 1 / math.sqrt(3) if kind is BayesRecurrentLIF else 2.0
     assert made.prior_scale == pytest.approx(drawn * 1.5 / 2)
 
 
 @every_layer
-def test_twins_follow_training_mode_and_frozen_parameters(make, kind, shape):
+def test_bayesian_layers_follow_training_mode_and_frozen_parameters(make, kind, shape):
     layer = make().eval()
     layer.weight.requires_grad_(False)
-    made = twin(layer)
+    made = converted(layer)
     back = to_plain(made, made.weight, made.bias)
     assert not made.training
     assert not back.training
@@ -98,25 +98,25 @@ def test_twins_follow_training_mode_and_frozen_parameters(make, kind, shape):
         assert made.bias_log_std.requires_grad
 
 
-def test_twins_follow_the_memory_format():
+def test_bayesian_layers_follow_the_memory_format():
     layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
-    made = twin(layer)
+    made = converted(layer)
     back = to_plain(made, made.weight, made.bias)
     for weight in (made.weight, made.weight_log_std, back.weight):
         assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_decay_that_has_saturated_has_a_twin():
+def test_a_decay_that_has_saturated_can_be_converted():
     layer = RecurrentLIF(3, 0.9, learn_beta=True, channels=3)
     nn.init.constant_(layer.beta_logit, 30.0)
     assert layer.beta.max() == 1
-    assert torch.equal(twin(layer).beta_logit, layer.beta_logit)
+    assert torch.equal(converted(layer).beta_logit, layer.beta_logit)
 
 
 def test_parameters_of_other_dtypes_keep_them():
     layer = RecurrentLIF(3, 0.9, learn_beta=True)
     layer.weight.data = layer.weight.data.bfloat16()
-    made = twin(layer)
+    made = converted(layer)
     assert (made.weight.dtype, made.weight_log_std.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
@@ -140,13 +140,13 @@ def test_other_layers_have_no_to_bayesian(layer):
     assert not is_convertible(layer)
 
 
-def test_layers_with_a_twin_say_so():
+def test_layers_that_can_be_converted_are_convertible():
     assert all(is_convertible(make()) for make, *_ in LAYERS.values())
 
 
 def test_recurrent_weights_that_start_at_zero_have_a_posterior():
     layer = RecurrentLIF(4)
     nn.init.zeros_(layer.weight)
-    made = twin(layer)
+    made = converted(layer)
     assert made.variances()[0].min() > 1e-3
     assert made.kl().isfinite()

@@ -289,7 +289,7 @@ def test_a_trace_gives_the_membrane_of_weights_that_are_kept_for_the_sequence(ma
 
 
 @torch.no_grad()
-def test_a_moment_is_the_spread_of_the_membranes_that_mode_step_draws():
+def test_a_moment_is_the_variance_of_the_membranes_that_mode_step_draws():
     draws, beta, threshold = 20_000, 0.8, 60.0
     mean, variance = torch.randn(6, 1).double(), torch.rand(6, 1).double() + 0.2
     layer, scores = LIF(beta, threshold), []
@@ -298,13 +298,13 @@ def test_a_moment_is_the_spread_of_the_membranes_that_mode_step_draws():
             layer(Moments(mean.expand(6, draws).flatten()[:, None], variance.expand(6, draws).flatten()[:, None]))
     # what is drawn is the membrane without the noise of the step itself
     drawn = scores[1].squeeze(-1) * (variance + 1e-8).sqrt() + threshold
-    spread, past = torch.zeros(()).double(), torch.zeros(()).double()
+    total_variance, past = torch.zeros(()).double(), torch.zeros(()).double()
     for t in range(6):
         past = beta * past + mean[t, 0]
-        spread = beta**2 * spread + variance[t, 0]
-        torch.testing.assert_close(scores[0][t, 0, 0], (past - threshold) / (spread + 1e-8).sqrt())
-        assert abs(drawn[t].mean() - past) < 5 * (spread / draws).sqrt()
-        conditional = spread - variance[t, 0]
+        total_variance = beta**2 * total_variance + variance[t, 0]
+        torch.testing.assert_close(scores[0][t, 0, 0], (past - threshold) / (total_variance + 1e-8).sqrt())
+        assert abs(drawn[t].mean() - past) < 5 * (total_variance / draws).sqrt()
+        conditional = total_variance - variance[t, 0]
         assert abs(drawn[t].var() - conditional) < 5 * math.sqrt(2 / draws) * conditional + 1e-12
 
 
@@ -555,7 +555,7 @@ def test_bad_arguments_are_refused_by_name(make, message):
         make()
 
 
-def test_the_repr_tells_the_geometry():
+def test_the_repr_shows_the_geometry():
     assert repr(BayesLinear(6, 4, bias=False)) == "BayesLinear(6, 4, bias=False)"
     assert repr(BayesConv2d(2, 4, 3, 2, 1, groups=2)) == (
         "BayesConv2d(2, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, bias=True)"

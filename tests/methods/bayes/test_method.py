@@ -1,4 +1,4 @@
-"""Spiking Bayesian networks: what they accept, the KL term and how often it counts, predictions."""
+"""Spiking Bayesian networks: accepted networks, the KL term and how often it counts, predictions."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_the_kl_counts_by_its_weight_the_warm_up_and_the_number_of_training_samp
     )
 
 
-def test_the_argument_train_size_comes_before_what_the_loader_tells():
+def test_the_argument_train_size_comes_before_the_size_of_the_loader():
     method = SpikingBayes(warmup_epochs=0, train_size=1000)
     prepared = method.prepare(small_network())
     method.progress = Progress(0.0, 50)
@@ -214,11 +214,11 @@ def test_the_kl_counts_once_an_optimizer_step(tmp_path, batch_size, accumulate):
         optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1),
     )
     before = [parameter.detach().clone().requires_grad_() for parameter in module.network.parameters()]
-    twin = copy.deepcopy(module.network)
-    kl = SpikingBayes().kl(twin)
+    copied = copy.deepcopy(module.network)
+    kl = SpikingBayes().kl(copied)
     expected = [
         parameter - 0.1 * gradient * 0.5 / 16
-        for parameter, gradient in zip(before, torch.autograd.grad(kl, list(twin.parameters())), strict=True)
+        for parameter, gradient in zip(before, torch.autograd.grad(kl, list(copied.parameters())), strict=True)
     ]
     fitting = trainer(tmp_path, max_steps=1, accumulate_grad_batches=accumulate)
     fitting.fit(module, loader(*order_of_events(8), batch_size))
@@ -328,13 +328,13 @@ def test_spikes_are_not_squared_where_the_chain_shows_them():
         nn.Linear(4, 4), LIF(), nn.Sequential(nn.Flatten(), SynapticDelays((0, 1)), nn.Linear(8, 4))
     )
     prepared = SpikingBayes().prepare(network)
-    driven_by_spikes = prepared[2][2]
-    assert driven_by_spikes.input_values == "spikes"
+    receives_spikes = prepared[2][2]
+    assert receives_spikes.input_values == "spikes"
     assert prepared[0].input_values == "real"
     x = torch.randn(6, 5, 4)
     variances = []
     for values in ("spikes", "real"):
-        driven_by_spikes.input_values = values
+        receives_spikes.input_values = values
         torch.manual_seed(1)
         with noise(1.0):
             variances.append(run(prepared, x).variance)
@@ -363,12 +363,12 @@ def test_the_means_learn_first_without_noise_and_by_themselves():
         prepared.zero_grad()
         step = training_step(method, prepared)
         step.objective.backward()
-        spread = max(layer.weight_log_std.grad.abs().max() for layer in prepared.modules() if hasattr(layer, "kl"))
-        steps[epoch] = step.loss, step.objective.detach() - step.loss, spread
+        gradient = max(layer.weight_log_std.grad.abs().max() for layer in prepared.modules() if hasattr(layer, "kl"))
+        steps[epoch] = step.loss, step.objective.detach() - step.loss, gradient
     full = method.kl_weight * method.kl(prepared) / 50
     assert torch.equal(steps[0.0][0], steps[1.9][0])  # the same deterministic pass
     assert not torch.equal(steps[1.9][0], steps[2.0][0])  # noise
-    assert [bool(spread > 0) for *_, spread in steps.values()] == [False, False, True, True, True]
+    assert [bool(gradient > 0) for *_, gradient in steps.values()] == [False, False, True, True, True]
     for epoch, share in zip(steps, (0, 0, 0, 0.5, 1), strict=True):
         torch.testing.assert_close(steps[epoch][1], share * full.detach(), rtol=1e-4, atol=1e-6)
 
@@ -500,11 +500,11 @@ def test_prepared_networks_can_be_copied_pickled_and_saved():
     loaded = method.prepare(network)
     loaded.load_state_dict(torch.load(saved, weights_only=True))
     method.training_step(prepared, x, y).objective.backward()
-    for twin in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared)), loaded):
-        assert twin[0].targets[0] is twin[1]
-        assert twin[2].targets[0] is twin[3]
-        assert [layer.input_values for layer in twin[::2]] == ["real", "spikes", "spikes"]
-        assert torch.equal(training_step(method, twin).loss, expected)
+    for copied in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared)), loaded):
+        assert copied[0].targets[0] is copied[1]
+        assert copied[2].targets[0] is copied[3]
+        assert [layer.input_values for layer in copied[::2]] == ["real", "spikes", "spikes"]
+        assert torch.equal(training_step(method, copied).loss, expected)
 
 
 def test_the_names_of_parameters_are_those_of_earlier_checkpoints():
@@ -575,14 +575,14 @@ SHARED = nn.Linear(4, 4)
             before_neurons(Opaque(nn.Flatten()), LIF()),
             r"2: LIF \(receives input through modules of unknown structure\)",
         ),
-        (nn.Sequential(SHARED, LIF(), SHARED), r"0: BayesLinear \(its output goes to membranes, and elsewhere\)"),
+        (nn.Sequential(SHARED, LIF(), SHARED), r"0: BayesLinear \(its output goes to neurons and elsewhere\)"),
         (
             nn.Sequential(SHARED, LIF(0.8), SHARED, LIF(0.9)),
-            r"0: BayesLinear \(its output goes to membranes of different decays\)",
+            r"0: BayesLinear \(its output goes to neurons with different decays\)",
         ),
         (
             nn.Sequential(SHARED, LIF(learn_beta=True), SHARED, LIF(learn_beta=True)),
-            r"0: BayesLinear \(its output goes to membranes of different decays\)",
+            r"0: BayesLinear \(its output goes to neurons with different decays\)",
         ),
     ],
 )
@@ -631,7 +631,7 @@ def deep_network() -> nn.Module:
 NAMES = {
     "snr": ["1", "2.branch.1", "4"],
     "hinge": ["1", "2.branch.1", "4"],
-    "synapse": ["0", "2.branch.0", "3"],  # the read-out is heard by no unit
+    "synapse": ["0", "2.branch.0", "3"],  # no unit receives the readout
 }
 
 
@@ -747,7 +747,7 @@ def test_saturated_units_are_warned_of_once_by_name():
     with torch.no_grad():
         prepared[2].bias.fill_(10.0)  # every unit of the next layer fires for certain
     method._steps = 0
-    with pytest.warns(UserWarning, match=r"more than 10 times its square as variance in 3: units there are saturated"):
+    with pytest.warns(UserWarning, match=r"exceeds 10 times its square in 3, because units there are saturated"):
         training_step(method, prepared)
     method._steps = 0
     with warnings.catch_warnings():
@@ -756,7 +756,7 @@ def test_saturated_units_are_warned_of_once_by_name():
 
 
 class Logged(pl.Callback):
-    """The names of all that is logged in training."""
+    """The names of all values logged while training."""
 
     def __init__(self) -> None:
         self.names: list[set[str]] = []
@@ -781,7 +781,7 @@ def test_what_the_method_measures_is_logged_by_layer(tmp_path):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch):
-    """Without the noise of the read-out, which is new in every batch."""
+    """Without the noise of the readout, which is new in every batch."""
     monkeypatch.setattr(noisy, "sample", lambda mean, variance, generator: mean)
     states = []
     for batch_size, accumulate in ((16, 1), (8, 2)):

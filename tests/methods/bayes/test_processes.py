@@ -14,14 +14,14 @@ from tests.processes import on_two_processes
 
 
 class Objective(nn.Module):
-    """The objective of a batch, of which all but the KL term is silenced."""
+    """The objective of a batch, of which only the KL term has a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.method = SpikingBayes(kl_weight=0.5, warmup_epochs=0)
         self.method.task.readout = lambda outputs: 0 * outputs.mean(0)
-        self.method.progress = Progress(0.0, 16)  # over all processes, as the module tells
+        self.method.progress = Progress(0.0, 16)  # over all processes, as the module reports
         self.network = self.method.prepare(nn.Sequential(nn.Linear(2, 6), LIF(0.9), nn.Linear(6, 2)))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

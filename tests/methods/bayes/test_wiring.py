@@ -1,4 +1,4 @@
-"""What drives what in a network whose structure says so."""
+"""Connections of Bayesian layers in networks of known structure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_snn.nn import LIF, GaussianNoise, LeakyIntegrator, MembraneResidu
 
 
 class Opaque(nn.Module):
-    """A module whose forward nobody can read."""
+    """A module of unknown structure."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Opaque(nn.Module):
 
 
 class Skip(nn.Sequential):
-    """A chain that is none: spikes come out added to what went in."""
+    """A subclass of a chain that adds its input to its output."""
 
     def forward(self, x):
         return x + super().forward(x)
@@ -75,7 +75,7 @@ def test_the_values_that_reach_a_layer_are_known_where_the_structure_shows_them(
 
 
 @pytest.mark.parametrize("kind", [BayesConv1d, BayesConv2d])
-def test_convolutions_are_told_too(kind):
+def test_inputs_of_convolutions_are_marked_too(kind):
     assert values_before(kind(2, 2, 3), Sign()) == "signs"
 
 
@@ -86,7 +86,7 @@ def test_a_layer_with_several_kinds_of_input_takes_the_general_path():
         assert shared.input_values == ("spikes" if type(first) is type(second) else "real")
 
 
-def test_layers_in_branch_and_shortcut_are_told_what_enters_the_block():
+def test_inputs_of_branch_and_shortcut_are_those_of_the_block():
     branch, shortcut = bayes(), bayes()
     mark_inputs(nn.Sequential(LIF(), MembraneResidual(nn.Sequential(Sign(), branch), shortcut)))
     assert (branch.input_values, shortcut.input_values) == ("signs", "spikes")
@@ -101,7 +101,7 @@ def test_inside_a_module_of_unknown_structure_nothing_is_known():
     assert inner.input_values == "real"
 
 
-def test_a_chain_drives_the_next_neurons():
+def test_a_chain_targets_the_next_neurons():
     one, other, first, second = bayes(), bayes(), LIF(), LIF()
     wiring = trace_wiring(nn.Sequential(one, nn.Flatten(), first, other, nn.AvgPool1d(2), second, bayes()))
     assert wiring.targets == {one: [first], other: [second]}
@@ -109,7 +109,7 @@ def test_a_chain_drives_the_next_neurons():
     assert wiring.known == {first, second}
 
 
-def test_a_stream_drives_the_neurons_of_every_later_block():
+def test_a_stream_targets_the_neurons_of_every_later_block():
     inputs, increments = bayes(), [bayes(), bayes()]
     neurons = [LIF(), LIF(), LIF()]
     blocks = [MembraneResidual(nn.Sequential(lif, layer)) for lif, layer in zip(neurons[:2], increments, strict=True)]
@@ -124,7 +124,7 @@ def test_a_projection_of_the_stream_is_stacked_on_what_the_stream_holds():
     assert wiring.stacked == {inputs, projection}
 
 
-def test_what_is_read_out_or_drives_other_neurons_is_heard_elsewhere():
+def test_what_is_read_out_or_reaches_other_neurons_is_received_elsewhere():
     readout, shared, before_sign = bayes(), bayes(), bayes()
     wiring = trace_wiring(nn.Sequential(shared, LIF(), shared, Sign(), before_sign, Sign(), readout))
     assert wiring.elsewhere == {shared, before_sign, readout}

@@ -1,4 +1,4 @@
-"""Rate-based backpropagation as a method: what it refuses, what it descends, what it warns of."""
+"""Rate-based backpropagation as a method: refusals, objective and warnings."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_window_that_does_not_divide_the_time_steps_is_refused():
 
 
 class Rectified(nn.Module):
-    """An operation that no rule sees."""
+    """An operation without a rate rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,13 +157,13 @@ def test_drift_is_warned_of_on_the_first_step_alone_and_by_name():
     network, (x, y) = nn.Sequential(*layers).double(), batch()
     method = RateBackprop()
     assert method.prepare(network) is network
-    with pytest.warns(UserWarning, match=r"rates of these modules are not the means of .*: 2\.0\. They hold"):
+    with pytest.warns(UserWarning, match=r"no rule for an operation in these modules, .*: 2\.0\. Make the operation"):
         method.training_step(network, x, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         method.training_step(network, x, y)
         RateBackprop(check_drift=False).training_step(network, x, y)
-        # without such an operation there is nothing to say
+        # no warning without such an operation
         RateBackprop().training_step(small(), x, y)
 
 

@@ -49,7 +49,7 @@ def learned(x: Tensor, synchronized: bool, options: dict[str, Any]) -> dict[str,
 
 
 def of_both(rank: int) -> dict[str, dict[str, Tensor]]:
-    """What this process learns of its part of the batch, gradients summed over both."""
+    """Gradients and buffers of this process for its part of the batch, gradients summed over both."""
     found = {}
     for part, first in PARTS.items():
         x = images()[:, :first] if rank == 0 else images()[:, first:]
@@ -65,7 +65,7 @@ def of_both(rank: int) -> dict[str, dict[str, Tensor]]:
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What each of two processes learned."""
+    """Gradients and buffers of each of two processes."""
     return on_two_processes(of_both, tmp_path_factory.mktemp("processes"))
 
 

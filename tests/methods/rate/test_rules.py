@@ -1,4 +1,4 @@
-"""When the gradient of firing rates is that of backpropagation through time, and what the passes leave alone."""
+"""The gradient of firing rates against that of backpropagation through time, and state that the passes keep."""
 
 from __future__ import annotations
 
@@ -555,7 +555,7 @@ def test_streaming_moves_the_running_statistics_of_a_norm_as_far_as_all_steps_at
     assert rate_drift(norm, x, window=2, streaming=True)["BatchNorm1d"] < 1e-12
 
 
-def test_hooks_can_tell_spikes_from_rates():
+def test_hooks_can_distinguish_spikes_from_rates():
     seen = []
     network = shallow()
     network[1].register_forward_hook(lambda *_: seen.append(rate_phase()))

@@ -25,7 +25,7 @@ Y = torch.arange(BATCH) % CLASSES
 
 @pytest.fixture(autouse=True)
 def double_precision() -> Any:
-    """What is compared agrees to rounding."""
+    """Compare in float64, so both sides agree to rounding."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def double_precision() -> Any:
 
 @pytest.fixture
 def registered() -> Any:
-    """Types of spiking layers of one's own, which are forgotten after the test."""
+    """Registered types of spiking layers, which are removed after the test."""
     yield register_spiking_layer
     for kind in (StepByStep, Wrapper):
         _REGISTERED.pop(kind, None)
@@ -63,7 +63,7 @@ def assert_same(found: dict[str, Alignment], expected: dict[str, Alignment], nam
 
 
 class StepByStep(nn.Module):
-    """A spiking layer of one's own, which takes a step at a time and is reset from outside."""
+    """A registered spiking layer that takes one step per call and is reset from outside."""
 
     def __init__(self, neuron: LIF) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def test_it_equals_the_rules_of_rate_run_for_images():
     assert_same(module_alignment(network, loss_of(x)), gradient_alignment(network, (x, Y)))
 
 
-def test_skip_connections_are_heard_of():
+def test_skip_connections_pass_errors():
     class Skip(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -278,7 +278,7 @@ def test_both_gradients_are_the_same_at_one_time_step():
         nn.Linear(FEATURES, HIDDEN), nn.BatchNorm1d(HIDDEN), RecurrentLIF(HIDDEN), nn.Linear(HIDDEN, CLASSES)
     )
     one = module_alignment(network, loss_of(torch.rand(1, BATCH, FEATURES)))
-    del one["2"]  # whose weights hear no spikes
+    del one["2"]  # whose weights receive no spikes
     for alignment in one.values():
         assert alignment == pytest.approx((1, 1), abs=1e-12)
     network[2] = LIF(0.9, 0.5)
@@ -481,8 +481,8 @@ class Rleaky(nn.Module):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Feedback(leaky(0.8, 0.5)), r"lif: Leaky \(it hears itself, or"),
-        (Rleaky, r"lif: RLeaky \(it hears itself, or"),
+        (lambda: Feedback(leaky(0.8, 0.5)), r"lif: Leaky \(it receives its own spikes, or"),
+        (Rleaky, r"lif: RLeaky \(it receives its own spikes, or"),
     ],
     ids=["a loop's", "a layer's"],
 )
@@ -494,7 +494,7 @@ def test_recurrence_is_refused_by_name(make: Callable[[], nn.Module], message: s
 
 def test_recurrence_of_our_layers_is_refused_by_name():
     network = nn.Sequential(nn.Linear(FEATURES, HIDDEN), RecurrentLIF(HIDDEN, 0.8, 0.5), nn.Linear(HIDDEN, CLASSES))
-    with pytest.raises(ValueError, match=r"1: RecurrentLIF \(its neurons hear each other\)"):
+    with pytest.raises(ValueError, match=r"1: RecurrentLIF \(its neurons receive input from each other\)"):
         rate_backward(network, loss_of(varying(FEATURES)))
     network[1].weight.data.zero_()
     rate_backward(network, loss_of(varying(FEATURES)))
@@ -522,25 +522,28 @@ def test_one_layer_in_two_places_is_refused_by_name():
 def test_a_layer_with_a_connection_of_its_own_is_refused_by_name():
     lif = snntorch.LinearLeaky(0.8, FEATURES, CLASSES)
     network = nn.Sequential(nn.Linear(FEATURES, FEATURES), lif).float()
-    message = r"1: LinearLeaky \(its current and its spikes are of the shapes \(6, 4, 5\) and \(6, 4, 3\)\)"
+    message = r"1: LinearLeaky \(its current and its spikes have the shapes \(6, 4, 5\) and \(6, 4, 3\)\)"
     with pytest.raises(ValueError, match=message):
         rate_backward(network, lambda module: module(varying(FEATURES).float())[0].mean())
 
 
 def test_a_gaussian_current_is_refused():
     lif = LIF()
-    with pytest.raises(ValueError, match=r"LIF: LIF \(it is driven by a Gaussian current\)"):
+    with pytest.raises(ValueError, match=r"LIF: LIF \(it receives a Gaussian current\)"):
         rate_backward(lif, lambda module: module(Moments(torch.rand(4, 2), torch.rand(4, 2))))
 
 
 @pytest.mark.parametrize(
     ("module", "got"),
-    [(nn.Linear(FEATURES, CLASSES), "any, for it has none"), (nn.Sequential(nn.Linear(FEATURES, CLASSES), LIF()), "1")],
+    [
+        (nn.Linear(FEATURES, CLASSES), "any: it has none"),
+        (nn.Sequential(nn.Linear(FEATURES, CLASSES), LIF()), "1"),
+    ],
     ids=["none", "not called"],
 )
 def test_a_run_without_spiking_layers_is_refused(module: nn.Module, got: str):
     linear = module if isinstance(module, nn.Linear) else module[0]
-    with pytest.raises(ValueError, match=f"to be called, with gradients on, but got no call of {got}"):
+    with pytest.raises(ValueError, match=f"to be called with gradients enabled, but got no call of {got}"):
         rate_backward(module.double(), lambda _: linear(varying(FEATURES)).mean())
 
 
