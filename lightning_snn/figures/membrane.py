@@ -123,7 +123,7 @@ def _layer(
 
 
 def _draw_threshold(axes: Axes, time: np.ndarray, threshold: np.ndarray, color: str) -> None:
-    style = {"color": color, "linestyle": "--", "linewidth": 0.8}
+    style: dict[str, Any] = {"color": color, "linestyle": "--", "linewidth": 0.8}
     if (threshold == threshold[0]).all():
         axes.axhline(threshold[0], **style)
     else:

@@ -196,12 +196,11 @@ def lif(
         TypeError: if `state` is not of the kind that a previous call would have returned.
     """
     check_input(x)
-    if recurrent is not None:
-        if x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1]):
-            raise ValueError(
-                "Expected argument `recurrent` to be of shape [N, N] for `x` of shape [T, B, N], "
-                f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
-            )
+    if recurrent is not None and (x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1])):
+        raise ValueError(
+            "Expected argument `recurrent` to be of shape [N, N] for `x` of shape [T, B, N], "
+            f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
+        )
     dynamics.check()
     carries_spikes = dynamics.pending_reset or recurrent is not None
     if state is not None and isinstance(state, PendingState) != carries_spikes:
@@ -456,4 +455,5 @@ def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, thresho
     grad = grad_membranes[1:].flatten(0, 1).t() @ earlier
     if before is not None:
         grad.addmm_(grad_membranes[0].t(), before.to(grad.dtype))
-    return grad.to(recurrent.dtype)
+    in_its_dtype: Tensor = grad.to(recurrent.dtype)
+    return in_its_dtype

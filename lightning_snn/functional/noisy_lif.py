@@ -95,7 +95,7 @@ def noisy_lif(
     if mode == "trace" and (dynamics.reset == "zero" or recurrent is not None):
         got = 'reset "zero"' if dynamics.reset == "zero" else "recurrent weights"
         raise ValueError(f'Expected reset "subtract" and no recurrent weights with mode "trace", but got {got}')
-    result: tuple[Tensor, Tensor] = _NoisyLIFScan.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _NoisyLIFScan.apply(
         mean, variance, beta, threshold, recurrent, recurrent_variance, dynamics, estimator, mode, generator, on_current
     )
     return result

@@ -42,7 +42,7 @@ def recorded(
     """
     tensors = [tensor for tensor, _ in parameters]
     derivatives = [derivative for _, derivative in parameters]
-    result: Tensor = _Recorded.apply(x, value, slope, *tensors, *derivatives)  # type: ignore[no-untyped-call]
+    result: Tensor = _Recorded.apply(x, value, slope, *tensors, *derivatives)
     return result
 
 
@@ -85,7 +85,7 @@ def expand_over_steps(rates: Tensor, outputs: Tensor, scale: float = 1.0) -> Ten
         >>> rates.grad
         tensor([[3.]])
     """
-    result: Tensor = _ExpandOverSteps.apply(rates, outputs, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _ExpandOverSteps.apply(rates, outputs, scale)
     return result
 
 
@@ -130,9 +130,7 @@ def batch_norm_of_rates(
     Returns:
         normalized rates y of the shape and dtype of `x`.
     """
-    result: Tensor = _BatchNormOfRates.apply(  # type: ignore[no-untyped-call]
-        x, normalized, inverse_std, weight, bias, average
-    )
+    result: Tensor = _BatchNormOfRates.apply(x, normalized, inverse_std, weight, bias, average)
     return result
 
 
@@ -255,7 +253,7 @@ def max_pool_of_rates(
         `value` with the gradient of `x`.
     """
     geometry = tuple(kernel), tuple(stride), tuple(padding), tuple(dilation)
-    result: Tensor = _MaxPoolOfRates.apply(x, value, argmax_share, geometry)  # type: ignore[no-untyped-call]
+    result: Tensor = _MaxPoolOfRates.apply(x, value, argmax_share, geometry)
     return result
 
 

@@ -68,5 +68,6 @@ class _Spike(torch.autograd.Function):
         (distance,) = ctx.saved_tensors
         slope: Tensor = ctx.surrogate.derivative(distance)
         if threshold is None:
+            assert membrane is not None
             return slope * membrane
         return slope * (-threshold if membrane is None else membrane - threshold)

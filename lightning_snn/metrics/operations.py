@@ -102,11 +102,18 @@ def register_connection(kind: type[nn.Module], connection: type[Connection], rec
     (RECURRENCE_RULES if recurrent else CONNECTION_RULES).register(kind, connection)
 
 
-for _kind in (nn.Linear, BayesLinear):
+_LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, BayesLinear)
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d)
+_RECURRENT: tuple[type[nn.Module], ...] = (RecurrentLIF, Recurrent, BayesRecurrentLIF)
+for _kind in _LINEAR:
     register_connection(_kind, Connection)
-for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, BayesConv1d, BayesConv2d):
+for _kind in _CONVOLUTIONS:
     register_connection(_kind, ConvolutionConnection)
-for _kind in (RecurrentLIF, Recurrent, BayesRecurrentLIF):
+for _name in ("Conv1d", "Conv2d", "Conv3d"):  # with a forward of their own, for sequences
+    CONNECTION_RULES.register_name(
+        f"spikingjelly.activation_based.layer.stateless_wrapper.{_name}", ConvolutionConnection
+    )
+for _kind in _RECURRENT:
     register_connection(_kind, Connection, recurrent=True)
 
 

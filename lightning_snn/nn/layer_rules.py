@@ -51,7 +51,7 @@ class LayerRules(Generic[Rule]):
 
     def __init__(self, unknown: str) -> None:
         self.unknown = unknown
-        self._rules: dict[type[nn.Module], Rule] = {}
+        self._rules: dict[type[nn.Module] | str, Rule] = {}
         self._by_method: dict[str, Rule] = {}
 
     def register(self, kind: type[nn.Module], rule: Rule) -> None:
@@ -64,6 +64,10 @@ class LayerRules(Generic[Rule]):
             raise TypeError(f"Expected argument `kind` to be a subclass of nn.Module, but got {kind!r}")
         self._rules[kind] = rule
 
+    def register_name(self, name: str, rule: Rule) -> None:
+        """Set the rule of a type of another library by its qualified name, so that nothing has to be imported."""
+        self._rules[name] = rule
+
     def register_method(self, name: str, rule: Rule) -> None:
         """Set the rule of all layers without a rule and without layers inside that define a method of this name."""
         self._by_method[name] = rule
@@ -71,9 +75,9 @@ class LayerRules(Generic[Rule]):
     def find(self, layer: nn.Module) -> Rule | None:
         """Return the rule of a layer's type or its nearest base class that computes the same, None without one."""
         bases = list(self._bases(layer))
-        for kind in bases:
+        for kind, rule in bases:
             if _computes_as(layer, kind):
-                return self._rules[kind]
+                return rule
         if not bases and next(layer.children(), None) is None:
             for name, rule in self._by_method.items():
                 if callable(getattr(layer, name, None)):
@@ -82,9 +86,8 @@ class LayerRules(Generic[Rule]):
 
     def reason(self, layer: nn.Module) -> str:
         """Return why a layer has no rule."""
-        return (
-            OWN_FORWARD if any(_overrides(layer, kind, ("forward",)) for kind in self._bases(layer)) else self.unknown
-        )
+        own = any(_overrides(layer, kind, ("forward",)) for kind, _ in self._bases(layer))
+        return OWN_FORWARD if own else self.unknown
 
     def found_in(self, network: nn.Module) -> dict[nn.Module, Rule]:
         """Return the layers of a network that have a rule, with it; layers within one of them are part of it."""
@@ -113,8 +116,11 @@ class LayerRules(Generic[Rule]):
             if layer not in covered and not (is_container and not isinstance(layer, Neuron)):
                 yield Refusal(name, layer, self.reason(layer))
 
-    def _bases(self, layer: nn.Module) -> Iterator[type[nn.Module]]:
-        return (kind for kind in type(layer).__mro__ if kind in self._rules)
+    def _bases(self, layer: nn.Module) -> Iterator[tuple[type[nn.Module], Rule]]:
+        for kind in type(layer).__mro__:
+            for key in (kind, f"{kind.__module__}.{kind.__qualname__}"):
+                if key in self._rules:
+                    yield kind, self._rules[key]
 
 
 def refusal_error(method: str, refusals: Iterable[Refusal], remedy: str = "") -> ValueError:

@@ -81,7 +81,7 @@ def noisy_spikes(t: Tensor, estimator: Estimator, generator: torch.Generator | N
         tensor([5.0523e-15, 3.9894e-01, 5.0523e-15])
     """
     if torch.is_grad_enabled():  # t.requires_grad would be False under vmap
-        spikes: Tensor = _NoisySpikes.apply(t, estimator, generator)[0]  # type: ignore[no-untyped-call]
+        spikes: Tensor = _NoisySpikes.apply(t, estimator, generator)[0]
         return spikes
     return _samples(t, estimator.noise, generator)
 

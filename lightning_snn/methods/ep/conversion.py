@@ -29,8 +29,9 @@ def convert(
     """Return a copy of a network with distributions as weights and one-spike neurons in place of its own.
 
     Args:
-        network: linear and convolutional layers, each followed by neurons, which are optional after the last one; pooling
-            and reshaping before the first and after neurons. `nn.Sequential` may be nested. It is left unchanged.
+        network: linear and convolutional layers, each followed by neurons, which are optional after the last one;
+            pooling and reshaping before the first and after neurons. `nn.Sequential` may be nested. It is left
+            unchanged.
         families: returns the kind of weights of each weight layer; its argument holds for each whether it has a bias.
         activation: of hidden neurons.
         output: likelihood at the end of the network.

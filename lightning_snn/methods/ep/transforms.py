@@ -208,7 +208,7 @@ def transform_of(module: nn.Module) -> Transform | None:
 
 for _kind in (nn.Flatten, nn.Unflatten, nn.Identity):
     register_message_transform(_kind, Reshape)
-for _kind in (nn.AvgPool2d, nn.AdaptiveAvgPool2d):
-    register_message_transform(_kind, AveragePool)
+register_message_transform(nn.AvgPool2d, AveragePool)
+register_message_transform(nn.AdaptiveAvgPool2d, AveragePool)
 register_message_transform(nn.MaxPool2d, AnySpike)
 register_message_transform(Complement, WithComplement)
