@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,10 +13,20 @@ os.environ["WANDB_SILENT"] = "true"
 import pytest
 import torch
 
+from tests.support.scripts import load_script
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64_by_default(fixed_seed: None) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +40,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def memory() -> ModuleType:
-    """How benchmarks measure memory."""
-    path = Path(__file__).parents[1] / "benchmarks" / "_memory.py"
-    spec = importlib.util.spec_from_file_location("_memory", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the benchmarks' module that measures memory."""
+    return load_script(Path(__file__).parents[1] / "benchmarks" / "_memory.py")

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from lightning_snn.callbacks import GradientAlignment, InitializationCheck, Report
-from tests.pictures import save_nothing
-from tests.recipes.loading import parse_recipe, run_recipe
+from tests.support.figures import save_nothing
+from tests.support.recipes import parse_recipe, run_recipe
 
 CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
 

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from lightning_snn.callbacks.hardware import (
 from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
-from tests.recipes.loading import run_recipe
+from tests.support import training
+from tests.support.recipes import run_recipe
 
 CLASSES = 3
 Y = torch.arange(96) % CLASSES
@@ -88,16 +90,7 @@ def fine_tuning(constraints: HardwareConstraints = TWO_BITS, **options: Any) -> 
     return HardwareFineTuning(constraints, **{"start_epoch": 2, "metric": "val/loss", **options})
 
 
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 4,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+trainer = partial(training.trainer, max_epochs=4)
 
 
 def loss_of(network: nn.Module) -> float:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from lightning_snn import methods
 from lightning_snn.callbacks import Report
 from lightning_snn.cli import RecipeCLI, main
+from tests.support.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "sbnn_dvs.py"
@@ -29,15 +28,6 @@ TINY = [
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sbnn_dvs", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def start(cache: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -130,7 +120,7 @@ def test_the_recipe_learns_real_formats_too(tmp_path: Path, monkeypatch: pytest.
         "run",
     ]
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments, *quick])
-    script = recipe()
+    script = load_recipe("sbnn_dvs")
     results = main(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", None)).report.results
     assert results["data"] == "NMNIST"
     assert "pair_accuracy" not in results
@@ -146,6 +136,6 @@ def test_every_choice_can_be_combined_with_every_other(
     monkeypatch.chdir(tmp_path)
     arguments = ["--data", *data, "--network", network, "--method", method, "--trainer.accelerator", "cpu"]
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments])
-    script = recipe()
+    script = load_recipe("sbnn_dvs")
     cli = RecipeCLI(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", {}))
     assert [kind.__name__ for kind in cli.classes.values()] == [data[0], network, method]

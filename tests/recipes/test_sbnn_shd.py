@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.recipes.loading import RECIPES, run_recipe
+from tests.support.recipes import RECIPES, run_recipe
 
 RECIPE = RECIPES / "sbnn_shd.py"
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF
 from lightning_snn.nn import MembraneResidual, RecurrentLIF, Sign, SynapticDelays
+from tests.support.training import time_first
 
 TIME_STEPS, CHANNELS, CLASSES = 8, 2, 2
 
@@ -33,11 +31,7 @@ def order_of_events(pairs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def loader(x: Tensor, y: Tensor, batch_size: int = 32) -> DataLoader:
     """Batches `(x [T, B, ...], y [B])` in the given order; the last one may be smaller."""
-    return DataLoader(TensorDataset(x.transpose(0, 1), y), batch_size, collate_fn=_time_first)
-
-
-def _time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([x for x, _ in samples], 1), torch.stack([y for _, y in samples])
+    return DataLoader(TensorDataset(x.transpose(0, 1), y), batch_size, collate_fn=time_first)
 
 
 def small_network() -> nn.Module:
@@ -63,17 +57,3 @@ def binary_network() -> nn.Module:
         Sign(),
         nn.Linear(16, CLASSES),
     )
-
-
-def trainer(folder: Any, **options: Any) -> pl.Trainer:
-    """A stock Trainer that writes nothing unless it is told to."""
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-    }
-    return pl.Trainer(**(defaults | options))

@@ -1,0 +1,62 @@
+"""A module whose spikes are the data that it is given."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn.nn import register_spiking_layer
+
+STEPS = 20
+
+
+class Echo(nn.Module):
+    """A spiking layer that emits what it is given, one time step a call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+register_spiking_layer(Echo)
+
+
+class Given(pl.LightningModule):
+    """Two spiking layers whose spikes are the data `[B, T, N]`; the second has the first two neurons only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Echo(), Echo()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.watched: list[bool] = []
+
+    def forward(self, batch: list[Tensor]) -> Tensor:
+        self.watched.append(bool(self.first._forward_hooks))
+        for spikes in batch[0].unbind(1):
+            self.first(spikes)
+            self.second(spikes[:, :2])
+        return self.weight**2
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self(batch)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self(batch)
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def spikes(seed: int = 0, samples: int = 10) -> Tensor:
+    """`[samples, T, 5]`: neuron 0 is dead, neuron 1 spikes in every step, neuron 2 once, in the last sample."""
+    found = (torch.rand(samples, STEPS, 5, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
+    found[:, :, 0], found[:, :, 1], found[:, :, 2] = 0, 1, 0
+    found[-1, 3, 2] = 1
+    return found
+
+
+def data(values: Tensor, batch_size: int = 2) -> DataLoader:
+    return DataLoader(TensorDataset(values), batch_size)
