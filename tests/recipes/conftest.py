@@ -13,10 +13,14 @@ from tests.support.recipes import write_colored_images
 def without_figures_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than a tiny run."""
     monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
-    monkeypatch.setattr("lightning_snn.figures.spike_time_histograms", lambda spikes, windows: None)
     monkeypatch.setattr("lightning_snn.callbacks.report.Report._test_figures", lambda self, trainer: {})
-    for name in ("report", "spike_times"):
-        monkeypatch.setattr(f"lightning_snn.callbacks.{name}.log_figure", lambda *arguments: None)
+    monkeypatch.setattr("lightning_snn.callbacks.report.log_figure", lambda *arguments: None)
+
+
+@pytest.fixture
+def without_figures_of_spike_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_snn.figures.spike_time_histograms", lambda spikes, windows: None)
+    monkeypatch.setattr("lightning_snn.callbacks.spike_times.log_figure", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ TINY = ("--network.channels", '[4, "M", 6]', "--data.batch_size", "16", "--model
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
 
 
-pytestmark = pytest.mark.usefixtures("without_figures_of_the_report")
+pytestmark = pytest.mark.usefixtures("without_figures_of_the_report", "without_figures_of_spike_times")
 
 
 def test_the_ann_is_mapped_exactly_and_fine_tuned(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -225,7 +225,7 @@ def fit(method: Method, **options: Any) -> SpikingModule:
     module = SpikingModule(
         small(), method, num_classes=3, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.5)
     )
-    fitting = trainer(max_steps=2, precision="64-true", **options)
+    fitting = trainer(max_epochs=-1, max_steps=2, precision="64-true", **options)
     samples = TensorDataset(x.transpose(0, 1), y)
     fitting.fit(module, DataLoader(samples, BATCH // options.get("accumulate_grad_batches", 1), collate_fn=time_first))
     assert fitting.global_step == 2
