@@ -10,10 +10,22 @@ from types import ModuleType
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+# tests that run at the same time have one core each, and so have the processes that they start
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
+from tests.support.processes import stop_other_process
 from tests.support.scripts import load_script
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+def pytest_sessionfinish() -> None:
+    stop_other_process()
 
 
 @pytest.fixture(autouse=True)

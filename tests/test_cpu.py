@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from tests.support.processes import PATIENCE
+
 # faults of eight rounds of two fresh tensors of 16 MiB, after twenty rounds
 SCRIPT = textwrap.dedent(
     """
@@ -39,7 +41,12 @@ def faults(mode: str) -> int:
     # glibc maps what is beyond this size, and without the variable it raises it by and by
     environment = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, mode], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", SCRIPT, mode],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     return int(finished.stdout)
 

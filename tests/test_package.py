@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import lightning_snn
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,9 +53,8 @@ print(json.dumps({"seconds": [in_child(seconds) for _ in range(5)], "modules": i
 def measured() -> dict:
     if not hasattr(os, "fork"):
         pytest.skip("measured in forked processes, which this system has not")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEASURE]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+    finished = run_python("-c", MEASURE, cwd=ROOT, OMP_NUM_THREADS="1")
+    assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 
 

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import yaml
 
 from lightning_snn.callbacks import GradientAlignment, InitializationCheck, Report
 from tests.support.figures import save_nothing
+from tests.support.processes import run_python
 from tests.support.recipes import parse_recipe, run_recipe
 
 CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
@@ -34,8 +34,8 @@ def run_script(name: str, folder: Path, *arguments: object) -> str:
 
 def test_the_report_script_writes_its_report(tmp_path):
     folder = tmp_path / "report"
-    command = [sys.executable, CATALOGUE / "report.py", folder]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = run_python(CATALOGUE / "report.py", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert {file.name for file in folder.iterdir()} >= {
         "metrics.json",
         "confusion_matrix.png",

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
 from tests.support import training
+from tests.support.processes import run_python
 from tests.support.recipes import run_recipe
 
 CLASSES = 3
@@ -723,8 +722,8 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str):
 
 def test_the_catalog_script_prints_the_table(tmp_path: Path):
     script = Path(__file__).resolve().parents[2] / "callbacks" / "hardware_fine_tuning.py"
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = run_python(script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     found = dict(line.split() for line in done.stdout.splitlines() if line.startswith("hardware/"))
     moments = ["unconstrained", "before", "after"]
     assert list(found) == [f"hardware/accuracy_{moment}" for moment in moments]

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 from lightning_snn import methods
 from lightning_snn.callbacks import Report
 from lightning_snn.cli import RecipeCLI, main
+from tests.support.processes import PATIENCE, wait_until, with_checkout
 from tests.support.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,11 +30,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(cache: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, str(RECIPE), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "LIGHTNING_SNN_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        env=with_checkout({"LIGHTNING_SNN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -60,7 +58,7 @@ def write_nmnist(root: Path) -> None:
 
 def test_the_recipe_runs_from_the_command_line(cache: Path, tmp_path: Path) -> None:
     process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     for line in (
         "accuracy",
@@ -88,11 +86,9 @@ def test_ctrl_c_during_training_says_how_to_resume(cache: Path, tmp_path: Path) 
     process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1000", "--output", "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     metrics = tmp_path / "run" / "logs" / "version_0" / "metrics.csv"
-    deadline = time.monotonic() + 300
-    while not (last.is_file() and metrics.is_file()) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: last.is_file() and metrics.is_file(), process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     command = shlex.split(err.strip().splitlines()[-1])

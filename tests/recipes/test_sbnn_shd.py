@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from tests.support.processes import run_python
 from tests.support.recipes import RECIPES, run_recipe
 
 RECIPE = RECIPES / "sbnn_shd.py"
@@ -51,15 +49,7 @@ def learn(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dic
 
 
 def test_without_data_the_recipe_says_where_they_come_from_and_does_nothing(tmp_path: Path) -> None:
-    path = os.pathsep.join(filter(None, [str(RECIPES.parent), os.environ.get("PYTHONPATH")]))
-    finished = subprocess.run(
-        [sys.executable, str(RECIPE)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "LIGHTNING_SNN_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    finished = run_python(RECIPE, cwd=tmp_path, LIGHTNING_SNN_CACHE=str(tmp_path / "cache"))
     assert finished.returncode == 2
     for part in ("`root`", "zenkelab.org/resources", "shd_train.h5", "shd_test.h5", "gunzip", "CC BY 4.0"):
         assert part in finished.stderr

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import PATIENCE
+
 _HEADER, _BLOCK = 7, 32768
 _WHOLE, _LAST = 1, 4  # chunks that end a record
 
@@ -25,7 +27,7 @@ class WandbRun:
     def __init__(self, folder: Path) -> None:
         (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
         self.files = file.parent / "files"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not any(record.HasField("exit") for record in _records(file)):
             assert time.monotonic() < deadline, f"{file} has no end"
             time.sleep(0.1)
