@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 from pathlib import Path
@@ -84,6 +86,44 @@ def test_every_listed_name_of_a_subpackage_is_there_and_documented(package):
     module = getattr(lightning_snn, package)
     assert module.__all__
     assert [name for name in module.__all__ if not getattr(module, name).__doc__] == []
+
+
+def names_of(init: Path) -> list[str]:
+    """Return the public names that an `__init__.py` imports from the package, for type checking too, or defines."""
+    names: set[str] = set()
+    tree = ast.parse(init.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "lightning_snn"):
+            names |= {alias.asname or alias.name for alias in node.names if node.module != "lightning_snn._lazy"}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return sorted(name for name in names if not name.startswith("_") or name == "__version__")
+
+
+PACKAGES = sorted((ROOT / "lightning_snn").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("init", PACKAGES, ids=lambda init: init.parent.name)
+def test_a_package_lists_the_names_that_it_imports(init: Path):
+    name = ".".join(init.parent.relative_to(ROOT).parts)
+    module = importlib.import_module(name)
+    listed = getattr(module, "__all__", [])
+    # modules may be imported for what they register
+    modules = {path.stem for path in init.parent.iterdir()}
+    assert sorted(listed) == [each for each in names_of(init) if each in listed or each not in modules]
+    assert [each for each in listed if not hasattr(module, each)] == []
+    assert sorted({*listed} - {*dir(module)} - {"__version__"}) == []
+
+
+def test_a_name_that_is_imported_and_not_listed_is_found(tmp_path: Path):
+    init = tmp_path / "__init__.py"
+    init.write_text(
+        "from typing import Any\nfrom .a import b, _c\nfrom lightning_snn.nn import LIF as d\n__all__ = ['b']"
+    )
+    assert names_of(init) == ["b", "d"]
 
 
 def test_an_unknown_name_is_an_attribute_error():
