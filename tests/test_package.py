@@ -47,7 +47,7 @@ def modules():
     lightning_snn.nn.is_spiking_layer(nn.ReLU())
     return sorted(set(sys.modules) - before)
 
-print(json.dumps({"seconds": [in_child(seconds) for _ in range(5)], "modules": in_child(modules)}))
+print(json.dumps({"seconds": [in_child(seconds) for _ in range(3)], "modules": in_child(modules)}))
 """
 
 

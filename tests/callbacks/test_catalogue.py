@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,28 +10,15 @@ import yaml
 
 from lightning_snn.callbacks import GradientAlignment, InitializationCheck, Report
 from tests.support.figures import save_nothing
-from tests.support.processes import run_python
 from tests.support.recipes import parse_recipe, run_recipe
+from tests.support.scripts import run_script
 
 CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
 
 
-def run_script(name: str, folder: Path, *arguments: object) -> str:
-    """What a script of the catalog prints, run in a folder; in this process, for imports take longer than scripts."""
-    printed = io.StringIO()
-    command = [str(part) for part in (CATALOGUE / name, *arguments)]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", command)
-        patch.setenv("PL_GLOBAL_SEED", "0")  # which scripts set, and tests after this one should not find
-        runpy.run_path(command[0], run_name="__main__")
-    return printed.getvalue()
-
-
 def test_the_report_script_writes_its_report(tmp_path):
     folder = tmp_path / "report"
-    done = run_python(CATALOGUE / "report.py", folder, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run_script("report.py", tmp_path, folder)
     assert {file.name for file in folder.iterdir()} >= {
         "metrics.json",
         "confusion_matrix.png",

@@ -27,8 +27,8 @@ from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
 from tests.support import training
-from tests.support.processes import run_python
 from tests.support.recipes import run_recipe
+from tests.support.scripts import run_script
 
 CLASSES = 3
 Y = torch.arange(96) % CLASSES
@@ -721,10 +721,8 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str):
 
 
 def test_the_catalog_script_prints_the_table(tmp_path: Path):
-    script = Path(__file__).resolve().parents[2] / "callbacks" / "hardware_fine_tuning.py"
-    done = run_python(script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = dict(line.split() for line in done.stdout.splitlines() if line.startswith("hardware/"))
+    printed = run_script("hardware_fine_tuning.py", tmp_path)
+    found = dict(line.split() for line in printed.splitlines() if line.startswith("hardware/"))
     moments = ["unconstrained", "before", "after"]
     assert list(found) == [f"hardware/accuracy_{moment}" for moment in moments]
     assert float(found["hardware/accuracy_after"]) > float(found["hardware/accuracy_before"])
