@@ -1,4 +1,4 @@
-"""What benchmarks share: memory of a call, counted by tensor and exactly repeatable, on any device."""
+"""Memory of a call, counted by tensor and exactly reproducible, on any device."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def saved_bytes(call: Callable[[], object], parameters: Iterable[Tensor] = ()) -> int:
-    """Bytes that a forward pass keeps for its backward pass, every storage counted once, parameters apart.
+    """Return the number of bytes that a forward pass saves for its backward pass, each storage counted once.
 
     Args:
-        call: the forward pass; what it returns is held until all is counted.
-        parameters: tensors that are not counted.
+        call: the forward pass. Its result is kept until the count is complete.
+        parameters: tensors to leave out of the count.
     """
-    apart = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    excluded = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in apart:
+        if storage.data_ptr() not in excluded:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = call()
+        result = call()
     total = sum(saved.values())
-    del held
+    del result
     return total
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """The most memory that a call had allocated at once, beyond what was there before it; on the CPU."""
+    """Return the peak memory that a call allocates on the CPU, in bytes, beyond that allocated before it."""
     return peak_and_kept_bytes(call)[0]
 
 
 def peak_and_kept_bytes(call: Callable[[], object]) -> tuple[int, int]:
-    """The most memory that a call had allocated at once, and what it still has in the end, its result included."""
+    """Return the peak memory that a call allocates, and the memory still allocated at its end, with its result."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        held = call()
-    del held
+        result = call()
+    del result
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
-    level = peak = 0
+    allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
-    return peak, level
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak, allocated

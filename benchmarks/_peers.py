@@ -1,6 +1,6 @@
-"""What benchmarks share: our networks with the neurons of other libraries, run as their users run them.
+"""Our networks with the neurons of other libraries, run as users of these libraries run them.
 
-SpikingJelly is there if it is installed: pip install --no-deps spikingjelly, and what it imports.
+SpikingJelly is used if it is installed: pip install --no-deps spikingjelly, and its dependencies.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 def replaced(network: nn.Module, make: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """A copy in which `make` gives a module's successor, None keeping it."""
+    """Return a copy with each module replaced by `make(module)`; None keeps the module."""
     network = copy.deepcopy(network)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            made = make(child)
-            if made is not None:
-                setattr(parent, name, made)
+            replacement = make(child)
+            if replacement is not None:
+                setattr(parent, name, replacement)
     return network
 
 
 def with_relu(network: nn.Module) -> nn.Module:
-    """The same network as an ANN."""
+    """Return the network with ReLUs instead of spiking neurons."""
     return replaced(network, lambda module: nn.ReLU() if isinstance(module, LIF) else None)
 
 
 def in_snntorch(network: nn.Module) -> tuple[nn.Module, Forward]:
-    """The network with snntorch's neurons, run step by step in a Python loop."""
+    """Return the network with snntorch's neurons, and a function that runs it step by step in a Python loop."""
 
     def leaky(module: nn.Module) -> nn.Module | None:
         if not isinstance(module, LIF):
@@ -56,11 +56,11 @@ def in_snntorch(network: nn.Module) -> tuple[nn.Module, Forward]:
 
 
 def in_spikingjelly(network: nn.Module) -> tuple[nn.Module, Forward] | None:
-    """The network with SpikingJelly's neurons in its multi-step mode; None if it is not installed."""
+    """Return the network with SpikingJelly's neurons in multi-step mode; None if it is not installed."""
     if neuron is None:
         return None
 
-    def twin(module: nn.Module) -> nn.Module | None:
+    def counterpart(module: nn.Module) -> nn.Module | None:
         if isinstance(module, LIF):
             return neuron.LIFNode(
                 1 / (1 - float(module.beta)),
@@ -73,14 +73,14 @@ def in_spikingjelly(network: nn.Module) -> tuple[nn.Module, Forward] | None:
         kind = getattr(layer, type(module).__name__, None)
         if kind is None or next(module.children(), None) is not None:
             return None
-        # the same module, called on [T, B, ...] by SpikingJelly's way of folding time
-        made = copy.deepcopy(module)
-        made.__class__ = kind
-        made._step_mode = "m"
-        return made
+        # the same module, called on [T, B, ...] as SpikingJelly folds time
+        copied = copy.deepcopy(module)
+        copied.__class__ = kind
+        copied._step_mode = "m"
+        return copied
 
     def forward(network: nn.Module, x: Tensor) -> Tensor:
         functional.reset_net(network)
         return network(x)
 
-    return replaced(network, twin), forward
+    return replaced(network, counterpart), forward

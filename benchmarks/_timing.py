@@ -1,4 +1,4 @@
-"""What benchmarks share: interleaved timing, so that a drifting machine hits every contender alike, and the table."""
+"""Interleaved timing, so that a change in machine speed affects all contenders alike, and tables of results."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lightning_snn.cpu import keep_freed_memory
 
 
 def parser(description: str | None, threads: Sequence[int]) -> argparse.ArgumentParser:
-    """The options of every benchmark, and memory for all contenders as recipes have it."""
+    """Return a parser with the options of every benchmark, and use the memory settings of recipes."""
     keep_freed_memory()
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", help="write the results to this file")
-    made.add_argument("--rounds", type=int, default=15)
-    made.add_argument("--threads", type=int, nargs="+", default=list(threads))
-    return made
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", help="write the results to this file")
+    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--threads", type=int, nargs="+", default=list(threads))
+    return arguments
 
 
 def compare(
@@ -28,16 +28,17 @@ def compare(
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Medians over interleaved rounds, after `warmup` rounds that do not count.
+    """Return median times over interleaved rounds, after `warmup` rounds that are discarded.
 
     Args:
-        contenders: what is timed, by name; one is called "ours".
-        rounds: how often each is called.
-        warmup: calls before them.
-        clock: in seconds; `time.process_time` counts what the process itself works, whatever else the machine does.
+        contenders: functions to time, by name; one is named "ours".
+        rounds: number of calls of each function.
+        warmup: number of calls before the timed ones.
+        clock: clock in seconds. `time.process_time` counts the work of this process only, whatever else the machine
+            does.
 
     Returns:
-        `ms`: milliseconds of a call by contender; `ratio`: the time of each contender over ours, taken round by round.
+        `ms`: milliseconds per call by contender; `ratio`: time of each contender over ours, computed round by round.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for index in range(warmup + rounds):
@@ -57,7 +58,7 @@ def compare(
 
 
 def show(heading: list[str], rows: list[list[str]], results: list[dict[str, Any]], path: str | None) -> None:
-    """Print the rows as aligned columns, and write the results to `path` if there is one."""
+    """Print the rows as aligned columns, and write the results to `path` if it is not None."""
     lines = [heading, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
     for line in lines:

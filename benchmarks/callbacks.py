@@ -1,17 +1,17 @@
-"""What each monitor adds to an epoch of the main job, `recipes/sbnn_dvs.py`, at its default interval.
+"""Cost of each monitor in an epoch of the main job, `recipes/sbnn_dvs.py`, at its default interval.
 
     python benchmarks/callbacks.py [--json results.json] [--rounds 2] [--threads 1] [--only energy raster ...]
 
-Every round trains the job anew for five epochs without a monitor and with each of them, in turn, from the same seed. An
-epoch is training and validation, the latter by 8 samples a prediction as the recipe has it; the first five epochs are
-without noise in training, the cheapest. Five is the longest default interval of a monitor. Times are those of the
-processor, medians of interleaved rounds:
+Every round trains the job for five epochs without a monitor and with each of them, in turn, from the same seed. An
+epoch is training and validation, the latter with 8 samples per prediction as in the recipe. The first five epochs train
+without noise and are the cheapest. Five is the longest default interval of a monitor. Times are CPU times, medians of
+interleaved rounds:
 
-- "with / without": the five epochs with a monitor over those without any in the same round; "none again" tells how
-  much of it is noise.
-- "inside": the share of the five epochs that is spent in the monitor's own hooks, those on layers included. What it
-  leaves to others, such as the writing of more logged values, is not in it.
-- "largest": the same share of the epoch where it is largest.
+- "with / without": the five epochs with a monitor divided by those without any in the same round; "none again" shows
+  the noise.
+- "inside": the fraction of the five epochs that is spent in the monitor's own hooks, including those on layers. It does
+  not include work that the monitor causes elsewhere, such as writing more logged values.
+- "largest": the same fraction in the epoch where it is largest.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ EPOCHS = 5
 
 
 class Clock(pl.Callback):
-    """Seconds of the processor that each epoch takes, and those of them inside a monitor."""
+    """CPU seconds of each epoch, and those of them inside a monitor."""
 
     def __init__(self, monitor: pl.Callback | None) -> None:
         self.inside = 0.0
@@ -77,12 +77,12 @@ class Clock(pl.Callback):
         self.started.append((time.process_time(), self.inside))
 
     def stop(self) -> None:
-        """An epoch is over."""
+        """Record the end of an epoch."""
         start, inside = self.started[-1]
         self.spent.append((time.process_time() - start, self.inside - inside))
 
     def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same, its seconds kept; hooks that it registers on layers are timed, too."""
+        """Return the callable with its seconds recorded, including those of hooks that it registers on layers."""
 
         @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -117,7 +117,7 @@ class Clock(pl.Callback):
 
 
 class Stop(pl.Callback):
-    """The other end of a clock: the last callback of a trainer."""
+    """Callback that stops a clock; the last callback of the trainer."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -127,7 +127,7 @@ class Stop(pl.Callback):
 
 
 def main_job() -> RecipeCLI:
-    """The main job as its recipe builds it, with a fresh network; nothing is written."""
+    """Build the main job as its recipe does, with a new network and without writing files."""
     path = Path(__file__).resolve().parents[1] / "recipes" / "sbnn_dvs.py"
     spec = importlib.util.spec_from_file_location("sbnn_dvs", path)
     assert spec is not None
@@ -142,7 +142,7 @@ def main_job() -> RecipeCLI:
 
 
 def epochs(make: Callable[[], pl.Callback] | None, folder: str) -> list[tuple[float, float]]:
-    """Seconds of the processor that each epoch takes, and those inside the monitor."""
+    """Return the CPU seconds of each epoch, and those inside the monitor."""
     job, monitor = main_job(), None if make is None else make()
     clock = Clock(monitor)
     trainer = pl.Trainer(

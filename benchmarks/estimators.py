@@ -1,18 +1,18 @@
-"""Bias, deviation and cosine of the gradient estimators of noisy binary networks, exact and beside recorded ones.
+"""Exact bias, deviation and cosine of gradient estimators of noisy binary networks, next to a recorded table.
 
     python benchmarks/estimators.py [--json results.json] [--output folder] [--nets 60] [--seed 0]
 
-Every network has L layers of 3 units with logistic noise, each reading x - 1/2 of the spikes x below it, a linear
-read-out of 3 classes and the cross-entropy of a random label. Weights are normal with standard deviation g, the scale
-of the drive relative to the noise, biases with g / 2, the input with 1; the read-out has no bias. All 2^(3L) states
-are enumerated. A cell is the median over the networks of the relative bias, of the relative deviation of one sample,
-or of the cosine of the mean, for the gradient with respect to the first pre-activation.
+Each network has L layers of 3 units with logistic noise, a linear readout of 3 classes without bias, and the
+cross-entropy of a random label. The input of a layer is x - 1/2, with x the spikes of the previous layer. Weights are
+normal with standard deviation g, the scale of the input current relative to the noise, biases with g / 2, the input
+with 1. All 2^(3L) states are enumerated. A cell is the median over the networks of the relative bias, of the relative
+deviation of one sample, or of the cosine of the mean, for the gradient with respect to the first pre-activation.
 
-The recorded table comes from 60 other networks, and how they were drawn was not recorded. Of some 3000 ways (coding,
-scale, biases, input, read-out, mean or median) this is the plainest of those that differ from it by no more than two
-draws of 60 networks differ. That difference is not small: "scatter" is the relative standard deviation of a cell by the
-draw of the networks, by bootstrap, and the last line says how many cells two draws share to within 10 %. Medians over
-700 networks share 156 of 216 cells with the table, draws of 60 share 141 +- 9.
+The recorded table is from 60 other networks whose distribution was not recorded. Of about 3000 distributions (coding,
+scale, biases, input, readout, mean or median), this one is the simplest whose difference from the table is at most the
+difference of two draws of 60 networks. That difference is not small: "scatter" is the relative standard deviation of a
+cell over draws of networks, by bootstrap, and the last line gives the number of cells in which two draws agree within
+10 %. Medians over 700 networks agree with the table in 156 of 216 cells, draws of 60 in 141 +- 9.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ RECORDED = """
 
 
 def recorded() -> np.ndarray:
-    """The recorded table `[scale, estimator, depth, kind]`."""
+    """Return the recorded table `[scale, estimator, depth, kind]`."""
     cells = [[float(value) for value in cell.split("/")] for cell in RECORDED.split()]
     return np.array(cells).reshape(len(SCALES), len(ESTIMATORS), len(DEPTHS), len(KINDS))
 
 
 class Network:
-    """One random network, as a program for `gradient_statistics`."""
+    """Random network, as a program for `gradient_statistics`."""
 
     def __init__(self, depth: int, scale: float, generator: torch.Generator) -> None:
         def normal(*shape: int) -> Tensor:
@@ -94,11 +94,11 @@ class Network:
 
 
 def measure(nets: int, seed: int) -> np.ndarray:
-    """Every statistic of every network, `[scale, estimator, depth, kind, net]`."""
+    """Return every statistic of every network, `[scale, estimator, depth, kind, net]`."""
     found = np.empty((len(SCALES), len(ESTIMATORS), len(DEPTHS), len(KINDS), nets))
     for i, scale in enumerate(SCALES):
         for k, depth in enumerate(DEPTHS):
-            # the same draws at every scale, so that columns differ by the scale alone
+            # the same draws at every scale, so that columns differ only by the scale
             generator = torch.Generator().manual_seed(1000 * seed + depth)
             for n in range(nets):
                 network = Network(depth, scale, generator)
@@ -108,28 +108,28 @@ def measure(nets: int, seed: int) -> np.ndarray:
     return found
 
 
-def redrawn(found: np.ndarray, draws: int = 200) -> np.ndarray:
-    """Medians over networks drawn again with replacement, `[draw, scale, estimator, depth, kind]`."""
+def resampled(found: np.ndarray, draws: int = 200) -> np.ndarray:
+    """Return medians over networks resampled with replacement, `[draw, scale, estimator, depth, kind]`."""
     random, nets = np.random.default_rng(0), found.shape[-1]
     return np.stack([np.median(found[..., random.integers(nets, size=nets)], -1) for _ in range(draws)])
 
 
 def close(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which cells agree to within 10 %."""
+    """Return a mask of the cells that agree within 10 %."""
     return np.abs(one / other - 1) <= 0.1
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", help="write the results to this file")
-    made.add_argument("--output", help="write the figure to this folder")
-    made.add_argument("--nets", type=int, default=60)
-    made.add_argument("--seed", type=int, default=0)
-    options = made.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", help="write the results to this file")
+    parser.add_argument("--output", help="write the figure to this folder")
+    parser.add_argument("--nets", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     found = measure(options.nets, options.seed)
-    ours, theirs, again = np.median(found, -1), recorded(), redrawn(found)
-    spread = again.std(0) / ours
+    ours, theirs, again = np.median(found, -1), recorded(), resampled(found)
+    scatter = again.std(0) / ours
 
     print(f"{'g':>5}  {'estimator':22}  L  " + "  ".join(f"{kind:>9} recorded ratio scatter" for kind in KINDS))
     results = []
@@ -137,21 +137,21 @@ def main() -> None:
         row: dict[str, Any] = {"g": SCALES[i], "estimator": list(ESTIMATORS)[j], "depth": DEPTHS[k]}
         cells = []
         for m, kind in enumerate(KINDS):
-            one, other, width = ours[i, j, k, m], theirs[i, j, k, m], spread[i, j, k, m]
+            one, other, width = ours[i, j, k, m], theirs[i, j, k, m], scatter[i, j, k, m]
             row[kind] = {"ours": one, "recorded": other, "ratio": one / other, "scatter": width}
             cells.append(f"{one:9.3f} {other:8.3f} {one / other:5.2f} {width:7.2f}")
         results.append(row)
         print(f"{row['g']:5}  {row['estimator']:22}  {row['depth']}  " + "  ".join(cells))
     within = close(ours, theirs)
     counts = ", ".join(f"{int(within[..., m].sum())} of {within[..., m].size} {kind}" for m, kind in enumerate(KINDS))
-    print(f"\nwithin 10 % of the recorded table: {int(within.sum())} of {within.size} ({counts})")
+    print(f"\nagree with the recorded table within 10 %: {int(within.sum())} of {within.size} cells ({counts})")
     shared = [int(close(one, other).sum()) for one, other in zip(again[::2], again[1::2], strict=True)]
-    print(f"two draws of {options.nets} such networks share {np.mean(shared):.0f} +- {np.std(shared):.0f} of them")
+    print(f"two draws of {options.nets} networks agree in {np.mean(shared):.0f} +- {np.std(shared):.0f} cells")
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=2))
     if options.output:
         panels = {
-            f"drive / noise g = {scale:g}": {
+            f"input current / noise g = {scale:g}": {
                 name: [tuple(pair) for pair in ours[i, j, :, :2]] for j, name in enumerate(ESTIMATORS)
             }
             for i, scale in enumerate(SCALES)

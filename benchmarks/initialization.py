@@ -1,13 +1,12 @@
-"""What `InitializationCheck` says of networks initialized as they should be and as they should not, and what
-`on_fail="rescale"` makes of them: test accuracy after two epochs.
+"""Verdicts of `InitializationCheck` on good and bad initializations, and test accuracy with `on_fail="rescale"`.
 
     python benchmarks/initialization.py --mnist mnist.npz [--json results.json] [--seeds 0 1 2]
 
-MNIST: the first 3,000 training digits, given at each of 10 time steps; accuracy on the last 9,000 test digits (the
-distance xi of the rescaling was chosen with the first 1,000). Two networks, both trained by Adam, learning rate 1e-3,
-batches of 100: six layers of 128 of our LIF neurons, and a snntorch loop over time with four hidden layers of 128 whose
-last membrane is read out. Their weights and biases are left as torch initializes them, or multiplied by 0.01 or 100,
-each without and with rescaling.
+MNIST: the first 3,000 training digits, given at each of 10 time steps; accuracy after two epochs on the last 9,000 test
+digits (the distance xi of the rescaling was chosen with the first 1,000). Two networks, both trained by Adam, learning
+rate 1e-3, batches of 100: six layers of 128 of our LIF neurons, and a snntorch loop over time with four hidden layers
+of 128 whose last membrane potential is read out. Weights and biases are those of torch's initialization, or multiplied
+by 0.01 or 100, each without and with rescaling.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ STEPS, WIDTH, CLASSES = 10, 128, 10
 
 
 class Classifier(pl.LightningModule):
-    """What both share: a loss and an optimizer."""
+    """Classifier with a loss and an optimizer."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return F.cross_entropy(self(batch[0]), batch[1])
@@ -57,7 +56,7 @@ class Folded(Classifier):
 
 
 class Loop(Classifier):
-    """A loop over snntorch's neurons, whose last membrane is read out."""
+    """A loop over snntorch's neurons, whose last membrane potential is read out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,8 +77,8 @@ class Loop(Classifier):
 
 NETWORKS: dict[str, Callable[[], Classifier]] = {"ours, 6 layers": Folded, "snntorch loop, 5 layers": Loop}
 CASES: dict[str, tuple[float, bool]] = {
-    "as they are": (1.0, False),
-    "as they are, rescaled": (1.0, True),
+    "default": (1.0, False),
+    "default, rescaled": (1.0, True),
     "x 0.01": (0.01, False),
     "x 0.01, rescaled": (0.01, True),
     "x 100": (100.0, False),
@@ -90,7 +89,7 @@ CASES: dict[str, tuple[float, bool]] = {
 def trained(
     make: Callable[[], Classifier], scale: float, rescales: bool, data: dict[str, tuple[Tensor, Tensor]], seed: int
 ) -> tuple[str, float]:
-    """The worst verdict before training, or those before and after a rescaling, and the test accuracy after it."""
+    """Return the worst verdict before training, or those before and after rescaling, and the final test accuracy."""
     torch.manual_seed(seed)
     module = make()
     with torch.no_grad():
@@ -115,7 +114,7 @@ def trained(
 
 
 def digits(path: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Inputs `[N, 784]` in [0, 1] and classes."""
+    """Return inputs `[N, 784]` in [0, 1] and classes `[N]` of the training and the test data."""
     with np.load(path) as file:
         parts = {"train": ("train", slice(3000)), "test": ("test", slice(1000, None))}
         return {

@@ -1,11 +1,10 @@
-"""The LIF scan, forward and backward, against snntorch's loop and SpikingJelly's multi-step layer.
+"""Time of the LIF scan, forward and backward, compared with snntorch's loop and SpikingJelly's multi-step layer.
 
     python benchmarks/lif.py [--json results.json] [--rounds 15]
 
-All compute the same neuron (soft reset, arctangent surrogate, attached reset where the peer has it) on the same
-input. SpikingJelly is
-measured if it is installed: pip install --no-deps spikingjelly, and what it imports. Ratios are peer time / our time;
-above 1 ours wins.
+All compute the same neuron (soft reset, arctangent surrogate, attached reset if the peer has it) on the same input.
+SpikingJelly is measured if it is installed: pip install --no-deps spikingjelly, and its dependencies. Ratios are peer
+time / our time; above 1, ours is faster.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BETA = 0.5
 
 
 def contenders(x: Tensor, grad: Tensor) -> dict[str, Callable[[], None]]:
-    """A forward and backward pass of every library over `x [T, B, ...]`."""
+    """Return a forward and backward pass of each library over `x [T, B, ...]`."""
 
     def trained(forward: Callable[[], Tensor]) -> Callable[[], None]:
         def call() -> None:

@@ -1,18 +1,19 @@
-"""Whether a spiking network knows what it does not know: handwritten digits against photographs and scrambled digits.
+"""Uncertainty of spiking networks on digits, and on photographs and scrambled digits that they were not trained on.
 
     python benchmarks/uncertainty.py --mnist mnist.npz --cifar cifar10.npz [--seeds 0 1 2] [--output DIR]
 
-The same network, 784-256-256-10 LIF neurons over T = 4 steps of the standardized image, learns MNIST once by surrogate
-gradients and once as a spiking Bayesian network, each in a stock Trainer. Then each is shown
+The same network, 784-256-256-10 LIF neurons over T = 4 steps of the standardized image, is trained on MNIST once by
+surrogate gradients and once as a spiking Bayesian network, each in a stock Trainer. Each is evaluated on
 
 - the 10,000 test digits: accuracy, NLL, ECE (15 bins) and the area under the risk-coverage curve (AURC), for errors of
-  0 and 1 that are ranked by predictive entropy H or by mutual information I;
-- the test images of CIFAR-10, gray (0.299 R + 0.587 G + 0.114 B), the 28 x 28 pixels in their middle;
-- the test digits with the pixels of each in an order of its own, drawn from a fixed seed;
+  0 and 1 ranked by predictive entropy H or by mutual information I;
+- the test images of CIFAR-10: gray (0.299 R + 0.587 G + 0.114 B), the central 28 x 28 pixels;
+- the scrambled test digits: the pixels of each image in a different random order, drawn from a fixed seed.
 
-and AUROC tells how well H or I separates the last two from the first. The Bayesian network answers twice: with its
-posterior mean, one deterministic run that has no I, and with K samples. `--output` receives `uncertainty.json`,
-the risk-coverage curves (risks averaged over the seeds), and a histogram figure of every uncertainty (all seeds).
+The AUROC measures how well H or I separates the last two sets from the first. The Bayesian network predicts in two
+ways: with its posterior mean, one deterministic run that has no I, and with K samples. `--output` receives
+`uncertainty.json`, the risk-coverage curves (risks averaged over the seeds), and a histogram figure of each uncertainty
+(all seeds).
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import torch
 from _timing import show
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_snn import SpikingModule, figures
 from lightning_snn.cpu import keep_freed_memory
@@ -38,6 +38,7 @@ from lightning_snn.data.base import LoadedBatch
 from lightning_snn.methods import Method, Prediction, SpikingBayes, SurrogateGradient
 from lightning_snn.metrics.functional import (
     area_under_risk_coverage,
+    expected_calibration_error,
     negative_log_likelihood,
     ood_auroc,
     risk_coverage,
@@ -45,19 +46,19 @@ from lightning_snn.metrics.functional import (
 from lightning_snn.networks import MLP
 
 T, HIDDEN, BATCH = 4, (256, 256), 128
-LEARNING_RATE = 1e-3  # of both networks; 2e-3 makes the surrogate's worse
+LEARNING_RATE = 1e-3  # of both networks; 2e-3 makes the surrogate-gradient network worse
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the training digits
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SCRAMBLING_SEED = 0
 
-# Chosen on validation digits, scrambled ones and 1/f noise. A larger kl_weight separates unknown images better; epochs
-# until the means alone are too sure let K samples fit the digits better than the mean: at 0.1 that takes more than 6.
+# Chosen on validation digits, scrambled digits and 1/f noise. A larger kl_weight separates unknown images better. K
+# samples fit the digits better than the posterior mean once the mean is overconfident: more than 6 epochs at 0.1.
 POSTERIOR = {"lam": 1.0, "kl_weight": 0.1, "kappa": 0.5, "gain": 1.0, "prior_scale": 1.0}
 MEASURES = {"H": "predictive entropy [nats]", "I": "mutual information [nats]"}
 
 
 def train(method: Method, data: MNIST, seed: int, epochs: int) -> tuple[SpikingModule, float]:
-    """The trained network, in evaluation mode, and the seconds of the processor that training took."""
+    """Return the trained network, in evaluation mode, and the CPU seconds of the training."""
     seed_everything(seed, verbose=False)
     module = SpikingModule(
         MLP(784, 10, HIDDEN), method, num_classes=10, learning_rate=LEARNING_RATE, lr_scheduler="cosine"
@@ -71,7 +72,7 @@ def train(method: Method, data: MNIST, seed: int, epochs: int) -> tuple[SpikingM
 
 @torch.no_grad()
 def predict(module: SpikingModule, data: MNIST, images: Tensor) -> Prediction:
-    """The prediction for images `[N, 1, 28, 28]`, which take the way of the training data, without augmentation."""
+    """Return the prediction for images `[N, 1, 28, 28]`, preprocessed like the training data without augmentation."""
     parts = []
     for batch in images.split(500):
         x, _ = data.on_after_batch_transfer(LoadedBatch(batch[:, None], torch.zeros(len(batch), dtype=torch.int64)), 0)
@@ -81,32 +82,32 @@ def predict(module: SpikingModule, data: MNIST, images: Tensor) -> Prediction:
 
 
 @dataclass
-class Shown:
-    """What a network answers to everything that it is shown: `digits`, and what it was not trained on."""
+class Evaluation:
+    """Predictions of a network for the `digits` and for each set of images that it was not trained on."""
 
-    answers: dict[str, Prediction]
+    predictions: dict[str, Prediction]
     targets: Tensor
 
     @property
     def errors(self) -> Tensor:
-        """Whether the answer to each digit is wrong, `[N]`."""
-        return self.answers["digits"].mean.argmax(1) != self.targets
+        """Whether the prediction for each digit is wrong, `[N]`."""
+        return self.predictions["digits"].mean.argmax(1) != self.targets
 
     @property
     def uncertainties(self) -> dict[str, dict[str, Tensor]]:
-        """Every measure of `MEASURES` that the answers have, of everything shown, `[N]` each."""
-        found = {"H": {name: answer.predictive_entropy for name, answer in self.answers.items()}}
-        if self.answers["digits"].samples is not None:
-            found["I"] = {name: answer.mutual_information for name, answer in self.answers.items()}
+        """Uncertainties of each set of images, `[N]` each, for all `MEASURES` that the predictions have."""
+        found = {"H": {name: prediction.predictive_entropy for name, prediction in self.predictions.items()}}
+        if self.predictions["digits"].samples is not None:
+            found["I"] = {name: prediction.mutual_information for name, prediction in self.predictions.items()}
         return found
 
     def scores(self) -> dict[str, float]:
-        """Scores on the digits, and how well each measure tells the rest from them."""
-        digits = self.answers["digits"].mean
+        """Compute the scores on the digits, and how well each measure separates the other images from them."""
+        digits = self.predictions["digits"].mean
         scores = {
             "accuracy": 1 - self.errors.double().mean(),
             "NLL": negative_log_likelihood(digits, self.targets),
-            "ECE": multiclass_calibration_error(digits, self.targets, num_classes=10, n_bins=15),
+            "ECE": expected_calibration_error(digits, self.targets, n_bins=15),
         }
         for measure, values in self.uncertainties.items():
             known = values.pop("digits")
@@ -116,38 +117,38 @@ class Shown:
 
 
 def gray_centers(images: Tensor) -> Tensor:
-    """The middle 28 x 28 pixels of `[N, 3, 32, 32]` uint8 in gray, `[N, 1, 28, 28]` uint8."""
+    """Return the central 28 x 28 pixels of `[N, 3, 32, 32]` uint8 in gray, `[N, 1, 28, 28]` uint8."""
     gray = torch.einsum("nchw,c->nhw", images[:, :, 2:30, 2:30].float(), torch.tensor(LUMA))
     return gray.round().to(torch.uint8)[:, None]
 
 
 def scrambled(images: Tensor, seed: int) -> Tensor:
-    """Each image with its pixels in an order of its own."""
+    """Shuffle the pixels of each image in a different order."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(len(images), images[0].numel(), generator=generator).argsort(dim=1)
     return images.flatten(1).gather(1, order).view_as(images)
 
 
-def images_to_test_with(data: Any) -> tuple[Tensor, Tensor]:
-    """All test images `[N, C, H, W]` and labels `[N]` of a data module."""
+def test_images(data: Any) -> tuple[Tensor, Tensor]:
+    """Return all test images `[N, C, H, W]` and labels `[N]` of a data module."""
     data.setup()
     return torch.as_tensor(data.test_set.frames[:, 0]), data.test_set.labels
 
 
 def average(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For every answer the mean of each score over the seeds."""
+    """Return the mean of each score over the seeds for every predictor."""
     means = []
-    for name in dict.fromkeys(result["answer"] for result in results):
-        runs = [result for result in results if result["answer"] == name]
-        scores = [key for key in runs[0] if key not in ("seed", "answer")]
-        means.append({"seed": "mean", "answer": name} | {key: fmean(run[key] for run in runs) for key in scores})
+    for name in dict.fromkeys(result["predictor"] for result in results):
+        runs = [result for result in results if result["predictor"] == name]
+        scores = [key for key in runs[0] if key not in ("seed", "predictor")]
+        means.append({"seed": "mean", "predictor": name} | {key: fmean(run[key] for run in runs) for key in scores})
     return means
 
 
-def draw(shown: dict[str, list[Shown]], folder: Path) -> None:
-    """Risk-coverage curves, the mean of the seeds' risks, and a histogram figure for every answer and measure."""
+def draw(evaluations: dict[str, list[Evaluation]], folder: Path) -> None:
+    """Draw risk-coverage curves, averaged over the seeds, and a histogram for every predictor and measure."""
     curves = {}
-    for name, seeds in shown.items():
+    for name, seeds in evaluations.items():
         measured = [each.uncertainties for each in seeds]
         for measure, meaning in MEASURES.items():
             if measure not in measured[0]:
@@ -180,12 +181,12 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(chosen.threads)
 
     data = MNIST(chosen.mnist, time_steps=T, mean=[PIXEL_MEAN], std=[PIXEL_STD], batch_size=BATCH)
-    digits, targets = images_to_test_with(data)
-    photos, _ = images_to_test_with(CIFAR10(chosen.cifar))
+    digits, targets = test_images(data)
+    photos, _ = test_images(CIFAR10(chosen.cifar))
     images = {"digits": digits, "photos": gray_centers(photos), "scrambled": scrambled(digits, SCRAMBLING_SEED)}
 
     results: list[dict[str, Any]] = []
-    shown: dict[str, list[Shown]] = {}
+    evaluations: dict[str, list[Evaluation]] = {}
     for seed in chosen.seeds:
         trained, seconds = train(SurrogateGradient(), data, seed, chosen.epochs)
         bayes, bayes_seconds = train(SpikingBayes(**POSTERIOR), data, seed, chosen.epochs)
@@ -197,14 +198,14 @@ def main(arguments: list[str] | None = None) -> None:
             if samples is not None:
                 module.method.samples = samples
             torch.manual_seed(seed)
-            each = Shown({group: predict(module, data, of) for group, of in images.items()}, targets)
-            shown.setdefault(name, []).append(each)
-            results.append({"seed": seed, "answer": name, "training s": cost, **each.scores()})
+            each = Evaluation({group: predict(module, data, of) for group, of in images.items()}, targets)
+            evaluations.setdefault(name, []).append(each)
+            results.append({"seed": seed, "predictor": name, "training s": cost, **each.scores()})
 
-        # after every seed, so that a run cut short leaves what it found
+        # Write after every seed, so that an interrupted run keeps its results.
         record = {"posterior": POSTERIOR, "epochs": chosen.epochs, "runs": results, "means": average(results)}
         (chosen.output / "uncertainty.json").write_text(json.dumps(record, indent=2))
-    draw(shown, chosen.output)
+    draw(evaluations, chosen.output)
     heading = list(dict.fromkeys(key for result in results for key in result))
     show(heading, [[_cell(result.get(key)) for key in heading] for result in results + average(results)], [], None)
 

@@ -1,5 +1,4 @@
-"""Names that are imported when first used, so that processes which need a corner of the library do not wait for
-torch."""
+"""Lazy imports, so that processes that use a small part of the library need not import torch."""
 
 from __future__ import annotations
 
@@ -9,11 +8,11 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package (PEP 562).
+    """Return the ``__getattr__`` and ``__dir__`` of a package that imports its names on first use (PEP 562).
 
     Args:
         package: ``__name__`` of the package.
-        homes: for each public name the module that defines it; a submodule is its own home.
+        homes: module that defines each public name; a submodule maps to itself.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""One grammar for refusing bad arguments: the name, what was expected, what came."""
+"""Argument checks whose errors share one grammar: name of the argument, expected value, actual value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 
 
 def check_integer(name: str, value: Any, minimum: int = 1) -> None:
-    """Refuse anything but an integer of at least `minimum`."""
+    """Raise a ValueError unless `value` is an integer of at least `minimum`.
+
+    >>> check_integer("steps", 0)
+    Traceback (most recent call last):
+    ValueError: Expected argument `steps` to be an integer of at least 1, but got 0
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"Expected argument `{name}` to be an integer of at least {minimum}, but got {value!r}")
 
@@ -18,13 +23,13 @@ def _is_number(value: Any) -> bool:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Refuse anything but a finite number larger than 0."""
+    """Raise a ValueError unless `value` is a finite number larger than 0."""
     if not _is_number(value) or value <= 0:
         raise ValueError(f"Expected argument `{name}` to be a finite number larger than 0, but got {value!r}")
 
 
 def check_between(name: str, value: Any, low: float, high: float) -> None:
-    """Refuse anything but a finite number from `low` to `high`, both included; `high` may be infinite."""
+    """Raise a ValueError unless `value` is a finite number from `low` to `high`, inclusive; `high` may be infinite."""
     if not _is_number(value) or not low <= value <= high:
         expected = (
             f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
@@ -33,12 +38,12 @@ def check_between(name: str, value: Any, low: float, high: float) -> None:
 
 
 def check_fraction(name: str, value: Any) -> None:
-    """Refuse anything but a number strictly between 0 and 1."""
+    """Raise a ValueError unless `value` is a number strictly between 0 and 1."""
     if not _is_number(value) or not 0 < value < 1:
         raise ValueError(f"Expected argument `{name}` to be a number between 0 and 1, both excluded, but got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Refuse anything that is not one of `choices`."""
+    """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"Expected argument `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}")

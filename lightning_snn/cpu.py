@@ -1,23 +1,23 @@
-"""What makes training on CPUs faster: memory that stays mapped."""
+"""Memory settings that make training on CPUs faster."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-# of malloc.h
+# parameters of mallopt, from malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next tensor, for the rest of the process.
+    """Make the C library reuse freed memory for the next tensor, for the rest of the process.
 
-    By default glibc maps every tensor of some MiB afresh and unmaps it when it is freed; that every page of it faults
-    can take longer than the arithmetic. Large tensors then come from the heap, which no longer shrinks: what the
-    process held at its peak is not given back before it ends. Every recipe calls it.
+    By default, glibc maps each tensor of several MiB anew and unmaps it when it is freed. The page faults can take
+    longer than the arithmetic. With this setting, large tensors come from the heap, and the heap does not shrink: the
+    process keeps its peak memory until it ends. Every recipe calls this function.
 
     Returns:
-        whether it took effect: on Linux with glibc. Elsewhere nothing happens.
+        True on Linux with glibc, if the settings took effect. On other systems the function does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

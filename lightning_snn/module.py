@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.methods.base import Method, Progress
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Readout, Regression
-from lightning_snn.metrics import BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics import BrierScore, ExpectedCalibrationError, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.nn.folding import run
 
 OptimizerFactory = Callable[[Any], Optimizer]
@@ -156,7 +156,7 @@ def _metrics(task: str, num_classes: int | None, pairs: Sequence[tuple[int, int]
         "accuracy": MulticlassAccuracy(num_classes, average="micro"),
         "nll": NegativeLogLikelihood(),
         "brier": BrierScore(),
-        "ece": MulticlassCalibrationError(num_classes, n_bins=15, norm="l1"),
+        "ece": ExpectedCalibrationError(n_bins=15),
     }
     if pairs:
         metrics["pair_accuracy"] = WithinPairAccuracy(pairs)

@@ -12,14 +12,25 @@ from lightning_snn.checks import check_between
 
 
 def decay_weights_only(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for any optimizer of torch: weights decay, all else does not.
+    """Return parameter groups for a torch optimizer in which only weights decay.
 
-    Weights are the parameters of two dimensions and more: of linear layers and convolutions. Biases, the scales of
-    normalization, decays and thresholds of neurons have fewer.
+    Weights are parameters of at least two dimensions: those of linear layers and convolutions. Biases, normalization
+    scales, and the decays and thresholds of neurons have fewer dimensions and do not decay.
 
     Args:
-        parameters: the parameters of a network.
-        weight_decay: of the weights, at least 0.
+        parameters: parameters of a network.
+        weight_decay: weight decay of the weights, at least 0.
+
+    Returns:
+        One group of weights and one of all other parameters. Empty groups are left out.
+
+    Raises:
+        ValueError: if `weight_decay` is outside its range.
+
+    Example:
+        >>> groups = decay_weights_only(torch.nn.Linear(2, 3).parameters(), 0.1)
+        >>> [(group["weight_decay"], len(group["params"])) for group in groups]
+        [(0.1, 1), (0.0, 1)]
     """
     check_between("weight_decay", weight_decay, 0, float("inf"))
     parameters = list(parameters)
@@ -31,13 +42,13 @@ def decay_weights_only(parameters: Iterable[Tensor], weight_decay: float) -> lis
 
 
 class SGD(torch.optim.SGD):
-    """Stochastic gradient descent with momentum, as torch's, except that only weights decay.
+    """`torch.optim.SGD` with momentum, in which only weights decay.
 
     Args:
-        params: the parameters, see `decay_weights_only`.
+        params: parameters of a network; see `decay_weights_only`.
         lr: learning rate, at least 0.
-        momentum: share of the last step that the next one keeps, at least 0.
-        weight_decay: of the weights, at least 0.
+        momentum: momentum factor, at least 0.
+        weight_decay: weight decay of the weights, at least 0.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Memory that is freed and asked for again is not mapped anew."""
+"""Freed memory is reused without new mappings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import PATIENCE
 
-# faults of eight rounds of two fresh tensors of 16 MiB, after twenty rounds
+# page faults of eight rounds of two new tensors of 16 MiB, after twenty rounds
 SCRIPT = textwrap.dedent(
     """
     import resource, sys
@@ -38,7 +38,7 @@ SCRIPT = textwrap.dedent(
 
 
 def faults(mode: str) -> int:
-    # glibc maps what is beyond this size, and without the variable it raises it by and by
+    # glibc maps blocks above this size; without the variable, it raises the size over time
     environment = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     finished = subprocess.run(
         [sys.executable, "-c", SCRIPT, mode],
@@ -52,6 +52,6 @@ def faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_tensors_are_not_mapped_anew():
+def test_freed_memory_is_reused_without_page_faults():
     assert faults("keep") < 200
     assert faults("leave") > 8 * 2000

@@ -61,7 +61,7 @@ def test_networks_follow_the_recorded_ones_in_the_bulk(benchmark, medians):
 
 def test_medians_scatter_less_the_more_networks_there_are(benchmark):
     found = np.random.default_rng(0).lognormal(size=(1, 400))
-    assert benchmark.redrawn(found).std(0)[0] < 0.7 * benchmark.redrawn(found[:, :50]).std(0)[0]
+    assert benchmark.resampled(found).std(0)[0] < 0.7 * benchmark.resampled(found[:, :50]).std(0)[0]
 
 
 def test_the_figure_has_one_panel_a_network_and_one_line_an_estimator(tmp_path):

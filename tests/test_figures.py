@@ -1,8 +1,10 @@
-"""The figures: what they show, what they refuse, and what they leave behind, which is nothing."""
+"""Figures: their content, their errors, and that they leave no state behind."""
 
 from __future__ import annotations
 
+import doctest
 import gc
+import sys
 import weakref
 from pathlib import Path
 
@@ -64,6 +66,15 @@ BUILDERS = {
 every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
 
 
+@pytest.mark.parametrize("name", figures.__all__)
+def test_every_public_function_has_an_example_with_a_value(name):
+    function = getattr(figures, name)
+    home = vars(sys.modules[function.__module__])
+    example = doctest.DocTestParser().get_doctest(function.__doc__, dict(home), name, function.__module__, 0)
+    assert any(line.want for line in example.examples)
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
 def pixels(figure: Figure, folder: Path) -> np.ndarray:
     return pyplot.imread(figures.save(figure, folder / "figure.png"))
 
@@ -76,7 +87,7 @@ def test_a_figure_becomes_a_png_file_with_something_on_it(build, tmp_path):
 
 
 @every_figure
-def test_pyplot_knows_of_no_figure_and_its_settings_stay_as_they_were(build, tmp_path):
+def test_no_figure_is_registered_with_pyplot_and_its_settings_do_not_change(build, tmp_path):
     before = dict(matplotlib.rcParams)
     pixels(build(), tmp_path)
     assert pyplot.get_fignums() == []
@@ -461,7 +472,7 @@ def test_the_area_of_a_curve_is_the_metrics():
     assert figure.axes[0].lines[0].get_label() == f"entropy, area {area:.2g}"
 
 
-def test_many_curves_can_be_told_apart():
+def test_many_curves_are_distinguishable():
     axes = figures.risk_coverage_curve({str(index): CURVES["entropy"] for index in range(24)}).axes[0]
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
 
@@ -508,8 +519,8 @@ def test_histograms_of_equal_values_are_drawn(tmp_path):
     [
         ({}, "`groups` to hold 1 to 6 names, but got 0"),
         ({str(index): [0.1] for index in range(7)}, "`groups` to hold 1 to 6 names, but got 7"),
-        ({"a": []}, r"`groups\['a'\]` to be one number a sample, but got shape \(0,\)"),
-        ({"a": [[0.1], [0.2]]}, r"`groups\['a'\]` to be one number a sample, but got shape \(2, 1\)"),
+        ({"a": []}, r"`groups\['a'\]` to be one number per sample, but got shape \(0,\)"),
+        ({"a": [[0.1], [0.2]]}, r"`groups\['a'\]` to be one number per sample, but got shape \(2, 1\)"),
         ({"a": [float("inf")]}, r"`groups\['a'\]` to be finite"),
     ],
 )
@@ -545,7 +556,7 @@ def test_eigenvalues_keep_their_phase_and_get_logarithmic_outside_the_unit_circl
         (lambda: figures.spike_time_histograms({}, {}), "`spikes` to hold at least one layer"),
         (lambda: figures.spike_time_histograms({"a": [[1.0]]}, {"a": (0, 1)}), r"shape .bins,., at least 0, but got"),
         (lambda: figures.spike_time_histograms({"a": [-1.0]}, {"a": (0, 1)}), "smallest entry -1"),
-        (lambda: figures.spike_time_histograms({"a": [1.0]}, {}), "`windows` to hold the begin and the end of 'a'"),
+        (lambda: figures.spike_time_histograms({"a": [1.0]}, {}), "`windows` to hold the start and the end of 'a'"),
         (lambda: figures.spike_time_histograms({"a": [1.0]}, {"a": (1, 1)}), "the end of 'a', but got .1, 1."),
         (lambda: figures.jacobian_spectra({}), "`panels` to hold at least one network"),
         (lambda: figures.jacobian_spectra({"a": []}), "to be eigenvalues, but got shape .0,."),
@@ -557,14 +568,14 @@ def test_spike_times_and_spectra_that_cannot_be_drawn_are_refused(draw, message)
         draw()
 
 
-def test_likelihood_is_drawn_against_passes_and_against_seconds():
+def test_likelihood_is_drawn_against_epochs_and_against_seconds():
     figure = figures.likelihood_curves(LEARNERS, held_out="validation")
     for column, axes in enumerate(figure.axes):
         assert [line.get_label() for line in axes.lines] == list(LEARNERS)
         for line, rows in zip(axes.lines, LEARNERS.values(), strict=True):
             np.testing.assert_allclose(line.get_xydata(), np.array(rows)[:, [column, 2]])
         assert axes.get_xscale() == axes.get_yscale() == "log"
-    assert "passes" in figure.axes[0].get_xlabel()
+    assert "epochs" in figure.axes[0].get_xlabel()
     assert figure.axes[1].get_xlabel() == "seconds"
     assert figure.axes[0].get_ylabel().startswith("validation")
 
@@ -600,10 +611,13 @@ def test_the_band_is_two_standard_deviations_wide_and_the_gap_is_shaded():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": [1.0]}, r"`mean` to be of one shape \(N,\) with `places`, \(31,\), but got \(1,\)"),
-        ({"deviation": -PLACES}, "`deviation` to be at least 0, but its smallest entry is -3"),
+        ({"mean": [1.0]}, r"`mean` to have the same shape \(N,\) as `places`, \(31,\), but got \(1,\)"),
+        ({"deviation": -PLACES}, "`deviation` to be at least 0, but got -3"),
         ({"others": {str(name): PLACES for name in range(4)}}, "`others` to hold at most 3 predictions, but got 4"),
-        ({"samples": ([0.0, 1.0], [0.0])}, r"`samples` to be of one shape, but got \(2,\) and \(1,\)"),
+        (
+            {"samples": ([0.0, 1.0], [0.0])},
+            r"`samples` to hold two arrays of the same shape, but got \(2,\) and \(1,\)",
+        ),
     ],
 )
 def test_regression_bands_refuse_what_they_cannot_draw(change, message):
@@ -671,7 +685,10 @@ def test_membranes_that_are_not_finite_are_left_out(tmp_path):
         ({"neurons": 0}, "`neurons` to be an integer of at least 1, but got 0"),
         ({"time_step_ms": -1.0}, "`time_step_ms` to be a finite number larger than 0"),
         ({"membranes": {"other": [[1.0]]}}, "`spikes` to hold the layer 'other', but got .'hidden', 'output'."),
-        ({"membranes": {"hidden": np.zeros(3)}}, r"`membranes\['hidden'\]` to be membranes of shape \(T, N\)"),
+        (
+            {"membranes": {"hidden": np.zeros(3)}},
+            r"`membranes\['hidden'\]` to be membrane potentials of shape \(T, N\)",
+        ),
         ({"spikes": {"hidden": np.zeros((3, 2)), "output": [[0], [1]]}}, r"of shape \(3, 3\), but got shape \(3, 2\)"),
         ({"thresholds": {"hidden": [1.0, 2.0], "output": 1.0}}, r"a number or of shape \(3,\), but got shape \(2,\)"),
     ],
@@ -681,7 +698,7 @@ def test_what_are_no_membranes_is_refused(change, message):
         figures.membrane_traces(**{**MEMBRANES, **change})
 
 
-def test_neurons_that_never_fire_have_a_bar_of_their_own_beside_the_histogram():
+def test_neurons_that_never_fire_have_a_separate_bar_next_to_the_histogram():
     figure = figures.firing_rate_histograms(RATES, bins=4)
     for axes, rates in zip(figure.axes, RATES.values(), strict=True):
         (stairs,), rates = axes.patches[:1], np.asarray(rates)

@@ -9,11 +9,13 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_snn.callbacks.dry_run import check_training_step, detached_copy, training_run, without_a_trace
-from lightning_snn.callbacks.modules import Loss, method_of, network_of, read_batch, task_loss
+from lightning_snn.callbacks.modules import method_of, network_of, read_batch, task_loss
 from lightning_snn.callbacks.stages import check_spiking_layers
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer
-from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, refused_modules
+from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, rate_refusals
+from lightning_snn.methods.task import Loss
+from lightning_snn.nn.layer_rules import refuse
 
 
 class GradientAlignment(pl.Callback):
@@ -94,12 +96,7 @@ class GradientAlignment(pl.Callback):
             check_training_step(pl_module, self)
             check_spiking_layers(pl_module, self)
             return
-        refused = refused_modules(self._network(pl_module), self._window(pl_module) == "step")
-        if refused:
-            raise ValueError(
-                f"Expected a network of modules that rate-based backpropagation can represent for GradientAlignment, "
-                f"but got {'; '.join(refused)}"
-            )
+        refuse("rate-based backpropagation", rate_refusals(self._network(pl_module), self._window(pl_module) == "step"))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

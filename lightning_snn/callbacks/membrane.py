@@ -15,7 +15,7 @@ from lightning_snn import figures
 from lightning_snn.callbacks.stages import SpikingStages, Stage
 from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_integer
-from lightning_snn.figures.membrane import MOST_TRACES
+from lightning_snn.figures.membrane import MAX_TRACES
 from lightning_snn.metrics.functional import accumulation_dtype
 from lightning_snn.nn.observation import LayerCall, Traces, named_spiking_layers, observe
 
@@ -66,8 +66,8 @@ class MembraneTrace(SpikingStages):
     ) -> None:
         super().__init__()
         check_integer("neurons", neurons)
-        if neurons > MOST_TRACES:
-            raise ValueError(f"Expected argument `neurons` to be at most {MOST_TRACES}, but got {neurons}")
+        if neurons > MAX_TRACES:
+            raise ValueError(f"Expected argument `neurons` to be at most {MAX_TRACES}, but got {neurons}")
         check_integer("every_n_epochs", every_n_epochs)
         self.neurons, self.every_n_epochs = neurons, every_n_epochs
         self.folder = None if folder is None else Path(folder)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
-from lightning_snn.methods.rate.alignment import Loss as Loss
+from lightning_snn.methods.task import Loss
 
 
 def network_of(pl_module: pl.LightningModule, name: str) -> nn.Module:

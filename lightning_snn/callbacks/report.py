@@ -21,7 +21,12 @@ from lightning_snn import figures
 from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write, write_whole
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.activity import Activity, record_activity
-from lightning_snn.metrics.functional import brier_score, negative_log_likelihood, reliability_bins
+from lightning_snn.metrics.functional import (
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_bins,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -252,13 +257,11 @@ def _is_classification(prediction: Tensor, target: Tensor) -> bool:
 
 
 def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
-    confidence, accuracy, count = reliability_bins(probabilities, targets)
-    gap = ((accuracy - confidence).abs() * count)[count > 0].sum() / count.sum()
     return {
         "accuracy": (probabilities.argmax(1) == targets).double().mean().item(),
         "nll": negative_log_likelihood(probabilities, targets).item(),
         "brier": brier_score(probabilities, targets).item(),
-        "ece": gap.item(),
+        "ece": expected_calibration_error(probabilities, targets).item(),
     }
 
 

@@ -1,8 +1,8 @@
 """Figures of a training run: pure functions from numbers to a `matplotlib.figure.Figure`.
 
-They use matplotlib's object interface only: no window opens, pyplot keeps no reference, and a figure is freed like any
-other object. Arrays, tensors of any device and dtype, and nested sequences are taken wherever numbers are expected.
-matplotlib is imported when the first figure is drawn.
+The functions use only matplotlib's object-oriented interface: no window opens, pyplot keeps no reference, and a figure
+is freed like any other object. Numbers may be arrays, tensors of any device and dtype, or nested sequences. matplotlib
+is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
@@ -47,17 +47,24 @@ __all__ = [
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as a PNG file, whole or not at all; missing folders are made.
+    """Write a figure to a PNG file atomically, and create missing folders.
 
     Args:
         figure: the figure.
-        path: the file, ending in `.png`; an older file is replaced.
+        path: the file, ending in `.png`; an existing file is replaced.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: if the path has another ending.
+        ValueError: if the path does not end in `.png`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> figure = confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"])
+        >>> with TemporaryDirectory() as folder:
+        ...     save(figure, Path(folder) / "new" / "confusion.png").name
+        'confusion.png'
     """
     target = Path(path)
     if target.suffix != ".png":

@@ -1,4 +1,4 @@
-"""What all figures share: one style, one canvas, one way to read numbers."""
+"""Style, canvas and conversion of numbers, shared by all figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 
-# Okabe and Ito's palette, which people with any common color blindness can tell apart.
+# Okabe and Ito's palette, which is distinguishable with all common forms of color blindness.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 INK, FAINT, GRID = "#333333", "#8A8A8A", "#E3E3E3"
 
@@ -35,7 +35,7 @@ _TICKS: Any = {"color": FAINT, "labelcolor": INK, "labelsize": 8, "width": 0.8, 
 
 
 def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Make a figure's look independent of the calling program's style sheet and rcParams, which stay as they are."""
+    """Draw a figure in the style of this package, independent of the current rcParams, which do not change."""
 
     @functools.wraps(draw)
     def draw_in_style(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
@@ -45,7 +45,7 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(_STYLE)
             figure = draw(*args, **kwargs)
-        # Ticks are made when the figure is rendered, with the rcParams of that moment unless they are set here.
+        # Ticks are created when the figure is rendered, with the rcParams of that time unless they are set here.
         for axes in figure.axes:
             axes.tick_params(**_TICKS)
         return figure
@@ -54,23 +54,23 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that pyplot does not know of."""
+    """Create an empty figure, in inches, that is not registered with pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
 
 
 def numbers(name: str, value: Any, expected: str, finite: bool = True) -> np.ndarray:
-    """`value` as a float64 array on the host.
+    """Convert a value to a float64 array on the host.
 
     Args:
-        name: the argument's name, for errors.
+        name: name of the argument, for error messages.
         value: array, tensor of any device and dtype, or nested sequence.
-        expected: what it should be, for errors.
-        finite: whether nan and infinity are refused.
+        expected: description of the argument, for error messages.
+        finite: whether all numbers must be finite.
 
     Raises:
-        ValueError: if `value` is empty, holds no numbers or, where asked, one that is not finite.
+        ValueError: if `value` is empty, does not consist of numbers, or has a number that must be finite and is not.
     """
     try:
         if isinstance(value, torch.Tensor):
@@ -86,5 +86,6 @@ def numbers(name: str, value: Any, expected: str, finite: bool = True) -> np.nda
 
 
 def evenly(number: int, most: int) -> np.ndarray:
-    """At most `most` indices below `number`, evenly spaced from the first to the last."""
-    return np.linspace(0, number - 1, min(number, most)).round().astype(int)
+    """Return at most `most` indices below `number`, evenly spaced from the first to the last."""
+    indices: np.ndarray = np.linspace(0, number - 1, min(number, most)).round().astype(int)
+    return indices

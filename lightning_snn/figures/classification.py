@@ -1,4 +1,4 @@
-"""How a classifier errs, and whether it knows."""
+"""Confusion matrix and reliability diagram of a classifier."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from lightning_snn.figures._style import BLUE, FAINT, INK, ORANGE, SKY, new_figu
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_CLASSES_WITH_NUMBERS = 20
-_MOST_CLASS_NAMES = 50
+_MAX_CLASSES_WITH_NUMBERS = 20
+_MAX_CLASS_NAMES = 50
 
 
 @styled
 def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
-    """Confusion matrix: numbers are samples, colors are shares of the true class on a square-root scale.
+    """Draw a confusion matrix: numbers are samples, colors are fractions of the true class on a square-root scale.
 
     Args:
-        matrix: number of samples, shape `(C, C)`, rows the true class, columns the predicted class, as torchmetrics'
-            `ConfusionMatrix` gives it.
+        matrix: numbers of samples, shape `(C, C)`, with one row per true class and one column per predicted class, as
+            returned by torchmetrics' `ConfusionMatrix`.
         class_names: C names.
 
     Returns:
-        The figure, with the accuracy in its title. The row of a class without samples stays empty. Above 20 classes the
-        numbers are left out, above 50 classes only every second, third, ... name is written.
+        The figure, with the accuracy in its title. The row of a class without samples is empty. Above 20 classes there
+        are no numbers, and above 50 classes only every second, third, ... name is written.
 
     Raises:
         ValueError: if `matrix` is not square or has a negative entry, or the number of names is not C.
+
+    Example:
+        >>> figure = confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"])
+        >>> figure.axes[0].get_title(loc="left")
+        'accuracy 0.850 on 20 samples'
     """
     from matplotlib.colors import PowerNorm
 
@@ -48,11 +53,11 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
 
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    few = classes <= _MOST_CLASSES_WITH_NUMBERS
+    few = classes <= _MAX_CLASSES_WITH_NUMBERS
     side = float(np.clip(0.42 * classes, 2.5, 9))
     figure = new_figure(side + 2.2, side + 1.4)
     axes = figure.subplots()
-    # The root makes rare confusions visible beside the diagonal.
+    # The square root makes rare confusions visible next to the diagonal.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     for row, column in np.argwhere(counts) if few else ():
         color = "white" if shares[row, column] > 0.35 else INK
@@ -61,7 +66,7 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
         between = np.arange(classes - 1) + 0.5
         axes.hlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
         axes.vlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
-    named = range(0, classes, math.ceil(classes / _MOST_CLASS_NAMES))
+    named = range(0, classes, math.ceil(classes / _MAX_CLASS_NAMES))
     names = [class_names[label] for label in named]
     axes.set_xticks(named, names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(named, names)
@@ -78,22 +83,27 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
 
 @styled
 def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
-    """Accuracy against confidence in equal-width bins, above the number of samples in each.
+    """Draw accuracy against confidence in equal-width bins, above the number of samples in each bin.
 
     ECE = sum_b count_b / N |accuracy_b - confidence_b|
 
     Args:
-        confidence: mean probability of the predicted class in each bin, shape `(n_bins,)`; nan where a bin is empty.
-        accuracy: share of right predictions in each bin, shape `(n_bins,)`; nan where a bin is empty.
-        count: number of samples in each bin, shape `(n_bins,)`. All three come from
-            `lightning_snn.metrics.functional.reliability_bins`.
+        confidence: mean probability of the predicted class in each bin, shape `(n_bins,)`; nan for empty bins.
+        accuracy: fraction of correct predictions in each bin, shape `(n_bins,)`; nan for empty bins.
+        count: number of samples in each bin, shape `(n_bins,)`. `lightning_snn.metrics.functional.reliability_bins`
+            returns all three.
 
     Returns:
         The figure, with the expected calibration error in its title.
 
     Raises:
-        ValueError: if the shapes differ, a count is negative, all bins are empty, or a mean of a bin with samples is
-            outside [0, 1].
+        ValueError: if the shapes differ, a count is negative, all bins are empty, or the confidence or accuracy of a
+            bin with samples is outside [0, 1].
+
+    Example:
+        >>> figure = reliability_diagram([0.3, 0.9], [0.4, 0.8], [10, 30])
+        >>> figure.axes[0].get_title(loc="left")
+        'ECE 0.100'
     """
     expected = "one number for each bin"
     means = numbers("confidence", confidence, expected, finite=False)
@@ -138,7 +148,7 @@ def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
     bottom.axvline((sizes * means).sum() / samples, color=ORANGE, linewidth=1.4, label="mean confidence")
     bottom.axvline((sizes * shares).sum() / samples, color=BLUE, linewidth=1.4, linestyle=":", label="accuracy")
     bottom.set(xlabel="confidence", ylabel="samples")
-    # outside, because bars may be anywhere
+    # The legends are outside because bars may be anywhere.
     for axes, edge in ((top, "upper"), (bottom, "lower")):
         handles, names = axes.get_legend_handles_labels()
         place: Any = f"outside {edge} left"

@@ -1,4 +1,4 @@
-"""What the work of a spiking network is, layer by layer."""
+"""Synaptic operations of a spiking network by layer."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ _SERIES = {
 
 @styled
 def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "") -> Figure:
-    """Synaptic operations of one sample in each layer, spiking against dense.
+    """Draw the synaptic operations of one sample in each layer, for the spiking and for the dense network.
 
     Args:
-        layers: for each layer, in order, its operations, at least 0: `effective_acs` and `effective_macs`, what the
-            spiking network does over all time steps; `dense`, the same if no input and no weight were zero; and
-            `ann_macs`, one dense pass.
-        note: what must be known of the numbers; written below them.
+        layers: for each layer, in order, its operations, at least 0: `effective_acs` and `effective_macs` of the
+            spiking network over all time steps; `dense`, the same if no input and no weight were zero; and `ann_macs`
+            of one dense pass.
+        note: text below the axes.
 
     Returns:
-        The figure. The axis is logarithmic; what is 0 has no bar. Its title tells the ratio of the whole network:
-        effective operations of both kinds over those of one dense pass.
+        The figure. The axis is logarithmic; a value of 0 has no bar. The title gives the ratio of the whole network:
+        effective operations of both kinds divided by those of one dense pass.
 
     Raises:
-        ValueError: if there is no layer, or one has not these numbers.
+        ValueError: if there is no layer, or a layer lacks one of these numbers.
+
+    Example:
+        >>> layers = {"0": {"effective_acs": 3, "effective_macs": 2, "dense": 60, "ann_macs": 10}}
+        >>> synaptic_operations(layers).axes[0].get_title(loc="left")
+        'ratio: 0.5, effective operations of both kinds over those of one dense pass'
     """
     from matplotlib.patches import Patch
     from matplotlib.ticker import NullLocator
@@ -70,7 +75,7 @@ def synaptic_operations(layers: Mapping[str, Mapping[str, float]], note: str = "
     accumulates, macs, _, ann = counts.sum(0)
     ratio = f"{(accumulates + macs) / ann:.3g}" if ann else "unknown"
     axes.set_title(f"ratio: {ratio}, effective operations of both kinds over those of one dense pass", fontsize=8)
-    # not those of the bars, of which a series of zeros has none
+    # A series of zeros has no bar, so the handles are created here.
     handles = [Patch(color=color, label=label) for label, color in _SERIES.values()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     if note:

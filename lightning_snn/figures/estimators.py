@@ -1,4 +1,4 @@
-"""What gradient estimators trade: bias against the noise of one sample."""
+"""Bias and variance of gradient estimators."""
 
 from __future__ import annotations
 
@@ -31,20 +31,25 @@ _ERRORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 
 @styled
 def bias_and_deviation(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Relative bias against relative standard deviation of one sample, one panel a network, one line an estimator.
+    """Draw relative bias against relative standard deviation of one sample, in one panel per network.
 
-    Dashed arcs join points of equal root mean square error over a batch of 128 samples. Where an arc is vertical the
-    bias decides and more samples would not help. Both axes are logarithmic.
+    There is one line per estimator. Dashed arcs join points of equal root mean square error over a batch of 128
+    samples. Where an arc is vertical, the bias dominates and more samples would not help. Both axes are logarithmic.
 
     Args:
-        panels: for each panel its title, and in it for each estimator its (bias, deviation) pairs in order of depth;
-            all larger than 0. The first point of a line is drawn small, the last large.
+        panels: for each panel, by title, the (bias, deviation) pairs of each estimator in order of depth; all larger
+            than 0. Along a line the points grow from the first to the last depth.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if there is no panel, or a series is no list of pairs of numbers larger than 0.
+        ValueError: if there is no panel, or a series is not a list of pairs of numbers larger than 0.
+
+    Example:
+        >>> figure = bias_and_deviation({"MLP": {"IW-ST": [(0.01, 1.0), (0.02, 2.0)], "STE": [(0.1, 0.5)]}})
+        >>> figure.axes[0].get_title(loc="left")
+        'MLP'
     """
     if not panels or not all(panels.values()):
         raise ValueError("Expected argument `panels` to hold at least one series each, but got none")
@@ -83,7 +88,7 @@ def bias_and_deviation(panels: Mapping[str, Mapping[str, Sequence[tuple[float, f
         axes.set_title(title, fontweight="bold")
         axes.set_xlabel("relative bias")
     grid[0].set_ylabel("relative deviation of one sample")
-    # one handle a name, from whichever panel has it
+    # one handle per name, from any panel that contains it
     found = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend([found[name] for name in names], names, loc="outside right center")
     figure.suptitle(

@@ -1,4 +1,4 @@
-"""How often the neurons of a network fire."""
+"""Histograms of firing rates."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ if TYPE_CHECKING:
 
 @styled
 def firing_rate_histograms(rates: Mapping[str, Any], bins: int = 40) -> Figure:
-    """How many neurons of each layer fire how often, one panel a layer on one axis of rates.
+    """Draw histograms of firing rates, in one panel per layer with a common axis.
 
-    Neurons that never fire are no part of the histogram: they have an orange bar of their own, left of rate 0.
+    Neurons that never fire are not in the histogram; a separate orange bar to the left of rate 0 shows them.
 
     Args:
         rates: for each layer, in order, the firing rates of its neurons in spikes per time step, within [0, 1], of any
             shape.
-        bins: of each histogram, from rate 0 to the largest of all rates.
+        bins: number of bins of each histogram, from rate 0 to the largest of all rates.
 
     Returns:
-        The figure. Titles tell the number of neurons, their mean rate and the share that never fires.
+        The figure. The titles give the number of neurons, their mean rate and the percentage that never fires.
 
     Raises:
         ValueError: if there is no layer, a rate is outside [0, 1], or `bins` is less than 1.
+
+    Example:
+        >>> figure = firing_rate_histograms({"lif1": [0.0, 0.2, 0.4, 0.4]})
+        >>> figure.axes[0].get_title(loc="left")
+        'lif1 (neurons: 4), mean rate 0.250, 25 % never fire'
     """
     check_integer("bins", bins)
     if not rates:
@@ -55,5 +60,5 @@ def firing_rate_histograms(rates: Mapping[str, Any], bins: int = 40) -> Figure:
         axes.set_ylabel("neurons (%)")
         axes.set_title(f"{name} (neurons: {len(layer)}), mean rate {layer.mean():.3f}, {100 * dead:.3g} % never fire")
     panels[-1].set_xlim(-0.07 * largest, 1.02 * largest)
-    panels[-1].set_xlabel("spikes per time step (orange: neurons without any)")
+    panels[-1].set_xlabel("spikes per time step (orange: neurons without spikes)")
     return figure

@@ -1,4 +1,4 @@
-"""Membranes of a few neurons of each layer, against their threshold."""
+"""Membrane potentials of a few neurons of each layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
-MOST_TRACES = len(_COLORS)
+MAX_TRACES = len(_COLORS)
 
 
 @styled
@@ -25,33 +25,38 @@ def membrane_traces(
     neurons: int = 5,
     time_step_ms: float | None = None,
 ) -> Figure:
-    """Membranes of one sample over time, one panel a layer: lines, with the threshold dashed and a row of ticks for the
-    spikes of each neuron above.
+    """Draw membrane potentials of one sample over time, in one panel per layer.
 
-    Neurons are drawn from the most to the least active of those that spiked, evenly spaced in this order; where fewer
-    spiked, also those that came nearest to their threshold. Ties go to the first neuron.
+    Each neuron has a line and, above the lines, a row of ticks at its spikes. The threshold is dashed. The neurons are
+    evenly spaced in the order from the most to the least active of those that spiked. If too few spiked, the neurons
+    that came nearest to their threshold are added. Ties go to the first neuron.
 
     Args:
-        membranes: for each layer, in order, its membranes before the reset, shape `(T, N)`; what is not finite is left
-            out.
-        spikes: for each layer its spikes, of the same shape; any value but 0 is a spike.
-        thresholds: for each layer its threshold, a number or of shape `(N,)`; None if it is not known. Thresholds that
-            differ between the neurons that are drawn are drawn in the colors of these.
-        neurons: how many to draw of each layer, 1 to 5.
-        time_step_ms: duration of a time step in ms; without it the axis counts steps.
+        membranes: for each layer, in order, its membrane potentials before the reset, shape `(T, N)`; values that are
+            not finite are omitted.
+        spikes: for each layer its spikes, of the same shape; any nonzero value is a spike.
+        thresholds: for each layer its threshold, a number or of shape `(N,)`; None if unknown. If the drawn neurons
+            have different thresholds, each is drawn in the color of its neuron.
+        neurons: number of neurons to draw per layer, 1 to 5.
+        time_step_ms: duration of a time step in ms; None labels the axis in time steps.
 
     Returns:
-        The figure. Its titles tell how many neurons spiked, drawn or not.
+        The figure. The titles give the number of neurons that spiked, including those that are not drawn.
 
     Raises:
-        ValueError: if there is no layer, a layer has no such membranes, spikes or thresholds, or another argument is
-            outside its range.
+        ValueError: if there is no layer, the membrane potentials, spikes or thresholds of a layer are missing or have
+            other shapes, or another argument is outside its range.
+
+    Example:
+        >>> figure = membrane_traces({"lif": [[0.5, 0.1], [1.2, 0.3]]}, {"lif": [[0, 0], [1, 0]]}, {"lif": 1.0})
+        >>> figure.axes[0].get_title(loc="left")
+        'lif: 1 of 2 neurons spiked'
     """
     from matplotlib.ticker import MaxNLocator
 
     check_integer("neurons", neurons)
-    if neurons > MOST_TRACES:
-        raise ValueError(f"Expected argument `neurons` to be at most {MOST_TRACES}, but got {neurons}")
+    if neurons > MAX_TRACES:
+        raise ValueError(f"Expected argument `neurons` to be at most {MAX_TRACES}, but got {neurons}")
     if time_step_ms is not None:
         check_positive("time_step_ms", time_step_ms)
     layers = {name: _layer(name, membranes, spikes, thresholds) for name in membranes}
@@ -80,7 +85,11 @@ def membrane_traces(
             axes.vlines(times, high + row * (len(chosen) - index), high + row * (len(chosen) - index + 0.8), color)
         spiked = int(fired.any(0).sum())
         axes.set_title(f"{name}: {spiked} of {membrane.shape[1]} neurons spiked")
-        axes.set(xlim=(0, len(membrane) * step), ylim=(low - row, high + row * (len(chosen) + 1.5)), ylabel="membrane")
+        axes.set(
+            xlim=(0, len(membrane) * step),
+            ylim=(low - row, high + row * (len(chosen) + 1.5)),
+            ylabel="membrane potential",
+        )
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=time_step_ms is None))
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1.2)
     panels[-1].set_xlabel("time step" if time_step_ms is None else "time (ms)")
@@ -93,7 +102,7 @@ def _layer(
     for argument, given in (("spikes", spikes), ("thresholds", thresholds)):
         if name not in given:
             raise ValueError(f"Expected argument `{argument}` to hold the layer {name!r}, but got {list(given)}")
-    argument, expected = f"membranes[{name!r}]", "membranes of shape (T, N)"
+    argument, expected = f"membranes[{name!r}]", "membrane potentials of shape (T, N)"
     membrane = numbers(argument, membranes[name], expected, finite=False)
     if membrane.ndim != 2:
         raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {membrane.shape}")
@@ -115,7 +124,7 @@ def _layer(
 
 
 def _chosen(membrane: np.ndarray, fired: np.ndarray, threshold: np.ndarray | None, most: int) -> np.ndarray:
-    """Indices of the neurons to draw, in the order of their activity."""
+    """Return the indices of the neurons to draw, in the order of their activity."""
     count = fired.sum(0)
     nearest = np.nan_to_num(membrane).max(0) - (0 if threshold is None else threshold)
     order = np.lexsort((-nearest, -count))

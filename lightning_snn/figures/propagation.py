@@ -1,4 +1,4 @@
-"""What posteriors learn: likelihood against the cost of learning, and the bands about a regression."""
+"""Likelihood against training cost, and predictive bands of a regression."""
 
 from __future__ import annotations
 
@@ -29,24 +29,29 @@ _COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 
 @styled
 def likelihood_curves(curves: Mapping[str, Any], held_out: str = "test") -> Figure:
-    """Negative log-likelihood of held-out data against passes over the training data, and against seconds.
+    """Draw the negative log-likelihood of held-out data against epochs and against seconds.
 
     Args:
-        curves: for each learner what it had reached when, rows of (passes, seconds, negative log-likelihood), numbers
-            larger than 0; at most five learners.
-        held_out: what the data are called.
+        curves: for each learner, rows of (epochs, seconds, negative log-likelihood), numbers larger than 0; at most
+            five learners.
+        held_out: name of the data for the label of the axis.
 
     Returns:
-        The figure. All axes are logarithmic: a pass of one learner may cost a hundred times one of another.
+        The figure. All axes are logarithmic, because an epoch of one learner may cost a hundred times one of another.
 
     Raises:
-        ValueError: if there is no learner, or more than five, or a curve is no list of such rows.
+        ValueError: if there is no learner, or more than five, or a curve is not a list of such rows.
+
+    Example:
+        >>> figure = likelihood_curves({"EP": [(0.2, 20.0, 0.3), (1, 100.0, 0.15)], "Adam": [(1, 2.0, 0.3)]})
+        >>> figure.axes[0].get_ylabel()
+        'test negative log-likelihood (nats)'
     """
     if not 0 < len(curves) <= len(_COLORS):
         raise ValueError(f"Expected argument `curves` to hold 1 to {len(_COLORS)} learners, but got {len(curves)}")
     rows: dict[str, np.ndarray] = {}
     for name, value in curves.items():
-        argument, expected = f"curves[{name!r}]", "rows of (passes, seconds, likelihood), larger than 0"
+        argument, expected = f"curves[{name!r}]", "rows of (epochs, seconds, likelihood), larger than 0"
         rows[name] = numbers(argument, value, expected)
         if rows[name].ndim != 2 or rows[name].shape[1] != 3 or rows[name].min() <= 0:
             raise ValueError(
@@ -57,7 +62,7 @@ def likelihood_curves(curves: Mapping[str, Any], held_out: str = "test") -> Figu
 
     figure = new_figure(7.2, 3.3)
     panels = figure.subplots(1, 2, sharey=True)
-    for column, (axes, label) in enumerate(zip(panels, ("passes over the training data", "seconds"), strict=True)):
+    for column, (axes, label) in enumerate(zip(panels, ("epochs", "seconds"), strict=True)):
         for (name, values), color in zip(rows.items(), _COLORS, strict=False):
             axes.plot(values[:, column], values[:, 2], color=color, linewidth=1.3, marker="o", markersize=3, label=name)
         axes.set_xscale("log")
@@ -84,22 +89,27 @@ def regression_bands(
     others: Mapping[str, Any] | None = None,
     gaps: Sequence[tuple[float, float]] = (),
 ) -> Figure:
-    """A predicted curve with a band of two standard deviations, and what it should be.
+    """Draw a predicted curve with a band of two standard deviations, and the true curve.
 
     Args:
-        places: where it is predicted, ascending, shape `(N,)`.
-        mean: the prediction, shape `(N,)`.
-        deviation: its standard deviation, shape `(N,)`, at least 0; the band says nothing of noise that is not in it.
-        truth: the curve without noise, shape `(N,)`.
-        samples: places and values of training data, each of shape `(M,)`.
+        places: inputs of the prediction, ascending, shape `(N,)`.
+        mean: predicted mean, shape `(N,)`.
+        deviation: predicted standard deviation, shape `(N,)`, at least 0. The band includes only this uncertainty.
+        truth: true curve without noise, shape `(N,)`.
+        samples: inputs and values of the training data, each of shape `(M,)`.
         others: further predictions by name, each of shape `(N,)`; at most three.
-        gaps: begin and end of stretches without data, which are shaded.
+        gaps: start and end of intervals without data, which are shaded.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if shapes disagree, a deviation is negative, or there are more than three other predictions.
+        ValueError: if the shapes differ, a deviation is negative, or there are more than three other predictions.
+
+    Example:
+        >>> figure = regression_bands([0.0, 1.0], [0.1, 0.9], [0.2, 0.1], [0.0, 1.0])
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['2 sd', 'truth', 'mean']
     """
     named = {"places": places, "mean": mean, "deviation": deviation, "truth": truth}
     named.update({f"others[{name!r}]": value for name, value in (others or {}).items()})
@@ -107,25 +117,26 @@ def regression_bands(
     for name, values in drawn.items():
         if values.shape != drawn["places"].shape or values.ndim != 1:
             raise ValueError(
-                f"Expected argument `{name}` to be of one shape (N,) with `places`, {drawn['places'].shape}, but got "
+                f"Expected argument `{name}` to have the same shape (N,) as `places`, {drawn['places'].shape}, but got "
                 f"{values.shape}"
             )
     if drawn["deviation"].min() < 0:
-        raise ValueError(
-            f"Expected argument `deviation` to be at least 0, but its smallest entry is {drawn['deviation'].min():g}"
-        )
+        raise ValueError(f"Expected argument `deviation` to be at least 0, but got {drawn['deviation'].min():g}")
     if others is not None and len(others) > 3:
         raise ValueError(f"Expected argument `others` to hold at most 3 predictions, but got {len(others)}")
     x, middle, width = drawn["places"], drawn["mean"], 2 * drawn["deviation"]
 
     figure = new_figure(7, 3.4)
     axes = figure.subplots()
-    for number, (begin, end) in enumerate(gaps):
-        axes.axvspan(begin, end, color=GRID, alpha=0.5, linewidth=0, zorder=0, label="no data" if number == 0 else None)
+    for number, (start, end) in enumerate(gaps):
+        axes.axvspan(start, end, color=GRID, alpha=0.5, linewidth=0, zorder=0, label="no data" if number == 0 else None)
     if samples is not None:
         at, value = (numbers(f"samples[{index}]", part, "numbers of shape (M,)") for index, part in enumerate(samples))
         if at.shape != value.shape:
-            raise ValueError(f"Expected argument `samples` to be of one shape, but got {at.shape} and {value.shape}")
+            raise ValueError(
+                "Expected argument `samples` to hold two arrays of the same shape, "
+                f"but got {at.shape} and {value.shape}"
+            )
         axes.plot(at, value, ".", color=FAINT, markersize=2, alpha=0.5, label="data", zorder=1)
     axes.fill_between(x, middle - width, middle + width, color=BLUE, alpha=0.25, linewidth=0, label="2 sd", zorder=2)
     axes.plot(x, drawn["truth"], color=INK, linewidth=1.1, linestyle="--", label="truth", zorder=3)

@@ -1,4 +1,4 @@
-"""Logged values over the course of training."""
+"""Logged values during training."""
 
 from __future__ import annotations
 
@@ -17,21 +17,31 @@ if TYPE_CHECKING:
 
 _STAGE_COLORS = {"": BLUE, "train": BLUE, "val": ORANGE, "test": GREEN}
 _OTHER_COLORS = (PURPLE, SKY, INK)
-_MOST_COLUMNS = 3
-_MOST_MARKERS = 40
+_MAX_COLUMNS = 3
+_MAX_MARKERS = 40
 
 
 def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, float]]]:
-    """Read the `metrics.csv` of Lightning's CSVLogger into what `training_curves` draws.
+    r"""Read the `metrics.csv` of Lightning's CSVLogger as a history for `training_curves`.
 
     Args:
-        path: the file, with a column `step` and one column for each logged name; an empty cell is a value not logged.
+        path: the file, with a column `step` and one column per logged name; an empty cell is a value that was not
+            logged.
 
     Returns:
-        For each logged name its (step, value) pairs in the order of the file. The column `epoch` is left out.
+        For each logged name its (step, value) pairs in the order of the file, without the column `epoch`.
 
     Raises:
         ValueError: if the file has no column `step`, or a cell is not a number.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "metrics.csv"
+        ...     _ = path.write_text("epoch,step,val/loss\n0,9,0.25\n")
+        ...     read_history(path)
+        {'val/loss': [(9.0, 0.25)]}
     """
     history: dict[str, list[tuple[float, float]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
@@ -56,17 +66,22 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, fl
 
 @styled
 def training_curves(history: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Logged values against the step, one panel a quantity, one line a stage.
+    """Draw logged values against the step, with one panel per quantity and one line per stage.
 
     Args:
         history: for each logged name its (step, value) pairs. Names such as `train/loss` and `val/loss` share the panel
-            `loss`; a name without a slash has a panel of its own. Values that are not finite leave a gap.
+            `loss`; a name without a slash has its own panel. Values that are not finite leave a gap.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if `history` or one of its series is empty or is no list of pairs.
+        ValueError: if `history` or one of its series is empty or is not a list of pairs.
+
+    Example:
+        >>> figure = training_curves({"train/loss": [(0, 2.0), (10, 1.0)], "val/loss": [(10, 1.5)], "lr": [(0, 0.1)]})
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
+        ['loss', 'lr']
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -81,7 +96,7 @@ def training_curves(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fig
             raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {pairs.shape}")
         panels.setdefault(quantity, {})[stage] = pairs[np.argsort(pairs[:, 0], kind="stable")]
 
-    columns = min(_MOST_COLUMNS, len(panels))
+    columns = min(_MAX_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(3.4 * columns + 0.2, 2.3 * rows + 0.3)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -94,7 +109,7 @@ def training_curves(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fig
                 pairs[:, 1],
                 color=_STAGE_COLORS.get(stage) or next(others),
                 linewidth=1.3,
-                marker="o" if len(pairs) <= _MOST_MARKERS else "",
+                marker="o" if len(pairs) <= _MAX_MARKERS else "",
                 markersize=3,
                 label=stage,
             )

@@ -1,4 +1,4 @@
-"""Networks of neurons that spike at most once: when they spike, and how their Jacobians stretch gradients."""
+"""Spike times and Jacobian spectra of time-to-first-spike networks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 @styled
 def spike_time_histograms(spikes: Mapping[str, Any], windows: Mapping[str, tuple[float, float]]) -> Figure:
-    """When the neurons of each layer spike, one panel a layer on one time axis; its window is shaded.
+    """Draw histograms of spike times, in one panel per layer with a common time axis; the window is shaded.
 
     Args:
-        spikes: for each layer, in order, spikes per neuron in bins that divide its window evenly, shape `(bins,)`.
-        windows: for each of these layers the begin and the end of its window, in units of the input window.
+        spikes: for each layer, in order, spikes per neuron in equal bins of its window, shape `(bins,)`.
+        windows: for each of these layers the start and the end of its window, in units of the input window.
 
     Returns:
-        The figure. The rate in a title is the sum over the bins: the neurons that do not spike are the rest to 1.
+        The figure. The rate in a title is the sum over the bins. One minus the rate is the fraction of silent neurons.
 
     Raises:
         ValueError: if there is no layer, a count is negative, or a window is missing or empty.
+
+    Example:
+        >>> figure = spike_time_histograms({"layer 1": [0.1, 0.3, 0.2]}, {"layer 1": (1.0, 4.0)})
+        >>> figure.axes[0].get_title(loc="left")
+        'layer 1, 0.600 spikes per neuron'
     """
     if not spikes:
         raise ValueError("Expected argument `spikes` to hold at least one layer, but got none")
@@ -41,7 +46,7 @@ def spike_time_histograms(spikes: Mapping[str, Any], windows: Mapping[str, tuple
             )
         if name not in windows or not windows[name][0] < windows[name][1]:
             raise ValueError(
-                f"Expected argument `windows` to hold the begin and the end of {name!r}, but got {windows.get(name)}"
+                f"Expected argument `windows` to hold the start and the end of {name!r}, but got {windows.get(name)}"
             )
     figure = new_figure(7, 1.25 * len(rates) + 0.7)
     panels = figure.subplots(len(rates), 1, sharex=True, squeeze=False)[:, 0]
@@ -59,18 +64,25 @@ def spike_time_histograms(spikes: Mapping[str, Any], windows: Mapping[str, tuple
 
 @styled
 def jacobian_spectra(panels: Mapping[str, Any]) -> Figure:
-    """Eigenvalues of Jacobians in the complex plane, one panel a network, two in a row, all on one scale.
+    """Draw eigenvalues of Jacobians in the complex plane, in one panel per network with a common scale.
 
-    Distances from 0 are linear within the unit circle and logarithmic outside, where gradients explode.
+    Distances from 0 are linear within the unit circle and logarithmic outside, where gradients explode. A row has two
+    panels.
 
     Args:
         panels: for each title the eigenvalues, complex, of any shape.
 
     Returns:
-        The figure. Titles tell the largest modulus and the share of eigenvalues outside the unit circle.
+        The figure. The titles give the largest modulus and the percentage of eigenvalues outside the unit circle.
 
     Raises:
-        ValueError: if there is no panel, or one has no eigenvalues or some that are not finite.
+        ValueError: if there is no panel, or a panel has no eigenvalues or some that are not finite.
+
+    Example:
+        >>> figure = jacobian_spectra({"naive": [0.5, 30j, -2, 0.1]})
+        >>> print(figure.axes[0].get_title(loc="left"))
+        naive
+        largest 30, 50 % outside
     """
     if not panels:
         raise ValueError("Expected argument `panels` to hold at least one network, but got none")
@@ -99,7 +111,7 @@ def jacobian_spectra(panels: Mapping[str, Any]) -> Figure:
         axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
         axes.axvline(0, color=GRID, linewidth=0.8, zorder=0)
         outside = moduli[title] > 1
-        # the phase stays
+        # The phase does not change.
         drawn = (
             np.where(outside, (1 + np.log10(np.maximum(moduli[title], 1))) / np.maximum(moduli[title], 1), 1) * values
         )

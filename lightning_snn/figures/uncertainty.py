@@ -1,4 +1,4 @@
-"""Whether the uncertainty of a prediction is worth something."""
+"""Risk-coverage curves, and histograms of uncertainty."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ _BINS = 40
 
 @styled
 def risk_coverage_curve(curves: Mapping[str, tuple[Any, Any]]) -> Figure:
-    """Risk of answering only the most certain samples against the share of samples that are answered.
+    """Draw the risk of answering only the most certain samples against the fraction of samples that are answered.
 
     Args:
         curves: for each name its coverage, ascending within (0, 1], and risk, at least 0, both of shape `(N,)`, as
-            `lightning_snn.metrics.functional.risk_coverage` gives them. At most 24, which the lines can tell apart.
+            returned by `lightning_snn.metrics.functional.risk_coverage`. There are 24 distinct line styles, so at most
+            24 curves.
 
     Returns:
-        The figure, with the area under each curve, its risks weighted by the steps of the coverage, in the legend.
+        The figure, with the area under each curve in the legend: the sum of its risks times the steps of the coverage.
 
     Raises:
-        ValueError: if `curves` is empty or holds too many, or one of them is not what is stated above.
+        ValueError: if `curves` is empty or holds more than 24, or one of them is not as stated above.
+
+    Example:
+        >>> figure = risk_coverage_curve({"entropy": ([0.5, 1.0], [0.0, 0.2])})
+        >>> figure.axes[0].get_legend().get_texts()[0].get_text()
+        'entropy, area 0.1'
     """
     _check_number("curves", curves, len(_COLORS) * len(_LINES))
     figure = new_figure(4.8, 3.6)
@@ -55,23 +61,28 @@ def risk_coverage_curve(curves: Mapping[str, tuple[Any, Any]]) -> Figure:
 
 @styled
 def uncertainty_histograms(groups: Mapping[str, Any], label: str = "uncertainty [nats]") -> Figure:
-    """Distribution of an uncertainty in groups of samples, one panel below the other on a common axis.
+    """Draw the distribution of an uncertainty in groups of samples, in one panel per group with a common axis.
 
     Args:
-        groups: for each name the uncertainties of its samples, shape `(N,)`; the first group is what the others are
-            compared with: its median is drawn through all panels.
-        label: what is measured, and its unit.
+        groups: for each name the uncertainties of its samples, shape `(N,)`. The median of the first group is drawn in
+            all panels.
+        label: name of the uncertainty, and its unit.
 
     Returns:
-        The figure. Bars are shares of the group, so that groups of different size compare. The axis includes 0.
+        The figure. Bars are fractions of the group, so groups of different size are comparable. The axis includes 0.
 
     Raises:
-        ValueError: if `groups` is empty or holds more than 6, or a group is not what is stated above.
+        ValueError: if `groups` is empty or holds more than 6, or a group is not as stated above.
+
+    Example:
+        >>> figure = uncertainty_histograms({"known": [0.1, 0.2, 0.3], "unknown": [0.9]})
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
+        ['known: 3 samples, median 0.2', 'unknown: 1 samples, median 0.9']
     """
     _check_number("groups", groups, len(_COLORS))
     values = {}
     for name, group in groups.items():
-        argument, expected = f"groups[{name!r}]", "one number a sample"
+        argument, expected = f"groups[{name!r}]", "one number per sample"
         values[name] = numbers(argument, group, expected)
         if values[name].ndim != 1:
             raise ValueError(f"Expected argument `{argument}` to be {expected}, but got shape {values[name].shape}")
@@ -104,8 +115,8 @@ def _curve(argument: str, curve: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarra
         raise ValueError(f"Expected argument `{argument}` to be coverage and risk, but got {curve!r}") from error
     coverage = numbers(f"{argument}[0]", coverage, "the coverages of a curve")
     risk = numbers(f"{argument}[1]", risk, "the risks of a curve")
-    rising = coverage.ndim == 1 and coverage.min() > 0 and coverage.max() <= 1 and (np.diff(coverage) > 0).all()
-    if coverage.shape != risk.shape or not rising or risk.min() < 0:
+    ascending = coverage.ndim == 1 and coverage.min() > 0 and coverage.max() <= 1 and (np.diff(coverage) > 0).all()
+    if coverage.shape != risk.shape or not ascending or risk.min() < 0:
         raise ValueError(
             f"Expected argument `{argument}` to be coverages, ascending within (0, 1], and as many risks of at least "
             f"0, but got shapes {coverage.shape} and {risk.shape}, coverages from {coverage.min():g} to "

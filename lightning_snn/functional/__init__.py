@@ -1,4 +1,4 @@
-"""The mathematics: pure functions on tensors, with neither modules nor Lightning."""
+"""Mathematics of the library: pure functions on tensors, without modules or Lightning."""
 
 from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bias
 from lightning_snn.functional.eligibility import lif_rate

@@ -1,4 +1,4 @@
-r"""Firing rates and eligibilities in one pass along time, without a graph: what rate-based backpropagation collects.
+r"""Firing rates and eligibilities of LIF neurons for rate-based backpropagation, in one pass over time without a graph.
 
 The eligibility of a neuron is the derivative of its firing rate with respect to a constant shift :math:`\epsilon` of
 its input current. With the surrogate h for the derivative of the spike, forward-mode differentiation gives
@@ -7,15 +7,15 @@ its input current. With the surrogate h for the derivative of the spike, forward
     e = \frac{\partial r}{\partial \epsilon} = \frac{1}{n} \sum_t h(v_t - \theta)\, \rho_t, \qquad
     \rho_1 = 1, \quad \rho_{t+1} = 1 + \beta\, \frac{\partial u_t}{\partial v_t}\, \rho_t ,
 
-v being the membrane before its reset, u after it. The tangents along the decay and the threshold follow the same
-recursion with other sources: ``u_t`` and, for ``d(v_t - threshold) / d threshold``, what the reset takes away.
+where v is the membrane potential before its reset and u after it. The tangents along the decay and the threshold follow
+the same recursion with other source terms: ``u_t`` and, for ``d(v_t - threshold) / d threshold``, the reset.
 
-The n steps of a mean are a window. At its start all tangents are zero: the membrane that it begins with is a constant.
+The n steps of a mean form a window. At the start of a window, all tangents are zero: its first membrane is a constant.
 
-Cost: time O(T); memory one step, whatever T is. With a detached reset that subtracts, rho is the same for all neurons
-of equal decay, and the surrogate is the only work beyond that of the spikes.
+Cost: time O(T); memory of one step, independent of T. With a detached reset that subtracts, rho is the same for all
+neurons of equal decay, and the surrogate is the only work besides the spikes.
 
-It is not an eligibility trace of a synapse: it belongs to a neuron, and a window has one of them.
+This eligibility belongs to a neuron and has one value per window. It is not the eligibility trace of a synapse.
 
 After Yu et al. 2024, arXiv 2410.11488; the tangents of decay and threshold are our extension.
 """
@@ -35,10 +35,10 @@ class RateRecord(NamedTuple):
     """Means over the steps of a window, each `[B, ...]`, in float32 or wider.
 
     Attributes:
-        rate: mean spikes.
+        rate: mean number of spikes per step, in [0, 1].
         eligibility: derivative of the rate with respect to a constant shift of the input current.
-        beta: derivative of the rate of each neuron with respect to its decay; None unless it was wanted.
-        threshold: likewise for its threshold.
+        beta: derivative of the rate of each neuron with respect to its decay; None if not requested.
+        threshold: derivative of the rate of each neuron with respect to its threshold; None if not requested.
     """
 
     rate: Tensor
@@ -48,10 +48,12 @@ class RateRecord(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A derivative on its way: the tangent that the next step starts with, and the sum of those of the spikes.
+    """Forward-mode derivative of the spikes along one direction.
 
-    The tangent is that of the membrane less the threshold, before reset. A number or a tensor of the shape of the
-    decay stands for all neurons of that decay.
+    Attributes:
+        tangent: tangent of ``v - threshold`` in the next step. A number or a tensor of the shape of the decay applies
+            to all neurons of that decay.
+        total: sum of the tangents of the spikes so far.
     """
 
     tangent: float | Tensor
@@ -59,14 +61,15 @@ class Trace(NamedTuple):
 
 
 class RateState(NamedTuple):
-    """Where a pass of `lif_rate` stands. It owns its buffers, and the next call writes over them.
+    """State of `lif_rate` between calls. It owns its buffers, and the next call overwrites them.
 
     Attributes:
-        membrane: what the next step continues from, `[B, ...]`: after its reset, or before it if the reset is pending.
-        steps: number of steps since the window began.
+        membrane: membrane potential after its reset, or before it if the reset is pending, `[B, ...]`.
+        steps: number of steps since the start of the window.
         spikes: sum of the spikes, `[B, ...]`; None at the start of a window, like the traces below.
-        input: the trace along a constant shift of the input current.
-        beta, threshold: the traces along decay and threshold; None unless they are wanted.
+        input: trace along a constant shift of the input current.
+        beta: trace along the decay; None if not requested.
+        threshold: trace along the threshold; None if not requested.
     """
 
     membrane: Tensor
@@ -77,13 +80,13 @@ class RateState(NamedTuple):
     threshold: Trace | None = None
 
     def record(self) -> RateRecord:
-        """Means over the steps since the window began, in tensors of their own.
+        """Return means over the steps since the start of the window, in new tensors.
 
         Raises:
             RuntimeError: if the window has no step yet.
         """
         if self.spikes is None or self.input is None:
-            raise RuntimeError("Expected at least one step in the window before its record is taken, but it has none")
+            raise RuntimeError("Expected the window to have at least one step before its record, but got none")
         return RateRecord(
             self.spikes / self.steps,
             self.input.total / self.steps,
@@ -92,7 +95,7 @@ class RateState(NamedTuple):
         )
 
     def next_window(self) -> RateState:
-        """The state of a new window: the membrane stays, as a constant; tangents, sums and the count start anew."""
+        """Return the state at the start of a new window: the membrane as a constant, without tangents and sums."""
         return RateState(self.membrane)
 
 
@@ -105,51 +108,57 @@ def lif_rate(
     state: RateState | None = None,
     wanted: tuple[bool, bool] = (False, False),
 ) -> tuple[Tensor, RateState]:
-    """The spikes of `functional.lif.lif`, bit for bit, and the traces of their rate; no graph is built.
+    """Compute the spikes of `lif`, bit for bit, and the derivatives of their rate, without a graph.
 
     Args:
-        x: input current of t further steps, shape `[t, B, ...]`, any floating dtype and strides.
+        x: input current of the next t steps, shape `[t, B, ...]`, any floating dtype and strides.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`.
         dynamics: reset, order and surrogate.
-        state: what the previous call returned, used up by this one; None is the resting neuron.
-        wanted: whether to trace the derivatives with respect to the decay and to the threshold. It holds for a window.
+        state: state that the previous call returned; this call overwrites it. None is the resting neuron.
+        wanted: whether to compute the derivatives with respect to the decay and to the threshold; constant within a
+            window.
 
     Returns:
-        spikes in {0, 1} of the shape and dtype of `x`, and the state, whose `record` is of all steps of the window.
+        spikes in {0, 1} of the shape and dtype of `x`, and the state, whose `record` covers all steps of the window.
 
     Raises:
-        ValueError: if `x` has no time axis or is not floating point, `state` is of another shape, or `wanted` changes
-            within a window.
+        ValueError: if `x` has no time axis or is not floating point, if `state` has another shape, or if `wanted`
+            changes within a window.
+
+    Example:
+        >>> spikes, state = lif_rate(torch.tensor([[0.6], [0.8], [1.0]]), beta=0.5)
+        >>> spikes.flatten(), state.record().rate
+        (tensor([0., 1., 1.]), tensor([0.6667]))
     """
     check_input(x)
     dynamics.check()
-    rested = state is None  # no reset is pending then, whatever the spike of an empty membrane
+    rested = state is None  # no reset is pending then, even if the threshold is below 0
     if state is None:
         state = RateState(torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32)))
     elif state.membrane.shape != x.shape[1:]:
         raise ValueError(
-            f"Expected argument `state` to be of the shape of a step of `x`, {tuple(x.shape[1:])}, "
+            f"Expected argument `state` to have the shape of one step of `x`, {tuple(x.shape[1:])}, "
             f"but got {tuple(state.membrane.shape)}"
         )
     membrane = state.membrane
     betas, thresholds = spread_over(beta, membrane), spread_over(threshold, membrane)
-    # spikes whose reset is still to come
-    owed = torch.zeros_like(membrane, dtype=x.dtype) if dynamics.pending_reset else None
-    if owed is not None and not rested:
-        dynamics.surrogate.spike(membrane, thresholds, out=owed)
+    # spikes of the last step, whose reset is pending
+    pending = torch.zeros_like(membrane, dtype=x.dtype) if dynamics.pending_reset else None
+    if pending is not None and not rested:
+        dynamics.surrogate.spike(membrane, thresholds, out=pending)
     if state.steps == 0:
-        state = _open_window(membrane, None if rested else owed, beta, thresholds, dynamics, wanted)
+        state = _start_window(membrane, None if rested else pending, beta, thresholds, dynamics, wanted)
     elif wanted != (state.beta is not None, state.threshold is not None):
         raise ValueError(
-            f"Expected argument `wanted` to stay {(state.beta is not None, state.threshold is not None)} until the "
-            f"next window, but got {wanted}"
+            f"Expected argument `wanted` to be {(state.beta is not None, state.threshold is not None)} until the next "
+            f"window, but got {wanted}"
         )
     spike_count, along_input, along_beta, along_threshold = state[2:]
     assert spike_count is not None
     assert along_input is not None
 
-    gains = None  # tangents along the input at every step, where they need no scan
+    gains = None  # tangents along the input at every step, if they need no scan
     if _tangent_is_shared(dynamics):
         gains = _shared_tangents(along_input.tangent, beta, len(x))
         state = state._replace(input=Trace(gains.pop(), along_input.total))
@@ -157,12 +166,12 @@ def lif_rate(
             along_input, gains = Trace(spread_over(gains[0], membrane), along_input.total), None
 
     spikes = x.new_empty_strided(x.shape, (membrane.numel(), *membrane.stride()))
-    # neurons are independent: in the order of the memory, whatever the layout, any run of them is a block
+    # neurons are independent, so any contiguous part of the memory is a block, whatever the layout
     axes = sorted(range(membrane.dim()), key=membrane.stride, reverse=True)
     currents, fired = (steps.permute(0, *(axis + 1 for axis in axes)).flatten(1) for steps in (x, spikes))
     neurons = tree_map(
         lambda value: value.permute(axes).flatten() if _has_axes(value) else value,
-        _Neurons(membrane, owed, spike_count, betas, thresholds, along_input, along_beta, along_threshold),
+        _Neurons(membrane, pending, spike_count, betas, thresholds, along_input, along_beta, along_threshold),
     )
     count = membrane.numel()
     size = min(count, CACHED_ELEMENTS) if x.device.type == "cpu" else count
@@ -175,27 +184,27 @@ def lif_rate(
 
 
 def _tangent_is_shared(dynamics: Dynamics) -> bool:
-    """Whether rho knows nothing of the spikes, so that it is the same for all neurons of equal decay."""
+    """Return whether rho does not depend on the spikes, so that neurons of equal decay share it."""
     return dynamics.reset == "subtract" and dynamics.detach_reset
 
 
 def _shared_tangents(tangent: float | Tensor, beta: float | Tensor, steps: int) -> list[float | Tensor]:
-    """``rho_{t+1} = 1 + beta rho_t`` from the first to the one after the last step."""
+    """Return rho of each step and of the step after the last one, ``rho_{t+1} = 1 + beta rho_t``."""
     tangents = [tangent]
     for _ in range(steps):
         tangents.append(1 + beta * tangents[-1])
     return tangents
 
 
-def _open_window(
+def _start_window(
     membrane: Tensor,
-    owed: Tensor | None,
+    pending: Tensor | None,
     beta: float | Tensor,
     threshold: float | Tensor,
     dynamics: Dynamics,
     wanted: tuple[bool, bool],
 ) -> RateState:
-    """Sums of zero, and the tangents of the first membrane of a window that starts from a constant."""
+    """Return the state at the start of a window: sums of zero, and the tangents of the first membrane."""
     tangent: float | Tensor = 1.0
     if not _tangent_is_shared(dynamics):
         tangent = torch.ones_like(membrane)
@@ -206,19 +215,17 @@ def _open_window(
     along_threshold = None
     if wanted[1]:
         first = torch.full_like(membrane, -1.0)
-        if owed is not None:
-            first.sub_(owed)
-            if not dynamics.detach_reset:
-                first.add_(dynamics.surrogate.derivative_(membrane - threshold).mul_(threshold))
+        if pending is not None:
+            first.sub_(pending)
         along_threshold = Trace(first, torch.zeros_like(membrane))
     return RateState(membrane, 0, torch.zeros_like(membrane), along_input, along_beta, along_threshold)
 
 
 class _Neurons(NamedTuple):
-    """What the scan reads and writes of every neuron, `[n]`; numbers and scalars stand for all."""
+    """Arguments and buffers of the scan, `[n]`; numbers and scalars apply to all neurons."""
 
     carried: Tensor
-    owed: Tensor | None
+    pending: Tensor | None
     spike_count: Tensor
     beta: float | Tensor
     threshold: float | Tensor
@@ -239,21 +246,21 @@ def _scan(
     dynamics: Dynamics,
     scratch: list[Tensor],
 ) -> None:
-    """All steps `[t, n]` of a block of neurons, in place on buffers that fit into the cache.
+    """Run all steps `[t, n]` of a block of neurons, in place on buffers that fit into the cache.
 
-    `gains` are the tangents along the input at every step where all neurons share them.
+    `gains` are the tangents along the input at every step, if all neurons share them.
     """
     surrogate = dynamics.surrogate
-    carried, owed, spike_count, beta, threshold, along_input, along_beta, along_threshold = neurons
+    carried, pending, spike_count, beta, threshold, along_input, along_beta, along_threshold = neurons
     buffer, slope, change = scratch
     for t, (current, spike) in enumerate(zip(currents.unbind(0), spikes.unbind(0), strict=True)):
-        # a membrane whose reset is pending is itself what carries on
-        membrane = carried if owed is not None else buffer
-        # multiply, then add: the roundings of `lif`
+        # with a pending reset, the state is the membrane before its reset
+        membrane = carried if pending is not None else buffer
+        # multiply, then add: rounds as `lif` does
         torch.mul(carried, beta, out=membrane).add_(current)
-        if owed is not None:
-            minus_scaled(membrane, owed, threshold, out=membrane)
-            owed = spike
+        if pending is not None:
+            minus_scaled(membrane, pending, threshold, out=membrane)
+            pending = spike
         surrogate.spike(membrane, threshold, out=spike)
         surrogate.derivative_(torch.sub(membrane, threshold, out=slope))
 
@@ -264,7 +271,7 @@ def _scan(
             _advance(along_input, *step).add_(1)
         if along_threshold is not None:
             _advance(along_threshold, *step, along_threshold=True).sub_(1)
-        if owed is None:
+        if pending is None:
             reset(membrane, spike, threshold, dynamics, out=carried)
         if along_beta is not None:
             _advance(along_beta, *step).add_(carried)
@@ -282,7 +289,7 @@ def _advance(
     dynamics: Dynamics,
     along_threshold: bool = False,
 ) -> Tensor:
-    """Adds the derivative of the spike to the total and takes the tangent, in place, through reset and leak.
+    """Add the tangent of the spike to the total, and advance the tangent through reset and leak, in place.
 
     ``ds = h dv``, then ``du = dv - threshold ds`` (and ``- s`` along the threshold) or ``du = (1 - s) dv - v ds``.
     """
@@ -293,7 +300,7 @@ def _advance(
     else:
         total.add_(torch.mul(slope, tangent, out=change))
     if along_threshold:
-        tangent.add_(1)  # from the distance to the threshold to the membrane
+        tangent.add_(1)  # tangent of the membrane instead of its distance to the threshold
     if dynamics.pending_reset:
         tangent.mul_(beta)
     if dynamics.reset == "zero":

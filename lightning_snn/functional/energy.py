@@ -1,4 +1,4 @@
-"""What synaptic operations cost in joules, by published figures, each with what it leaves out."""
+"""Published energies of synaptic operations in joules, with their limits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EnergyConstants:
-    """Energy of a synaptic operation, and what must be known of the figure to use it.
+    """Energy of a synaptic operation, with its source and limits.
 
     Attributes:
-        name: what it is called.
-        joules_per_ac: energy of an accumulate, in joules.
-        joules_per_mac: energy of a multiply-accumulate, in joules; None where there is no such operation.
-        caveat: what the figure leaves out.
-        source: where it is published.
+        name: name of the set of constants.
+        joules_per_ac: energy of an accumulate (AC), in joules.
+        joules_per_mac: energy of a multiply-accumulate (MAC), in joules; None if the hardware has no such operation.
+        caveat: costs that the constants leave out.
+        source: publication.
     """
 
     name: str
@@ -24,16 +24,25 @@ class EnergyConstants:
     source: str
 
     def joules(self, accumulates: float, macs: float) -> float:
-        """``E = N_AC E_AC + N_MAC E_MAC`` in joules; nan if there are MACs, which have no figure here."""
+        """Return ``E = N_AC E_AC + N_MAC E_MAC`` in joules; nan if `macs` is not 0 and the energy of a MAC is unknown.
+
+        Args:
+            accumulates: N_AC, number of accumulates.
+            macs: N_MAC, number of multiply-accumulates.
+
+        Example:
+            >>> f"{HOROWITZ_FLOAT32.joules(1000, 10):.3g}"
+            '9.46e-10'
+        """
         if self.joules_per_mac is None:
             return accumulates * self.joules_per_ac if macs == 0 else float("nan")
         return accumulates * self.joules_per_ac + macs * self.joules_per_mac
 
 
 _ARITHMETIC_ONLY = (
-    "arithmetic in a 45 nm process at 0.9 V only. Memory traffic, which costs 10 to 1000 times as much, updates of "
-    "membranes, communication, control, leakage and static power are left out: it compares counts of operations and "
-    "is not the energy of any device"
+    "arithmetic in a 45 nm process at 0.9 V only. Memory traffic, which costs 10 to 1000 times as much, membrane "
+    "updates, communication, control, leakage and static power are left out. The figure compares operation counts; it "
+    "is not the energy of a device"
 )
 _HOROWITZ = 'M. Horowitz, "Computing\'s energy problem (and what we can do about it)", ISSCC 2014'
 
@@ -43,9 +52,9 @@ LOIHI = EnergyConstants(
     "loihi",
     23.6e-12,
     None,
-    "the least energy of a synaptic operation of a 14 nm chip. Updates of neurons, spikes between cores, the host and "
-    "static power are left out; there is no figure for multiply-accumulates, so that networks of inputs other than "
-    "spikes have none, nor has the dense network",
+    "minimum energy of a synaptic operation on a 14 nm chip. Neuron updates, spikes between cores, the host and static "
+    "power are left out. No energy of a multiply-accumulate is published, so networks whose inputs are not spikes have "
+    "no energy here, and neither has the dense network",
     'M. Davies et al., "Loihi: A Neuromorphic Manycore Processor with On-Chip Learning", IEEE Micro 38(1), 2018',
 )
 

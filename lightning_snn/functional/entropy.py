@@ -1,4 +1,4 @@
-"""Entropies of class probabilities: how uncertain a prediction is, and how much of that its samples disagree about."""
+"""Entropies of class probabilities: total, aleatoric and epistemic uncertainty of predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:
-    r"""Entropy of class probabilities: the total uncertainty of a prediction.
+    r"""Return the entropy of class probabilities, which is the total uncertainty of a prediction.
 
     .. math:: H[p] = -\sum_c p_c \log p_c , \qquad 0 \log 0 = 0
 
@@ -21,23 +21,28 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
         >>> predictive_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor([0.6931, 0.0000])
     """
-    return torch.special.entr(_widened(probabilities)).sum(-1)
+    entropy: Tensor = torch.special.entr(probabilities.to(_wide(probabilities))).sum(-1)
+    return entropy
 
 
 def expected_entropy(samples: Tensor) -> Tensor:
-    r"""Mean entropy of K predictions: the uncertainty that each of them has on its own, often called aleatoric.
+    r"""Return the mean entropy of K predictions, often called aleatoric uncertainty.
 
     .. math:: \frac{1}{K} \sum_k H[p_k]
 
     Args:
-        samples: class probabilities `[K, ..., C]`, K of at least 1. They are gone through one by one, so that beside
-            them only one prediction's worth of memory is needed.
+        samples: class probabilities `[K, ..., C]`, K of at least 1. The function processes them one by one, so it
+            needs extra memory for one prediction only.
 
     Returns:
         Shape `[...]`, in nats, within [0, log C], in float32 or wider.
 
     Raises:
         ValueError: if `samples` has no axis of K samples or K is 0.
+
+    Example:
+        >>> expected_entropy(torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]]))
+        tensor([0.0000, 0.6931])
     """
     _check_samples(samples)
     total = predictive_entropy(samples[0])
@@ -47,19 +52,20 @@ def expected_entropy(samples: Tensor) -> Tensor:
 
 
 def mutual_information(samples: Tensor) -> Tensor:
-    r"""Mutual information of class and model (BALD): how much K predictions disagree, often called epistemic.
+    r"""Return the mutual information of class and model (BALD), often called epistemic uncertainty.
 
     .. math:: I = H\Big[\frac{1}{K} \sum_k p_k\Big] - \frac{1}{K} \sum_k H[p_k]
 
-    It is 0 where all samples agree, however uncertain they are, and log C where they are certain of different classes
-    evenly. In a spiking Bayesian network the spikes' noise is the weights' noise, so the information counts both.
+    It is 0 if all samples agree, even if each of them is uncertain. It is log C if each sample is certain and the
+    classes are equally frequent. In a spiking Bayesian network the noise of spikes is the noise of weights, so the
+    mutual information includes both.
 
     Args:
         samples: class probabilities `[K, ..., C]`, K of at least 1.
 
     Returns:
-        Shape `[...]`, in nats, within [0, log min(K, C)], in float32 or wider. Exactly 0 for one sample; rounding may
-        else take it below 0, by less than 1e-6.
+        Shape `[...]`, in nats, within [0, log min(K, C)], in float32 or wider. Exactly 0 for one sample. For
+        more samples, rounding may give negative values, larger than -1e-6.
 
     Raises:
         ValueError: if `samples` has no axis of K samples or K is 0.
@@ -79,13 +85,9 @@ def _wide(probabilities: Tensor) -> torch.dtype:
     return torch.promote_types(probabilities.dtype, torch.float32)
 
 
-def _widened(probabilities: Tensor) -> Tensor:
-    return probabilities.to(_wide(probabilities))
-
-
 def _check_samples(samples: Tensor) -> None:
     if samples.dim() < 2 or len(samples) == 0:
         raise ValueError(
-            f"Expected argument `samples` to be of shape [K, ..., C] with K of at least 1, but got "
+            "Expected argument `samples` to be of shape [K, ..., C] with K of at least 1, but got "
             f"{tuple(samples.shape)}"
         )

@@ -1,7 +1,7 @@
-r"""Exact bias and variance of gradient estimators, by enumerating every joint state of a small noisy network.
+r"""Exact bias and variance of gradient estimators, by enumeration of all joint states of a small noisy network.
 
 With n binary units the expected loss is a finite sum over the 2^n states x, whose probabilities are products of
-``P(x_i | t_i)``, so nothing is sampled:
+``P(x_i | t_i)``. Nothing is sampled:
 
 .. math::
     \text{truth} = \nabla \sum_x P(x)\,L(x), \qquad
@@ -9,12 +9,11 @@ With n binary units the expected loss is a finite sum over the 2^n states x, who
     \text{variance} = \sum_x P(x)\,[g(x) - \text{mean}]^2 ,
 
 where g(x) is one backward pass at the state x with the estimator's weight in place of the derivative of a spike.
-Cost: three runs of the network for each of 2^n states. It serves to judge estimators, not to train.
+Cost: three runs of the network for each of 2^n states. Use it to compare estimators, not for training.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,22 +22,23 @@ from torch import Tensor
 
 from lightning_snn.checks import check_integer
 from lightning_snn.functional.estimators import Estimator, EstimatorName, Noise, estimator_named
+from lightning_snn.functional.gaussian import normal_cdf
 
 Spike = Callable[[Tensor], Tensor]
 Program = Callable[[Spike, dict[str, Tensor]], Tensor]
 
-_MOST_UNITS = 20
+_MAX_UNITS = 20
 
 
 @dataclass(frozen=True)
 class GradientStatistics:
-    """What `gradient_statistics` finds, by name of the input.
+    """Exact statistics of an estimated gradient, by name of the input.
 
     Args:
         truth: gradient of the expected loss.
         mean: mean of the estimate over all states.
-        variance: variance of the estimate from one sample, of each element.
-        probability: the summed probability of all states; its distance from 1 is the rounding error of the rest.
+        variance: elementwise variance of the estimate from one sample.
+        probability: total probability of all states. Its distance from 1 indicates the rounding error of the others.
     """
 
     truth: dict[str, Tensor]
@@ -47,15 +47,15 @@ class GradientStatistics:
     probability: float
 
     def relative_bias(self, name: str | None = None) -> float:
-        """``|mean - truth| / |truth|`` of one input, or of all as one vector; nan or inf where the truth is 0."""
+        """Return ``|mean - truth| / |truth|`` of one input, or of all as one vector; nan or inf if the truth is 0."""
         return _ratio(self._all(self.mean, name) - self._all(self.truth, name), self._all(self.truth, name))
 
     def relative_deviation(self, name: str | None = None) -> float:
-        """``sqrt(E |g - mean|^2) / |truth|`` of the estimate g from one sample; nan or inf where the truth is 0."""
+        """Return ``sqrt(E |g - mean|^2) / |truth|`` of the one-sample estimate g; nan or inf if the truth is 0."""
         return _ratio(self._all(self.variance, name).sqrt(), self._all(self.truth, name))
 
     def cosine(self, name: str | None = None) -> float:
-        """Cosine of the angle between mean and truth, in [-1, 1]; nan where one of them is 0."""
+        """Return the cosine of the angle between mean and truth, in [-1, 1]; nan if one of them is 0."""
         mean, truth = self._all(self.mean, name), self._all(self.truth, name)
         return float(mean @ truth / (mean.norm() * truth.norm()))
 
@@ -71,25 +71,25 @@ def gradient_statistics(
     noise: Noise = "gaussian",
     states_at_once: int = 4096,
 ) -> GradientStatistics:
-    """Exact bias, variance and cosine of an estimator of the gradient of an expected loss.
+    """Compute the exact bias, variance and cosine of an estimator of the gradient of an expected loss.
 
     Args:
-        program: ``program(spike, inputs) -> loss``, any function of torch operations that calls ``x = spike(t)`` for
-            each group of its noisy units, as often as it has layers and time steps, and returns a scalar. t is a
-            standardized pre-activation of any shape and x its samples. The program is run under `torch.vmap`: no
-            branches on values, no in-place writes to tensors that it makes before its first spike, no other noise.
-        inputs: the tensors that gradients are taken with respect to, by name. float64 is advised.
-        estimator: lambda of IW-ST, a name or an `Estimator`; see `estimator_named`. It must not draw: the mean of
-            Gumbel-Rao and of the Gumbel straight-through estimator is that of `AnalyticalGumbelRao`.
-        noise: "gaussian" or "logistic", of an estimator that is not given as one.
-        states_at_once: how many states are held in memory at a time.
+        program: function ``program(spike, inputs) -> loss`` of torch operations. It calls ``x = spike(t)`` for each
+            group of its noisy units, such as each layer and time step, and returns a scalar. t is a standardized
+            pre-activation of any shape and x are its samples. The program runs under `torch.vmap`: it must not branch
+            on values, write in place to tensors that it creates before its first spike, or use other noise.
+        inputs: tensors to differentiate with respect to, by name. Use float64.
+        estimator: lambda of IW-ST, a name or an `Estimator`; see `estimator_named`. Its weight must not be random. The
+            mean of Gumbel-Rao and of the Gumbel straight-through estimator is that of `AnalyticalGumbelRao`.
+        noise: "gaussian" or "logistic"; ignored if `estimator` is an `Estimator`.
+        states_at_once: number of states held in memory at a time.
 
     Returns:
-        truth, mean and variance for each input, and the summaries made of them.
+        truth, mean and variance for each input.
 
     Raises:
-        ValueError: if the program has no noisy unit, more than 20, or returns no scalar; if the estimator draws; if
-            there are no inputs or one is not of a floating dtype.
+        ValueError: if the program has no noisy unit or more than 20, or does not return a scalar; if the weight of the
+            estimator is random; if there are no inputs, or one does not have a floating dtype.
 
     A layer of two noisy units and a quadratic loss, which IW-ST(0) estimates without bias:
 
@@ -117,8 +117,8 @@ def gradient_statistics(
     estimator = estimator_named(estimator, noise)
     if estimator.random:
         raise ValueError(
-            f"Expected argument `estimator` to be one that does not draw, such as AnalyticalGumbelRao, whose mean "
-            f"{type(estimator).__name__} shares, but got {estimator!r}"
+            f"Expected argument `estimator` to have weights that are not random, but got {estimator!r}. "
+            "For the mean of Gumbel estimators use AnalyticalGumbelRao"
         )
     check_integer("states_at_once", states_at_once)
     if not inputs or not all(tensor.is_floating_point() for tensor in inputs.values()):
@@ -129,7 +129,7 @@ def gradient_statistics(
     shifts = torch.arange(units, device=device)
 
     def weighted_loss(at: dict[str, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
-        """``P(x) L(x)``, whose gradient summed over states is the truth, and P(x)."""
+        """Return ``P(x) L(x)``, whose gradient summed over states is the truth, and P(x)."""
         source = _ForcedSpikes(state, estimator)
         loss = program(source.constant, at)
         return source.probability * loss, source.probability
@@ -160,9 +160,9 @@ def gradient_statistics(
 
 
 def _merge(mean: Tensor, squares: Tensor, gradients: Tensor, probabilities: Tensor, share: Tensor) -> None:
-    """Take weighted `gradients` into the running mean and sum of squares about it (Chan et al. 1979).
+    """Update the running mean and sum of squares about it with weighted `gradients` (Chan et al. 1979).
 
-    Squares about zero would lose the variance of an estimator that has next to none.
+    Sums of squares about zero would cancel for an estimator of small variance.
     """
     here = probabilities.sum()
     chunk_mean = torch.tensordot(probabilities, gradients, 1) / here
@@ -173,7 +173,7 @@ def _merge(mean: Tensor, squares: Tensor, gradients: Tensor, probabilities: Tens
 
 
 class _ForcedSpikes:
-    """Stands in for the sampler: hands out the bits of one state, group by group."""
+    """Replacement of the sampler that returns the bits of one state, group by group."""
 
     def __init__(self, state: Tensor, estimator: Estimator) -> None:
         self.state, self.estimator = state, estimator
@@ -181,18 +181,15 @@ class _ForcedSpikes:
         self.probability: Tensor = torch.ones((), device=state.device)
 
     def constant(self, t: Tensor) -> Tensor:
-        """The bits, and their probability as a function of t."""
+        """Return the next bits, and multiply `probability` by their probability as a function of t."""
         spikes = self._next(t)
-        likelier = torch.where(spikes > 0, t, -t)
-        if self.estimator.noise == "gaussian":
-            chances = 0.5 * torch.erfc(likelier * -math.sqrt(0.5))
-        else:
-            chances = torch.sigmoid(likelier)
-        self.probability = self.probability * chances.prod()
+        toward = torch.where(spikes > 0, t, -t)
+        probabilities = normal_cdf(toward) if self.estimator.noise == "gaussian" else torch.sigmoid(toward)
+        self.probability = self.probability * probabilities.prod()
         return spikes
 
     def differentiable(self, t: Tensor) -> Tensor:
-        """The bits, with the estimator's weight as their derivative."""
+        """Return the next bits, with the estimator's weight as their derivative."""
         spikes, constant = self._next(t), t.detach()
         return spikes + (t - constant) * self.estimator.weight(constant, spikes)
 
@@ -212,10 +209,10 @@ def _count_units(program: Program, inputs: dict[str, Tensor]) -> tuple[int, torc
 
     with torch.no_grad():
         loss = program(count, inputs)
-    if not 0 < units <= _MOST_UNITS:
+    if not 0 < units <= _MAX_UNITS:
         raise ValueError(
-            f"Expected argument `program` to have from 1 to {_MOST_UNITS} noisy units over all layers and time steps, "
-            f"for 2^units states are enumerated, but got {units}"
+            f"Expected argument `program` to have from 1 to {_MAX_UNITS} noisy units over all layers and time steps, "
+            f"but got {units}"
         )
     if loss.numel() != 1 or loss.ndim:
         raise ValueError(f"Expected argument `program` to return a scalar loss, but got shape {tuple(loss.shape)}")

@@ -1,12 +1,12 @@
-r"""The leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward.
+r"""Leaky integrate-and-fire recurrence over a whole sequence, with a hand-written backward pass.
 
 .. math::
     v_t &= \beta\, u_{t-1} + x_t \; (+ W s_{t-1}), \qquad s_t = H(v_t - \theta), \\
     u_t &= v_t - \theta s_t \;\text{("subtract")} \quad\text{or}\quad u_t = (1 - s_t)\, v_t \;\text{("zero")}.
 
 Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T
-steps. The gradient is that of surrogate-gradient backpropagation through time, exactly what autograd gives on the
-unrolled recurrence.
+steps. The gradient is that of surrogate-gradient backpropagation through time. It equals the gradient that autograd
+computes on the unrolled recurrence.
 """
 
 from __future__ import annotations
@@ -18,23 +18,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.checks import check_choice
+from lightning_snn.functional.spike import spike
 from lightning_snn.functional.surrogate import ArcTangent, Surrogate
 
 Reset = Literal["subtract", "zero"]
 Order = Literal["reset_then_leak", "leak_then_reset"]
+RESETS, ORDERS = ("subtract", "zero"), ("reset_then_leak", "leak_then_reset")
 
 
 class Dynamics(NamedTuple):
-    """What distinguishes one LIF recurrence from another, its decay and threshold apart.
+    """Settings of a LIF recurrence other than its decay and threshold.
 
     Attributes:
         reset: "subtract" the threshold from the membrane after a spike, or set it to "zero".
-        order: "reset_then_leak" resets at once, so that what a spike takes away leaks too (SpikingJelly, norse).
-            "leak_then_reset" subtracts one step later, after the leak: snntorch's
-            ``v_t = beta v_{t-1} + x_t - theta s_{t-1}``.
-            With reset "zero" the two give the same spikes.
-        detach_reset: no gradient flows from the reset into the spike that caused it.
-        surrogate: the derivative of the spike.
+        order: "reset_then_leak" resets at once, so the reset leaks too (SpikingJelly, norse). "leak_then_reset"
+            subtracts one step later, after the leak: ``v_t = beta v_{t-1} + x_t - theta s_{t-1}`` (snntorch). With
+            reset "zero" both give the same spikes.
+        detach_reset: whether the reset passes no gradient to the spike that caused it.
+        surrogate: surrogate derivative of the spike.
+
+    Example:
+        >>> Dynamics(order="leak_then_reset").pending_reset
+        True
     """
 
     reset: Reset = "subtract"
@@ -43,50 +48,124 @@ class Dynamics(NamedTuple):
     surrogate: Surrogate = ArcTangent()
 
     def check(self) -> Dynamics:
-        """Self, or a ValueError that names the field which is wrong."""
-        check_choice("reset", self.reset, ("subtract", "zero"))
-        check_choice("order", self.order, ("reset_then_leak", "leak_then_reset"))
+        """Return `self` if its fields are valid.
+
+        Raises:
+            ValueError: if `reset` or `order` is invalid.
+        """
+        check_choice("reset", self.reset, RESETS)
+        check_choice("order", self.order, ORDERS)
         return self
 
     @property
     def pending_reset(self) -> bool:
-        """Whether the state is the membrane before its reset, which the next step still owes."""
+        """Whether the state is the membrane potential before its reset, which the next step applies."""
         return self.order == "leak_then_reset" and self.reset == "subtract"
+
+
+class PendingState(NamedTuple):
+    """State of a neuron whose next step needs its last spikes: for a pending reset, or for recurrent weights.
+
+    Attributes:
+        membrane: membrane potential, `[B, ...]`: before its reset if the reset is pending, else after it.
+        spikes: spikes of the last step, `[B, ...]`.
+    """
+
+    membrane: Tensor
+    spikes: Tensor
+
+
+LIFState = Tensor | PendingState
+
+
+def lif_charge(x: Tensor, state: LIFState, beta: float | Tensor, threshold: float | Tensor) -> Tensor:
+    """Return the membrane potential of one step before its spike: ``beta u + x``, less a pending reset.
+
+    Args:
+        x: input current, shape `[B, ...]`, float32 or wider.
+        state: the membrane potential `[B, ...]`, or a `PendingState` if the reset is pending.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `x`.
+        threshold: firing threshold, a number or a tensor that broadcasts to `x`.
+    """
+    if isinstance(state, PendingState):
+        return beta * state.membrane + x - threshold * state.spikes
+    return beta * state + x
+
+
+def lif_after_spikes(membrane: Tensor, spikes: Tensor, threshold: float | Tensor, dynamics: Dynamics) -> LIFState:
+    """Return the state after the spikes of one step.
+
+    Args:
+        membrane: membrane potential before its reset, `[B, ...]`.
+        spikes: of the same shape.
+        threshold: firing threshold, a number or a tensor that broadcasts to `membrane`.
+        dynamics: reset, order and whether the reset is detached.
+
+    Returns:
+        the membrane potential after its reset, or a `PendingState` if the reset is pending.
+    """
+    if dynamics.pending_reset:
+        return PendingState(membrane, spikes.detach() if dynamics.detach_reset else spikes)
+    return reset_membrane(membrane, spikes, threshold, dynamics.reset, dynamics.detach_reset)
+
+
+def reset_membrane(
+    membrane: Tensor, spikes: Tensor, amount: float | Tensor, reset: Reset = "subtract", detach: bool = False
+) -> Tensor:
+    """Return the membrane potential after the reset by its spikes.
+
+    Args:
+        membrane: membrane potential, `[B, ...]`.
+        spikes: of the same shape.
+        amount: what a spike subtracts, a number or a tensor that broadcasts to `membrane`; unused by "zero".
+        reset: "subtract" `amount`, or set to "zero".
+        detach: no gradient flows from the reset into the spikes.
+
+    Example:
+        >>> reset_membrane(torch.tensor([0.5, 1.5]), torch.tensor([0.0, 1.0]), 1.0)
+        tensor([0.5000, 0.5000])
+    """
+    spikes = spikes.detach() if detach else spikes
+    return membrane - amount * spikes if reset == "subtract" else membrane * (1 - spikes)
 
 
 def lif_step(
     x: Tensor,
-    state: Tensor | None,
+    state: LIFState | None,
     beta: float | Tensor,
     threshold: float | Tensor = 1.0,
     dynamics: Dynamics = Dynamics(),
-) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
+) -> tuple[Tensor, LIFState]:
+    """Run one step of the recurrence, pure and differentiable: for streaming inference and as the reference of `lif`.
 
     Args:
         x: input current, shape `[B, ...]`.
-        state: what the previous step returned; None is the resting neuron.
+        state: state that the previous step returned; None is the resting neuron.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `x`.
         threshold: firing threshold, a number or a tensor that broadcasts to `x`.
         dynamics: reset, order and surrogate.
 
     Returns:
-        spikes in {0, 1} of the shape of `x`, and the next state (the membrane after reset; before it with
-        "leak_then_reset").
+        spikes in {0, 1} of the shape of `x`, and the next state: the membrane potential after its reset, or a
+        `PendingState` with "leak_then_reset" and "subtract".
+
+    Example:
+        >>> spikes, membrane = lif_step(torch.tensor([[0.4, 1.5]]), None, beta=0.9)
+        >>> spikes, membrane
+        (tensor([[0., 1.]]), tensor([[0.4000, 0.5000]]))
     """
-    surrogate = dynamics.surrogate
+    current = x.to(torch.promote_types(x.dtype, torch.float32))
     if state is None:
-        membrane = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-    else:
-        membrane = beta * state + x
-    if dynamics.pending_reset and state is not None:
-        membrane = membrane - threshold * _Spike.apply(state, threshold, surrogate, dynamics.detach_reset)
-    spikes = _Spike.apply(membrane, threshold, surrogate, False)
-    if dynamics.pending_reset:
-        return spikes.to(x.dtype), membrane
-    reset = spikes.detach() if dynamics.detach_reset else spikes
-    after = membrane - threshold * reset if dynamics.reset == "subtract" else membrane * (1 - reset)
-    return spikes.to(x.dtype), after
+        state = lif_rest(current, dynamics)
+    membrane = lif_charge(current, state, beta, threshold)
+    spikes = spike(membrane, threshold, dynamics.surrogate)
+    return spikes.to(x.dtype), lif_after_spikes(membrane, spikes, threshold, dynamics)
+
+
+def lif_rest(x: Tensor, dynamics: Dynamics = Dynamics()) -> LIFState:
+    """Return the state of rest for a step `x` `[B, ...]`."""
+    rest = torch.zeros_like(x)
+    return PendingState(rest, rest) if dynamics.pending_reset else rest
 
 
 def lif(
@@ -94,56 +173,77 @@ def lif(
     beta: float | Tensor,
     threshold: float | Tensor = 1.0,
     dynamics: Dynamics = Dynamics(),
-    state: Tensor | None = None,
+    state: LIFState | None = None,
     recurrent: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The recurrence over a sequence, as one autograd node.
+) -> tuple[Tensor, LIFState]:
+    """Run the recurrence over a sequence, as one autograd node.
 
     Args:
         x: input current, shape `[T, B, ...]`, any floating dtype and strides. The state is held in float32 or wider.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         dynamics: reset, order and surrogate.
-        state: membrane that a previous call returned, shape `[B, ...]`; None is the resting neuron.
+        state: what a previous call returned; None is the resting neuron.
         recurrent: weights `[N, N]` from the spikes of step t - 1 to the current of step t, for `x` of shape `[T, B,
             N]`.
 
     Returns:
-        spikes in {0, 1} of the shape and dtype of `x`, and the final state `[B, ...]`.
+        spikes in {0, 1} of the shape and dtype of `x`, and the final state: the membrane potential `[B, ...]`, or a
+        `PendingState` with recurrent weights or a pending reset.
 
     Raises:
-        ValueError: if `x` has no time axis, is not floating point, or `recurrent` comes with a shape that does not
-            fit or a state.
+        ValueError: if `x` has no time axis or is not floating point, or `recurrent` has another shape.
+        TypeError: if `state` is not of the kind that a previous call would have returned.
     """
     check_input(x)
     if recurrent is not None:
         if x.dim() != 3 or recurrent.shape != (x.shape[-1], x.shape[-1]):
             raise ValueError(
-                "Expected argument `recurrent` to be [N, N] for an `x` of shape [T, B, N], "
+                "Expected argument `recurrent` to be of shape [N, N] for `x` of shape [T, B, N], "
                 f"but got {tuple(recurrent.shape)} for {tuple(x.shape)}"
             )
-        if state is not None:
-            raise ValueError(
-                "Expected argument `state` to be None with recurrent weights, whose state holds spikes too"
-            )
+    dynamics.check()
+    carries_spikes = dynamics.pending_reset or recurrent is not None
+    if state is not None and isinstance(state, PendingState) != carries_spikes:
+        expected = "a PendingState" if carries_spikes else "a tensor"
+        raise TypeError(f"Expected argument `state` to be {expected}, but got {type(state).__name__}")
+    membrane, before = state if isinstance(state, PendingState) else (state, None)
     differentiable = torch.is_grad_enabled() and any(
-        isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, state, recurrent)
+        isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, membrane, before, recurrent)
     )
-    return _LIFScan.apply(x, beta, threshold, state, recurrent, dynamics.check(), differentiable)
+    spikes, membrane = _LIFScan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
+    if not carries_spikes:
+        return spikes, membrane
+    last = spikes[-1].to(membrane.dtype)
+    return spikes, PendingState(membrane, last.detach() if dynamics.detach_reset and recurrent is None else last)
 
 
-def leaky_integrate(x: Tensor, beta: float | Tensor) -> Tensor:
-    """The membrane ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes, shape `[T, B, ...]`."""
+def leaky_integrate(x: Tensor, beta: float | Tensor, state: Tensor | None = None) -> Tensor:
+    """Compute the membrane potential ``u_t = beta u_{t-1} + x_t`` of a neuron that never spikes.
+
+    Args:
+        x: input current, shape `[T, B, ...]`, any floating dtype.
+        beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
+        state: membrane potential before the first step, `[B, ...]`; None is 0.
+
+    Returns:
+        membrane potentials of the shape and dtype of `x`, accumulated in float32 or wider.
+
+    Example:
+        >>> leaky_integrate(torch.ones(3, 1), 0.5).flatten()
+        tensor([1.0000, 1.5000, 1.7500])
+    """
     check_input(x)
-    membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    membrane = torch.zeros_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32)) if state is None else state
     trace = []
-    for current in x:
+    for current in x.unbind(0):
         membrane = beta * membrane + current
         trace.append(membrane)
     return torch.stack(trace).to(x.dtype)
 
 
 def check_input(x: Tensor) -> None:
+    """Raise a ValueError unless `x` is a floating sequence `[T, B, ...]`."""
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
@@ -152,55 +252,22 @@ def check_input(x: Tensor) -> None:
         raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
 
 
-class _Spike(torch.autograd.Function):
-    """The spike of a single step: Heaviside forwards, surrogate backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate, detach: bool) -> Tensor:
-        ctx.surrogate, ctx.detach = surrogate, detach
-        distance = membrane - threshold
-        ctx.save_for_backward(distance)
-        ctx.save_for_forward(distance)
-        ctx.threshold_shape = threshold.shape if isinstance(threshold, Tensor) else None
-        return surrogate.spike(membrane, threshold)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        if ctx.detach:
-            return None, None, None, None
-        (distance,) = ctx.saved_tensors
-        grad = grad * ctx.surrogate.derivative(distance)
-        grad_threshold = None if ctx.threshold_shape is None else -grad.sum_to_size(ctx.threshold_shape)
-        return grad, grad_threshold, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, membrane: Tensor | None, threshold: Tensor | None, *_: None) -> Tensor:
-        (distance,) = ctx.saved_tensors
-        if ctx.detach:
-            return torch.zeros_like(distance)
-        slope = ctx.surrogate.derivative(distance)
-        if threshold is None:
-            return slope * membrane
-        return slope * (-threshold if membrane is None else membrane - threshold)
-
-
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A value a channel, written out for every neuron of a step: to broadcast it at every step is far slower."""
+    """Expand a tensor over the neurons of a step, because broadcasting it at every step is much slower."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return torch.empty_like(like).copy_(value)
 
 
 def minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
-    """``out = a - scale * b`` without a temporary."""
+    """Compute ``out = a - scale * b`` without a temporary tensor."""
     if isinstance(scale, Tensor):
         return torch.addcmul(a, b, scale, value=-1, out=out)
     return torch.sub(a, b, alpha=scale, out=out)
 
 
 class _LIFScan(torch.autograd.Function):
-    """Works in place on buffers that fit into the cache: a CPU is bound by memory traffic here, not by arithmetic."""
+    """LIF scan in place on buffers that fit into the cache, because memory traffic limits its speed on CPUs."""
 
     @staticmethod
     def forward(
@@ -209,6 +276,7 @@ class _LIFScan(torch.autograd.Function):
         beta: float | Tensor,
         threshold: float | Tensor,
         state: Tensor | None,
+        before: Tensor | None,
         recurrent: Tensor | None,
         dynamics: Dynamics,
         differentiable: bool,
@@ -223,25 +291,24 @@ class _LIFScan(torch.autograd.Function):
         carried = torch.zeros_like(membranes[0])
         if state is not None:
             carried.copy_(state)
-        owed = torch.zeros_like(spikes[0])
-        if dynamics.pending_reset and state is not None:
-            surrogate.spike(carried, threshold, out=owed)
+        last = None if before is None else before.to(accumulator)  # spikes of the step before
         for t, (current, spike) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
             membrane = membranes[t if differentiable else 0]
-            # multiply, then add: a fused multiply-add would round differently from the textbook recurrence
+            # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
             torch.mul(carried, beta, out=membrane).add_(current)
-            if recurrent is not None and t > 0:
-                membrane.addmm_(spikes[t - 1].to(accumulator), recurrent.t().to(accumulator))
+            if recurrent is not None and last is not None:
+                membrane.addmm_(last.to(accumulator), recurrent.t().to(accumulator))
             if dynamics.pending_reset:
-                minus_scaled(membrane, owed, threshold, out=membrane)
+                if last is not None:
+                    minus_scaled(membrane, last, threshold, out=membrane)
                 surrogate.spike(membrane, threshold, out=spike)
-                owed = spike
                 carried = membrane if differentiable else carried.copy_(membrane)
             else:
                 surrogate.spike(membrane, threshold, out=spike)
                 reset(membrane, spike, threshold, dynamics, out=carried)
+            last = spike
         ctx.save_for_backward(
-            membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, recurrent))
+            membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, before, recurrent))
         )
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
         ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
@@ -250,12 +317,12 @@ class _LIFScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        """With h the surrogate derivative, every reset and order gives dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}.
+        """Compute dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}, with the surrogate derivative h, for any reset and order.
 
-        h and k are made for blocks of steps that fit into the cache, so that the recursion itself is one operation a
-        step.
+        h and k are computed for blocks of steps that fit into the cache. The recursion itself then takes one operation
+        per step.
         """
-        membranes, beta_tensor, threshold_tensor, state, recurrent = ctx.saved_tensors
+        membranes, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
         threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, membranes[0])
         dynamics: Dynamics = ctx.dynamics
@@ -264,7 +331,7 @@ class _LIFScan(torch.autograd.Function):
         grad_membranes = torch.empty_like(membranes)
         block = min(steps, max(1, CACHED_ELEMENTS // membranes[0].numel()))
         slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
-        after: Tensor | None = None  # dL/dv of the step after
+        after: Tensor | None = None  # dL/dv of the next step
         for start in range((steps - 1) // block * block, -1, -block):
             part = membranes[start : start + block]
             slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
@@ -285,24 +352,25 @@ class _LIFScan(torch.autograd.Function):
         return (
             grad_membranes.to(ctx.dtype),
             *_grad_parameters(ctx, membranes, grad_membranes, grad_state, beta, threshold),
-            _grad_of_initial_state(after, state, beta, threshold, dynamics),
+            None if state is None else (after * beta).to(state.dtype),
+            _grad_before(after, before, recurrent, threshold, dynamics),
             _grad_recurrent(ctx, membranes, grad_membranes, threshold),
             None,
             None,
         )
 
 
-# of one buffer of the backward pass: two of them and what they are made from stay in a core's cache
+# size of one buffer of the backward pass: two buffers and their inputs fit into the cache of a core
 CACHED_ELEMENTS = 1 << 18
 
 
 def _keep(
     membrane: Tensor, slope: Tensor, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor
 ) -> Tensor:
-    """How much of dL/dv of the next step reaches this one, through the leak and through the reset of this spike.
+    """Compute the factor of dL/dv of the next step in that of this step, through the leak and the reset of this spike.
 
     It is beta (1 - threshold h) for "subtract", beta (1 - s - v h) for "zero", and beta - threshold h for a reset
-    after the leak; h is 0 with a detached reset.
+    after the leak; h is 0 for a detached reset.
     """
     if dynamics.reset == "zero":
         dynamics.surrogate.spike(membrane, threshold, out=out)
@@ -316,7 +384,7 @@ def _keep(
 
 
 def reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
-    """The membrane after its reset, without a temporary; `out` may be the membrane itself."""
+    """Compute the membrane potential after its reset, without a temporary tensor; `out` may be `membrane` itself."""
     if dynamics.reset == "subtract":
         return minus_scaled(membrane, spike, threshold, out=out)
     return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
@@ -330,8 +398,8 @@ def _grad_parameters(
     beta: float | Tensor,
     threshold: float | Tensor,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dL/dbeta and dL/dthreshold, where they are wanted."""
-    _, beta_tensor, threshold_tensor, state, _ = ctx.saved_tensors
+    """Return dL/dbeta and dL/dthreshold, each None if it is not required."""
+    _, beta_tensor, threshold_tensor, state, before, _ = ctx.saved_tensors
     dynamics: Dynamics = ctx.dynamics
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         return None, None
@@ -347,36 +415,45 @@ def _grad_parameters(
             grad.addcmul_(grad_membranes[0], state)
         grad_beta = grad.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype)
     if ctx.needs_input_grad[2]:
-        # dL/d(what carries on after the step), through the leak
+        # dL/d(membrane after its reset), through the leak
         onward = torch.cat([grad_membranes[1:] * beta, grad_state.to(membranes.dtype)[None]])
         through_leak = onward * (1 - spikes) if dynamics.reset == "zero" else onward
         grad = -(grad_membranes - through_leak).sum(0)
         if dynamics.pending_reset:
             grad -= (grad_membranes[1:] * spikes[:-1]).sum(0)
-            if state is not None:
-                grad -= grad_membranes[0] * dynamics.surrogate.spike(state, threshold)
-                if not dynamics.detach_reset:
-                    grad += threshold * grad_membranes[0] * dynamics.surrogate.derivative(state - threshold)
+            if before is not None:
+                grad -= grad_membranes[0] * before
         elif dynamics.reset == "subtract":
             grad -= (onward * spikes).sum(0)
         grad_threshold = grad.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype)
     return grad_beta, grad_threshold
 
 
-def _grad_of_initial_state(
-    grad_membrane: Tensor, state: Tensor | None, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics
+def _grad_before(
+    grad_membrane: Tensor,
+    before: Tensor | None,
+    recurrent: Tensor | None,
+    threshold: float | Tensor,
+    dynamics: Dynamics,
 ) -> Tensor | None:
-    if state is None:
+    """Return the gradient of the spikes before the first step, through recurrent weights and a pending reset."""
+    if before is None:
         return None
-    grad = grad_membrane * beta
-    if dynamics.pending_reset and not dynamics.detach_reset:
-        grad -= threshold * grad_membrane * dynamics.surrogate.derivative(state - threshold)
-    return grad.to(state.dtype)
+    grad = torch.zeros_like(grad_membrane)
+    if recurrent is not None:
+        grad += grad_membrane @ recurrent.to(grad.dtype)
+    # a detached reset was detached when the spikes were returned, unless recurrent weights need their gradient
+    if dynamics.pending_reset and not (dynamics.detach_reset and recurrent is not None):
+        grad -= threshold * grad_membrane
+    return grad.to(before.dtype)
 
 
 def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, threshold: float | Tensor) -> Tensor | None:
-    recurrent = ctx.saved_tensors[4]
-    if recurrent is None or not ctx.needs_input_grad[4]:
+    before, recurrent = ctx.saved_tensors[4:]
+    if recurrent is None or not ctx.needs_input_grad[5]:
         return None
-    before = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
-    return (grad_membranes[1:].flatten(0, 1).t() @ before).to(recurrent.dtype)
+    earlier = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
+    grad = grad_membranes[1:].flatten(0, 1).t() @ earlier
+    if before is not None:
+        grad.addmm_(grad_membranes[0].t(), before.to(grad.dtype))
+    return grad.to(recurrent.dtype)

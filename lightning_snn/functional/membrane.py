@@ -1,4 +1,4 @@
-"""The membrane of neurons whose spikes are known."""
+"""Membrane potentials of neurons whose spikes are known."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from lightning_snn.functional.lif import Dynamics, check_input, reset
 def membranes(
     x: Tensor, spikes: Tensor, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics = Dynamics()
 ) -> Tensor:
-    """The membranes `v_t` before reset that go with spikes which are known: those of another run, or of noise.
+    """Compute the membrane potentials before reset for given spikes, such as those of another run or of noisy neurons.
 
-    v_t = beta u_{t-1} + x_t, with u_{t-1} the membrane after the reset by s_{t-1}
+    v_t = beta u_{t-1} + x_t, where u_{t-1} is the membrane potential after the reset by s_{t-1}.
 
     Args:
-        x: input current, of recurrent neurons with what they hear of their layer, shape `[T, B, ...]`.
-        spikes: of the same shape.
+        x: input current, shape `[T, B, ...]`; for recurrent neurons it includes the recurrent current.
+        spikes: spikes in {0, 1}, of the same shape.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`.
         dynamics: reset and order; see `functional.lif.Dynamics`.
 
     Returns:
-        shape `[T, B, ...]`, in float32 or wider.
+        membrane potentials, shape `[T, B, ...]`, in float32 or wider.
 
     Raises:
-        ValueError: if `x` has no time axis.
+        ValueError: if `x` has no time axis or is not floating point.
+
+    Example:
+        >>> membranes(torch.ones(3, 1), torch.tensor([[0.0], [1.0], [0.0]]), beta=0.5, threshold=1.0).flatten()
+        tensor([1.0000, 1.5000, 1.2500])
     """
     check_input(x)
     accumulator = torch.promote_types(x.dtype, torch.float32)

@@ -1,8 +1,8 @@
 r"""LIF neurons whose spike noise is the posterior noise of their weights, with IW-ST gradients.
 
-The input current is a Gaussian with moments mu_t and v_t. Three readings of its noise, one recurrence:
+The input current is Gaussian with mean mu_t and variance v_t. Three modes treat its noise differently.
 
-"moment", the default: the membrane is a Gaussian whose moments follow the input's, redrawn at each step,
+"moment", the default: the membrane is Gaussian, its moments follow those of the input, and it is redrawn at each step,
 
 .. math::
     U_t &= \beta U_{t-1} + \mu_t, \qquad Q_t = \beta^2 Q_{t-1} + v_t, \qquad z_t = (U_t - \theta) / \sqrt{Q_t}, \\
@@ -10,21 +10,22 @@ The input current is a Gaussian with moments mu_t and v_t. Three readings of its
 
 or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``.
 
-"step": the membrane is sampled. ``Q_t = v_t`` is the noise of the present current alone, and the same draw that decides
-the spike stays in the membrane, ``U_t <- U_t - sqrt(v_t) epsilon``. Exact where the synaptic noise is white in time.
+"step": the membrane is sampled. ``Q_t = v_t`` is the noise of the present current only, and the draw that decides the
+spike stays in the membrane, ``U_t <- U_t - sqrt(v_t) epsilon``. Exact if the synaptic noise is white in time.
 
-"trace": ``Q_t = v_t``, where the caller gives the variance of the whole membrane without its resets: with a presynaptic
-trace ``e_t = beta e_{t-1} + x_t`` that is ``v_t = sigma^2 e_t^2``, the exact marginal of one weight sample that is kept
-for the sequence.
+"trace": ``Q_t = v_t``, where the caller passes the variance of the whole membrane without its resets. With a
+presynaptic trace ``e_t = beta e_{t-1} + x_t``, this is ``v_t = sigma^2 e_t^2``, the exact marginal of one weight sample
+per sequence.
 
-So ``P(s_t = 1) = Phi(z_t)`` and there is neither a noise parameter nor a surrogate width: the surrogate is
-``phi(z) / sqrt(Q)`` with the width that the posterior has learned. Exact in expectation for one layer and a linear
-loss; deeper nets inherit the bias of IW-ST. Cost: O(T) time, three saved tensors of the size of the input (four in
-mode "step").
+In all modes ``P(s_t = 1) = Phi(z_t)``. There is no noise parameter and no surrogate width: the surrogate is
+``phi(z) / sqrt(Q)``, whose width the posterior determines. Gradients are exact in expectation for one layer and a
+linear loss; in deeper networks they have the bias of IW-ST. Cost: O(T) time, three saved tensors of the size of the
+input (four in mode "step").
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -38,7 +39,7 @@ from lightning_snn.functional.lif import CACHED_ELEMENTS, Dynamics, minus_scaled
 NoiseMode = Literal["moment", "step", "trace"]
 NOISE_MODES = ("moment", "step", "trace")
 
-_EPSILON = 1e-8  # keeps 1 / sqrt(Q) finite where no input has arrived yet
+VARIANCE_FLOOR = 1e-8  # keeps 1 / sqrt(Q) finite before the first input
 
 
 def noisy_lif(
@@ -52,26 +53,35 @@ def noisy_lif(
     recurrent: Tensor | None = None,
     recurrent_variance: Tensor | None = None,
     generator: torch.Generator | None = None,
+    on_current: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sampled spikes over a sequence, as one autograd node.
+    """Sample the spikes of noisy LIF neurons over a sequence, as one autograd node.
 
     Args:
-        mean, variance: moments of the input current, each `[T, B, ...]`, variance at least 0; both get gradients.
+        mean: mean of the input current, `[T, B, ...]`; gets a gradient.
+        variance: variance of the input current, `[T, B, ...]`, at least 0; gets a gradient.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`; gets a gradient.
-        dynamics: reset and `detach_reset`; its surrogate plays no part. The order is "reset_then_leak".
-        estimator: of the gradient, for Gaussian noise; a number is the lambda of IW-ST.
-        mode: "moment", "step" or "trace", see above; "trace" knows neither a reset to zero nor recurrent weights.
+        dynamics: reset and `detach_reset`; its surrogate is not used. The order must be "reset_then_leak".
+        estimator: gradient estimator for Gaussian noise; a number is the lambda of IW-ST.
+        mode: "moment", "step" or "trace", see the module. "trace" supports neither reset "zero" nor recurrent weights.
         recurrent: weights `[N, N]` from the spikes of step t - 1 to the mean current of step t, for inputs `[T, B, N]`.
-        recurrent_variance: posterior variances `[N, N]` of those weights; None takes them as known.
+        recurrent_variance: posterior variances `[N, N]` of the recurrent weights; None if they are known.
         generator: source of the noise; None is torch's default.
+        on_current: in mode "step", called with the drawn input current `[T, B, ...]`, without a graph.
 
     Returns:
-        spikes in {0, 1} and standardized pre-activations z, both differentiable, of the shape of `mean`; the spikes in
-        its dtype, z in float32 or wider.
+        spikes in {0, 1} and standardized pre-activations z, both differentiable and of the shape of `mean`. Spikes have
+        its dtype, z is in float32 or wider.
 
     Raises:
-        ValueError: if an argument is outside its range, or the mode cannot have the reset or the recurrent weights.
+        ValueError: if an argument is outside its range, or if the mode does not support the reset or the recurrent
+            weights.
+
+    Example:
+        >>> spikes, z = noisy_lif(torch.tensor([[2.0], [0.1]]), torch.full((2, 1), 1e-4), beta=0.5)
+        >>> spikes.flatten(), z.flatten().round()
+        (tensor([1., 0.]), tensor([100., -36.]))
     """
     dynamics.check()
     check_choice("mode", mode, NOISE_MODES)
@@ -83,11 +93,12 @@ def noisy_lif(
             f'Expected `dynamics.order` to be "reset_then_leak" for noisy neurons, but got "{dynamics.order}"'
         )
     if mode == "trace" and (dynamics.reset == "zero" or recurrent is not None):
-        got = 'a reset to "zero"' if dynamics.reset == "zero" else "recurrent weights"
-        raise ValueError(f'Expected a reset that subtracts and no recurrence with mode "trace", but got {got}')
-    return _NoisyLIFScan.apply(
-        mean, variance, beta, threshold, recurrent, recurrent_variance, dynamics, estimator, mode, generator
+        got = 'reset "zero"' if dynamics.reset == "zero" else "recurrent weights"
+        raise ValueError(f'Expected reset "subtract" and no recurrent weights with mode "trace", but got {got}')
+    result: tuple[Tensor, Tensor] = _NoisyLIFScan.apply(  # type: ignore[no-untyped-call]
+        mean, variance, beta, threshold, recurrent, recurrent_variance, dynamics, estimator, mode, generator, on_current
     )
+    return result
 
 
 class _NoisyLIFScan(torch.autograd.Function):
@@ -104,6 +115,7 @@ class _NoisyLIFScan(torch.autograd.Function):
         estimator: Estimator,
         mode: NoiseMode,
         generator: torch.Generator | None,
+        on_current: Callable[[Tensor], None] | None,
     ) -> tuple[Tensor, Tensor]:
         accumulator = torch.promote_types(mean.dtype, torch.float32)
         # empty_like keeps a channels-last layout
@@ -112,7 +124,7 @@ class _NoisyLIFScan(torch.autograd.Function):
         precision_root = torch.empty_like(standardized)  # 1 / sqrt(Q)
         membrane = torch.empty_like(standardized[0])
         spread = torch.empty_like(membrane) if mode == "moment" or recurrent_variance is not None else None
-        # drawn through a flat view: a generator fills a channels-last tensor four times slower
+        # draw into a flat tensor: a generator takes four times as long to fill a channels-last tensor
         flat = standardized.new_empty(mean.shape[0] if mode == "step" else 1, membrane.numel())
         numbers = (beta, threshold)
         beta, threshold = spread_over(beta, membrane), spread_over(threshold, membrane)
@@ -136,7 +148,7 @@ class _NoisyLIFScan(torch.autograd.Function):
                 if spread is not None and weight_variances is not None:
                     spread.addmm_(before, weight_variances)
             root, score, spike = precision_root[t], standardized[t], spikes[t]
-            torch.add(variance[t].to(accumulator) if spread is None else spread, _EPSILON, out=root).rsqrt_()
+            torch.add(variance[t].to(accumulator) if spread is None else spread, VARIANCE_FLOOR, out=root).rsqrt_()
             torch.sub(membrane, threshold, out=score).mul_(root)
             noise = flat[t if mode == "step" else 0].normal_(generator=generator)
             noise = noise.as_strided(membrane.shape, membrane.stride())
@@ -151,6 +163,9 @@ class _NoisyLIFScan(torch.autograd.Function):
                 membrane.addcmul_(membrane, spike.to(accumulator), value=-1)
                 if spread is not None:
                     spread.addcmul_(spread, spike.to(accumulator), value=-1)
+        if mode == "step" and on_current is not None:
+            draws = flat.as_strided(mean.shape, (membrane.numel(), *membrane.stride()))
+            on_current(mean - draws / precision_root)
         weight = estimator.weight(standardized, spikes, generator) if estimator.random else None
         tensors = (value if isinstance(value, Tensor) else None for value in (*numbers, recurrent, recurrent_variance))
         kept = flat if mode == "step" else None
@@ -185,7 +200,7 @@ class _NoisyLIFScan(torch.autograd.Function):
         if grad_spikes is None:
             grad_spikes = standardized.new_zeros(()).expand_as(standardized)
 
-        # dL/d(U, Q) of every step, before its reset
+        # dL/d(U, Q) of each step, before its reset
         grad_mean, grad_variance = torch.empty_like(standardized), torch.empty_like(standardized)
         grad_beta = torch.zeros_like(standardized[0]) if needs_beta else None
         grad_threshold = torch.zeros_like(standardized[0]) if needs_threshold else None
@@ -194,7 +209,7 @@ class _NoisyLIFScan(torch.autograd.Function):
             rows = slice(first, first + rows_at_once)
             decay, level = _of_rows(beta, rows), _of_rows(threshold, rows)
             decay_squared = decay * decay
-            # after the reset of the step at hand, and before the reset of the step after it
+            # after the reset of the present step, and before the reset of the next step
             after_u, after_q = torch.zeros_like(standardized[0, rows]), torch.zeros_like(standardized[0, rows])
             before_u, before_q = after_u, after_q
             through = torch.empty_like(after_u)
@@ -214,7 +229,7 @@ class _NoisyLIFScan(torch.autograd.Function):
                     membrane = standardized[t, rows] / root + level
                     if step:
                         membrane.addcdiv_(noise, root, value=-1)
-                    spread = root.square().reciprocal_().sub_(_EPSILON)
+                    spread = root.square().reciprocal_().sub_(VARIANCE_FLOOR)
                 if grad_beta is not None:
                     kept_u = membrane * (1 - spike) if hard else membrane - level * spike
                     grad_beta[rows].addcmul_(before_u, kept_u)
@@ -246,7 +261,7 @@ class _NoisyLIFScan(torch.autograd.Function):
                 before_u, before_q = grad_mean[t, rows], grad_variance[t, rows]
                 torch.add(after_u, through, out=before_u)
                 torch.addcmul(after_q, through, to_q[t - block.start], out=before_q)
-                if step:  # the draw that stays in the membrane is sqrt(Q) times the noise
+                if step:  # the sample in the membrane is sqrt(Q) times the noise
                     before_q.addcmul_(after_u * noise, root, value=-0.5)
                 if t > 0:
                     torch.mul(before_u, decay, out=after_u)
@@ -273,15 +288,16 @@ class _NoisyLIFScan(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
-# of one step of a block of rows, a block of steps having CACHED_ELEMENTS: what a block works on stays in the cache
+# elements of one step of a block of rows; a block of steps has CACHED_ELEMENTS, so its operands fit into the cache
 _CACHED_STEP = CACHED_ELEMENTS // 2
 
 
 def _block(sequence: Tensor) -> tuple[int, int]:
-    """How many rows and how many steps of a sequence `[T, B, ...]` the backward pass takes at once."""
+    """Return the numbers of rows and of steps of a sequence `[T, B, ...]` that form a block of the backward pass."""
     rows = max(1, _CACHED_STEP // max(1, sequence[0, :1].numel()))
     return rows, max(1, CACHED_ELEMENTS // max(1, sequence[0, :rows].numel()))
 

@@ -1,12 +1,12 @@
-r"""Uniform quantization that trains: the rounded value forwards, a straight-through gradient backwards.
+r"""Uniform quantization with straight-through gradients, for quantization-aware training.
 
-A number in [low, high] is put on the nearest of 2^b levels, both ends included:
+A number in [low, high] is rounded to the nearest of 2^b quantization levels, which include both ends:
 
 .. math:: q = \mathrm{round}\Big(\frac{\min(\max(x, l), h) - l}{h - l} (2^b - 1)\Big), \quad
     \hat x = l + \frac{h - l}{2^b - 1} q, \quad \partial \hat x / \partial x = 1[l \le x \le h].
 
-The straight-through estimator is the derivative of no function: it takes the staircase for the clipped line beneath it
-(Bengio, Leonard & Courville 2013, arXiv 1308.3432). Levels need not include 0: a weight of 0 may become another number.
+The straight-through estimator treats the staircase as the clipped identity, so it is not the derivative of the forward
+pass (Bengio, Leonard & Courville 2013, arXiv 1308.3432). Levels need not include 0: a weight of 0 may become nonzero.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MAX_BITS = 16
 
 
 class IntegerWeights(NamedTuple):
-    """Weights as hardware stores them: ``weight = offset + scale * codes``.
+    """Quantized weights as integers with scale and offset: ``weight = offset + scale * codes``.
 
     Attributes:
         codes: integers from 0 to 2^b - 1, of the weight's shape, int32.
-        scale: distance of two levels, at least 0, of the weight's dtype: a scalar, or where every channel has its own
-            range one a channel, in a shape that broadcasts, such as `[O, 1, 1, 1]`.
-        offset: the lowest level, of dtype and shape of `scale`.
+        scale: distance between two levels, at least 0, of the weight's dtype: a scalar, or one value per channel if
+            each channel has its own range, in a shape that broadcasts, such as `[O, 1, 1, 1]`.
+        offset: lowest level, of the dtype and shape of `scale`.
     """
 
     codes: Tensor
@@ -37,42 +37,51 @@ class IntegerWeights(NamedTuple):
 
 
 def straight_through(value: Tensor, source: Tensor) -> Tensor:
-    """`value` forwards, to the last bit; the gradient goes to `source` as if they were equal.
+    """Return `value` bit for bit in the forward pass, and pass its gradient to `source` in the backward pass.
 
     Args:
-        value: what comes out; finite or not.
-        source: what receives the gradient, finite, of the same shape.
+        value: value to return; it may be infinite or nan.
+        source: tensor that receives the gradient, finite, of the same shape.
+
+    Returns:
+        `value` with the gradient of `source`.
+
+    Example:
+        >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
+        >>> straight_through(x.round(), x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
     """
     return value.detach() + (source - source.detach())
 
 
-def round_straight_through(x: Tensor) -> Tensor:
-    """The nearest integers (halves to even), with the gradient of the identity."""
-    return straight_through(x.round(), x)
-
-
 def check_bits(name: str, bits: int) -> None:
-    """Refuse anything but a number of bits from 1 to 16; beyond, float32 has too few digits between levels."""
+    """Raise a ValueError unless `bits` is an integer from 1 to 16; with more bits, float32 cannot separate levels."""
     check_integer(name, bits)
     check_between(name, bits, 1, MAX_BITS)
 
 
 def quantize(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """Put `x` on 2^bits levels from `low` to `high`; the gradient is 1 within the range, ends included, and 0 outside.
+    """Round `x` to the nearest of 2^bits levels from `low` to `high`.
 
-    Both ends are met to the last bit, and levels stay where they are: quantizing twice is quantizing once.
+    The gradient is 1 within the range, which includes both ends, and 0 outside. Both ends are exact, and quantizing
+    twice gives the same result as quantizing once.
 
     Args:
-        x: what to quantize, any shape.
-        bits: 1 to 16.
-        low: the lowest level, a number or a tensor that broadcasts; it receives no gradient.
-        high: the highest level, at least `low`.
+        x: tensor to quantize, any shape.
+        bits: number of bits, 1 to 16.
+        low: lowest level, a number or a tensor that broadcasts to `x`; receives no gradient.
+        high: highest level, at least `low`, a number or a tensor that broadcasts to `x`; receives no gradient.
 
     Returns:
-        the levels, of the shape and dtype of `x`.
+        quantized values, of the shape and dtype of `x`.
 
     Raises:
         ValueError: if `bits` is outside its range.
+
+    Example:
+        >>> quantize(torch.tensor([-2.0, 0.2, 0.9]), bits=1, low=0.0, high=1.0)
+        tensor([0., 0., 1.])
     """
     check_bits("bits", bits)
     low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device).detach() for end in (low, high))
@@ -84,22 +93,26 @@ def quantize(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) ->
 def weight_range(
     weight: Tensor, percentile: float = 100.0, channel_dimension: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Smallest and largest weight once outliers are dropped.
+    """Return the smallest and the largest weight after outliers are dropped.
 
-    Of n weights ``floor(n (1 - percentile / 100) / 2)`` are dropped at either end. The ends are weights themselves and
-    not interpolated, so that clipped weights have the range that they were clipped to.
+    Of n weights, ``floor(n (1 - percentile / 100) / 2)`` are dropped at each end. Both ends are weights and not
+    interpolated, so clipped weights have exactly the range that they were clipped to.
 
     Args:
-        weight: the weights of a layer, any shape, not empty.
-        percentile: percentage of the weights that stay, larger than 50 and at most 100.
-        channel_dimension: of the weight, along which every channel has a range of its own, n being its number of
-            weights; None takes all weights together.
+        weight: weights of a layer, any shape, not empty.
+        percentile: percentage of the weights to keep, larger than 50 and at most 100.
+        channel_dimension: dimension of the channels, if each channel has its own range; n is then the number of weights
+            per channel. None computes one range of all weights.
 
     Returns:
-        low and high without a gradient: scalars, or one a channel, in a shape that broadcasts with `weight`.
+        low and high without a gradient: scalars, or one value per channel in a shape that broadcasts to `weight`.
 
     Raises:
         ValueError: if `percentile` or `channel_dimension` is outside its range.
+
+    Example:
+        >>> weight_range(torch.tensor([-9.0, -1.0, 0.0, 1.0, 2.0, 9.0]), percentile=60)
+        (tensor(-1.), tensor(2.))
     """
     check_percentile("percentile", percentile)
     if channel_dimension is None:
@@ -110,7 +123,7 @@ def weight_range(
         values = weight.detach().movedim(channel_dimension, 0).flatten(1)
         shape = [-1 if dimension == channel_dimension else 1 for dimension in range(weight.dim())]
     size = values.shape[-1]
-    # 100 - 99.9 is not 0.1, and one weight of a thousand must not depend on that
+    # 100 - 99.9 is not exactly 0.1, which must not change the number of weights dropped
     dropped = int(size * (100 - percentile) / 200 + 1e-9)
     if dropped == 0:
         low, high = values.aminmax(dim=-1)
@@ -120,7 +133,7 @@ def weight_range(
 
 
 def check_percentile(name: str, percentile: float) -> None:
-    """Refuse percentages of weights that are not within (50, 100]."""
+    """Raise a ValueError unless `percentile` is in (50, 100]."""
     check_between(name, percentile, 50, 100)
     if percentile == 50:
         raise ValueError(f"Expected argument `{name}` to be larger than 50, but got {percentile!r}")
@@ -129,16 +142,17 @@ def check_percentile(name: str, percentile: float) -> None:
 def quantize_weight(
     weight: Tensor, bits: int, percentile: float = 100.0, channel_dimension: int | None = None
 ) -> Tensor:
-    """The weights of a layer on 2^bits levels over their range, outliers clipped; see `quantize`, `weight_range`.
+    """Quantize the weights of a layer over their range, with outliers clipped; see `quantize` and `weight_range`.
 
     Args:
-        weight: the weights of a layer, any shape, not empty.
-        bits: 1 to 16.
+        weight: weights of a layer, any shape, not empty.
+        bits: number of bits, 1 to 16.
         percentile: percentage of the weights that set the range, larger than 50 and at most 100.
-        channel_dimension: of the weight, along which every channel has a range of its own; None is one range for all.
+        channel_dimension: dimension of the channels, if each channel has its own range; None uses one range.
 
     Returns:
-        weights of the same shape and dtype; the gradient is 1 for those within the range and 0 for outliers.
+        quantized weights of the same shape and dtype. The gradient is 1 for weights within the range and 0 for
+        outliers.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -153,9 +167,13 @@ def quantize_weight(
 def integer_weights(
     weight: Tensor, bits: int, percentile: float = 100.0, channel_dimension: int | None = None
 ) -> IntegerWeights:
-    """The weights that `quantize_weight` uses, as integers with a scale and an offset.
+    """Quantize the weights of a layer as `quantize_weight` does, to integers with scale and offset.
 
-    Args and errors are those of `quantize_weight`.
+    Arguments and errors are those of `quantize_weight`.
+
+    Example:
+        >>> integer_weights(torch.tensor([-1.0, -0.4, 0.1, 2.0]), 2)
+        IntegerWeights(codes=tensor([0, 1, 1, 3], dtype=torch.int32), scale=tensor(1.), offset=tensor(-1.))
     """
     check_bits("bits", bits)
     low, high = weight_range(weight, percentile, channel_dimension)
@@ -164,15 +182,16 @@ def integer_weights(
 
 
 def _codes(clipped: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
-    # half precision cannot count to 2^16
+    # half precision cannot represent all integers up to 2^16
     low, high, clipped = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (low, high, clipped))
     span = high - low
-    # weights that are all equal are the lowest level
-    return ((clipped - low) / torch.where(span > 0, span, 1) * (2**bits - 1)).round()
+    # equal weights are at the lowest level
+    codes: Tensor = (clipped - low) / torch.where(span > 0, span, 1) * (2**bits - 1)
+    return codes.round()
 
 
 def _levels(codes: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
     highest = 2**bits - 1
     low, high = low.to(codes.dtype), high.to(codes.dtype)
-    # low + (high - low) may differ from high in the last digit
+    # low + (high - low) may differ from high in the last bit
     return torch.where(codes < highest, low + (high - low) * codes / highest, high)

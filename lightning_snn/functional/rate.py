@@ -1,8 +1,8 @@
-r"""The nodes of the rate pass: values that were recorded while the network spiked, with gradients in closed form.
+r"""Autograd functions of the rate pass: values recorded in the spiking pass, with gradients in closed form.
 
-In the rate pass a tensor ``[K*B, ...]`` holds the mean of a layer's output over each of K windows of time. A node
-returns the mean that was recorded and lets the gradient through as if the layer's local derivative were the recorded
-one (after Yu et al. 2024, arXiv 2410.11488).
+In the rate pass, a tensor ``[K*B, ...]`` holds the mean output of a layer over each of K windows of time. A function
+returns the recorded mean, and its gradient uses the recorded derivative of the layer (after Yu et al. 2024, arXiv
+2410.11488).
 """
 
 from __future__ import annotations
@@ -22,17 +22,28 @@ def recorded(
     slope: Tensor,
     parameters: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Tensor:
-    """A recorded value in place of ``f(x, p, ...)``, with ``dy/dx = slope`` and ``dy/dp`` as recorded, elementwise.
+    """Return a recorded value of ``f(x, p, ...)``, with the recorded elementwise derivatives ``dy/dx`` and ``dy/dp``.
 
     Args:
-        x: rate of the input; its value plays no part.
-        value: what to return, of the shape of `x`; cast to its dtype.
+        x: input rates; only their gradient is used.
+        value: value to return, of the shape of `x`; cast to its dtype.
         slope: derivative of `value` with respect to `x`, of the shape of `x`.
         parameters: pairs of a parameter, of a shape that broadcasts to `x`, and the derivative of `value` with respect
             to its entry, of the shape of `x`.
+
+    Returns:
+        `value` with gradients of `x` and the parameters.
+
+    Example:
+        >>> x = torch.tensor([0.3], requires_grad=True)
+        >>> recorded(x, torch.tensor([0.5]), slope=torch.tensor([2.0])).backward()
+        >>> x.grad
+        tensor([2.])
     """
     tensors = [tensor for tensor, _ in parameters]
-    return _Recorded.apply(x, value, slope, *tensors, *(derivative for _, derivative in parameters))
+    derivatives = [derivative for _, derivative in parameters]
+    result: Tensor = _Recorded.apply(x, value, slope, *tensors, *derivatives)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Recorded(torch.autograd.Function):
@@ -55,19 +66,30 @@ class _Recorded(torch.autograd.Function):
         return ((grad * slope).to(ctx.dtype), None, None, *grads, *(None for _ in derivatives))
 
 
-def spread_over_steps(rates: Tensor, outputs: Tensor, scale: float = 1.0) -> Tensor:
-    r"""The outputs of every step, with the gradient of the rates: ``dL/d rates_k = scale * sum_t dL/d outputs_t`` over
-    the steps t of window k.
+def expand_over_steps(rates: Tensor, outputs: Tensor, scale: float = 1.0) -> Tensor:
+    r"""Return the outputs of all steps, and pass their gradient to the rates.
+
+    ``dL/d rates_k = scale * sum_t dL/d outputs_t`` over the steps t of window k.
 
     Args:
-        rates: outputs of the rate pass, `[K, B, ...]`; their values play no part.
-        outputs: outputs of the spiking pass, `[T, B, ...]` with T a multiple of K, returned as they are.
+        rates: outputs of the rate pass, `[K, B, ...]`; only their gradient is used.
+        outputs: outputs of the spiking pass, `[T, B, ...]`, with T a multiple of K; returned unchanged.
         scale: factor of the gradient.
+
+    Returns:
+        `outputs` with the gradient of `rates`.
+
+    Example:
+        >>> rates = torch.zeros(1, 1, requires_grad=True)
+        >>> expand_over_steps(rates, torch.tensor([[0.0], [1.0], [1.0]])).sum().backward()
+        >>> rates.grad
+        tensor([[3.]])
     """
-    return _SpreadOverSteps.apply(rates, outputs, scale)
+    result: Tensor = _ExpandOverSteps.apply(rates, outputs, scale)  # type: ignore[no-untyped-call]
+    return result
 
 
-class _SpreadOverSteps(torch.autograd.Function):
+class _ExpandOverSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rates: Tensor, outputs: Tensor, scale: float) -> Tensor:
         ctx.windows, ctx.scale, ctx.dtype = rates.shape[0], scale, rates.dtype
@@ -88,24 +110,30 @@ def batch_norm_of_rates(
     bias: Tensor | None = None,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    r"""Batch normalization by recorded statistics, with the gradient of batch normalization by a batch's own.
+    r"""Apply recorded batch normalization to rates, with the gradient through the statistics of the batch.
 
     .. math::
         y = \gamma \hat x + \beta, \qquad
         \partial L / \partial x = \gamma / \sigma \, [g - \langle g \rangle - \hat x \langle g \hat x \rangle]
 
-    with the averages over samples and positions of a channel within a group: what the backward pass of batch
-    normalization over T steps sums up to when g is the same at all of them.
+    Averages are over the samples and positions of a channel within a group. This is the sum over T steps of the
+    gradients of batch normalization if g is the same at all steps.
 
     Args:
-        x: rates, shape `[G*N, C, ...]`, G groups one after the other; their values play no part.
+        x: rates, shape `[G*N, C, ...]`, G groups one after the other; only their gradient is used.
         normalized: mean over time of the normalized inputs, of the shape of `x`.
         inverse_std: recorded ``1 / sigma`` of each group, `[G, C]`.
-        weight: gamma `[C]`, None for 1.
-        bias: beta `[C]`, None for 0.
-        average: takes the mean of a tensor over the processes that share the statistics; None where there is one.
+        weight: gamma `[C]`; None for 1.
+        bias: beta `[C]`; None for 0.
+        average: function that averages a tensor over the processes that share the statistics; None for one process.
+
+    Returns:
+        normalized rates y of the shape and dtype of `x`.
     """
-    return _BatchNormOfRates.apply(x, normalized, inverse_std, weight, bias, average)
+    result: Tensor = _BatchNormOfRates.apply(  # type: ignore[no-untyped-call]
+        x, normalized, inverse_std, weight, bias, average
+    )
+    return result
 
 
 class _BatchNormOfRates(torch.autograd.Function):
@@ -135,10 +163,10 @@ class _BatchNormOfRates(torch.autograd.Function):
         normalized, scale = ctx.saved_tensors
         count, channels = scale.shape
         if count == 1 and ctx.average is None:
-            # torch's own backward pass, of inputs with mean 0 and variance 1
-            zero, one, wanted = torch.zeros_like(scale[0]), torch.ones_like(scale[0]), [True] * 3
+            # the backward pass of torch for inputs with mean 0 and variance 1
+            zero, one, required = torch.zeros_like(scale[0]), torch.ones_like(scale[0]), [True] * 3
             grad_x, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
-                grad.to(normalized.dtype), normalized, scale[0], None, None, zero, one, True, 0.0, wanted
+                grad.to(normalized.dtype), normalized, scale[0], None, None, zero, one, True, 0.0, required
             )
             return _as_grads(ctx, grad_x, weight_grad, bias_grad)
         # [G, N, C, ...] over [G, 1, C, 1, ...]
@@ -154,19 +182,19 @@ class _BatchNormOfRates(torch.autograd.Function):
 
 
 def _as_grads(ctx: Any, grad_x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor | None, ...]:
-    """In the order and the dtypes of the inputs."""
-    of_weight, of_bias = ctx.affine
+    """Return gradients in the order and dtypes of the inputs of `_BatchNormOfRates`."""
+    weight_dtype, bias_dtype = ctx.affine
     return (
         grad_x.to(ctx.dtype),
         None,
         None,
-        None if of_weight is None else weight.to(of_weight),
-        None if of_bias is None else bias.to(of_bias),
+        None if weight_dtype is None else weight.to(weight_dtype),
+        None if bias_dtype is None else bias.to(bias_dtype),
         None,
     )
 
 
-def winning_offsets(
+def argmax_offsets(
     indices: Tensor,
     width: int,
     kernel: Sequence[int],
@@ -174,15 +202,24 @@ def winning_offsets(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Which position of its window won, from the flat indices that two-dimensional max-pooling returns.
+    """Convert the flat indices that two-dimensional max-pooling returns to positions within each window.
 
     Args:
-        indices: positions in the plane, `[..., H_out, W_out]`.
-        width: W of the plane.
-        kernel, stride, padding, dilation: of the pooling, `(rows, columns)`.
+        indices: positions in the input plane, `[..., H_out, W_out]`.
+        width: W of the input plane.
+        kernel: kernel size of the pooling, `(rows, columns)`.
+        stride: stride of the pooling, `(rows, columns)`.
+        padding: padding of the pooling, `(rows, columns)`.
+        dilation: dilation of the pooling, `(rows, columns)`.
 
     Returns:
         ``row * kernel columns + column`` within the window, of the shape of `indices`.
+
+    Example:
+        >>> x = torch.tensor([[[[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]]])
+        >>> indices = F.max_pool2d(x, 2, stride=1, return_indices=True)[1]
+        >>> argmax_offsets(indices, 3, (2, 2), (1, 1), (0, 0), (1, 1)).flatten()
+        tensor([1, 3])
     """
     rows, columns = indices.div(width, rounding_mode="floor"), indices % width
     height_out, width_out = indices.shape[-2:]
@@ -191,47 +228,63 @@ def winning_offsets(
     return (rows - top[:, None]) // dilation[0] * kernel[1] + (columns - left) // dilation[1]
 
 
-def routed_by_wins(
+def max_pool_of_rates(
     x: Tensor,
     value: Tensor,
-    wins: Tensor,
+    argmax_share: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Recorded means of max-pooled spikes; the gradient goes to each input by the share of steps in which it won.
+    """Return recorded means of max-pooled spikes, and pass their gradient to the inputs that were maxima.
+
+    The gradient of each input is weighted by the share of steps in which it was the maximum of the window.
 
     Args:
-        x: rates before pooling, `[N, C, H, W]`; their values play no part.
+        x: rates before pooling, `[N, C, H, W]`; only their gradient is used.
         value: mean of the pooled outputs over the steps, `[N, C, H_out, W_out]`.
-        wins: share of the steps in which each position of a window was its maximum, `[N, C, kernel positions, H_out,
-            W_out]`, the sum over positions being 1.
-        kernel, stride, padding, dilation: of the pooling, `(rows, columns)`.
+        argmax_share: share of the steps in which each position of a window was its maximum,
+            `[N, C, kernel positions, H_out, W_out]`; the sum over positions is 1.
+        kernel: kernel size of the pooling, `(rows, columns)`.
+        stride: stride of the pooling, `(rows, columns)`.
+        padding: padding of the pooling, `(rows, columns)`.
+        dilation: dilation of the pooling, `(rows, columns)`.
+
+    Returns:
+        `value` with the gradient of `x`.
     """
-    return _RoutedByWins.apply(x, value, wins, (tuple(kernel), tuple(stride), tuple(padding), tuple(dilation)))
+    geometry = tuple(kernel), tuple(stride), tuple(padding), tuple(dilation)
+    result: Tensor = _MaxPoolOfRates.apply(x, value, argmax_share, geometry)  # type: ignore[no-untyped-call]
+    return result
 
 
-class _RoutedByWins(torch.autograd.Function):
+class _MaxPoolOfRates(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, wins: Tensor, geometry: tuple[tuple[int, ...], ...]) -> Tensor:
-        ctx.save_for_backward(wins)
+    def forward(
+        ctx: Any, x: Tensor, value: Tensor, argmax_share: Tensor, geometry: tuple[tuple[int, ...], ...]
+    ) -> Tensor:
+        ctx.save_for_backward(argmax_share)
         ctx.geometry, ctx.plane, ctx.dtype = geometry, x.shape[-2:], x.dtype
         return value.to(x.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (wins,) = ctx.saved_tensors
+        (argmax_share,) = ctx.saved_tensors
         kernel, stride, padding, dilation = ctx.geometry
         covered = tuple(
-            (size - 1) * step + spread * (length - 1) + 1
-            for size, step, spread, length in zip(grad.shape[-2:], stride, dilation, kernel, strict=True)
+            (size - 1) * step + gap * (length - 1) + 1
+            for size, step, gap, length in zip(grad.shape[-2:], stride, dilation, kernel, strict=True)
         )
         routed = F.fold(
-            (wins * grad.unsqueeze(2)).flatten(1, 2).flatten(2), covered, kernel, dilation=dilation, stride=stride
+            (argmax_share * grad.unsqueeze(2)).flatten(1, 2).flatten(2),
+            covered,
+            kernel,
+            dilation=dilation,
+            stride=stride,
         )
-        # the windows cover the padding, and not always the last rows and columns
+        # windows cover the padding, but not always the last rows and columns
         rows, columns = (
             (-before, size + before - length) for before, size, length in zip(padding, ctx.plane, covered, strict=True)
         )

@@ -1,4 +1,4 @@
-"""Readouts: the outputs of T steps become one output a sample."""
+"""Readouts: reduce the outputs of T steps to one output per sample."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ def readout(outputs: Tensor, kind: ReadoutName = "mean") -> Tensor:
     """Reduce outputs `[T, B, ...]` over time to `[B, ...]`.
 
     Args:
-        outputs: what `run` returns.
-        kind: "mean" (firing rates), "max" (the largest membrane), "last" or "sum" (spike counts).
+        outputs: outputs of all time steps, as `run` returns them.
+        kind: "mean" (firing rates), "max" (largest membrane potential), "last" (output of the last step) or "sum"
+            (spike counts).
+
+    Returns:
+        one output per sample, `[B, ...]`.
 
     Raises:
-        ValueError: if `kind` is none of these.
+        ValueError: if `kind` is not one of these names.
+
+    Example:
+        >>> import torch
+        >>> readout(torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "sum")
+        tensor([1., 2.])
     """
     check_choice("readout", kind, READOUTS)
     return READOUTS[kind](outputs)

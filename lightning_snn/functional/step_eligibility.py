@@ -1,9 +1,9 @@
 r"""Firing rates and eligibilities of any neuron that defines a differentiable step, by forward-mode differentiation.
 
-What `functional.eligibility` has in closed form for LIF neurons, this has for all others: the derivative of the mean
-output with respect to a constant shift of the input is the tangent of the whole recurrence in direction ``(1, ...,
-1)``. One call of the step a direction; memory one step, whatever T is. The closed forms of Yu et al. 2024, arXiv
-2410.11488, are instances of it.
+`functional.eligibility` has closed forms for LIF neurons; this module covers all other neurons. The derivative of the
+mean output with respect to a constant shift of the input is the tangent of the whole recurrence in direction
+``(1, ..., 1)``. Cost: one call of the step per direction and time step; memory of one step, independent of T. The
+closed forms of Yu et al. 2024, arXiv 2410.11488, are special cases.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class StepRecord(NamedTuple):
 
 
 class StepState(NamedTuple):
-    """Where a pass of `step_rate` stands.
+    """State of `step_rate` between calls.
 
     Attributes:
-        state: what the neuron's step returned, and takes next.
-        steps: number of steps since the window began.
+        state: state that the neuron's step returned last.
+        steps: number of steps since the start of the window.
         output: sum of the outputs, `[B, ...]`; None at the start of a window.
-        tangents: of the state, along the input and along each parameter, each with the structure of the state.
+        tangents: tangents of the state along the input and along each parameter, each with the structure of the state.
         totals: sums of the tangents of the output, in the same order.
     """
 
@@ -51,18 +51,18 @@ class StepState(NamedTuple):
     totals: tuple[Tensor, ...] = ()
 
     def record(self) -> StepRecord:
-        """Means over the steps since the window began, in tensors of their own.
+        """Return means over the steps since the start of the window, in new tensors.
 
         Raises:
             RuntimeError: if the window has no step yet.
         """
         if self.output is None:
-            raise RuntimeError("Expected at least one step in the window before its record is taken, but it has none")
+            raise RuntimeError("Expected the window to have at least one step before its record, but got none")
         along_input, *along_parameters = (total / self.steps for total in self.totals)
         return StepRecord(self.output / self.steps, along_input, along_parameters)
 
     def next_window(self) -> StepState:
-        """The state of a new window: that of the neuron stays, as a constant; all else starts anew."""
+        """Return the state at the start of a new window: the neuron's state as a constant, no tangents and sums."""
         return StepState(self.state)
 
 
@@ -73,33 +73,41 @@ def step_rate(
     state: StepState | None = None,
     parameters: Sequence[Tensor] = (),
 ) -> tuple[Tensor, StepState]:
-    """What `lif_rate` gives, for any neuron with a differentiable step, by forward-mode automatic differentiation.
+    """Compute outputs and derivatives of their rate, as `lif_rate` does, for any neuron with a differentiable step.
 
-    The direction is 1 into the input of every step, or 1 in every entry of a parameter. Each direction is one more
-    call of `step`. The neurons must be independent of each other, neuron i reading its own entry of the input and of
-    every parameter: only then is the derivative along ones that of each neuron.
+    The tangent is 1 for the input of every step, or 1 for every entry of a parameter. Each of these directions takes
+    one call of `step`. Neurons must be independent: neuron i reads only its own entry of the input and of each
+    parameter. Otherwise the derivative along ones is not that of each neuron.
 
     Args:
         step: the neuron, ``step(x, state, *parameters) -> (output, next state)``: a pure, deterministic function that
-            forward-mode differentiation goes through (a spike Function defines `jvp`). Its state is a tensor, None or
-            a tuple, list or dict of states, and None is the resting neuron. Its output need not be spikes.
-        x: input of t further steps, shape `[t, B, ...]`, any floating dtype. The step sees it in float32 or wider.
-        state: what the previous call returned; None is the resting neuron.
+            supports forward-mode differentiation (a spike Function defines `jvp`). Its state is a tensor, None or a
+            tuple, list or dict of states; None is the resting neuron. Its output need not be spikes.
+        x: input of the next t steps, shape `[t, B, ...]`, any floating dtype. The step receives it in float32 or wider.
+        state: state that the previous call returned; None is the resting neuron.
         parameters: tensors that broadcast to `[B, ...]`.
 
     Returns:
-        outputs of the dtype of `x`, `[t, B, ...]`, and the state, whose `record` is of all steps of the window.
+        outputs `[t, B, ...]` of the dtype of `x`, and the state, whose `record` covers all steps of the window.
 
     Raises:
-        ValueError: if `x` has no time axis or is not floating point, or the number of parameters changes within a
+        ValueError: if `x` has no time axis or is not floating point, or if the number of parameters changes within a
             window.
+
+    Example:
+        >>> def leaky(x, state, decay):
+        ...     state = x if state is None else decay * state + x
+        ...     return state, state
+        >>> x, decay = torch.ones(2, 1), torch.tensor([0.5])
+        >>> step_rate(leaky, x, parameters=[decay])[1].record()
+        StepRecord(rate=tensor([1.2500]), eligibility=tensor([1.2500]), parameters=[tensor([0.5000])])
     """
     check_input(x)
     state = StepState(None) if state is None else state
     directions = 1 + len(parameters)
     if state.steps > 0 and len(state.tangents) != directions:
         raise ValueError(
-            f"Expected argument `parameters` to stay {len(state.tangents) - 1} tensors until the next window, "
+            f"Expected argument `parameters` to hold {len(state.tangents) - 1} tensors until the next window, "
             f"but got {len(parameters)}"
         )
     neuron, steps, total, tangents, totals = state
@@ -121,7 +129,7 @@ def step_rate(
 def _differentiate(
     step: Callable[..., tuple[Tensor, Any]], inputs: tuple[Tensor, ...], direction: int, state: Any, tangent: Any
 ) -> tuple[Tensor, Any, Tensor, Any]:
-    """Output and next state of a step, and the tangents of both, with 1 as the tangent of one of the inputs."""
+    """Return output and next state of a step, and the tangents of both, with tangent 1 for one of the inputs."""
     with forward_ad.dual_level():
         duals = list(inputs)
         duals[direction] = forward_ad.make_dual(inputs[direction], torch.ones_like(inputs[direction]))

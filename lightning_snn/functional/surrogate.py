@@ -1,8 +1,8 @@
-"""The spike nonlinearity and the surrogate derivatives that stand in for its own.
+"""Spike nonlinearity and its surrogate derivatives.
 
-A spiking neuron emits ``s = H(v - threshold)``. The Heaviside step has no useful derivative, so the backward pass uses
-``k((v - threshold) / width)`` with a bump ``k`` of height 1. Every default width makes the bump integrate to 1: the
-surrogate is then the density of a threshold noise, and its `primitive` a smooth step from 0 to 1.
+A spiking neuron emits ``s = H(v - threshold)``. The derivative of the Heaviside step is 0 almost everywhere, so the
+backward pass uses ``k((v - threshold) / width)``, where ``k`` is a bump of height 1. With the default width, the bump
+integrates to 1: the surrogate is the density of a threshold noise, and its `primitive` is a smooth step from 0 to 1.
 """
 
 from __future__ import annotations
@@ -18,34 +18,42 @@ from lightning_snn.checks import check_positive
 
 
 class Surrogate:
-    """Base of the surrogate derivatives: a hard spike forwards, a bump backwards.
+    """Base class of surrogate derivatives: a hard spike in the forward pass, a bump in the backward pass.
 
-    A new surrogate is a frozen dataclass that defines `derivative_` and `primitive`; nothing else in the library
-    knows their shapes.
+    To add a surrogate, write a frozen dataclass that defines `derivative_` and `primitive`.
     """
 
     def spike(self, membrane: Tensor, threshold: float | Tensor, out: Tensor | None = None) -> Tensor:
-        """Spikes ``H(membrane - threshold)`` in {0, 1}, of the shape and dtype of `membrane`, or written to `out`."""
+        """Return the spikes ``H(membrane - threshold)``.
+
+        Args:
+            membrane: membrane potential, any shape.
+            threshold: firing threshold, a number or a tensor that broadcasts to `membrane`.
+            out: tensor to write the spikes to; None returns a new tensor.
+
+        Returns:
+            spikes in {0, 1} of the shape of `membrane`, in its dtype or that of `out`.
+        """
         if out is None:
             return (membrane > threshold).to(membrane.dtype)
         return torch.gt(membrane, threshold, out=out)
 
     def derivative_(self, distance: Tensor) -> Tensor:
-        """The bump ``k(distance / width)``, written over `distance`."""
+        """Compute the bump ``k(distance / width)`` in place, where distance is ``membrane - threshold``."""
         raise NotImplementedError(f"{type(self).__name__} defines no derivative_")
 
     def derivative(self, distance: Tensor) -> Tensor:
-        """The bump ``k(distance / width)``, a new tensor."""
+        """Return the bump ``k(distance / width)`` in a new tensor."""
         return self.derivative_(distance.clone())
 
     def primitive(self, distance: Tensor) -> Tensor:
-        """The smooth step whose derivative is the bump; 1/2 at distance 0."""
+        """Return the smooth step whose derivative is the bump; it is 1/2 at distance 0."""
         raise NotImplementedError(f"{type(self).__name__} defines no primitive")
 
 
 @dataclass(frozen=True)
 class _Bump(Surrogate):
-    """A surrogate with a width.
+    """Surrogate with a width.
 
     Args:
         width: scale of the bump in units of the membrane potential, larger than 0.
@@ -62,7 +70,14 @@ class _Bump(Surrogate):
 
 @dataclass(frozen=True)
 class FastSigmoid(_Bump):
-    """``k(z) = 1 / (1 + |z|)^2`` (after Zenke & Ganguli 2018). snntorch's `slope` is ``1 / width``."""
+    """Derivative of the fast sigmoid, ``k(z) = 1 / (1 + |z|)^2`` (after Zenke & Ganguli 2018).
+
+    The `slope` of snntorch is ``1 / width``.
+
+    Example:
+        >>> FastSigmoid().derivative(torch.tensor([0.0, 0.5]))
+        tensor([1.0000, 0.2500])
+    """
 
     width: float = 0.5
 
@@ -76,7 +91,14 @@ class FastSigmoid(_Bump):
 
 @dataclass(frozen=True)
 class ArcTangent(_Bump):
-    """``k(z) = 1 / (1 + z^2)`` (after Fang et al. 2021). The default width is ``alpha = 2`` of other libraries."""
+    """Derivative of the arctangent, ``k(z) = 1 / (1 + z^2)`` (after Fang et al. 2021).
+
+    The default width is equivalent to ``alpha = 2`` of other libraries.
+
+    Example:
+        >>> ArcTangent(width=0.5).derivative(torch.tensor([0.0, 0.5]))
+        tensor([1.0000, 0.5000])
+    """
 
     width: float = 1 / math.pi
 
@@ -89,12 +111,19 @@ class ArcTangent(_Bump):
 
 @dataclass(frozen=True)
 class Sigmoid(_Bump):
-    """``k(z) = 4 p (1 - p)`` with ``p = sigmoid(z)``. SpikingJelly's `alpha` is ``1 / width``."""
+    """Derivative of the sigmoid, ``k(z) = 4 p (1 - p)`` with ``p = sigmoid(z)``.
+
+    The `alpha` of SpikingJelly is ``1 / width``.
+
+    Example:
+        >>> Sigmoid().derivative(torch.tensor([0.0, 0.25]))
+        tensor([1.0000, 0.7864])
+    """
 
     width: float = 0.25
 
     def derivative_(self, distance: Tensor) -> Tensor:
-        # 4 (p - p^2) at -|z| needs no second buffer and is exact in the tails; by tanh it takes three times as long
+        # 4 (p - p^2) at -|z| needs no second buffer and is exact in the tails; tanh would take three times as long
         p = distance.abs_().div_(-self.width).sigmoid_()
         return torch.addcmul(p, p, p, value=-1, out=p).mul_(4)
 
@@ -104,7 +133,12 @@ class Sigmoid(_Bump):
 
 @dataclass(frozen=True)
 class Triangular(_Bump):
-    """``k(z) = max(0, 1 - |z|)`` (after Esser et al. 2016; Bellec et al. 2018)."""
+    """Triangular bump, ``k(z) = max(0, 1 - |z|)`` (after Esser et al. 2016; Bellec et al. 2018).
+
+    Example:
+        >>> Triangular().derivative(torch.tensor([0.0, 0.25, 2.0]))
+        tensor([1.0000, 0.7500, 0.0000])
+    """
 
     width: float = 1.0
 
@@ -118,10 +152,14 @@ class Triangular(_Bump):
 
 @dataclass(frozen=True)
 class Smooth(Surrogate):
-    """A neuron that emits the smooth step itself, so that its gradient is exact: for gradient checks and for analysis.
+    """Spike function that emits the smooth step itself, so its gradient is exact. Use it for gradient checks.
 
     Args:
-        surrogate: the surrogate whose `primitive` becomes the output.
+        surrogate: surrogate whose `primitive` is the output.
+
+    Example:
+        >>> Smooth(Triangular()).spike(torch.tensor([0.5, 1.0, 1.5]), threshold=1.0)
+        tensor([0.1250, 0.5000, 0.8750])
     """
 
     surrogate: Surrogate = ArcTangent()
@@ -148,10 +186,14 @@ SURROGATES: dict[str, type[Surrogate]] = {
 
 
 def surrogate_named(surrogate: SurrogateName | Surrogate) -> Surrogate:
-    """The surrogate of that name with its default width; a `Surrogate` passes through.
+    """Return the surrogate of that name with its default width, or `surrogate` itself if it is a `Surrogate`.
 
     Raises:
         ValueError: if the name is not one of `SURROGATES`.
+
+    Example:
+        >>> surrogate_named("fast_sigmoid")
+        FastSigmoid(width=0.5)
     """
     if isinstance(surrogate, Surrogate):
         return surrogate

@@ -1,23 +1,24 @@
-r"""Time to first spike: the two-phase integrate-and-fire neuron in closed form, without time stepping.
+r"""Time to first spike (TTFS): two-phase integrate-and-fire neurons in closed form, without time steps.
 
-A layer owns a window from :math:`t_\min` to :math:`t_\max = t_\min + \Delta`; the windows of successive layers tile
-time. A value is coded as remaining time :math:`\hat x = t_\max - t \ge 0`: early spikes are large values, silence is 0.
-While the window of its inputs lasts, of length :math:`\Delta'`, a neuron integrates ramps; then its membrane rises with
-slope B:
+A layer has a window from :math:`t_\min` to :math:`t_\max = t_\min + \Delta`. The windows of successive layers follow
+each other without gaps. A value is coded as the remaining time :math:`\hat x = t_\max - t \ge 0`: early spikes are
+large values, and silence is 0. During the window of its inputs, of length :math:`\Delta'`, a neuron integrates ramps;
+then its membrane potential rises with slope B:
 
 .. math:: \dot V = A + \sum_j W_j H(t - t_j) \;\text{ before } t_\min, \quad \dot V = B \;\text{ from } t_\min, \quad
     V(t_\min) = A \Delta' + \sum_j W_j \hat x_j.
 
-It fires once, where V meets the threshold :math:`\theta`, and not before :math:`t_\min`:
+It fires once, when V reaches the threshold :math:`\theta`, and not before :math:`t_\min`:
 
 .. math:: t = \min(t_\min + (\theta - V(t_\min)) / B, t_\max), \quad
     \hat x = \max(0, \sum_j w_j \hat x_j + b), \quad w = W / B, \quad b = \Delta + (A \Delta' - \theta) / B.
 
-With ``A = 0``, ``B = 1`` and :math:`\theta = \Delta - D` this is a ReLU layer with weights W and bias D whatever the
-window, with its gradients. Which neurons spike is read from the membrane potential, never from rounded times: near
-:math:`t_\max` a rounded time cannot tell.
+With ``A = 0``, ``B = 1`` and :math:`\theta = \Delta - D`, the values and gradients are those of a ReLU layer with
+weights W and bias D, for any window. The membrane potential decides which neurons spike, not the spike time, because
+near :math:`t_\max` rounded times are ambiguous.
 
-After Stanojevic et al. 2024, arXiv 2306.08744; the gate at :math:`t_\min` and jitter of emitted spikes only are ours.
+After Stanojevic et al. 2024, arXiv 2306.08744. Our extensions are the gate at :math:`t_\min` and the option to jitter
+only emitted spikes.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ OVERFLOWS: tuple[Overflow, ...] = ("pass", "clip", "error")
 
 @dataclass(frozen=True)
 class TimeConstraints:
-    """What hardware does to spike times.
+    """Hardware effects on spike times.
 
     Attributes:
         jitter: standard deviation of the noise on spike times, in units of the input window, at least 0.
-        jitter_silent: whether silent neurons are jittered too, so that half of them spike late in the window.
-        time_bits: spike times are rounded to 2^time_bits instants of their window, both ends included, 1 to 16; None
-            leaves them continuous.
-        slope_mismatch: standard deviation of the slope B of a neuron around 1, from 0 to 1. Slopes are drawn anew for
-            every batch, that is for another device, and shared by its samples.
+        jitter_silent: whether silent neurons are jittered too, so half of them spike late in the window.
+        time_bits: number of bits, 1 to 16, of spike times, which are rounded to 2^time_bits instants of their window,
+            including both ends; None for continuous times.
+        slope_mismatch: standard deviation of the slope B of a neuron around 1, from 0 to 1. All samples of a batch
+            share the slopes; each batch draws new ones, as for a different device.
 
     Raises:
         ValueError: if an attribute is outside its range.
@@ -65,7 +66,7 @@ class TimeConstraints:
 
     @property
     def active(self) -> bool:
-        """Whether any of them changes spike times."""
+        """Whether any constraint changes spike times."""
         return self.jitter > 0 or self.time_bits is not None or self.slope_mismatch > 0
 
 
@@ -76,18 +77,22 @@ def spike_times(
     window: Tensor | float = 1.0,
     t_min: Tensor | float = 0.0,
 ) -> Tensor:
-    r"""When neurons first spike, :math:`t = \min(t_\min + (\theta - V) / B, t_\max)`.
+    r"""Compute first spike times, :math:`t = \min(t_\min + (\theta - V) / B, t_\max)`.
 
     Args:
         potential: membrane potential V at `t_min`, any shape.
         threshold: :math:`\theta`, broadcasts to `potential`.
         slope: B, broadcasts to `potential`; neurons with ``B <= 0`` stay silent.
         window: length :math:`\Delta` of the window, larger than 0.
-        t_min: begin of the window.
+        t_min: start of the window.
 
     Returns:
-        spike times of the shape and dtype of `potential`; silent neurons have `t_max` to the last bit and a gradient of
-        0. Times before `t_min` are not clipped.
+        spike times of the shape and dtype of `potential`. For silent neurons, they are exactly `t_max` with a gradient
+        of 0. Times before `t_min` are not clipped.
+
+    Example:
+        >>> spike_times(torch.tensor([0.75, -0.5]), threshold=1.0, window=1.0)
+        tensor([0.2500, 1.0000])
     """
     window, t_min = (
         torch.as_tensor(value, dtype=potential.dtype, device=potential.device) for value in (window, t_min)
@@ -96,7 +101,7 @@ def spike_times(
     emitted = (potential + slope * window > threshold) & (slope > 0)
     times = t_min + (threshold - potential) / torch.where(slope > 0, slope, 1)
     t_max = t_min + window
-    # rounding may carry an emitted spike past t_max
+    # rounding may move an emitted spike past t_max
     return torch.where(emitted, torch.where(times < t_max, times, t_max), t_max)
 
 
@@ -106,14 +111,20 @@ def remaining_time(
     slope: Tensor | float = 1.0,
     window: Tensor | float = 1.0,
 ) -> Tensor:
-    r"""What is left of the window when neurons spike, :math:`\hat x = \max(0, (V + B \Delta - \theta) / B)`.
+    r"""Compute the time from the spike to the end of the window, :math:`\hat x = \max(0, (V + B \Delta - \theta) / B)`.
 
     Args:
-        potential: membrane potential V at the begin of the window, any shape.
-        threshold, slope, window: as in `spike_times`.
+        potential: membrane potential V at the start of the window, any shape.
+        threshold: :math:`\theta`, broadcasts to `potential`.
+        slope: B, broadcasts to `potential`; neurons with ``B <= 0`` stay silent.
+        window: length :math:`\Delta` of the window, larger than 0.
 
     Returns:
         remaining times of the shape and dtype of `potential`, 0 for silent neurons.
+
+    Example:
+        >>> remaining_time(torch.tensor([0.75, -0.5]), threshold=1.0, window=1.0)
+        tensor([0.7500, 0.0000])
     """
     slope = torch.as_tensor(slope, dtype=potential.dtype, device=potential.device)
     excess = torch.relu(potential + slope * window - threshold)
@@ -128,7 +139,7 @@ def relu_from_two_phase(
     window: Tensor | float,
     previous_window: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The ReLU layer that two-phase neurons compute, ``w = W / B``, ``b = window + (A previous_window - theta) / B``.
+    """Convert two-phase neurons to a ReLU layer, ``w = W / B``, ``b = window + (A previous_window - theta) / B``.
 
     Args:
         weight: W, shape `[out, ...]`.
@@ -139,7 +150,12 @@ def relu_from_two_phase(
         previous_window: length of the window of their inputs.
 
     Returns:
-        weight `[out, ...]` and bias `[out]`.
+        weight w `[out, ...]` and bias b `[out]`.
+
+    Example:
+        >>> weight, threshold, slope = torch.tensor([[4.0]]), torch.tensor([3.0]), torch.tensor([2.0])
+        >>> relu_from_two_phase(weight, threshold, 1.0, slope, window=2.0, previous_window=1.0)
+        (tensor([[2.]]), tensor([1.]))
     """
     per_neuron = slope.view(-1, *(1,) * (weight.dim() - 1))
     return weight / per_neuron, window + (slope_before * previous_window - threshold) / slope
@@ -153,31 +169,41 @@ def two_phase_from_relu(
     window: Tensor | float,
     previous_window: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The inverse of `relu_from_two_phase`: ``W = B w``, ``theta = B (window - b) + A previous_window``.
+    """Convert a ReLU layer to two-phase neurons, ``W = B w``, ``theta = B (window - b) + A previous_window``.
+
+    This is the inverse of `relu_from_two_phase`.
 
     Args:
         weight: w, shape `[out, ...]`.
         bias: b, shape `[out]`.
-        slope_before, slope, window, previous_window: as in `relu_from_two_phase`.
+        slope_before: A, a number or of shape `[out]`.
+        slope: B, shape `[out]`, larger than 0.
+        window: length of the neurons' window.
+        previous_window: length of the window of their inputs.
 
     Returns:
-        efficacies `[out, ...]` and thresholds `[out]`.
+        synaptic weights W `[out, ...]` and thresholds theta `[out]`.
+
+    Example:
+        >>> weight, bias, slope = torch.tensor([[2.0]]), torch.tensor([1.0]), torch.tensor([2.0])
+        >>> two_phase_from_relu(weight, bias, 1.0, slope, window=2.0, previous_window=1.0)
+        (tensor([[4.]]), tensor([3.]))
     """
     per_neuron = slope.view(-1, *(1,) * (weight.dim() - 1))
     return weight * per_neuron, slope * (window - bias) + slope_before * previous_window
 
 
 def jitter_times(times: Tensor, t_max: Tensor, sigma: float, emitted: Tensor | None = None) -> Tensor:
-    r"""Spike times with noise, :math:`t + \mathcal N(0, \sigma^2)`; what falls behind `t_max` is no spike.
+    r"""Add noise to spike times, :math:`t + \mathcal N(0, \sigma^2)`; spikes after `t_max` are dropped.
 
     Args:
-        times: spike times, `t_max` where a neuron is silent.
+        times: spike times; `t_max` for silent neurons.
         t_max: end of the window.
-        sigma: standard deviation, in units of time; 0 draws nothing.
-        emitted: which neurons spiked; the others stay silent. None jitters all.
+        sigma: standard deviation, in units of time; with 0, no random numbers are drawn.
+        emitted: mask of the neurons that spiked; the others stay silent. None adds noise to all.
 
     Returns:
-        spike times of the same shape, at most `t_max`; noise is from torch's generator.
+        spike times of the same shape, at most `t_max`. Noise is from torch's default generator.
     """
     if sigma == 0:
         return times
@@ -187,72 +213,81 @@ def jitter_times(times: Tensor, t_max: Tensor, sigma: float, emitted: Tensor | N
 
 
 def round_times(times: Tensor, window: Tensor | float, bits: int) -> Tensor:
-    """Times since the begin of their window, rounded to 2^bits instants of it, both ends included.
+    """Round times to 2^bits equidistant instants of their window, including both ends.
 
     Args:
-        times: times since the begin of the window; those outside of it are moved to its ends.
+        times: times since the start of the window; times outside the window are moved to its ends.
         window: length of the window.
-        bits: 1 to 16.
+        bits: number of bits, 1 to 16.
 
     Returns:
-        times on the grid, at most ``window / (2 (2^bits - 1))`` away; the gradient is that of the identity within the
-        window and 0 outside.
+        rounded times; those within the window change by at most ``window / (2 (2^bits - 1))``. The gradient is 1 within
+        the window and 0 outside.
 
     Raises:
         ValueError: if `bits` is outside its range.
+
+    Example:
+        >>> round_times(torch.tensor([0.3, 0.8]), window=1.0, bits=2)
+        tensor([0.3333, 0.6667])
     """
     return quantize(times, bits, 0.0, window)
 
 
 def through_time(
-    drive: Tensor,
+    current: Tensor,
     window: Tensor,
     t_min: Tensor | float = 0.0,
     overflow: Overflow = "pass",
     constraints: TimeConstraints | None = None,
 ) -> Tensor:
-    r"""Remaining times by way of spike times, for neurons of unit slope: :math:`t = t_\min + \Delta - u`.
+    r"""Compute remaining times from spike times, for neurons of unit slope: :math:`t = t_\min + \Delta - u`.
 
-    Everything that hardware does to a spike is done to its time: the clip at `t_min` (``overflow="clip"``), jitter,
-    rounding, in this order. Times are of the drive's dtype, in float32 or wider.
+    Hardware effects change the spike times, in this order: clip at `t_min` (``overflow="clip"``), jitter, rounding.
+    Spike times are computed in float32 or wider.
 
     Args:
-        drive: u, membrane potential at `t_min` plus threshold offset D, shape `[B, ...]`; positive means a spike.
-        window: length of the window, a scalar.
-        t_min: begin of the window.
-        overflow: "clip" moves spikes before `t_min` to it, with a gradient of 0; else they keep their time.
-        constraints: what hardware does to spike times.
+        current: u, integrated input current plus offset D of the threshold, shape `[B, ...]`; neurons spike if it is
+            positive.
+        window: length :math:`\Delta` of the window, a scalar.
+        t_min: start of the window.
+        overflow: "clip" moves spikes before `t_min` to `t_min`, with a gradient of 0; other values keep their time.
+        constraints: hardware effects on spike times; None for ideal hardware.
 
     Returns:
-        remaining times of the drive's shape and dtype, at least 0.
+        remaining times of the shape and dtype of `current`, at least 0.
+
+    Example:
+        >>> through_time(torch.tensor([[0.25, -0.5, 1.5]]), torch.tensor(1.0), overflow="clip")
+        tensor([[0.2500, 0.0000, 1.0000]])
     """
-    narrow = drive.dtype
-    drive = drive.to(torch.promote_types(narrow, torch.float32))
-    # in one dtype rounding keeps the order of times, so that none is later than t_max
-    window = window.to(drive.dtype)
-    begin = t_min.to(drive.dtype) if isinstance(t_min, Tensor) else t_min
-    t_max = begin + window
+    dtype = current.dtype
+    current = current.to(torch.promote_types(dtype, torch.float32))
+    # in one dtype, rounding keeps the order of times, so none is later than t_max
+    window = window.to(current.dtype)
+    start = t_min.to(current.dtype) if isinstance(t_min, Tensor) else t_min
+    t_max = start + window
     if constraints is None or constraints.slope_mismatch == 0:
-        # theta - V = window - u, and at most the window: cut at u = 0, where no rounded time can mislead the mask
-        remaining = torch.relu(drive)
+        # theta - V = window - u, and at most the window: cut at u = 0, where rounded times do not affect the mask
+        remaining = torch.relu(current)
     else:
-        noise = torch.randn(drive.shape[1:], dtype=drive.dtype, device=drive.device)
+        noise = torch.randn(current.shape[1:], dtype=current.dtype, device=current.device)
         slope = 1 + constraints.slope_mismatch * noise
-        remaining = remaining_time(drive, window, slope, window)
-    times = begin + (window - remaining)
+        remaining = remaining_time(current, window, slope, window)
+    times = start + (window - remaining)
     if overflow == "clip":
-        times = _not_before(begin, times)
+        times = _clip_start(start, times)
     if constraints is not None:
         emitted = None if constraints.jitter_silent else remaining > 0
         times = jitter_times(times, t_max, constraints.jitter, emitted)
         if overflow == "clip":
-            # what arrives before the receivers integrate counts from when they begin
-            times = _not_before(begin, times)
+            # spikes that arrive before the receivers integrate count from the start of integration
+            times = _clip_start(start, times)
         if constraints.time_bits is not None:
-            times = begin + round_times(times - begin, window, constraints.time_bits)
-    return (t_max - times).to(narrow)
+            times = start + round_times(times - start, window, constraints.time_bits)
+    return (t_max - times).to(dtype)
 
 
-def _not_before(begin: Tensor | float, times: Tensor) -> Tensor:
+def _clip_start(start: Tensor | float, times: Tensor) -> Tensor:
     # at equality the constant, with its gradient of 0
-    return torch.where(times > begin, times, begin)
+    return torch.where(times > start, times, start)

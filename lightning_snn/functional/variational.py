@@ -1,10 +1,10 @@
-r"""Mean-field Gaussian posteriors over weights: local reparameterization and the KL term, in closed form.
+r"""Mean-field Gaussian posteriors over weights: local reparameterization and KL divergence, in closed form.
 
 With ``q(w) = N(m, sigma^2)`` a linear map of x has Gaussian pre-activations with (Kingma et al. 2015)
 
 .. math:: \mu = m x + b, \qquad v = \sigma^2 x^2 + \sigma_b^2 ,
 
-and, where x is itself Gaussian with variance V, ``v = (m^2 + sigma^2) V + sigma^2 x^2 + sigma_b^2``.
+and, if x is itself Gaussian with variance V, ``v = (m^2 + sigma^2) V + sigma^2 x^2 + sigma_b^2``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Values = Literal["real", "spikes", "signs"]
-LinearMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+AffineFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def linear_moments(
@@ -28,25 +28,32 @@ def linear_moments(
     bias_variance: Tensor | None = None,
     values: Values = "real",
     x_variance: Tensor | None = None,
-    apply: LinearMap = F.linear,
+    apply: AffineFunction = F.linear,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a Bayesian linear map.
+    """Compute mean and variance of the outputs of a linear map with Gaussian weights.
 
-    Of a convolution the noise of each output position is taken as independent: marginals are exact, spatial correlation
-    is dropped.
+    For a convolution, the noise of each output position is treated as independent: marginals are exact, and spatial
+    correlation is ignored.
 
     Args:
-        x: input `[..., N]`, or what `apply` takes.
-        weight, weight_variance: posterior mean and variance `[M, N]`.
-        bias, bias_variance: posterior mean and variance `[M]`, both None without a bias.
-        values: what `x` holds. "spikes" are 0 and 1, so that ``x^2 = x``: the square is skipped, and the gradient of
-            the variance with respect to a spike is its exact difference. "signs" are -1 and 1, so that ``x^2 = 1``
-            and the variance is the same for every row: one row is computed and expanded.
-        x_variance: variance of a Gaussian input, like `x`; None where the input is known.
-        apply: the linear map ``(x, weight, bias)``, such as `F.linear` or a convolution with its geometry bound.
+        x: input `[..., N]`, or any input of `apply`.
+        weight: posterior mean `[M, N]`.
+        weight_variance: posterior variance `[M, N]`.
+        bias: posterior mean `[M]`; None without a bias.
+        bias_variance: posterior variance `[M]`; None without a bias.
+        values: kind of values in `x`. "spikes" are 0 and 1, so ``x^2 = x``: the square is skipped, and the gradient of
+            the variance with respect to a spike is its exact difference. "signs" are -1 and 1, so ``x^2 = 1`` and the
+            variance is the same for every row: one row is computed and expanded.
+        x_variance: variance of a Gaussian input, of the shape of `x`; None if the input is known.
+        apply: function ``(x, weight, bias)`` that applies the map, such as `F.linear` or a convolution with its
+            geometry bound.
 
     Returns:
         mean and variance, each `[..., M]`.
+
+    Example:
+        >>> linear_moments(torch.tensor([[2.0]]), torch.tensor([[3.0]]), torch.tensor([[0.5]]))
+        (tensor([[6.]]), tensor([[2.]]))
     """
     mean = apply(x, weight, bias)
     if values == "signs" and x_variance is None:
@@ -58,7 +65,20 @@ def linear_moments(
 
 
 def gaussian_kl(mean: Tensor, log_std: Tensor, prior_std: float | Tensor) -> Tensor:
-    """``KL(N(mean, exp(log_std)^2) || N(0, prior_std^2))``, summed over all elements; a scalar in nats, at least 0."""
+    """Return ``KL(N(mean, exp(log_std)^2) || N(0, prior_std^2))``, summed over all elements.
+
+    Args:
+        mean: posterior means, any shape.
+        log_std: logarithms of the posterior standard deviations, of the same shape.
+        prior_std: standard deviation of the prior, larger than 0, a number or a tensor that broadcasts to `mean`.
+
+    Returns:
+        Scalar in nats, at least 0.
+
+    Example:
+        >>> gaussian_kl(torch.tensor([0.0, 2.0]), torch.zeros(2), prior_std=1.0)
+        tensor(2.)
+    """
     log_prior = torch.log(torch.as_tensor(prior_std, dtype=mean.dtype, device=mean.device))
     variance_ratio = (2 * (log_std - log_prior)).exp()
     scaled_mean = (mean * torch.exp(-log_prior)).square()
@@ -66,6 +86,19 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, prior_std: float | Tensor) -> Ten
 
 
 def sample(mean: Tensor, variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A reparameterized draw ``mean + sqrt(variance) eps``; finite gradients where the variance is 0."""
+    """Draw the reparameterized sample ``mean + sqrt(variance + 1e-8) eps``, whose gradients are finite at variance 0.
+
+    Args:
+        mean: means, any shape.
+        variance: variances, at least 0, of the same shape.
+        generator: source of the noise; None is torch's default.
+
+    Returns:
+        samples of the shape and dtype of `mean`.
+
+    Example:
+        >>> sample(torch.ones(2), torch.tensor([0.0, 4.0]), torch.Generator().manual_seed(0))
+        tensor([1.0002, 0.4131])
+    """
     noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
     return torch.addcmul(mean, (variance + 1e-8).sqrt(), noise)

@@ -3,6 +3,7 @@
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.bayes.method import SpikingBayes
 from lightning_snn.methods.ep.method import ExpectationPropagation
+from lightning_snn.methods.noisy import register_stateless_layer
 from lightning_snn.methods.noisy_spikes import NoisySpikes
 from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
@@ -23,4 +24,5 @@ __all__ = [
     "SurrogateGradient",
     "Task",
     "TimeToFirstSpike",
+    "register_stateless_layer",
 ]

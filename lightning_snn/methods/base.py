@@ -1,7 +1,7 @@
-"""A method: how a network becomes trainable, what a step descends, how it predicts.
+"""Base class of the learning rules.
 
-A method never reaches into the Trainer. What it may know of the run is told to it: the `task`, and before every step
-the `progress`.
+A method prepares a network for training, computes the objective of a training step, and predicts. It has no access to
+the Trainer. `SpikingModule` sets its `task`, and its `progress` before every step.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from lightning_snn.nn.folding import run
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step yields.
+    """Result of a training step.
 
     Attributes:
-        objective: the scalar whose autograd gradient is the method's update. Not always a loss: never log it as one.
-        loss: the task loss, detached: what people read and stop early on.
-        output: the readout `[B, ...]`, detached.
-        metrics: what else is worth a curve, by name; scalars, detached. The module logs them under `train/`.
+        objective: scalar whose autograd gradient is the method's update. It is not always a loss, so do not log it as
+            one.
+        loss: task loss, a detached scalar for logging and early stopping.
+        output: readout `[B, ...]`, detached.
+        metrics: further detached scalars by name. The module logs them under `train/`.
     """
 
     objective: Tensor
@@ -36,12 +37,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands.
+    """Training progress.
 
     Attributes:
-        epoch: epochs completed, with the fraction of the current one.
-        train_size: samples in an epoch over all processes; None where it cannot be known.
-        step: steps of the optimizer completed.
+        epoch: completed epochs, including the fraction of the current one.
+        train_size: samples per epoch over all processes; None if unknown.
+        step: completed optimizer steps.
     """
 
     epoch: float = 0.0
@@ -50,13 +51,14 @@ class Progress:
 
 
 class Method(nn.Module):
-    """Base of the learning rules. A new one is one file here, its mathematics in `functional`, one row in the
-    contract table.
+    """Base class of the learning rules.
+
+    A new rule is one file or folder in `methods`, its mathematics in `functional`, and one row in the contract table.
 
     Attributes:
-        citation: BibTeX of what the method is after.
-        task: readout, loss and prediction; `SpikingModule` sets it, cross-entropy of the mean output by default.
-        progress: where training stands; `SpikingModule` sets it before every step.
+        citation: BibTeX entry of the method's publication.
+        task: readout, loss and prediction, set by `SpikingModule`; by default cross-entropy of the mean output.
+        progress: training progress, set by `SpikingModule` before every step.
     """
 
     citation: ClassVar[str] = ""
@@ -67,34 +69,47 @@ class Method(nn.Module):
         self.progress = Progress()
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """The network as this method trains it: swap layers, fuse, map. Called once, before training.
+        """Return the network that this method trains, with layers replaced, fused or mapped as needed.
+
+        `SpikingModule` calls it once, before training.
 
         Raises:
-            ValueError: naming the layers that the method cannot train.
+            ValueError: if the method cannot train some layers; names them.
         """
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        """Objective, loss and output of a batch `x [T, B, ...]`, `y [B, ...]`, for a prepared network."""
+        """Compute objective, loss and output of a batch.
+
+        Args:
+            network: a network from `prepare`.
+            x: inputs `[T, B, ...]`.
+            y: targets `[B, ...]`.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no training_step")
 
     def step_on_loss(self, outputs: Tensor, y: Tensor) -> Step:
-        """The step whose objective is the loss itself, of outputs `[T, B, ...]` with a gradient."""
+        """Compute the step whose objective is the task loss.
+
+        Args:
+            outputs: outputs of all time steps `[T, B, ...]`, with a gradient.
+            y: targets `[B, ...]`.
+        """
         output = self.task.read(outputs)
         loss = self.task.loss(output, y)
         return Step(loss, loss.detach(), output.detach())
 
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
-        """The prediction for `x [T, B, ...]`, by default from one plain run of the network."""
+        """Return the prediction for `x [T, B, ...]`, by default from one run of the network."""
         return self.task.predict(self.task.read(run(network, x)))
 
     def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
-        """What `predict` would say after each time step of `x [T, B, ...]`: a prediction `[T, B, ...]` from one run.
+        """Return the predictions after each time step of `x [T, B, ...]`, shape `[T, B, ...]`, from one run.
 
-        A network hears nothing of later steps, so row t is the prediction for ``x[: t + 1]``.
+        Outputs do not depend on later inputs, so row t is the prediction for ``x[: t + 1]``.
         """
         return self.task.predict(self.task.read_prefixes(run(network, x)))
 
     def configure_optimizer(self, network: nn.Module) -> Optimizer | None:
-        """The optimizer that the method needs; None leaves the choice to the user."""
+        """Return the optimizer that the method requires; None leaves the choice to the user."""
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -15,14 +15,62 @@ from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
 from lightning_snn.functional.variational import sample
 from lightning_snn.methods.base import Method
 from lightning_snn.methods.task import Prediction
+from lightning_snn.nn.delays import SynapticDelays
+from lightning_snn.nn.encoders import Complement
 from lightning_snn.nn.folding import folded, run
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.layer_rules import LayerRules, Refusal
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import LeakyIntegrator, Neuron, noise_refusal
+from lightning_snn.nn.neurons.probes import gain_refusal
 from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
+from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
 Sampling = Literal["noise", "weights"]
+NoiseRule = Callable[[nn.Module, NoiseMode], str | None]
+
+NOISE_RULES: LayerRules[NoiseRule] = LayerRules(
+    unknown="neither a Neuron nor a layer known to be stateless: see `register_stateless_layer`"
+)
+
+
+def register_stateless_layer(kind: type[nn.Module]) -> None:
+    """Declare that layers of a type act on every time step alone, so that networks that fire by noise may hold them.
+
+    Raises:
+        TypeError: if `kind` is not a subclass of `nn.Module`.
+    """
+    NOISE_RULES.register(kind, lambda layer, mode: None)
+
+
+def noise_refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
+    """Return the layers that a network which fires by noise cannot hold, with the reasons."""
+    names = {layer: name for name, layer in network.named_modules()}
+    found = NOISE_RULES.found_in(network)
+    refused = [
+        Refusal(names[layer], layer, reason)
+        for layer, rule in found.items()
+        if (reason := rule(layer, mode)) is not None
+    ]
+    return [*refused, *NOISE_RULES.refusals(network)]
+
+
+def _neuron_refusal(layer: nn.Module, mode: NoiseMode) -> str | None:
+    assert isinstance(layer, Neuron)
+    return noise_refusal(layer, mode) or gain_refusal(layer)
+
+
+_MIXING = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer)
+for _kind in vars(nn).values():
+    if isinstance(_kind, type) and issubclass(_kind, nn.Module) and _kind is not nn.Module:
+        if issubclass(_kind, _MIXING):
+            NOISE_RULES.register(_kind, lambda layer, mode: "takes rows for a sequence, and rows are time steps here")
+        elif not issubclass(_kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            register_stateless_layer(_kind)
+for _kind in (GaussianNoise, Sign, SynapticDelays, LeakyIntegrator, Complement):
+    register_stateless_layer(_kind)
+NOISE_RULES.register(Neuron, _neuron_refusal)
 
 # mean, variance, membrane, score, spikes and the next layer's input of the largest layer live at once
 _TENSORS_ALIVE = 6
@@ -130,7 +178,7 @@ class NoisyMethod(Method):
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
         """Return the layers that noise comes from or goes to; their outputs decide how many samples fit into memory."""
-        return [module for module in network.modules() if isinstance(module, (LIF, Sign))]
+        return [module for module in network.modules() if isinstance(module, (Neuron, Sign))]
 
     def extra_repr(self) -> str:
         parts = [f"lam={self.lam:g}"]
@@ -197,6 +245,6 @@ def _before_first_noise(network: nn.Module) -> tuple[list[nn.Module], list[nn.Mo
     """The layers of a chain before its first noisy neuron, and the rest; of another module there is no before."""
     layers = unnested(network)
     for index, layer in enumerate(layers):
-        if any(isinstance(module, (LIF, Sign)) for module in layer.modules()):
+        if any(isinstance(module, (Neuron, Sign)) for module in layer.modules()):
             return layers[:index], layers[index:]
     return [], layers

@@ -21,8 +21,9 @@ from lightning_snn.checks import check_choice, check_positive
 from lightning_snn.functional.estimators import Estimator, EstimatorName
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.methods.base import Step
-from lightning_snn.methods.noisy import NoisyMethod
-from lightning_snn.nn.lif import LIF
+from lightning_snn.methods.noisy import NoisyMethod, noise_refusals
+from lightning_snn.nn.layer_rules import refuse
+from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
@@ -76,26 +77,19 @@ class NoisySpikes(NoisyMethod):
         Raises:
             ValueError: if the network has no such layer, or naming the LIF layers of the order "leak_then_reset".
         """
-        refused = [
-            f"{name or 'the network'} (order={module.dynamics.order!r})"
-            for name, module in network.named_modules()
-            if isinstance(module, LIF) and module.dynamics.order != "reset_then_leak"
-        ]
-        if refused:
-            raise ValueError(
-                f'Expected LIF layers of order "reset_then_leak" for NoisySpikes, but got {", ".join(refused)}'
-            )
+        refuse("NoisySpikes", noise_refusals(network, self.noise_mode))
         network = copy.deepcopy(network)
         places = [
             (parent, name, child)
             for parent in network.modules()
+            if not isinstance(parent, Neuron)
             for name, child in parent._modules.items()
-            if isinstance(child, (LIF, Sign))
+            if isinstance(child, (Neuron, Sign))
         ]
         if not places:
-            raise ValueError("Expected a network with LIF or Sign layers inside for NoisySpikes, but got none")
-        neurons = (module for module in network.modules() if isinstance(module, (LIF, Sign)))
-        depths = {layer: depth for depth, layer in enumerate(neurons, 1)}
+            raise ValueError("Expected a network with neurons or Sign layers inside for NoisySpikes, but got none")
+        inside = {child for _, _, child in places}
+        depths = {layer: depth for depth, layer in enumerate((m for m in network.modules() if m in inside), 1)}
         for parent, name, child in places:
             growth = math.sqrt(depths[child]) if self.profile == "sqrt_depth" else 1.0
             setattr(parent, name, nn.Sequential(GaussianNoise(self.std * growth), child))

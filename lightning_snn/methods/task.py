@@ -1,4 +1,4 @@
-"""What is learned, apart from how: the readout, the loss and what a prediction is."""
+"""Tasks, independent of the learning rule: the readout, the loss and the prediction."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from lightning_snn.functional.entropy import expected_entropy, predictive_entrop
 from lightning_snn.functional.readout import READOUTS, ReadoutName, readout
 
 Readout = ReadoutName | Callable[[Tensor], Tensor]
+# from outputs [T, B, ...] and targets [B, ...] to a scalar
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
 class Prediction:
-    """What a network says about a batch, or, with a leading axis T in front of B, after each step of it.
+    """Prediction for a batch.
+
+    The prediction after each time step has an axis T before B.
 
     Attributes:
         mean: class probabilities `[B, C]`, or the predicted value `[B, ...]` of a regression.
-        variance: predictive variance of a regression `[B, ...]`, None where the method has none.
-        samples: the predictions behind the mean, `[K, B, ...]`, None where there is one only.
-        categorical: whether mean and samples are class probabilities; the entropies are defined for these alone.
-        spike_probabilities: probability `[B, C]` that each output neuron spikes, by itself, where outputs are spikes.
-        variance_parts: where the variance comes from, each `[B, ...]`: "epistemic", what more data would reduce, and
-            "spikes", the noise of neurons; of a regression also "noise", that of observations, all adding up to
-            `variance`. Of a classification they are parts of the variance of each output's potential.
+        variance: predictive variance of a regression `[B, ...]`; None if the method has none.
+        samples: the K predictions whose mean is `mean`, `[K, B, ...]`; None if there is only one.
+        categorical: whether mean and samples are class probabilities. The entropies are defined only for these.
+        spike_probabilities: probability `[B, C]` that each output neuron spikes; None if the outputs are not spikes.
+        variance_parts: parts of the variance, each `[B, ...]`: "epistemic", which more data would reduce, and "spikes",
+            the noise of neurons. For a regression there is also "noise", that of observations, and the sum is
+            `variance`. For a classification they are parts of the variance of each output's membrane potential.
     """
 
     mean: Tensor
@@ -41,32 +45,34 @@ class Prediction:
 
     @property
     def predictive_entropy(self) -> Tensor:
-        """Entropy of the mean `H[mean_k p_k]`, `[B]`, in nats: the total uncertainty.
+        """Total uncertainty: the entropy of the mean `H[mean_k p_k]`, `[B]`, in nats.
 
         Raises:
-            ValueError: if this is no prediction of class probabilities.
+            ValueError: if this is not a prediction of class probabilities.
         """
         self._check_categorical("predictive_entropy")
         return predictive_entropy(self.mean)
 
     @property
     def expected_entropy(self) -> Tensor:
-        """Mean entropy of the samples `mean_k H[p_k]`, `[B]`, in nats: what no further training data would remove.
+        """Aleatoric uncertainty: the mean entropy of the samples `mean_k H[p_k]`, `[B]`, in nats.
+
+        More training data would not reduce it.
 
         Raises:
-            ValueError: if this is no prediction of class probabilities, or one without samples.
+            ValueError: if this is not a prediction of class probabilities, or has no samples.
         """
         return expected_entropy(self._samples("expected_entropy"))
 
     @property
     def mutual_information(self) -> Tensor:
-        """Information that the class holds on the model, `H[mean_k p_k] - mean_k H[p_k]`, `[B]`, in nats (BALD).
+        """Mutual information of class and model (BALD), `H[mean_k p_k] - mean_k H[p_k]`, `[B]`, in nats.
 
-        It is 0 for one sample and at least -1e-6, by rounding. A prediction without samples was not asked how its model
-        might differ: rather than 0, which would claim certainty, there is an error.
+        It is 0 for one sample, and rounding may decrease it to -1e-6. Without samples it is unknown. A value of 0 would
+        claim certainty, so there is an error instead.
 
         Raises:
-            ValueError: if this is no prediction of class probabilities, or one without samples.
+            ValueError: if this is not a prediction of class probabilities, or has no samples.
         """
         samples = self._samples("mutual_information")
         return self.predictive_entropy - expected_entropy(samples)
@@ -75,21 +81,21 @@ class Prediction:
         self._check_categorical(quantity)
         if self.samples is None:
             raise ValueError(
-                f"Expected a prediction with samples for `{quantity}`, such as a Bayesian method gives that draws "
-                "several, but got one without"
+                f"Expected a prediction with samples for `{quantity}`, but got one without samples. Use a Bayesian "
+                "method that draws several."
             )
         return self.samples
 
     def _check_categorical(self, quantity: str) -> None:
         if not self.categorical:
             raise ValueError(
-                f"Expected a prediction of class probabilities for `{quantity}`, but got one of a regression: its "
-                "uncertainty is `variance`"
+                f"Expected a prediction of class probabilities for `{quantity}`, but got one of a regression. Use "
+                "`variance` as its uncertainty."
             )
 
 
 class Task:
-    """Base of the tasks: a readout over time, a loss on what it gives, and a prediction.
+    """Base class of the tasks: a readout over time, a loss and a prediction.
 
     Args:
         readout: "mean", "max", "last", "sum", or a function `[T, B, ...] -> [B, ...]`.
@@ -101,20 +107,20 @@ class Task:
         self.readout = readout
 
     def read(self, outputs: Tensor) -> Tensor:
-        """One output a sample, `[B, ...]`, from the outputs of all steps `[T, B, ...]`, in float32 or wider."""
+        """Reduce the outputs of all time steps `[T, B, ...]` to one per sample `[B, ...]`, in float32 or wider."""
         outputs = _widened(outputs)
         return self.readout(outputs) if callable(self.readout) else readout(outputs, self.readout)
 
     def read_prefixes(self, outputs: Tensor) -> Tensor:
-        """What `read` gives after each time step: row t is `read(outputs[: t + 1])`.
+        """Compute the readout after each time step: row t is `read(outputs[: t + 1])`.
 
-        A named readout is computed in one pass over time; a function is called on every prefix, T times.
+        A named readout takes one pass over time. A function is called T times, on every prefix.
 
         Args:
-            outputs: outputs of all steps, `[T, B, ...]`, T of at least 1.
+            outputs: outputs of all time steps, `[T, B, ...]`, T of at least 1.
 
         Returns:
-            `[T, B, ...]`, in float32 or wider. `predict` and `combine` take it as they take what `read` returned.
+            A tensor `[T, B, ...]` in float32 or wider, which `predict` and `combine` accept like the result of `read`.
 
         Raises:
             ValueError: if there is no time step.
@@ -129,21 +135,26 @@ class Task:
         return _PREFIX_READOUTS[self.readout](outputs)
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """The scalar that people read and stop early on, from what `read` returned."""
+        """Compute the loss, a scalar for logging and early stopping.
+
+        Args:
+            output: readout `[B, ...]` from `read`.
+            y: targets `[B, ...]`.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
     def predict(self, output: Tensor) -> Prediction:
-        """The prediction from what `read` returned."""
+        """Return the prediction from the readout `[B, ...]`."""
         raise NotImplementedError(f"{type(self).__name__} defines no prediction")
 
     def combine(self, predictions: list[Prediction]) -> Prediction:
-        """The mixture of K predictions; its samples are their means."""
+        """Return the mixture of K predictions, whose samples are their means."""
         samples = torch.stack([prediction.mean for prediction in predictions])
         return Prediction(samples.mean(0), None, samples, predictions[0].categorical)
 
 
 class Classification(Task):
-    """Cross-entropy of the readout as logits; probabilities by softmax."""
+    """Classification: the readout is logits, the loss cross-entropy, and the prediction their softmax."""
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(output, y)
@@ -153,18 +164,17 @@ class Classification(Task):
 
     def combine(self, predictions: list[Prediction]) -> Prediction:
         mixture = super().combine(predictions)
-        mixture.mean = mixture.mean.clamp(max=1)  # a mean of ones may round to more than 1
+        mixture.mean = mixture.mean.clamp(max=1)  # rounding may give a mean above 1
         return mixture
 
 
 class Regression(Task):
-    """Squared error of the readout."""
+    """Regression: the readout is the predicted value, and the loss the mean squared error."""
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         if output.shape != y.shape:
             raise ValueError(
-                f"Expected the target of a regression to have the readout's shape {tuple(output.shape)}, but got "
-                f"{tuple(y.shape)}"
+                f"Expected argument `y` to have the readout's shape {tuple(output.shape)}, but got {tuple(y.shape)}"
             )
         return F.mse_loss(output, y)
 
@@ -178,12 +188,29 @@ class Regression(Task):
         return mixture
 
 
+def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of the mean over time.
+
+    Args:
+        outputs: logits `[T, B, C]`.
+        y: true classes `[B]`.
+
+    Returns:
+        A scalar, in nats.
+
+    Example:
+        >>> mean_cross_entropy(torch.zeros(4, 2, 3), torch.tensor([0, 2]))
+        tensor(1.0986)
+    """
+    return F.cross_entropy(outputs.mean(0), y)
+
+
 def _widened(outputs: Tensor) -> Tensor:
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def _running(outputs: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    # not torch.cumsum, which PyTorch refuses on GPUs where deterministic algorithms are asked for
+    # torch.cumsum raises an error on GPUs with deterministic algorithms.
     return torch.stack(list(accumulate(outputs, combine)))
 
 

@@ -1,6 +1,9 @@
-"""torchmetrics classes; their functional twins are in `lightning_snn.metrics.functional`, of spike trains in
-`lightning_snn.metrics.spikes`, of synaptic operations in `lightning_snn.metrics.activity` and of what is counted in
-networks of first spikes in `lightning_snn.metrics.ttfs`."""
+"""Metrics of predictions, uncertainty, spikes and synaptic operations as torchmetrics classes.
+
+The functional forms are in `lightning_snn.metrics.functional` (predictions and uncertainty),
+`lightning_snn.metrics.spikes` (spike trains), `lightning_snn.metrics.activity` (synaptic operations) and
+`lightning_snn.metrics.ttfs` (time-to-first-spike networks).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, Spi
 from lightning_snn.metrics.uncertainty import (
     AdaptiveCalibrationError,
     AreaUnderRiskCoverage,
+    ExpectedCalibrationError,
     MutualInformation,
     OutOfDistributionAUROC,
     PredictiveEntropy,
@@ -23,6 +27,7 @@ __all__ = [
     "BitAccuracy",
     "BrierScore",
     "DecisionLatency",
+    "ExpectedCalibrationError",
     "FiringRate",
     "FirstSpikeLatency",
     "Latency",

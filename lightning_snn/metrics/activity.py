@@ -1,16 +1,17 @@
-"""What a spiking network does while it runs: its spikes, and the synaptic operations that they cause.
+"""Spikes and synaptic operations of a running network.
 
-By NeuroBench's (Yik et al. 2025) definitions:
+The quantities are defined as in NeuroBench (Yik et al. 2025):
 
-- Spikes per neuron per step: spikes of all spiking layers, over neurons times time steps times samples.
-- Effective synaptic operations: for every input of a connection layer that is not zero, the number of nonzero weights
-  that it meets; nothing else does work on event-driven hardware. They are accumulates (ACs) in time steps whose inputs
-  are all -1, 0 or 1, and multiply-accumulates (MACs) in all others; the first layer's inputs are the data, which may be
-  anything. Of a call whose time steps are not known all of it is one. A recurrent spiking layer hears its own spikes
-  one step late, those of the last step never. Biases, normalization, pooling and the neurons themselves count nothing.
-- Dense synaptic operations: the same, if no input and no weight were zero.
+- Spikes per neuron per step: spikes of all spiking layers, divided by neurons times time steps times samples.
+- Effective synaptic operations: the sum over all nonzero inputs of a connection layer of the number of nonzero weights
+  of the input. Only these operations cost work on event-driven hardware. They are accumulates (ACs) in time steps whose
+  inputs are all -1, 0 or 1, and multiply-accumulates (MACs) in all other time steps. The inputs of the first layer are
+  the data, which may have any values. A call whose time steps are unknown counts as one time step. A recurrent spiking
+  layer receives its own spikes one step later, so its spikes of the last step cause no operations. Biases,
+  normalization, pooling and the neurons themselves are not counted.
+- Dense synaptic operations: the same if no input and no weight were zero.
 
-The MACs of the dense artificial network, to compare with, are the dense operations of one pass: of one time step.
+The MACs of an equivalent artificial network are the dense operations of one pass, that is, of one time step.
 """
 
 from __future__ import annotations
@@ -38,30 +39,29 @@ from lightning_snn.metrics.operations import (
 )
 from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
 from lightning_snn.nn.folding import time_steps
-from lightning_snn.nn.lif import RecurrentLIF
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import RecurrentLIF
 from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
 from lightning_snn.nn.phase import rate_phase
 
 
 @dataclass
 class Activity:
-    """Totals of what a network did within `record_activity`; the tensors stay on the network's device.
+    """Total spikes and synaptic operations within `record_activity`; the tensors stay on the network's device.
 
     Attributes:
         spikes: number of spikes of each spiking layer, int64 scalars.
         neuron_steps: neurons times steps times samples of each spiking layer.
         operations: effective synaptic operations of each connection layer and recurrent spiking layer, int64 scalars.
-        accumulates: those of them that are accumulates; the others are multiply-accumulates.
+        accumulates: the accumulates among these operations; the others are multiply-accumulates.
         dense: dense synaptic operations of the same layers.
-        rows: their inputs: time steps times samples, once for each time that a layer is used in a pass. What a linear
-            layer hears in one time step of one sample is one of them, however many tokens or pixels it has. That a
-            call outside `run` gave it several time steps is known by its first two axes, in either order: those of the
-            calls of a spiking layer.
-        samples: samples seen. Counted are the rows that a network is called with by `lightning_snn.run`, otherwise
-            those of the calls of its first spiking layer; where that takes one step a call, a context is one batch.
-            Whoever knows better sets this number.
-        steps: time steps of the sequence that a spiking layer took last in one call; 0 if they take one step a call.
+        rows: inputs of the same layers: time steps times samples, for each use of a layer in a pass. The input of a
+            linear layer in one time step of one sample is one row, for any number of tokens or pixels. A call outside
+            `run` has several time steps if its first two axes, in either order, equal those of a spiking layer's calls.
+        samples: number of samples. These are the rows of the network's input if it is called by `lightning_snn.run`,
+            otherwise the rows of the calls of its first spiking layer. If this layer takes one step per call, a context
+            is one batch. This number may be set to a known value.
+        steps: time steps of the latest call of a spiking layer; 0 if the spiking layers take one step per call.
         raster: spikes of the first sample in each spiking layer, a list of pieces of shape `(steps, N)`.
         uncounted: layers with a weight matrix whose operations are not counted.
     """
@@ -78,30 +78,43 @@ class Activity:
     uncounted: list[str] = field(default_factory=list)
 
     def spikes_per_neuron_per_step(self) -> float:
-        """Spikes per neuron and time step over all spiking layers, in [0, 1] for binary spikes; nan if none ran."""
+        """Return the spikes per neuron and time step over all spiking layers; nan if none was called.
+
+        The value is in [0, 1] for binary spikes.
+        """
         neuron_steps = sum(self.neuron_steps.values())
         return float(sum(self.spikes.values())) / neuron_steps if neuron_steps else float("nan")
 
     def spike_rates(self) -> dict[str, float]:
-        """Spikes per neuron and time step of each spiking layer."""
+        """Return the spikes per neuron and time step of each spiking layer."""
         return {name: float(count) / self.neuron_steps[name] for name, count in self.spikes.items()}
 
     def synaptic_operations_per_sample(self) -> float:
-        """Effective synaptic operations that one sample costs, over all its time steps; nan if no sample was seen."""
+        """Return the effective synaptic operations per sample, over all its time steps; nan if there was no sample."""
         return float(sum(self.operations.values())) / self.samples if self.samples else float("nan")
 
     def dense_pass(self) -> dict[str, float]:
-        """Multiply-accumulates of each layer in one dense pass of one sample: those of an artificial network with the
-        same connections. A layer that is used several times in a pass, its weights being shared by several places,
-        counts once; one that is used on many tokens or pixels at once counts them all."""
+        """Return the multiply-accumulates of each layer in one dense pass of one sample.
+
+        These are the operations of an artificial network with the same connections. A layer whose weights are shared by
+        several places of the network counts once. A layer that is applied to many tokens or pixels in one call counts
+        all of them.
+        """
         return {name: self.dense[name] / rows for name, rows in self.rows.items()}
 
     def first_sample(self) -> dict[str, Tensor]:
-        """Spikes of the first sample in each spiking layer that ran, shape `(T, N)`."""
+        """Return the spikes of the first sample in each spiking layer that was called, shape `(T, N)`."""
         return {name: torch.cat(pieces) for name, pieces in self.raster.items()}
 
     def add_operations(self, name: str, effective: Effective, dense: int, rows: int) -> None:
-        """Add a call of a layer: its effective and dense operations and the rows of its input."""
+        """Add a call of a layer.
+
+        Args:
+            name: name of the layer.
+            effective: its effective synaptic operations.
+            dense: its dense synaptic operations.
+            rows: number of rows of its input.
+        """
         self.operations[name] = self.operations.get(name, 0) + effective.total
         self.accumulates[name] = self.accumulates.get(name, 0) + effective.accumulates
         self.dense[name] = self.dense.get(name, 0) + dense
@@ -114,24 +127,28 @@ def record_activity(
 ) -> Iterator[Activity]:
     """Count spikes and synaptic operations of every call of a network within this context.
 
-    K noisy samples of a prediction are K runs: their operations add up, what they share counts once. Which weights are
-    zero is looked up once in a context.
+    K noisy samples of a prediction are K runs: their operations add up, and layers that are called once for all samples
+    count once. The zero weights of a layer are determined once per context.
 
     Args:
-        network: any module; its spiking layers, also those of other libraries, are found by `nn.registry`. Its lazy
-            layers may get their parameters in this context.
-        activity: totals to add to; None starts new ones.
-        first_sample: keep the spikes of the first sample too. Layers of other libraries that are called step by step
-            give one step a call, so that the context should then enclose the steps of one batch.
+        network: any module; its spiking layers, including those of other libraries, are found by `nn.registry`. Lazy
+            layers may be initialized within the context.
+        activity: totals to add to; None starts at 0.
+        first_sample: whether to keep the spikes of the first sample. Layers of other libraries that are called step by
+            step give one step per call, so the context should then enclose the steps of one batch.
 
     Returns:
-        A context that gives the `Activity`, whose `rows` and `uncounted` are complete when it ends. The hooks are gone
-        then, also by an exception.
+        A context manager that yields the `Activity`, whose `rows` and `uncounted` are complete on exit. The hooks are
+        removed on exit, also after an exception.
 
     Example:
+        >>> from lightning_snn import LIF, run
+        >>> network = nn.Sequential(nn.Linear(3, 2), LIF())
+        >>> _ = nn.init.ones_(network[0].weight), nn.init.zeros_(network[0].bias)
         >>> with record_activity(network) as activity:
-        ...     run(network, x)
-        >>> activity.spikes_per_neuron_per_step()
+        ...     _ = run(network, torch.ones(4, 1, 3))
+        >>> activity.spikes_per_neuron_per_step(), activity.synaptic_operations_per_sample()
+        (1.0, 24.0)
     """
     recorder = _Recorder(Activity() if activity is None else activity, first_sample)
     with ExitStack() as hooks:
@@ -148,21 +165,24 @@ def record_activity(
 
 
 class SynapticOperations(Metric):
-    """Synaptic operations that one sample costs: effective accumulates, effective multiply-accumulates, and dense.
+    """Synaptic operations per sample: effective accumulates, effective multiply-accumulates, and dense operations.
 
-    The sum over batches and processes, divided by the number of their samples; nan if there was no sample.
+    The sum over batches and processes is divided by the number of samples; nan if there was no sample.
 
     Args:
-        layer: which layer, by its name within the network; None takes all of them together.
+        layer: name of a layer within the network; None means the sum of all layers.
         kwargs: see `torchmetrics.Metric`.
 
     Example:
-        >>> metric = SynapticOperations()
-        >>> for x, y in loader:
+        >>> from lightning_snn import LIF, run
+        >>> network = nn.Sequential(nn.Linear(3, 2), LIF(), nn.Linear(2, 5))
+        >>> metric = SynapticOperations(layer="0")
+        >>> for x in (torch.ones(4, 1, 3), torch.zeros(4, 1, 3)):
         ...     with record_activity(network) as activity:
-        ...         run(network, x)
+        ...         _ = run(network, x)
         ...     metric.update(activity)
         >>> metric.compute()["effective_acs"]
+        tensor(12., dtype=torch.float64)
     """
 
     full_state_update = False
@@ -175,12 +195,12 @@ class SynapticOperations(Metric):
     def __init__(self, layer: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layer = layer
-        # integers, which a module that is cast to another dtype leaves alone
+        # Integers do not change when a module that holds this metric is cast to another dtype.
         self.add_state("counts", torch.zeros(3, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, activity: Activity) -> None:
-        """Add what was recorded of a batch.
+        """Add the recorded activity of a batch.
 
         Raises:
             ValueError: if there is no such layer.
@@ -189,30 +209,38 @@ class SynapticOperations(Metric):
         self.samples = self.samples + activity.samples
 
     def compute(self) -> dict[str, Tensor]:
-        """`effective_acs`, `effective_macs` and `dense`, scalars in float64 (float32 on Apple's MPS)."""
+        """Return `effective_acs`, `effective_macs` and `dense`, scalars in float64 (float32 on Apple's MPS)."""
         return _per_sample(self.counts, self.samples)
 
 
 def operations_per_sample(activity: Activity, layer: str | None = None) -> dict[str, Tensor]:
-    """Synaptic operations that one sample costs: the twin of `SynapticOperations`.
+    """Compute the synaptic operations per sample: the functional form of `SynapticOperations`.
 
     Args:
-        activity: from `record_activity`.
-        layer: which layer, by its name within the network; None takes all of them together.
+        activity: totals from `record_activity`.
+        layer: name of a layer within the network; None means the sum of all layers.
 
     Returns:
-        `effective_acs`, `effective_macs` and `dense`, scalars in float64 (float32 on Apple's MPS); nan if no sample
-        was seen.
+        `effective_acs`, `effective_macs` and `dense`, scalars in float64 (float32 on Apple's MPS); nan if there was no
+        sample.
 
     Raises:
         ValueError: if there is no such layer.
+
+    Example:
+        >>> from lightning_snn import LIF, run
+        >>> network = nn.Sequential(nn.Linear(3, 2), LIF())
+        >>> with record_activity(network) as activity:
+        ...     _ = run(network, torch.ones(4, 1, 3))
+        >>> operations_per_sample(activity)["dense"]
+        tensor(24., dtype=torch.float64)
     """
     device = next((count.device for count in activity.operations.values()), torch.device("cpu"))
     return _per_sample(_operations(activity, layer, device), torch.tensor(activity.samples, device=device))
 
 
 class _Recorder:
-    """What hooks of a context write into an `Activity`."""
+    """Hooks that count spikes and operations into an `Activity`."""
 
     def __init__(self, activity: Activity, first_sample: bool) -> None:
         self.activity = activity
@@ -221,11 +249,11 @@ class _Recorder:
         self._in_runs = False
         self._first: str | None = None
         self._known: dict[tuple[str, torch.Size], tuple[Tensor, int]] = {}
-        # outside of `run`: calls of linear layers by their first two axes; of spiking layers the steps and samples of
-        # those that take all steps in a call, and all steps by layer and samples
+        # Of calls outside of `run`: the calls of linear layers by their first two axes; steps and samples of the
+        # spiking layers that take all steps in one call; and the steps of each spiking layer by its samples.
         self._leading: Counter[tuple[str, int, int]] = Counter()
         self._sequences: set[tuple[float, int]] = set()
-        self._heard: Counter[tuple[str, int]] = Counter()
+        self._spiking_steps: Counter[tuple[str, int]] = Counter()
 
     def count_samples(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         steps = time_steps()
@@ -241,13 +269,13 @@ class _Recorder:
         if takes_all_steps(call.layer):
             activity.steps = spikes.shape[0]
         if time_steps() is None:
-            self._heard[call.name, spikes.shape[1]] += spikes.shape[0]
+            self._spiking_steps[call.name, spikes.shape[1]] += spikes.shape[0]
             if takes_all_steps(call.layer):
                 self._sequences.add((spikes.shape[0], spikes.shape[1]))
         if isinstance(call.layer, RecurrentLIF):
-            # those of the last step would be heard in the next
-            heard = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
-            self._add(call.name, call.layer, heard, heard.shape[0] * heard.shape[1])
+            # The layer receives its own spikes one step later.
+            received = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
+            self._add(call.name, call.layer, received, received.shape[0] * received.shape[1])
         if self.traces is not None:
             self.traces.add(call)
         if not self._in_runs and (self._first is None or (self._first == call.name and takes_all_steps(call.layer))):
@@ -256,15 +284,15 @@ class _Recorder:
 
     def operation_counter(self, name: str, own: nn.Module) -> Any:
         def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
-            # copies of a network take its hooks with them; the second pass of rate-based backpropagation is no cost
-            # of what the network does
+            # Copies of a network copy its hooks. The second pass of rate-based backpropagation does not belong to the
+            # activity of the spiking network.
             if layer is not own or rate_phase() == "replay":
                 return
-            # a Gaussian activation is an analog value that the layer hears through its mean
+            # A layer receives a Gaussian activation as an analog value, its mean.
             x = args[0].mean if isinstance(args[0], Moments) else args[0]
             if time_steps() is None and row_dimensions(layer) == 1 and x.dim() > 2 and not _is_multi_step(layer):
                 self._leading[name, x.shape[0], x.shape[1]] += 1
-                # time comes first where spiking layers take all of it
+                # Time is the first axis if spiking layers take all time steps in one call.
                 over_time = x if any(map(takes_all_steps, self.spiking.values())) else x[None]
                 self._add(name, layer, over_time, x.shape[0])
             else:
@@ -274,8 +302,8 @@ class _Recorder:
 
     def complete(self, network: nn.Module) -> None:
         for (name, first, second), calls in self._leading.items():
-            # a call of a layer that is called less often than a spiking layer has several of its steps
-            known = self._sequences | {(steps / calls, samples) for (_, samples), steps in self._heard.items()}
+            # If a layer is called less often than a spiking layer, each call has several time steps.
+            known = self._sequences | {(steps / calls, samples) for (_, samples), steps in self._spiking_steps.items()}
             if (first, second) in known or (second, first) in known:
                 self.activity.rows[name] += calls * first * (second - 1)
         for name, layer in network.named_modules():
@@ -288,13 +316,13 @@ class _Recorder:
             self.activity.raster.setdefault(name, []).append(trace.spikes[:, 0])
 
     def _add(self, name: str, layer: nn.Module, steps: Tensor, rows: int) -> None:
-        """Add the input of a call as time steps, shape `[steps, ...]`, and its rows."""
+        """Add the operations of a call, given its input as time steps `[steps, ...]` and its number of rows."""
         fan, dense = self._connections(name, layer, steps.shape)
         inputs = steps.shape[: steps.dim() - fan.dim()].numel()
         self.activity.add_operations(name, effective_operations(steps, fan), dense * inputs, rows)
 
     def _connections(self, name: str, layer: Any, shape: torch.Size) -> tuple[Tensor, int]:
-        """Fan-out and dense operations of a row; a network may be given inputs `[steps, B, ...]` of several sizes."""
+        """Return fan-out and dense operations of a row for inputs `[steps, B, ...]`, cached by layer and size."""
         key = name, shape[2:]
         if key not in self._known:
             self._known[key] = fan_out(layer, shape), dense_operations(layer, shape)
@@ -302,7 +330,7 @@ class _Recorder:
 
 
 def _over_time(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
-    """The input of a call as time steps `[steps, ...]`, and its rows: each one time step of one sample."""
+    """Return the input of a call as time steps `[steps, ...]`, and its rows: time steps times samples."""
     steps = time_steps()
     if steps is not None and x.shape[0] % steps == 0:
         return x.unflatten(0, (steps, -1)), x.shape[0]
@@ -312,7 +340,7 @@ def _over_time(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _is_multi_step(layer: nn.Module) -> bool:
-    """Whether a connection is one of SpikingJelly's that take `[T, B, ...]`."""
+    """Return whether a layer is one of SpikingJelly's that take `[T, B, ...]`."""
     return getattr(layer, "step_mode", "s") == "m"
 
 
@@ -323,7 +351,7 @@ def _is_uncounted(layer: nn.Module) -> bool:
 
 
 def _operations(activity: Activity, layer: str | None, device: torch.device) -> Tensor:
-    """Accumulates, multiply-accumulates and dense operations, int64 `[3]`."""
+    """Return the accumulates, multiply-accumulates and dense operations, int64 `[3]`."""
     if layer is not None and layer not in activity.operations:
         raise ValueError(
             f"Expected argument `layer` to be one of {', '.join(map(repr, activity.operations))}, but got {layer!r}"

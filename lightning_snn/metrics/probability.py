@@ -1,7 +1,7 @@
 """Scores of predicted class probabilities as torchmetrics classes.
 
-The mathematics is in `lightning_snn.metrics.functional`. For the expected calibration error use torchmetrics' own
-`MulticlassCalibrationError(num_classes, n_bins=15, norm="l1")`; in bins of equal size it is `AdaptiveCalibrationError`.
+The functional forms are in `lightning_snn.metrics.functional`, the calibration errors in
+`lightning_snn.metrics.uncertainty`.
 """
 
 from __future__ import annotations
@@ -24,44 +24,16 @@ from lightning_snn.metrics.functional import (
 )
 
 
-class RunningMean(Metric):
-    """Mean of one value a sample, over batches and over distributed processes.
+class WideStates(Metric):
+    """Base of metrics whose floating-point states are float64 (float32 on Apple's MPS) and stay so under any cast.
 
-    mean = sum_n v_n / N, of which the sum and N are kept and added up; nan if there was no sample.
-
-    The sum stays in float64 (float32 on Apple's MPS) when the metric, or a module that holds it, is cast to another
-    dtype: a sum in bfloat16 would stop growing after a few hundred samples. `set_dtype` has no effect for that reason.
-
-    Args:
-        measure: what is averaged; the names of the states begin with it.
-        kwargs: see `torchmetrics.Metric`.
+    A sum in bfloat16 would stop growing after a few hundred samples. Casting the metric, or a module that holds it, to
+    another dtype therefore does not change the states, and `set_dtype` has no effect.
     """
 
-    full_state_update = False
-
-    def __init__(self, measure: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # MetricCollection makes two metrics share their states if the states' names and their values after the first
-        # batch agree. Names that tell what is measured keep apart two metrics that only start out alike.
-        self._total_name = f"{measure}_total"
-        self._count_name = f"{measure}_count"
-        dtype = accumulation_dtype(torch.device("cpu"))
-        self.add_state(self._total_name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
-        self.add_state(self._count_name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def add(self, values: Tensor) -> None:
-        """Add values, one a sample."""
-        total = getattr(self, self._total_name)
-        setattr(self, self._total_name, total + values.sum(dtype=total.dtype))
-        setattr(self, self._count_name, getattr(self, self._count_name) + values.numel())
-
-    def compute(self) -> Tensor:
-        """The mean over all samples so far, a scalar; nan if there was none."""
-        return getattr(self, self._total_name) / getattr(self, self._count_name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> RunningMean:
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> WideStates:
         def follow_device(tensor: Tensor) -> Tensor:
-            # A probe in float32 tells the device: `fn` itself may refuse float64.
+            # The device is read from a float32 tensor because `fn` may not support float64.
             device = fn(torch.zeros((), device=tensor.device)).device
             return tensor.to(accumulation_dtype(device)).to(device) if tensor.is_floating_point() else tensor.to(device)
 
@@ -69,12 +41,46 @@ class RunningMean(Metric):
         return self
 
 
+class RunningMean(WideStates):
+    """Mean of one value per sample, over batches and over distributed processes.
+
+    mean = sum_n v_n / N; nan if there was no sample. The states are the sum and N.
+
+    Args:
+        measure: name of the averaged quantity; the names of the states start with it.
+        kwargs: see `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+
+    def __init__(self, measure: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # MetricCollection shares the states of two metrics if the names and the values after the first batch agree.
+        # Names that contain the quantity keep metrics apart whose first values happen to be equal.
+        self._total_name = f"{measure}_total"
+        self._count_name = f"{measure}_count"
+        dtype = accumulation_dtype(torch.device("cpu"))
+        self.add_state(self._total_name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state(self._count_name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """Add values, one per sample."""
+        total: Tensor = getattr(self, self._total_name)
+        setattr(self, self._total_name, total + values.sum(dtype=total.dtype))
+        setattr(self, self._count_name, getattr(self, self._count_name) + values.numel())
+
+    def compute(self) -> Tensor:
+        """Return the mean over all samples so far, a scalar; nan if there was none."""
+        mean: Tensor = getattr(self, self._total_name) / getattr(self, self._count_name)
+        return mean
+
+
 class SampleMean(RunningMean, ABC):
-    """Mean of one value a sample that class probabilities and the true class give; see `RunningMean`."""
+    """Mean of a value that is computed from the class probabilities and the true class of a sample."""
 
     @abstractmethod
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
-        """The values to be averaged, shape `(M,)`, of a batch of class probabilities `(N, C)` and classes `(N,)`."""
+        """Return the values to average, shape `(M,)`, for class probabilities `(N, C)` and classes `(N,)`."""
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add a batch.
@@ -84,13 +90,13 @@ class SampleMean(RunningMean, ABC):
             targets: true classes, integers of shape `(N,)`, in [0, C).
 
         Raises:
-            ValueError: if an argument is not what is stated above.
+            ValueError: if an argument is not as stated above.
         """
         self.add(self.sample_values(probabilities, targets))
 
 
 class NegativeLogLikelihood(SampleMean):
-    """Mean negative log-likelihood of the true classes, in nats; inf once a true class was given probability 0.
+    """Mean negative log-likelihood of the true classes, in nats; inf if a true class had probability 0.
 
     NLL = -1/N sum_n log p_n[y_n]
 
@@ -112,12 +118,12 @@ class NegativeLogLikelihood(SampleMean):
         super().__init__("negative_log_likelihood", **kwargs)
 
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
-        """-log p_n[y_n], shape `(N,)`."""
+        """Return -log p_n[y_n], shape `(N,)`."""
         return negative_log_likelihood(probabilities, targets, reduction="none")
 
 
 class BrierScore(SampleMean):
-    """Mean squared distance of the probabilities from the one-hot truth, summed over classes, within [0, 2].
+    """Mean squared distance between the probabilities and the one-hot true class, a sum over classes within [0, 2].
 
     BS = 1/N sum_n sum_c (p_n[c] - 1[y_n = c])^2
 
@@ -140,24 +146,24 @@ class BrierScore(SampleMean):
         super().__init__("brier_score", **kwargs)
 
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
-        """sum_c (p_n[c] - 1[y_n = c])^2, shape `(N,)`."""
+        """Return sum_c (p_n[c] - 1[y_n = c])^2, shape `(N,)`."""
         return brier_score(probabilities, targets, reduction="none")
 
 
 class WithinPairAccuracy(SampleMean):
-    """Accuracy of telling the two classes of a pair apart, over the samples whose true class is in a pair.
+    """Accuracy of distinguishing the two classes of a pair, over the samples whose true class is in a pair.
 
     A = 1/M sum_m 1[argmax_{c in pair(y_m)} p_m[c] = y_m], over the M samples whose class y_m belongs to a pair
 
     Args:
-        pairs: disjoint pairs of classes. Equal probabilities are decided for the class that its pair names first.
+        pairs: disjoint pairs of classes. If both probabilities are equal, the first class of the pair is predicted.
         kwargs: see `torchmetrics.Metric`.
 
     Returns:
-        `compute` gives a scalar within [0, 1]; nan if no sample of a pair was seen.
+        `compute` returns a scalar within [0, 1]; nan if no sample belonged to a pair.
 
     Raises:
-        ValueError: if `pairs` is not what is stated above.
+        ValueError: if `pairs` is not as stated above.
 
     Example:
         >>> metric = WithinPairAccuracy(pairs=[(0, 1)])
@@ -178,17 +184,17 @@ class WithinPairAccuracy(SampleMean):
         self.pairs = tuple((first, second) for first, second in pairs)
 
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
-        """1 where the right class of the pair is the more probable one, else 0, shape `(M,)`."""
+        """Return 1 where the true class of the pair is the more probable one, else 0, shape `(M,)`."""
         return within_pair_accuracy(probabilities, targets, self.pairs, reduction="none")
 
 
 class BitAccuracy(SampleMean):
-    """Share of the outputs that say rightly, each by itself, whether they are the class.
+    """Fraction of output neurons whose spike or silence is correct, each considered independently.
 
     A = 1/(N C) sum_n sum_c 1[(p_n[c] > 1/2) = (y_n = c)]
 
-    It is no accuracy among classes and far above one: outputs that never spike reach 1 - 1/C. `update` takes the
-    probability of a spike of each output, shape `(N, C)`, whose rows need not sum to one.
+    This is not the accuracy among classes, and it is much higher: outputs that never spike reach 1 - 1/C. `update`
+    takes the probability that each output spikes, shape `(N, C)`; the rows need not sum to one.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -209,5 +215,5 @@ class BitAccuracy(SampleMean):
         super().__init__("bit_accuracy", **kwargs)
 
     def sample_values(self, probabilities: Tensor, targets: Tensor) -> Tensor:
-        """Share of the outputs that are right, shape `(N,)`."""
+        """Return the fraction of correct outputs, shape `(N,)`."""
         return bit_accuracy(probabilities, targets, reduction="none")

@@ -1,11 +1,11 @@
-"""What spike trains tell: how much neurons fire, how soon, and when the network has made up its mind.
+"""Firing rate, first-spike latency and decision latency of spike trains.
 
-Spikes are tensors `[T, B, ...]` of T time steps, B samples and neurons of any shape; any value but 0 is a spike. Spikes
-per neuron and sample are in `lightning_snn.metrics.ttfs`, which counts them in such tensors and in networks of first
-spikes alike. Latencies are numbers of time steps that have passed, from 1 to T: what happens in the first step has
-taken one.
+Spikes are tensors `[T, B, ...]` of T time steps, B samples and neurons of any shape; any nonzero value is a spike.
+Spikes per neuron and sample are in `lightning_snn.metrics.ttfs`, which counts them in such tensors and in
+time-to-first-spike networks. Latencies are numbers of time steps, from 1 to T: an event in the first step has latency
+1.
 
-The functions and the classes of this module measure the same: a class sums over batches and processes.
+Each class computes the same value as its function, over all batches and processes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torchmetrics import Metric
 from lightning_snn.checks import check_choice
 from lightning_snn.metrics.functional import Reduction, accumulation_dtype
 
-SATURATED = 0.95  # of the steps: a neuron that spikes in more tells nothing
+SATURATED = 0.95  # fraction of time steps; a neuron that spikes in more of them carries no information
 
 
 def firing_rate(spikes: Tensor) -> Tensor:
-    """Spikes per neuron and time step.
+    """Compute the spikes per neuron and time step.
 
     r = 1 / (T B N) sum_{t, b, i} 1[s_i^b(t) != 0]
 
@@ -45,29 +45,33 @@ def firing_rate(spikes: Tensor) -> Tensor:
 
 
 def spikes_of_neurons(spikes: Tensor) -> Tensor:
-    """Spikes of each neuron, summed over time steps and samples.
+    """Count the spikes of each neuron over time steps and samples.
 
     Args:
         spikes: shape `(T, B, ...)`.
 
     Returns:
-        Integers of the shape `(...)`.
+        Integers of shape `(...)`.
 
     Raises:
         ValueError: if `spikes` has fewer than two axes.
+
+    Example:
+        >>> spikes_of_neurons(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
+        tensor([2, 1])
     """
     check_spikes(spikes)
-    # A byte holds the count of 255 rows. Contiguous bytes are summed some 15 times faster than booleans.
+    # A byte can hold the count of 255 rows. Contiguous bytes are summed about 15 times faster than booleans.
     fired = (spikes != 0).contiguous().flatten(0, 1).view(torch.uint8)
     return torch.stack([rows.sum(0, dtype=torch.uint8) for rows in fired.split(255)]).sum(0)
 
 
 def first_spike_latency(spikes: Tensor) -> Tensor:
-    """Time steps until a neuron's first spike, the mean over neurons and samples that have one.
+    """Compute the mean number of time steps until a neuron's first spike.
 
     l = mean_{b, i} min {t : s_i^b(t) != 0},   t = 1, ..., T
 
-    Neurons that keep silent do not enter: a network that falls silent may seem to be fast.
+    Neurons without a spike are excluded, so the latency of a nearly silent network may be misleadingly small.
 
     Args:
         spikes: shape `(T, B, ...)`.
@@ -82,27 +86,27 @@ def first_spike_latency(spikes: Tensor) -> Tensor:
         >>> first_spike_latency(torch.tensor([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0]]]))
         tensor(2., dtype=torch.float64)
     """
-    return _ratio(*_first_spikes(spikes))
+    return _ratio(*_latency_counts(spikes))
 
 
 def decision_latency(probabilities: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Time steps after which the most probable class is the final one for good.
+    """Compute the number of time steps after which the predicted class no longer changes.
 
     l_b = min {t : argmax_c p_t'^b[c] = argmax_c p_T^b[c] for all t' = t, ..., T},   t = 1, ..., T
 
-    A network that can be read at any step could stop then, if it knew. Whether the final class is right does not
-    matter.
+    An ideal early exit would stop the network at this step. The final class need not be the true one.
 
     Args:
-        probabilities: of the classes after each step, shape `(T, B, C)`, or anything that orders the classes likewise,
-            such as logits or summed spikes. Among equals the first class counts.
-        reduction: `"mean"` over samples, or `"none"` for one integer a sample.
+        probabilities: class probabilities after each step, shape `(T, B, C)`, or any scores with the same order of
+            classes, such as logits or summed spikes. Ties go to the first class.
+        reduction: `"mean"` over samples, or `"none"` for one integer per sample.
 
     Returns:
-        A scalar in float64 (float32 on Apple's MPS), or shape `(B,)`, within [1, T]. The mean of no sample is nan.
+        A scalar in float64 (float32 on Apple's MPS), or shape `(B,)`, within [1, T]. The mean is nan if there
+        is no sample.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
 
     Example:
         >>> decision_latency(torch.tensor([[[0.9, 0.1]], [[0.4, 0.6]], [[0.3, 0.7]]]))
@@ -115,14 +119,14 @@ def decision_latency(probabilities: Tensor, reduction: Reduction = "mean") -> Te
             f"{tuple(probabilities.shape)}"
         )
     classes = probabilities.argmax(2)
-    # the final class, counted from the end for as long as it lasts
+    # number of steps at the end during which the class is the final one
     lasting = (classes == classes[-1]).flip(0).long().cumprod(0).sum(0)
     latency = len(classes) - lasting + 1
     return latency.to(accumulation_dtype(latency.device)).mean() if reduction == "mean" else latency
 
 
 class CountRatio(Metric, ABC):
-    """A ratio of two counts, summed over batches and processes as integers.
+    """Ratio of two counts, both summed as integers over batches and processes.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -137,41 +141,41 @@ class CountRatio(Metric, ABC):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # integers, which a module that is cast to another dtype leaves alone
+        # Integers do not change when a module that holds this metric is cast to another dtype.
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def add(self, count: Tensor, total: Tensor | int) -> None:
-        """Add what was counted, and of how many."""
+        """Add to the numerator and to the denominator."""
         self.count = self.count + count
         self.total = self.total + total
 
     def compute(self) -> Tensor:
-        """The ratio over all batches so far, a scalar; nan if there was nothing to count."""
+        """Return the ratio over all batches so far, a scalar; nan if the denominator is 0."""
         return _ratio(self.count, self.total)
 
 
 class TensorCountRatio(CountRatio, ABC):
-    """A ratio of two counts that a tensor `[T, B, ...]` gives; see `CountRatio`."""
+    """Ratio of two counts that are computed from a tensor `[T, B, ...]`; see `CountRatio`."""
 
     @staticmethod
     @abstractmethod
     def counts(values: Tensor) -> tuple[Tensor, Tensor | int]:
-        """What is counted, and of how many."""
+        """Return the numerator and the denominator."""
 
     def update(self, values: Tensor) -> None:
-        """Add a batch, as the class's function takes it.
+        """Add a batch; see the function of the same name for its shape.
 
         Raises:
-            ValueError: if it has another shape.
+            ValueError: if the shape is different.
         """
         self.add(*self.counts(values))
 
 
 class FiringRate(TensorCountRatio):
-    """Spikes per neuron and time step, of spikes `[T, B, ...]`; see `firing_rate`.
+    """Spikes per neuron and time step of spike trains `[T, B, ...]`; see `firing_rate`.
 
-    Batches may differ in time steps, samples and neurons: each neuron counts at each of its steps alike.
+    Batches may differ in time steps, samples and neurons. Each step of each neuron has the same weight.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -187,12 +191,12 @@ class FiringRate(TensorCountRatio):
 
     @staticmethod
     def counts(values: Tensor) -> tuple[Tensor, int]:
-        """Spikes, and neurons times steps times samples."""
+        """Return the number of spikes, and neurons times steps times samples."""
         return _spike_counts(values)
 
 
 class FirstSpikeLatency(TensorCountRatio):
-    """Time steps until a neuron's first spike, of spikes `[T, B, ...]`; see `first_spike_latency`.
+    """Mean number of time steps until a neuron's first spike, for spikes `[T, B, ...]`; see `first_spike_latency`.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -208,12 +212,14 @@ class FirstSpikeLatency(TensorCountRatio):
 
     @staticmethod
     def counts(values: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of latencies, and neurons times samples that spiked."""
-        return _first_spikes(values)
+        """Return the sum of latencies, and the number of neurons and samples with a spike."""
+        return _latency_counts(values)
 
 
 class DecisionLatency(TensorCountRatio):
-    """Time steps after which the most probable class stays, of probabilities `[T, B, C]`; see `decision_latency`.
+    """Mean number of time steps after which the predicted class no longer changes; see `decision_latency`.
+
+    `update` takes class probabilities `[T, B, C]`.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -229,13 +235,17 @@ class DecisionLatency(TensorCountRatio):
 
     @staticmethod
     def counts(values: Tensor) -> tuple[Tensor, int]:
-        """The sum of latencies, and samples."""
+        """Return the sum of latencies, and the number of samples."""
         latency = decision_latency(values, "none")
         return latency.sum(), len(latency)
 
 
 def check_spikes(spikes: Tensor) -> None:
-    """Refuse tensors without axes of time and samples."""
+    """Check for axes of time and samples.
+
+    Raises:
+        ValueError: if `spikes` has fewer than two axes.
+    """
     if spikes.dim() < 2:
         raise ValueError(f"Expected argument `spikes` to be of shape (T, B, ...), but got {tuple(spikes.shape)}")
 
@@ -245,9 +255,9 @@ def _spike_counts(spikes: Tensor) -> tuple[Tensor, int]:
     return torch.count_nonzero(spikes), spikes.numel()
 
 
-def _first_spikes(spikes: Tensor) -> tuple[Tensor, Tensor]:
+def _latency_counts(spikes: Tensor) -> tuple[Tensor, Tensor]:
     check_spikes(spikes)
-    # steps in which there was no spike yet; there are T of them where there never is one
+    # number of steps before the first spike; T without a spike
     waited = (spikes == 0).long().cumprod(0).sum(0)
     spiked = waited < len(spikes)
     return ((waited + 1) * spiked).sum(), spiked.sum()

@@ -1,10 +1,10 @@
-"""What a time-to-first-spike network costs, and whether it says what its reference says.
+"""Spikes per neuron, overflow, agreement and latency of time-to-first-spike networks.
 
-Spikes are counted where neurons emit them, before any pooling; inputs are counted apart, and the readout has no spikes.
-Remaining times are what flows between layers; a neuron spiked where its remaining time is positive.
+Spikes are counted where neurons emit them, before any pooling. The spikes of inputs are counted separately, and the
+readout has no spikes. Layers exchange remaining times; a neuron has spiked if its remaining time is positive.
 
-The functions and the classes of this module measure the same: a class sums over batches and processes. Spikes per
-neuron are those of spike trains `[T, B, ...]` too; what else such trains tell is in `lightning_snn.metrics.spikes`.
+Each class computes the same value as its function, over all batches and processes. Spikes per neuron can also be
+computed from spike trains `[T, B, ...]`; other metrics of spike trains are in `lightning_snn.metrics.spikes`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from lightning_snn.metrics.spikes import CountRatio, check_spikes
 
 
 class Emission(NamedTuple):
-    """What a layer emitted in a call.
+    """Spikes of a layer in one call.
 
     Attributes:
         remaining: remaining times `[B, ...]`, 0 where there was no spike.
-        early: whether a neuron should have spiked before its window began, bool `[B, ...]`; None for the inputs.
+        early: whether a neuron should have spiked before the start of its window, bool `[B, ...]`; None for the inputs.
     """
 
     remaining: Tensor
@@ -39,7 +39,7 @@ class Emission(NamedTuple):
 
 
 def emitting_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """What emits spikes in a network, by name: encoders first, then neurons, as the network orders and names them."""
+    """Return the layers that emit spikes by name: first the encoders, then the neurons in the order of the network."""
     encoders = {name: layer for name, layer in network.named_modules() if isinstance(layer, SpikeEncoder)}
     neurons: dict[str, nn.Module] = dict(getattr(network, "spiking", ()))
     known = {*encoders.values(), *neurons.values()}
@@ -51,18 +51,22 @@ def emitting_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def record_emissions(network: nn.Module) -> Iterator[dict[str, Emission]]:
-    """Within this context keep what each layer of a network emitted in its last call.
+    """Record the spikes of each layer of a network in its last call within this context.
 
     Args:
         network: any module with `FirstSpike` neurons, `AlphaLinear` or `AlphaConv2d`, and `SpikeEncoder`.
 
     Returns:
-        a context that gives emissions by the names of layers. The hooks are gone when it ends, also by an exception.
+        A context manager that yields the emissions by layer name. The hooks are removed on exit, also after an
+        exception.
 
     Example:
+        >>> network = nn.Sequential(SpikeEncoder(), nn.Linear(2, 1), FirstSpike())
+        >>> _ = nn.init.ones_(network[1].weight), nn.init.zeros_(network[1].bias)
         >>> with record_emissions(network) as emissions:
-        ...     logits = network(x)
-        >>> spikes_per_neuron(emissions), spikes_per_neuron(emissions, "encoder")
+        ...     _ = network(torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
+        >>> spikes_per_neuron(emissions), spikes_per_neuron(emissions, "0")
+        (tensor(0.5000, dtype=torch.float64), tensor(0.2500, dtype=torch.float64))
     """
     emissions: dict[str, Emission] = {}
     handles = []
@@ -72,9 +76,9 @@ def record_emissions(network: nn.Module) -> Iterator[dict[str, Emission]]:
             remaining = output.detach()
             early = None
             if not isinstance(layer, SpikeEncoder):
-                # neurons that are clipped show in their drive only
-                drive = args[0].detach() if isinstance(layer, FirstSpike) else remaining
-                early = drive > layer.window
+                # Clipped neurons can only be identified by their input.
+                unclipped = args[0].detach() if isinstance(layer, FirstSpike) else remaining
+                early = unclipped > layer.window
             emissions[name] = Emission(remaining, early)
 
         return hook
@@ -89,62 +93,75 @@ def record_emissions(network: nn.Module) -> Iterator[dict[str, Emission]]:
 
 
 def spikes_per_neuron(spikes: Tensor | Mapping[str, Emission], layer: str | None = None) -> Tensor:
-    """Spikes per neuron and sample.
+    """Compute the spikes per neuron and sample.
 
-    Of spike trains 1 / (B N) sum_{t, b, i} 1[s_i^b(t) != 0]; of neurons that spike at most once the mean of
+    For spike trains 1 / (B N) sum_{t, b, i} 1[s_i^b(t) != 0]; for neurons that spike at most once the mean of
     1[remaining time > 0].
 
     Args:
-        spikes: spike trains `(T, B, ...)` in which any value but 0 is a spike, or emissions by layer, from
+        spikes: spike trains `(T, B, ...)` in which any nonzero value is a spike, or emissions by layer from
             `record_emissions`.
-        layer: which layer of the emissions; None takes all neurons, and no inputs.
+        layer: name of a layer of the emissions; None means all neurons, without the inputs.
 
     Returns:
-        a scalar in float64 (float32 on Apple's MPS), within [0, T], of emissions within [0, 1]; nan if there are no
-        neurons.
+        A scalar in float64 (float32 on Apple's MPS), within [0, T] for spike trains and [0, 1] for emissions; nan if
+        there are no neurons.
 
     Raises:
         ValueError: if there is no such layer, or spike trains have fewer than two axes.
+
+    Example:
+        >>> spikes_per_neuron(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
+        tensor(1.5000, dtype=torch.float64)
     """
     return _fraction(*_spike_counts(spikes, layer))
 
 
 def overflow_fraction(emissions: Mapping[str, Emission], layer: str | None = None) -> Tensor:
-    """Fraction of neurons and samples that should have spiked before their window began.
+    """Compute the fraction of neurons and samples that should have spiked before the start of their window.
 
     Args:
-        emissions: by layer, from `record_emissions`.
-        layer: which layer of neurons; None takes them all.
+        emissions: emissions by layer from `record_emissions`.
+        layer: name of a layer of neurons; None means all of them.
 
     Returns:
-        a scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there are no neurons.
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there are no neurons.
 
     Raises:
-        ValueError: if there is no such layer, or it is one of inputs.
+        ValueError: if there is no such layer, or it encodes inputs.
+
+    Example:
+        >>> overflow_fraction({"1": Emission(torch.tensor([[0.5, 2.0]]), torch.tensor([[False, True]]))})
+        tensor(0.5000, dtype=torch.float64)
     """
     return _fraction(*_overflow_counts(_chosen(emissions, layer)))
 
 
 def agreement(outputs: Tensor, reference: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Fraction of samples for which two networks name the same class.
+    """Compute the fraction of samples for which two networks predict the same class.
 
     A = 1/N sum_n 1[argmax_c z_n[c] = argmax_c r_n[c]]
 
     Args:
-        outputs: logits, potentials or probabilities z, shape `(N, C)`. Among equals the first class counts.
-        reference: those of the reference network r, shape `(N, C)`.
-        reduction: `"mean"` over samples, or `"none"` for one value (0 or 1) a sample.
+        outputs: logits, potentials or probabilities z, shape `(N, C)`. Ties go to the first class.
+        reference: outputs r of the reference network, shape `(N, C)`.
+        reduction: `"mean"` over samples, or `"none"` for one value (0 or 1) per sample.
 
     Returns:
-        A scalar in float64 (float32 on Apple's MPS), or shape `(N,)`, within [0, 1]. The mean of no sample is nan.
+        A scalar in float64 (float32 on Apple's MPS), or shape `(N,)`, within [0, 1]. The mean is nan if there is no
+        sample.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
+
+    Example:
+        >>> agreement(torch.tensor([[0.2, 0.1], [0.0, 3.0]]), torch.tensor([[5.0, 1.0], [0.3, 0.2]]))
+        tensor(0.5000, dtype=torch.float64)
     """
     check_choice("reduction", reduction, ("mean", "none"))
     if outputs.dim() != 2 or outputs.shape != reference.shape:
         raise ValueError(
-            "Expected arguments `outputs` and `reference` to be of one shape (N, C), but got "
+            "Expected arguments `outputs` and `reference` to have the same shape (N, C), but got "
             f"{tuple(outputs.shape)} and {tuple(reference.shape)}"
         )
     equal = (outputs.argmax(1) == reference.argmax(1)).to(accumulation_dtype(outputs.device))
@@ -152,7 +169,7 @@ def agreement(outputs: Tensor, reference: Tensor, reduction: Reduction = "mean")
 
 
 def time_steps(network: nn.Module, time_bits: int) -> int:
-    """Time steps that a clocked device takes until the readout: windows in a row times 2^time_bits.
+    """Compute the time steps of a clocked device until the readout: successive windows times 2^time_bits.
 
     Args:
         network: as in `methods.ttfs.cascade`.
@@ -160,6 +177,10 @@ def time_steps(network: nn.Module, time_bits: int) -> int:
 
     Raises:
         ValueError: if `time_bits` is outside its range.
+
+    Example:
+        >>> time_steps(nn.Sequential(SpikeEncoder(), nn.Linear(4, 3), FirstSpike(), nn.Linear(3, 2)), time_bits=3)
+        16
     """
     check_integer("time_bits", time_bits)
     sources: Mapping[str, list[str]] | None = getattr(network, "sources", None)
@@ -167,18 +188,18 @@ def time_steps(network: nn.Module, time_bits: int) -> int:
     last: list[str] = []
     for name, layer in emitting_layers(network).items():
         if not isinstance(layer, SpikeEncoder):
-            heard = last if sources is None else sources[name]
-            # that of the inputs is the first
-            windows[name] = 1 + max((windows.get(source, 1) for source in heard), default=1)
+            presynaptic = last if sources is None else sources[name]
+            # The first window is that of the inputs.
+            windows[name] = 1 + max((windows.get(source, 1) for source in presynaptic), default=1)
             last = [name]
-    return max(windows.values(), default=1) * 2**time_bits
+    return max(windows.values(), default=1) << time_bits
 
 
 class LayerCountRatio(CountRatio, ABC):
-    """A ratio of two counts in one layer or in all; see `CountRatio`.
+    """Ratio of two counts in one layer or in all layers; see `CountRatio`.
 
     Args:
-        layer: which layer; None takes all neurons, and no inputs.
+        layer: name of the layer; None means all neurons, without the inputs.
         kwargs: see `torchmetrics.Metric`.
     """
 
@@ -188,13 +209,11 @@ class LayerCountRatio(CountRatio, ABC):
 
 
 class SpikesPerNeuron(LayerCountRatio):
-    """Spikes per neuron and sample, of spike trains or of the neurons of a network of first spikes.
-
-    See `spikes_per_neuron`.
+    """Spikes per neuron and sample of spike trains or of a time-to-first-spike network; see `spikes_per_neuron`.
 
     Args:
-        layer: which layer of a network of first spikes, the encoder's name for the inputs; None takes all neurons, and
-            no inputs.
+        layer: name of a layer of a time-to-first-spike network, that of the encoder for the inputs; None means all
+            neurons, without the inputs.
         kwargs: see `torchmetrics.Metric`.
 
     Example:
@@ -220,19 +239,19 @@ class SpikesPerNeuron(LayerCountRatio):
 
     @classmethod
     def by_layer(cls, network: nn.Module) -> MetricCollection:
-        """One metric for the inputs and for each layer of neurons, and under "all" that of all neurons.
+        """Create one metric for the inputs, one for each layer of neurons, and one for all neurons with the key "all".
 
-        Keys are the names of `emitting_layers` with / for each dot.
+        The other keys are the names of `emitting_layers`, with / in place of each dot.
         """
         layers = {name.replace(".", "/"): cls(name) for name in emitting_layers(network)}
         return MetricCollection({"all": cls(), **layers}, compute_groups=False)
 
 
 class OverflowFraction(LayerCountRatio):
-    """Fraction of neurons and samples that should have spiked before their window began.
+    """Fraction of neurons and samples that should have spiked before the start of their window.
 
     Args:
-        layer: which layer of neurons; None takes them all.
+        layer: name of a layer of neurons; None means all of them.
         kwargs: see `torchmetrics.Metric`.
 
     Example:
@@ -246,16 +265,16 @@ class OverflowFraction(LayerCountRatio):
     plot_upper_bound = 1.0
 
     def update(self, emissions: Mapping[str, Emission]) -> None:
-        """Add a batch, from `record_emissions`.
+        """Add the emissions of a batch, from `record_emissions`.
 
         Raises:
-            ValueError: if there is no such layer, or it is one of inputs.
+            ValueError: if there is no such layer, or it encodes inputs.
         """
         self.add(*_overflow_counts(_chosen(emissions, self.layer)))
 
 
 class Agreement(SampleMean):
-    """Fraction of samples for which two networks name the same class.
+    """Fraction of samples for which two networks predict the same class.
 
     A = 1/N sum_n 1[argmax_c z_n[c] = argmax_c r_n[c]]
 
@@ -278,14 +297,14 @@ class Agreement(SampleMean):
         super().__init__("agreement", **kwargs)
 
     def sample_values(self, outputs: Tensor, reference: Tensor) -> Tensor:
-        """1 where both name the same class, else 0, shape `(N,)`."""
+        """Return 1 where both predict the same class, else 0, shape `(N,)`."""
         return agreement(outputs, reference, reduction="none")
 
 
 class Latency(Metric):
-    """When the readout is read, in units of the input window: the longest of the networks that were shown.
+    """Time of the readout in units of the input window: the maximum over all updates.
 
-    t_read = 1 + sum_n Delta_n for windows in a row
+    t_read = 1 + sum_n Delta_n for successive windows
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -309,11 +328,11 @@ class Latency(Metric):
         self.add_state("latest", torch.tensor(-torch.inf, dtype=torch.float64), dist_reduce_fx="max")
 
     def update(self, network: nn.Module) -> None:
-        """Take the windows of a network as they are."""
+        """Add the latency of a network with its present windows."""
         self.latest = torch.maximum(self.latest, latency(network).to(self.latest))
 
     def compute(self) -> Tensor:
-        """The latency, a scalar."""
+        """Return the latency, a scalar."""
         return self.latest
 
 
@@ -325,10 +344,10 @@ def _chosen(emissions: Mapping[str, Emission], layer: str | None) -> list[Emissi
 
 
 def _spike_counts(spikes: Tensor | Mapping[str, Emission], layer: str | None) -> tuple[Tensor, int]:
-    """Spikes, and neurons times samples."""
+    """Return the number of spikes, and neurons times samples."""
     if isinstance(spikes, Tensor):
         if layer is not None:
-            raise ValueError(f"Expected emissions by layer for argument `layer`, {layer!r}, but got one tensor")
+            raise ValueError(f"Expected argument `spikes` to hold emissions by layer for {layer=}, but got one tensor")
         check_spikes(spikes)
         return torch.count_nonzero(spikes), spikes.shape[1:].numel()
     emissions = _chosen(spikes, layer)
@@ -337,10 +356,10 @@ def _spike_counts(spikes: Tensor | Mapping[str, Emission], layer: str | None) ->
 
 
 def _overflow_counts(emissions: list[Emission]) -> tuple[Tensor, int]:
-    """Early spikes, and neurons times samples."""
+    """Return the number of early spikes, and neurons times samples."""
     early = [emission.early for emission in emissions if emission.early is not None]
     if len(early) < len(emissions):
-        raise ValueError("Expected argument `layer` to name neurons, but got an encoder of inputs")
+        raise ValueError("Expected argument `layer` to name a layer of neurons, but got an encoder of inputs")
     return _sum([torch.count_nonzero(mask) for mask in early]), sum(mask.numel() for mask in early)
 
 

@@ -1,7 +1,7 @@
 """Scores of a prediction's uncertainty as torchmetrics classes.
 
-The mathematics is in `lightning_snn.metrics.functional`. Scores that rank all samples against each other keep one
-number or two a sample until they are reset.
+The functional forms are in `lightning_snn.metrics.functional`. Scores that rank all samples store one or two numbers
+per sample until they are reset.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.functional import (
+    accumulation_dtype,
     adaptive_gap,
     area_under_risk_coverage,
     mutual_information,
@@ -22,7 +23,8 @@ from lightning_snn.metrics.functional import (
     predictive_entropy,
     top_label,
 )
-from lightning_snn.metrics.probability import RunningMean
+from lightning_snn.metrics.functional.calibration import binned_gap, binned_sums
+from lightning_snn.metrics.probability import RunningMean, WideStates
 
 
 class PredictiveEntropy(RunningMean):
@@ -51,16 +53,16 @@ class PredictiveEntropy(RunningMean):
         """Add a batch of class probabilities, shape `(N, C)`, in [0, 1].
 
         Raises:
-            ValueError: if the shape is another.
+            ValueError: if the shape is different.
         """
         _check_axes("probabilities", probabilities, "(N, C)", 2)
         self.add(predictive_entropy(probabilities))
 
 
 class MutualInformation(RunningMean):
-    """Mean mutual information of class and model, in nats (BALD): how much K predictions disagree.
+    """Mean mutual information of class and model, in nats (BALD): the disagreement of K predictions.
 
-    I = 1/N sum_n (H[mean_k p_kn] - mean_k H[p_kn]), within [0, log min(K, C)] but for rounding
+    I = 1/N sum_n (H[mean_k p_kn] - mean_k H[p_kn]), within [0, log min(K, C)] up to rounding
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -82,16 +84,16 @@ class MutualInformation(RunningMean):
         """Add a batch of K predictions for each of N inputs: class probabilities, shape `(K, N, C)`, in [0, 1].
 
         Raises:
-            ValueError: if the shape is another, or K is 0.
+            ValueError: if the shape is different, or K is 0.
         """
         _check_axes("samples", samples, "(K, N, C)", 3)
         self.add(mutual_information(samples))
 
 
 class AdaptiveCalibrationError(Metric):
-    """Expected calibration error of the most probable class, in bins that hold equally many samples each.
+    """Calibration error of the most probable class, in bins with equal numbers of samples.
 
-    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, with bins along the order of the confidence
+    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, with bins of samples in ascending order of confidence
 
     Args:
         n_bins: number of bins, at least 1.
@@ -128,21 +130,78 @@ class AdaptiveCalibrationError(Metric):
         """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
 
         Raises:
-            ValueError: if an argument is not what is stated above.
+            ValueError: if an argument is not as stated above.
         """
         confidence, correct = top_label(probabilities, targets)
         self.confidence.append(confidence.detach())
         self.correct.append(correct)
 
     def compute(self) -> Tensor:
-        """The error over all samples so far, a scalar; nan if there was none."""
+        """Return the error over all samples so far, a scalar; nan if there was none."""
         return adaptive_gap(_joined(self.confidence), _joined(self.correct), self.n_bins)
 
 
-class AreaUnderRiskCoverage(Metric):
-    """Area under the risk-coverage curve of a predictor that answers the samples it is most certain of.
+class ExpectedCalibrationError(WideStates):
+    """Expected calibration error of the most probable class, in bins of equal width.
 
-    AURC = 1/N sum_k risk_k, with risk_k the mean error of the k most certain samples
+    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+
+    Full confidence belongs to the last bin; see `lightning_snn.metrics.functional.reliability_bins`.
+
+    Args:
+        n_bins: number of bins, at least 1.
+        kwargs: see `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if `n_bins` is outside its range.
+
+    Example:
+        >>> metric = ExpectedCalibrationError(n_bins=2)
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> metric.update(probabilities, torch.tensor([1, 0, 0, 0]))
+        >>> metric.compute()
+        tensor(0.3750, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    confidence: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
+        check_integer("n_bins", n_bins)
+        super().__init__(**kwargs)
+        self.n_bins = n_bins
+        dtype = accumulation_dtype(torch.device("cpu"))
+        self.add_state("confidence", torch.zeros(n_bins, dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(n_bins, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(n_bins, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
+
+        Raises:
+            ValueError: if an argument is not as stated above.
+        """
+        confidence, correct, count = binned_sums(probabilities, targets, self.n_bins)
+        self.confidence = self.confidence + confidence.detach()
+        self.correct = self.correct + correct
+        self.count = self.count + count
+
+    def compute(self) -> Tensor:
+        """Return the error over all samples so far, a scalar; nan if there was none."""
+        return binned_gap(self.confidence, self.correct, self.count)
+
+
+class AreaUnderRiskCoverage(Metric):
+    """Area under the risk-coverage curve of a predictor that answers only its most certain samples.
+
+    AURC = 1/N sum_k risk_k, where risk_k is the mean error of the k most certain samples
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -168,17 +227,17 @@ class AreaUnderRiskCoverage(Metric):
         self.add_state("errors", [], dist_reduce_fx="cat")
 
     def update(self, uncertainty: Tensor, errors: Tensor) -> None:
-        """Add a batch: its uncertainties, shape `(N,)`, and what a wrong answer costs, shape `(N,)`, at least 0.
+        """Add a batch: uncertainties, shape `(N,)`, and the cost of each prediction, shape `(N,)`, at least 0.
 
         Raises:
-            ValueError: if the shapes are not these.
+            ValueError: if the shapes are different.
         """
         _check_pair("errors", uncertainty, errors)
         self.uncertainty.append(uncertainty.detach())
         self.errors.append(errors.detach())
 
     def compute(self) -> Tensor:
-        """The area over all samples so far, a scalar.
+        """Return the area over all samples so far, a scalar.
 
         Raises:
             ValueError: if there was no sample, an uncertainty is nan or an error negative.
@@ -187,11 +246,11 @@ class AreaUnderRiskCoverage(Metric):
 
 
 class OutOfDistributionAUROC(Metric):
-    """Area under the ROC curve of telling inputs from outside of the training distribution by their uncertainty.
+    """Area under the ROC curve of out-of-distribution detection by uncertainty.
 
     AUROC = P(u_out > u_in) + 1/2 P(u_out = u_in)
 
-    torchmetrics' `BinaryAUROC` is not for this: it takes scores above 1 for logits, batch by batch, and squashes them.
+    torchmetrics' `BinaryAUROC` gives other values, because it applies a sigmoid to each batch that has scores above 1.
 
     Args:
         kwargs: see `torchmetrics.Metric`.
@@ -218,10 +277,10 @@ class OutOfDistributionAUROC(Metric):
         self.add_state("outside", [], dist_reduce_fx="cat")
 
     def update(self, uncertainty: Tensor, outside: Tensor) -> None:
-        """Add a batch: its uncertainties, shape `(N,)`, and whether each is of an outside input, bool of shape `(N,)`.
+        """Add a batch: uncertainties, shape `(N,)`, and which inputs are out of distribution, bool of shape `(N,)`.
 
         Raises:
-            ValueError: if the shapes are not these, or `outside` is not bool.
+            ValueError: if the shapes are different, or `outside` is not bool.
         """
         _check_pair("outside", uncertainty, outside)
         if outside.dtype != torch.bool:
@@ -230,10 +289,10 @@ class OutOfDistributionAUROC(Metric):
         self.outside.append(outside.detach())
 
     def compute(self) -> Tensor:
-        """The area over all samples so far, a scalar.
+        """Return the area over all samples so far, a scalar.
 
         Raises:
-            ValueError: if there was no inside or no outside sample, or an uncertainty is nan.
+            ValueError: if there was no in-distribution or no out-of-distribution sample, or an uncertainty is nan.
         """
         uncertainty, outside = _joined(self.uncertainty), _joined(self.outside).bool()
         return ood_auroc(uncertainty[~outside], uncertainty[outside])
@@ -242,7 +301,7 @@ class OutOfDistributionAUROC(Metric):
 def _check_pair(name: str, uncertainty: Tensor, other: Tensor) -> None:
     if uncertainty.ndim != 1 or other.shape != uncertainty.shape:
         raise ValueError(
-            f"Expected arguments `uncertainty` and `{name}` to be of one shape (N,), but got "
+            f"Expected arguments `uncertainty` and `{name}` to have the same shape (N,), but got "
             f"{tuple(uncertainty.shape)} and {tuple(other.shape)}"
         )
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_snn.checks import check_integer, check_positive
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
+from lightning_snn.nn.neurons import LIF, LeakyIntegrator, RecurrentLIF
 
 
 class EventConvNet(nn.Sequential):

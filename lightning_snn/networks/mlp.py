@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.networks.inputs import input_features
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import LIF
 
 
 class MLP(nn.Sequential):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lightning_snn.functional.surrogate import Sigmoid
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import LIF
 
 # The neuron of Yu et al. 2024 (arXiv 2410.11488). Their surrogate is the derivative of sigmoid(4 x), of height 1.
 NEURON: dict[str, Any] = {

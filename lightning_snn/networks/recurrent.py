@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_snn.checks import check_fraction, check_integer, check_positive
 from lightning_snn.networks.inputs import input_features
-from lightning_snn.nn.lif import LeakyIntegrator, RecurrentLIF
+from lightning_snn.nn.neurons import LeakyIntegrator, RecurrentLIF
 
 
 class RecurrentNet(nn.Sequential):

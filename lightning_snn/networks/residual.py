@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.networks.inputs import input_features
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import LIF
 from lightning_snn.nn.residual import MembraneResidual
 from lightning_snn.nn.sign import Sign
 

@@ -10,15 +10,28 @@ from lightning_snn.nn.encoders import (
     ThresholdEncoder,
 )
 from lightning_snn.nn.folding import folded, run, unfold
-from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import (
+    IF,
+    LIF,
+    AdaptiveLIF,
+    LeakyIntegrator,
+    Neuron,
+    Recurrent,
+    RecurrentLIF,
+    SynapticLIF,
+    membrane,
+)
 from lightning_snn.nn.noise import posterior_noise, weight_draws
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.stateful import StatefulLayer
 
 __all__ = [
+    "IF",
     "LIF",
+    "AdaptiveLIF",
     "Complement",
     "DirectEncoder",
     "GaussianNoise",
@@ -26,14 +39,19 @@ __all__ = [
     "LeakyIntegrator",
     "MembraneResidual",
     "Moments",
+    "Neuron",
     "PoissonEncoder",
     "PopulationEncoder",
+    "Recurrent",
     "RecurrentLIF",
     "Sign",
+    "StatefulLayer",
     "SynapticDelays",
+    "SynapticLIF",
     "ThresholdEncoder",
     "folded",
     "is_spiking_layer",
+    "membrane",
     "posterior_noise",
     "register_spiking_layer",
     "run",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_snn.checks import check_integer
-from lightning_snn.nn.folding import unfold
+from lightning_snn.nn.stateful import StatefulLayer
 
 
-class SynapticDelays(nn.Module):
+class SynapticDelays(StatefulLayer):
     """Every input heard now and some steps later, side by side, so that the next layer can compare moments.
 
     A neuron over delayed inputs is a Reichardt detector: it answers to one thing here now and another there a moment
@@ -35,17 +35,17 @@ class SynapticDelays(nn.Module):
             check_integer("delays", delay, 0)
         self.delays = tuple(delays)
 
-    def forward(self, x: Tensor) -> Tensor:
-        sequence = unfold(x, self)
-        steps = sequence.shape[0]
-        late = [
-            torch.cat([torch.zeros_like(sequence[: min(delay, steps)]), sequence[: max(steps - delay, 0)]])
-            for delay in self.delays
-        ]
-        return torch.cat(late, 2).flatten(0, 1)
+    def scan(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run a sequence `[T, B, ...]`; the state is the past inputs `[B, ...]`, the latest first."""
+        longest, steps = max(self.delays), len(x)
+        given = (state or ())[:longest]
+        rest = [torch.zeros_like(x[:1]).expand(longest - len(given), *x.shape[1:])] if len(given) < longest else []
+        history = torch.cat([*rest, *(each[None] for each in reversed(given)), x])
+        delayed = [history[longest - delay : longest - delay + steps] for delay in self.delays]
+        return torch.cat(delayed, 2), tuple(history.unbind(0)[: -longest - 2 : -1])
 
     def step(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One time step for streaming; the state is the past inputs, the latest first."""
+        """Run one time step `[B, ...]`; the state is the past inputs, the latest first."""
         past = (x.clone(), *(state or ()))[: max(self.delays) + 1]
         rest = torch.zeros_like(x)
         return torch.cat([past[delay] if delay < len(past) else rest for delay in self.delays], 1), past

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,19 @@ class SpikeNoise:
         mode: "moment", "step" or "trace", see `functional.noisy_lif`.
         generator: source of the noise; None is torch's default.
         observe: called with every noisy layer and its standardized pre-activations, shape of its folded input.
+        drawn: drawn currents `[T, B, ...]` of the layers that are keys: an observer enters a layer before its call and
+            takes the current out after it. It stays None where no current is drawn.
     """
 
     estimator: Estimator
     mode: NoiseMode = "moment"
     generator: torch.Generator | None = None
     observe: Observer | None = None
+    drawn: dict[nn.Module, Tensor | None] = field(default_factory=dict)
+
+    def receiver(self, layer: nn.Module) -> Callable[[Tensor], None] | None:
+        """Return where a layer that draws its current hands it out, None if nobody asked for it."""
+        return partial(self.drawn.__setitem__, layer) if layer in self.drawn else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ def posterior_noise(
 @contextmanager
 def weight_draws(count: int, generator: torch.Generator | None = None) -> Iterator[None]:
     """Within this context every Bayesian layer computes with `count` draws of its weights, kept over time steps and
-    shared by all samples: draw k acts on the k-th copy of the batch, whose rows are `[T * count * B, ...]`."""
+    shared by all samples: draw k acts on the k-th copy of the batch, whose rows are `[T * count * B, ...]`.
+    """
     check_integer("count", count)
     yield from _entered(WeightDraws(count, generator))
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.functional.membrane import membranes
 from lightning_snn.nn.folding import time_steps
-from lightning_snn.nn.lif import LIF, RecurrentLIF, over_channels
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import Neuron, runs_by_its_equations
+from lightning_snn.nn.noise import spike_noise
 from lightning_snn.nn.phase import rate_phase
 from lightning_snn.nn.registry import Conventions, conventions_of, spiking_layers
 
@@ -30,9 +30,10 @@ class LayerCall:
     Attributes:
         name: of the layer within the network; its type's name where the network is the layer itself.
         layer: the layer.
-        spikes: what it returned, shape `[steps, B, ...]`; any value but 0 is a spike.
-        current: what it was given, of the same shape; of a Gaussian current the mean. None if it was no tensor.
-        output: the spikes as it returned them, to differentiate by: the tensor that the network goes on with.
+        spikes: its output, shape `[steps, B, ...]`; any value but 0 is a spike.
+        current: its input, of the same shape. A Gaussian current is given as it was drawn, or as its mean where the
+            neurons draw no current. None if the input was not a tensor.
+        output: the spikes as the layer returned them: the tensor that the network continues with, to differentiate by.
     """
 
     name: str
@@ -43,34 +44,42 @@ class LayerCall:
 
     @property
     def threshold(self) -> float | Tensor | None:
-        """The firing threshold, which broadcasts to `[B, ...]`; None if it is not known."""
-        found: Any = None
+        """Firing threshold that the membrane potentials are compared with; None if it is not known.
+
+        A number, or a tensor that broadcasts to `[steps, B, ...]` and varies over steps where the neurons adapt.
+        """
+        if isinstance(self.layer, Neuron):
+            return None if self._potentials is None else self._potentials[1]
         known = conventions_of(self.layer)
-        if isinstance(self.layer, LIF):
-            found = over_channels(self.layer.threshold, self.spikes[0])
-        elif known and known.threshold:
-            found = getattr(self.layer, known.threshold)
+        found = getattr(self.layer, known.threshold) if known and known.threshold else None
         return found.detach() if isinstance(found, Tensor) else found
 
     def membrane(self) -> Tensor | None:
-        """The membrane of the steps of this call, without a graph, shape `[steps, B, ...]`; None if it is not known.
+        """Return the membrane potentials of this call, shape `[steps, B, ...]`, without a graph; None if not known.
 
-        It is what is compared with the threshold, before any reset. SpikingJelly, and snntorch with
-        ``reset_delay=False``, keep it after the reset: where that subtracts the threshold it is added again, where it
-        sets to a value the membrane of a spike is not known and has that value. Of neurons that fire by noise it is
-        the mean of the membrane, given the spikes.
+        They are those compared with the threshold, before any reset. SpikingJelly, and snntorch with
+        ``reset_delay=False``, keep them after the reset: where that subtracts the threshold it is added again, where it
+        sets to a value the potential of a spike is not known and has that value. For neurons that fire by noise without
+        drawing their current it is the mean potential, given the spikes.
 
-        To be read before the layer is called again. Of SpikingJelly's multi-step mode it is known within
-        `observe(..., membranes=True)` only.
+        Read it before the layer is called again. In SpikingJelly's multi-step mode it is known within
+        `observe(..., membranes=True)` only. It is not known for a `Neuron` with a `forward` of its own.
         """
-        return self._membrane
+        if isinstance(self.layer, Neuron):
+            return None if self._potentials is None else self._potentials[0]
+        return self._kept_membrane
 
     @cached_property
-    def _membrane(self) -> Tensor | None:
-        layer, spikes = self.layer, self.spikes.detach()
-        if isinstance(layer, LIF):
-            return None if self.current is None else _own_membrane(layer, self.current.detach(), spikes)
-        known = conventions_of(layer)
+    def _potentials(self) -> tuple[Tensor, float | Tensor] | None:
+        layer = self.layer
+        assert isinstance(layer, Neuron)
+        if self.current is None or not runs_by_its_equations(layer):
+            return None
+        return layer.potentials(self.current.detach(), self.spikes.detach())
+
+    @cached_property
+    def _kept_membrane(self) -> Tensor | None:
+        layer, spikes, known = self.layer, self.spikes.detach(), conventions_of(self.layer)
         if known is None or known.membrane is None:
             return None
         if _takes_all_steps(layer, known):
@@ -114,6 +123,8 @@ def observe(
             if membranes and getattr(layer, "store_v_seq", None) is False and getattr(layer, "step_mode", "s") == "m":
                 layer.store_v_seq = True  # type: ignore[assignment]
                 hooks.callback(setattr, layer, "store_v_seq", False)
+            if membranes and isinstance(layer, Neuron):
+                hooks.callback(layer.register_forward_pre_hook(_ask_for_current).remove)
             handle = layer.register_forward_hook(_hook(name, layer, on_call), with_kwargs=True)
             hooks.callback(handle.remove)
         yield layers
@@ -121,7 +132,8 @@ def observe(
 
 def named_spiking_layers(network: nn.Module) -> dict[str, nn.Module]:
     """A network's spiking layers by their names, in order of registration; of a network that is a layer itself, by the
-    name of its type."""
+    name of its type.
+    """
     return {name or type(layer).__name__: layer for name, layer in spiking_layers(network)}
 
 
@@ -132,7 +144,8 @@ class Trace:
     Attributes:
         spikes: shape `(T, S, N)`, of S samples and N neurons.
         membrane: of the same shape, see `LayerCall.membrane`; None if it is not known or was not asked for.
-        threshold: of the neurons in the first sample, a number or of shape `(N,)`; None if it is not known.
+        threshold: a number, `(N,)` for the neurons of the first sample, or `(T, S, N)` where it varies over time; None
+            if it is not known.
         shape: of a sample's neurons before they were flattened.
     """
 
@@ -147,7 +160,7 @@ class _Pieces:
     shape: torch.Size  # of a step
     spikes: list[Tensor] = field(default_factory=list)
     membranes: list[Tensor | None] = field(default_factory=list)
-    threshold: float | Tensor | None = None
+    thresholds: list[float | Tensor | None] = field(default_factory=list)
     complete: bool = False
 
 
@@ -193,17 +206,26 @@ class Traces:
             membrane = call.membrane()
             # a copy: snntorch's and SpikingJelly's may change in place
             pieces.membranes.append(None if membrane is None else self._first(membrane))
-            pieces.threshold = _per_neuron(call.threshold, call.spikes[0])
+            pieces.thresholds.append(self._of_neurons(call.threshold, call.spikes))
 
     def found(self) -> dict[str, Trace]:
         """What each layer that ran did, in the order in which layers ran first."""
         return {
-            name: Trace(torch.cat(each.spikes), _joined(each.membranes), each.threshold, tuple(each.shape[1:]))
+            name: Trace(
+                torch.cat(each.spikes), _joined(each.membranes), _joined_thresholds(each), tuple(each.shape[1:])
+            )
             for name, each in self._pieces.items()
         }
 
     def _first(self, values: Tensor) -> Tensor:
         return values.detach()[:, : self.samples].flatten(2).clone()
+
+    def _of_neurons(self, threshold: float | Tensor | None, spikes: Tensor) -> float | Tensor | None:
+        if not isinstance(threshold, Tensor) or threshold.dim() == 0:
+            return threshold
+        if threshold.dim() == spikes.dim() and len(threshold) == len(spikes) > 1:
+            return self._first(threshold.expand_as(spikes))
+        return threshold.detach().expand_as(spikes[0])[0].flatten()
 
 
 def takes_all_steps(layer: nn.Module) -> bool:
@@ -242,30 +264,33 @@ def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> An
         if layer is not own or rate_phase() == "replay":
             return
         given = first_argument(args, kwargs)
+        noise = spike_noise()
+        drawn = None if noise is None else noise.drawn.pop(layer, None)
         given = given.mean if isinstance(given, Moments) else given
         spikes = output[0] if isinstance(output, tuple) else output
-        current = as_steps(layer, given) if isinstance(given, Tensor) else None
+        current = drawn
+        if current is None and isinstance(given, Tensor):
+            current = as_steps(layer, given)
         on_call(LayerCall(name, layer, as_steps(layer, spikes), current, spikes))
 
     return hook
 
 
-def _per_neuron(threshold: float | Tensor | None, step: Tensor) -> float | Tensor | None:
-    if not isinstance(threshold, Tensor) or threshold.dim() == 0:
-        return threshold
-    return threshold.detach().expand_as(step)[0].flatten()
-
-
-def _own_membrane(layer: LIF, current: Tensor, spikes: Tensor) -> Tensor:
-    if isinstance(layer, RecurrentLIF):
-        heard = torch.zeros_like(current)
-        heard[1:] = spikes[:-1] @ layer.weight.detach().t().to(spikes.dtype)
-        current = current + heard
-    beta, threshold = layer.parameters_for(current[0])
-    with torch.no_grad():
-        return membranes(current, spikes, beta, threshold, layer.dynamics)
+def _ask_for_current(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """Have neurons that fire by noise hand out the current that they draw."""
+    noise = spike_noise()
+    if noise is not None:
+        noise.drawn[layer] = None
 
 
 def _joined(pieces: list[Tensor | None]) -> Tensor | None:
     known = [piece for piece in pieces if piece is not None]
     return torch.cat(known) if known and len(known) == len(pieces) else None
+
+
+def _joined_thresholds(pieces: _Pieces) -> float | Tensor | None:
+    found = pieces.thresholds
+    varying = [each for each in found if isinstance(each, Tensor) and each.dim() == 3]
+    if varying and len(varying) == len(found):
+        return torch.cat(varying)
+    return found[0] if found else None

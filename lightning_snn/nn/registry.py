@@ -1,5 +1,6 @@
 """Which modules spike, and where they keep their state: one answer for our layers, snntorch's, SpikingJelly's and any
-that a user registers."""
+that a user registers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import Neuron
 
 
 class Conventions(NamedTuple):
@@ -66,7 +67,8 @@ def register_spiking_layer(
 
 def conventions_of(module: nn.Module) -> Conventions | None:
     """How a spiking layer of another library is read, by the nearest of its base classes that is known; None if none
-    is. Of our own layers it is none: they keep nothing on the module."""
+    is. Of our own layers it is none: they keep nothing on the module.
+    """
     for base in type(module).__mro__:
         found = _REGISTERED.get(base) or _FOREIGN.get(f"{base.__module__}.{base.__qualname__}")
         if found is not None:
@@ -76,9 +78,16 @@ def conventions_of(module: nn.Module) -> Conventions | None:
 
 def is_spiking_layer(module: nn.Module) -> bool:
     """Whether the module emits spikes."""
-    return isinstance(module, LIF) or conventions_of(module) is not None
+    return isinstance(module, Neuron) or conventions_of(module) is not None
 
 
 def spiking_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules of all spiking layers of a network, in order of registration."""
-    return ((name, module) for name, module in network.named_modules() if is_spiking_layer(module))
+    """Yield names and modules of all spiking layers of a network, in order of registration.
+
+    A neuron within another neuron, as in `Recurrent`, is a part of it and not yielded.
+    """
+    neurons = [module for module in network.modules() if isinstance(module, Neuron)]
+    inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}
+    return (
+        (name, module) for name, module in network.named_modules() if is_spiking_layer(module) and module not in inside
+    )

@@ -280,7 +280,11 @@ def test_what_is_of_a_network_by_itself_needs_one(options: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("layer", "reason"), [(RecurrentLIF(16), r"6: RecurrentLIF \(recurrence"), (nn.LayerNorm(16), "6: LayerNorm")]
+    ("layer", "reason"),
+    [
+        (RecurrentLIF(16), r"6: RecurrentLIF \(neurons that receive each other's spikes"),
+        (nn.LayerNorm(16), "6: LayerNorm"),
+    ],
 )
 def test_a_network_that_has_no_rates_is_refused_by_name_before_training(layer: nn.Module, reason: str):
     module = Plain(network(layer))

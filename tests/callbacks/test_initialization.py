@@ -24,7 +24,7 @@ from lightning_snn.callbacks.initialization import (
     findings_table,
     measure_initialization,
 )
-from lightning_snn.functional.jacobian import Band, Thresholds
+from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.methods import SurrogateGradient
 from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
 from lightning_snn.methods.ttfs.mapping import from_relu

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
 from lightning_snn.callbacks.initialization import check_initialization, rescale
-from lightning_snn.functional.jacobian import Band, Thresholds
+from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from tests.support.processes import on_two_processes
 from tests.support.training import one_step, trainer
 

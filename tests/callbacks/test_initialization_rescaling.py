@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
 from lightning_snn.callbacks.initialization import Rescaling, measure_initialization, rescale, rescalings_table
-from lightning_snn.functional.jacobian import Band, Thresholds
+from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.functional.lif import leaky_integrate
 from lightning_snn.nn import RecurrentLIF
 from tests.support.training import trainer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn import run
-from lightning_snn.methods.rate import rate_run, refused_modules
+from lightning_snn.methods.rate import rate_refusals, rate_run
 from lightning_snn.nn import folded
 from tests.contract.table import LAYERS
 
@@ -139,7 +139,7 @@ def test_a_dropped_layer_is_gone(row):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rates_of_one_step_windows_keep_the_output_and_reach_all(row, streaming):
     layer, x = row.make(), sequence().requires_grad_()
-    assert refused_modules(layer, one_step_windows=True) == []
+    assert rate_refusals(layer, one_step_windows=True) == []
     output = rate_run(layer, x, STEPS, streaming)
     assert torch.equal(output, run(layer, x))
     gradients = torch.autograd.grad(output, [x, *trainable(layer)], torch.randn_like(output))

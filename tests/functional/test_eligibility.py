@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lightning_snn.functional import ArcTangent, Dynamics, Sigmoid, Smooth, eligibility, lif, lif_step
 from lightning_snn.functional.eligibility import lif_rate
 from lightning_snn.functional.step_eligibility import StepRecord, step_rate
 from lightning_snn.functional.surrogate import SURROGATES
+from lightning_snn.nn import membrane
 
 RESETS, ORDERS = ("subtract", "zero"), ("reset_then_leak", "leak_then_reset")
 DYNAMICS = [
@@ -167,7 +169,7 @@ def test_a_window_starts_from_a_constant_membrane(dynamics, shape):
         spikes.append(some)
         assert_close(closed.record(), expected)
         assert_close(flattened(stepped.record()), expected)
-        states = [after.detach(), closed.next_window(), stepped.next_window()]
+        states = [tree_map(Tensor.detach, after), closed.next_window(), stepped.next_window()]
     assert torch.equal(torch.cat(spikes), lif(x, *parameters, dynamics)[0])
 
 
@@ -199,13 +201,13 @@ def test_without_a_new_window_the_traces_go_on():
 def test_spikes_and_membrane_are_those_of_lif_bit_for_bit(dynamics, view, dtype):
     x = view(current(dtype=dtype))
     spikes, state = lif_rate(x, 0.9, THRESHOLD, dynamics)
-    expected, membrane = lif(x, 0.9, THRESHOLD, dynamics)
+    expected, after = lif(x, 0.9, THRESHOLD, dynamics)
     assert torch.equal(spikes, expected)
     assert spikes.dtype == dtype
-    assert torch.equal(state.membrane, membrane)
-    assert torch.equal(state.record().rate, expected.to(membrane.dtype).sum(0) / len(x))
+    assert torch.equal(state.membrane, membrane(after))
+    assert torch.equal(state.record().rate, expected.to(state.membrane.dtype).sum(0) / len(x))
     again, _ = lif_rate(x, 0.9, THRESHOLD, dynamics, state)
-    assert torch.equal(again, lif(x, 0.9, THRESHOLD, dynamics, membrane)[0])
+    assert torch.equal(again, lif(x, 0.9, THRESHOLD, dynamics, after)[0])
 
 
 def test_layouts_are_kept_and_may_change_between_calls():
@@ -294,7 +296,7 @@ def fire(distance: Tensor) -> Tensor:
 
 
 def synaptic(x: Tensor, state: Any, decay: Tensor, threshold: Tensor) -> tuple[Tensor, Any]:
-    """A current that decays by itself drives the membrane, and the threshold adapts to the spikes."""
+    """Neuron with a synaptic current of its own decay, whose threshold adapts to the spikes."""
     if state is None:
         state = {"current": torch.zeros_like(x), "membrane": [torch.zeros_like(x), (torch.zeros_like(x), None)]}
     (membrane, (adaptation, _)) = state["membrane"]
@@ -339,7 +341,7 @@ def test_a_leaky_integrator_weighs_a_constant_current_by_what_is_left_of_it(beta
     assert_close([state.record().rate], [outputs.mean(0)])
 
 
-def test_neurons_that_hear_each_other_have_no_such_derivative():
+def test_connected_neurons_have_no_such_derivative():
     weight = torch.rand(2, 2, dtype=torch.float64)
     x = current()
     mixed = step_rate(lambda x, state: (torch.tanh(x @ weight), state), x)[1].record().eligibility
@@ -374,8 +376,8 @@ def test_a_spike_without_a_forward_derivative_is_refused():
         (lambda x: lif_rate(x[:0], 0.9), "`x` to be of shape"),
         (lambda x: lif_rate(x.long(), 0.9), "`x` to be of a floating dtype"),
         (lambda x: lif_rate(x, 0.9, 1.0, Dynamics("none")), "`reset` to be one of"),
-        (lambda x: lif_rate(x[:, :1], 0.9, state=lif_rate(x, 0.9)[1]), "`state` to be of the shape"),
-        (lambda x: lif_rate(x, 0.9, state=lif_rate(x, 0.9)[1], wanted=BOTH), "`wanted` to stay"),
+        (lambda x: lif_rate(x[:, :1], 0.9, state=lif_rate(x, 0.9)[1]), "`state` to have the shape"),
+        (lambda x: lif_rate(x, 0.9, state=lif_rate(x, 0.9)[1], wanted=BOTH), "`wanted` to be"),
         (lambda x: step_rate(neuron(Dynamics(), 0.9, THRESHOLD), x.long()), "`x` to be of a floating dtype"),
         (
             lambda x: step_rate(
@@ -384,7 +386,7 @@ def test_a_spike_without_a_forward_derivative_is_refused():
                 step_rate(neuron(Dynamics(), 0.9, THRESHOLD), x)[1],
                 [torch.tensor(0.9)],
             ),
-            "`parameters` to stay 0",
+            "`parameters` to hold 0",
         ),
     ],
 )

@@ -121,7 +121,7 @@ def test_score_of_a_missed_spike_is_the_hazard_of_scipy():
     torch.testing.assert_close(silent.log_evidence, torch.from_numpy(log_ndtr(-z.numpy())), rtol=1e-12, atol=0)
 
 
-def test_hidden_neuron_that_hears_nothing_sends_nothing():
+def test_hidden_neuron_that_receives_no_message_sends_none():
     mean = torch.linspace(-50, 50, 101)
     for activation in ("heaviside", "probit", "sigmoid"):
         message = spike_message(mean, torch.ones_like(mean), torch.zeros_like(mean), activation)

@@ -15,16 +15,15 @@ from lightning_snn.functional.ep import (
     bounded,
     forward_moments,
     gaussian_sites,
-    joint_cavity,
-    joint_posterior,
     spike_message,
     value_message,
 )
 from lightning_snn.functional.linear_maps import DenseMap
+from tests.functional.ep_joint import joint_cavity, joint_posterior
 
 
 def answer(potential: Potential, y: Tensor, noise: float | None) -> Message:
-    """What values y with Gaussian noise say, or, without noise, spikes of log-odds y."""
+    """Return the messages of values y with Gaussian noise or, without noise, of spikes with log-odds y."""
     if noise is None:
         message = spike_message(potential.mean, potential.variance, y, "probit")
     else:

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.functional.jacobian import (
-    Band,
-    Thresholds,
     eigenvalues,
     gain,
     gradient_ratio,
@@ -108,7 +106,7 @@ def test_a_jacobian_of_zeros_gives_zeros():
         assert torch.equal(found, torch.zeros(2))
 
 
-def test_outputs_that_do_not_hear_the_inputs_have_no_gain():
+def test_outputs_that_do_not_depend_on_the_inputs_have_no_gain():
     x, other = torch.randn(2, 5, requires_grad=True), torch.randn(2, 5, requires_grad=True)
     assert torch.equal(gain(other * 2, x), torch.zeros(2))
 
@@ -121,42 +119,15 @@ def test_a_generator_makes_it_repeatable():
 
 
 def test_a_spectral_radius_of_unequal_sizes_is_refused():
-    with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectra, but got 7 for 12"):
+    with pytest.raises(ValueError, match="as many outputs as inputs per sample for a spectrum, but got 7 for 12"):
         spectral_radius(*evaluated(mlp(12, 7), torch.randn(5, 12)))
 
 
 def test_slope_statistics_by_hand():
     found = slope_statistics(torch.tensor([-1.0, 0.05, 1.0, 3.95]))
     assert (found.minimum, found.maximum, found.mean) == pytest.approx((-1, 3.95, 1))
-    assert found.deviation == pytest.approx(math.sqrt((4 + 0.95**2 + 0 + 2.95**2) / 4))
+    assert found.std == pytest.approx(math.sqrt((4 + 0.95**2 + 0 + 2.95**2) / 4))
     assert (found.not_positive, found.small) == (0.25, 0.25)
-
-
-@pytest.mark.parametrize(
-    ("slopes", "unit", "verdict"),
-    [
-        ([1.0, 1.0 + 1e-7], True, "ok"),
-        ([1.0, 1.0 + 1e-5], True, "fail"),
-        ([1.0, 1.0 - 1e-5], True, "fail"),
-        ([0.9, 1.1], False, "ok"),
-        ([0.09, 0.1], False, "warn"),
-        ([0.2, 4.0], False, "warn"),
-        ([0.0, 1.0], False, "fail"),
-        ([-0.1, 1.0], False, "fail"),
-        ([float("nan"), 1.0], False, "fail"),
-    ],
-)
-def test_verdicts_on_slopes(slopes: list[float], unit: bool, verdict: str):
-    assert slope_statistics(torch.tensor(slopes)).verdict(Thresholds(), unit) == verdict
-
-
-def test_bands_pass_warn_and_fail():
-    band = Thresholds().spectral_radius
-    values = [0.4, 0.5, 0.79, 0.8, 1.06, 1.25, 1.3, 2.0, 2.1, float("inf"), float("nan")]
-    expected = ["fail", "warn", "warn", "ok", "ok", "ok", "warn", "warn", "fail", "fail", "fail"]
-    assert [band.verdict(value) for value in values] == expected
-    with pytest.raises(ValueError, match="Expected a band that passes"):
-        Band((0.5, 2.0), (0.8, 1.25))
 
 
 def test_the_gradient_ratio_of_vanished_gradients():
@@ -184,14 +155,14 @@ def test_eigenvalues_are_those_of_each_sample():
 
 def test_eigenvalues_of_a_jacobian_that_is_not_square_are_refused():
     x = torch.randn(2, 3, requires_grad=True)
-    with pytest.raises(ValueError, match="as many outputs as inputs a sample for spectra, but got 5 for 3"):
+    with pytest.raises(ValueError, match="as many outputs as inputs per sample for a spectrum, but got 5 for 3"):
         eigenvalues(mlp(3, 5)(x), x)
 
 
 def test_the_joint_gain_is_that_of_all_outputs_with_respect_to_all_inputs():
     weight = torch.randn(3, 8, 6)
     inputs = [torch.randn(40, 6, requires_grad=True) for _ in range(2)]
-    # the second step hears of the first input too
+    # the second step depends on the first input too
     first = torch.tanh(inputs[0] @ weight[0].t())
     outputs = [first, torch.tanh(inputs[1] @ weight[1].t() + inputs[0] @ weight[2].t())]
     of_steps = [1 - output.detach().square() for output in outputs]

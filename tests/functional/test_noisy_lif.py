@@ -70,7 +70,7 @@ def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, 
     weight_variance = double(4, 4, low=0.1, high=0.5) if recurrent == "recurrent with a posterior" else None
     matrices = [matrix for matrix in (weight, weight_variance) if matrix is not None]
     if mode == "trace" and (reset == "zero" or matrices):
-        with pytest.raises(ValueError, match='reset that subtracts and no recurrence with mode "trace"'):
+        with pytest.raises(ValueError, match='reset "subtract" and no recurrent weights with mode "trace"'):
             noisy_lif(mean, variance, beta, threshold, dynamics, lam, mode, *matrices)
         return
     inputs = [mean, variance, beta, threshold, *matrices]

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import entropy
 
 from lightning_snn.methods import Classification, Prediction, Regression, Task
+from lightning_snn.methods.task import mean_cross_entropy
 
 LOGITS = torch.tensor([[[0.0, 1.0]], [[math.log(3) * 2, 1.0]]])  # T = 2, B = 1
 
@@ -201,3 +202,9 @@ def test_a_regression_has_a_variance_and_no_entropies(quantity, number):
     prediction = task.combine(parts) if number else parts[0]
     with pytest.raises(ValueError, match=f"class probabilities for `{quantity}`, but got one of a regression"):
         getattr(prediction, quantity)
+
+
+def test_mean_cross_entropy_is_the_loss_of_a_classification_of_the_mean_output():
+    outputs, y = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1, 0])
+    assert mean_cross_entropy(outputs, y) == Classification("mean").loss(Classification("mean").read(outputs), y)
+    assert mean_cross_entropy(outputs, y) != Classification("last").loss(Classification("last").read(outputs), y)

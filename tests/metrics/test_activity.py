@@ -228,7 +228,7 @@ def test_the_noisy_samples_of_a_residual_network_are_counted():
         method.predict(network, x)
     stem, blocks = "0", [name for name, module in network.named_modules() if isinstance(module, BayesConv2d)]
     shortcut = next(name for name in blocks if "shortcut" in name)
-    # before the first neurons all samples share one run; in each of them the shortcut hears 2 channels of 4x4 means
+    # before the first neurons all samples share one run; in each of them the shortcut receives 2 channels of 4x4 means
     assert activity.operations[stem] == synaptic_operations(network[0], x.flatten(0, 1))
     assert activity.operations[shortcut] == 3 * 2 * 5 * 2 * 4 * 4 * 4
     assert activity.neuron_steps["1.branch.0"] == 3 * 2 * 5 * 2 * 8 * 8
@@ -260,7 +260,7 @@ def test_counts_are_exact_in_any_dtype(dtype: torch.dtype) -> None:
     assert synaptic_operations(layer, x) == 1100 * 3 * 16
 
 
-def test_a_layer_that_hears_no_whole_number_of_steps_is_counted_as_one() -> None:
+def test_a_layer_with_a_fractional_number_of_steps_is_counted_as_one_step() -> None:
     network, gate = nn.Sequential(nn.Linear(4, 4), LIF()), nn.Linear(4, 4)
     network.register_module("gate", gate)
     network.forward = lambda x: (gate(x[:2]).mean(0), network[1](network[0](x)))[1]
@@ -288,7 +288,7 @@ def test_counting_works_in_every_mode_and_leaves_no_graph(mode: Any) -> None:
     assert activity.dense == {"0": 3 * 2 * 36, "3": 3 * 2 * 12}
 
 
-def test_the_metric_sums_over_batches_and_is_its_twin() -> None:
+def test_the_metric_sums_over_batches_and_equals_its_functional_form() -> None:
     network, metric = nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 2)), SynapticOperations()
     by_layer, total, samples = SynapticOperations("2"), torch.zeros(3, dtype=torch.double), 0
     for size in (1, 3):
@@ -373,7 +373,7 @@ def test_all_rows_of_a_linear_layer_are_dense_operations(call: str, tokens: tupl
     checked_rows(total, 3 * 6, 3 * 6 * math.prod(tokens))
 
 
-def test_a_linear_layer_after_the_mean_over_time_hears_one_step(libraries: None) -> None:
+def test_a_linear_layer_after_the_mean_over_time_receives_one_step(libraries: None) -> None:
     network = nn.Sequential(nn.Linear(4, 5), AllSteps())
     nn.init.ones_(network[0].weight)
     with record_activity(network) as activity:

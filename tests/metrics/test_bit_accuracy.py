@@ -1,4 +1,4 @@
-"""The accuracy of each output by itself; that its class sums batches and processes is tested with the other metrics."""
+"""The accuracy of single outputs; its class over batches and processes is tested with the other metrics."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The adaptive calibration error and the mean entropies against numpy by hand, over batches and processes."""
+"""Calibration errors and mean entropies against numpy by hand, over batches and processes."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ import pytest
 import torch
 from scipy.stats import entropy
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lightning_snn.metrics import AdaptiveCalibrationError, MutualInformation, PredictiveEntropy
+from lightning_snn.metrics import (
+    AdaptiveCalibrationError,
+    ExpectedCalibrationError,
+    MutualInformation,
+    PredictiveEntropy,
+)
 from lightning_snn.metrics.functional import adaptive_calibration_error, expected_calibration_error
 from tests.support.processes import on_two_processes
 
@@ -22,6 +29,27 @@ def drawn(number: int = 203, classes: int = 6, sharpness: float = 3.0) -> tuple[
     generator = torch.Generator().manual_seed(number)
     logits = torch.randn(number, classes, generator=generator, dtype=torch.float64)
     return (sharpness * logits).softmax(1), torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+
+
+def with_full_confidence() -> tuple[Tensor, Tensor]:
+    """Probabilities `[N, C]` and classes `[N]`: 40 with confidence 1, half of them wrong, and 40 of 0.95, all right."""
+    probabilities, targets = drawn(sharpness=2.0)
+    certain = torch.eye(6, dtype=torch.float64)[torch.arange(40) % 6]
+    half_right = (torch.arange(40) + torch.arange(40) % 2) % 6
+    nearly = torch.full((40, 6), 0.01, dtype=torch.float64)
+    nearly[:, 0] = 0.95
+    right = torch.zeros(40, dtype=torch.long)
+    return torch.cat([probabilities, certain, nearly]), torch.cat([targets, half_right, right])
+
+
+def equal_width_by_hand(probabilities: Tensor, targets: Tensor, n_bins: int) -> float:
+    """Compare accuracy and confidence in each bin, one sample at a time in float64; confidence 1 is in the last bin."""
+    p, y = probabilities.double().numpy(), targets.numpy()
+    gaps = np.zeros(n_bins)
+    for row, label in zip(p, y, strict=True):
+        index = min(int(np.floor(row.max() * n_bins)), n_bins - 1)
+        gaps[index] += float(row.argmax() == label) - row.max()
+    return float(np.abs(gaps).sum() / len(y))
 
 
 def by_hand(probabilities: Tensor, targets: Tensor, n_bins: int) -> float:
@@ -34,6 +62,26 @@ def by_hand(probabilities: Tensor, targets: Tensor, n_bins: int) -> float:
             accuracy = np.mean(p[part].argmax(1) == y[part])
             total += len(part) / len(y) * abs(accuracy - p[part].max(1).mean())
     return total
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 15, 203])
+@pytest.mark.parametrize("data", [drawn, with_full_confidence])
+def test_the_expected_error_is_that_by_hand(n_bins: int, data: Callable[[], tuple[Tensor, Tensor]]):
+    probabilities, targets = data()
+    expected = equal_width_by_hand(probabilities, targets, n_bins)
+    assert expected_calibration_error(probabilities, targets, n_bins).item() == pytest.approx(expected, abs=1e-12)
+    metric = ExpectedCalibrationError(n_bins)
+    for part in torch.arange(len(targets)).split([60, 100, len(targets) - 160]):
+        metric.update(probabilities[part], targets[part])
+    assert metric.compute().item() == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.01
+
+
+def test_a_bin_of_their_own_for_full_confidences_would_give_another_error():
+    probabilities, targets = with_full_confidence()
+    assert (probabilities.max(1).values == 1).sum() == 40
+    theirs = multiclass_calibration_error(probabilities, targets, num_classes=6, n_bins=15, norm="l1").item()
+    assert theirs - equal_width_by_hand(probabilities, targets, 15) > 0.01
 
 
 @pytest.mark.parametrize("n_bins", [1, 2, 15, 203, 500])
@@ -80,6 +128,12 @@ def test_the_order_of_samples_of_equal_confidence_never_matters():
 
 def test_no_sample_has_no_error():
     assert adaptive_calibration_error(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)).isnan()
+    assert expected_calibration_error(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)).isnan()
+    assert ExpectedCalibrationError().compute().isnan()
+    with pytest.raises(ValueError, match="`n_bins` to be an integer of at least 1, but got 2.5"):
+        ExpectedCalibrationError(n_bins=2.5)
+    with pytest.raises(ValueError, match="`probabilities` to sum to 1"):
+        ExpectedCalibrationError().update(torch.full((2, 3), 0.5), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="`n_bins` to be an integer of at least 1, but got 0"):
         adaptive_calibration_error(*drawn(), n_bins=0)
     with pytest.raises(ValueError, match="`n_bins` to be an integer of at least 1, but got 2.5"):
@@ -100,6 +154,7 @@ def expected_of_all() -> dict[str, float]:
     divergences = [entropy(sample, mean.numpy(), axis=-1) for sample in samples.numpy()]
     return {
         "calibration": by_hand(mean, targets, 7),
+        "equal_width": equal_width_by_hand(mean, targets, 7),
         "entropy": float(entropy(mean.numpy(), axis=-1).mean()),
         "information": float(np.mean(divergences)),
     }
@@ -107,7 +162,8 @@ def expected_of_all() -> dict[str, float]:
 
 def update_all(metrics: dict[str, Any], part: slice | Tensor) -> None:
     samples, mean, targets = predictions()
-    metrics["calibration"].update(mean[part], targets[part])
+    for name in ("calibration", "equal_width"):
+        metrics[name].update(mean[part], targets[part])
     metrics["entropy"].update(mean[part])
     metrics["information"].update(samples[:, part])
 
@@ -115,6 +171,7 @@ def update_all(metrics: dict[str, Any], part: slice | Tensor) -> None:
 def new_metrics() -> dict[str, Any]:
     return {
         "calibration": AdaptiveCalibrationError(n_bins=7),
+        "equal_width": ExpectedCalibrationError(n_bins=7),
         "entropy": PredictiveEntropy(),
         "information": MutualInformation(),
     }
@@ -155,6 +212,17 @@ def test_sums_stay_wide_when_a_module_that_holds_them_is_cast():
     assert held[0].compute().item() == pytest.approx(np.log(2), abs=1e-6)
 
 
+def test_the_expected_error_stays_wide_when_a_module_that_holds_it_is_cast():
+    held = torch.nn.ModuleList([ExpectedCalibrationError()]).to(torch.bfloat16)
+    held[0].set_dtype(torch.float16)
+    probabilities, targets = torch.tensor([[0.75, 0.25]]).expand(3, 2), torch.tensor([0, 0, 1])
+    for _ in range(1000):
+        held[0].update(probabilities, targets)
+    assert held[0].compute().item() == pytest.approx(0.75 - 2 / 3, abs=1e-12)
+    held.double()
+    assert held[0].correct.dtype == held[0].count.dtype == torch.int64
+
+
 def test_entropies_refuse_other_shapes():
     with pytest.raises(ValueError, match=r"`probabilities` to be of shape \(N, C\), but got \(2, 3, 4\)"):
         PredictiveEntropy().update(torch.zeros(2, 3, 4))
@@ -162,11 +230,15 @@ def test_entropies_refuse_other_shapes():
         MutualInformation().update(torch.zeros(3, 4))
 
 
-def test_they_live_in_a_collection_and_are_copied():
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(AdaptiveCalibrationError, by_hand), (ExpectedCalibrationError, equal_width_by_hand)],
+)
+def test_they_live_in_a_collection_and_are_copied(kind: type[Metric], expected: Callable[..., float]):
     _, mean, targets = predictions()
-    collection = MetricCollection({"a": AdaptiveCalibrationError(n_bins=7), "b": AdaptiveCalibrationError(n_bins=3)})
+    collection = MetricCollection({"a": kind(n_bins=7), "b": kind(n_bins=3)})
     collection.update(mean, targets)
     found = copy.deepcopy(collection).compute()
-    assert found["a"].item() == pytest.approx(by_hand(mean, targets, 7), abs=1e-12)
-    assert found["b"].item() == pytest.approx(by_hand(mean, targets, 3), abs=1e-12)
+    assert found["a"].item() == pytest.approx(expected(mean, targets, 7), abs=1e-12)
+    assert found["b"].item() == pytest.approx(expected(mean, targets, 3), abs=1e-12)
     assert found["a"] != found["b"]

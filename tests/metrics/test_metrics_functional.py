@@ -197,7 +197,7 @@ LABELS = torch.tensor([0, 1])
     [
         (GOOD.log(), LABELS, r"`probabilities` to hold values within \[0, 1\], but got values from -1.38629 to"),
         (GOOD * math.nan, LABELS, r"`probabilities` to hold values within \[0, 1\], but got values from nan"),
-        (torch.tensor([[0.2, 0.9], [0.5, 0.5]]), LABELS, "`probabilities` to sum to 1 .* misses 1 by 0.1"),
+        (torch.tensor([[0.2, 0.9], [0.5, 0.5]]), LABELS, "`probabilities` to sum to 1 .* differs from 1 by 0.1"),
         (GOOD[0], LABELS, r"`probabilities` to be a floating-point tensor of shape \(N, C\), but got .* shape \(2,\)"),
         (GOOD.long(), LABELS, "`probabilities` to be a floating-point tensor .* dtype torch.int64"),
         (GOOD.tolist(), LABELS, "`probabilities` to be a floating-point tensor .* but got list"),

@@ -159,7 +159,7 @@ def test_counts_stay_exact_in_a_module_that_is_cast_to_half_precision(build, fun
 
 
 def test_spike_trains_have_no_layers() -> None:
-    with pytest.raises(ValueError, match="emissions by layer for argument `layer`, '1', but got one tensor"):
+    with pytest.raises(ValueError, match="`spikes` to hold emissions by layer for layer='1', but got one tensor"):
         spikes_per_neuron(trains(), "1")
     with pytest.raises(ValueError, match="but got one tensor"):
         SpikesPerNeuron("1").update(trains())

@@ -78,7 +78,7 @@ def dilated(library: str) -> tuple[nn.Module, Tensor]:
 
 
 def recurrent(library: str) -> tuple[nn.Module, Tensor]:
-    """Three neurons that hear one another through six weights that are not zero."""
+    """Three neurons that are connected to one another by six nonzero weights."""
     linear, weight = nn.Linear(2, 3, bias=False), torch.tensor([[2.0, 0, 3], [-1, 0, 3], [2, -3, 0]])
     linear.weight.data = torch.tensor([[2.0, 2], [2, 2], [-2, 2]])
     if library == "ours":
@@ -145,7 +145,7 @@ RECURRENT = {
     # 1 + 0 + 2 inputs reach 3 neurons each: 9. Columns of the recurrent weights have 3, 1 and 2 that are not zero.
     # Step 1: currents 2, 2, -2, threshold 1: neurons 0 and 1 spike, and cause 3 + 1 operations in the next step.
     # Step 2: no input, and currents 2, -1, -1 from them: neuron 0 spikes, and causes 3.
-    # Step 3: currents 4, 4, 0 and 2, -1, 2 from it: all spike, and nobody hears them.
+    # Step 3: currents 4, 4, 0 and 2, -1, 2 from it: all spike, and no step follows.
     "effective_acs": 9 + 4 + 3,
     "effective_macs": 0,
     # 2 x 3 and 3 x 3 weights, 3 steps
@@ -184,7 +184,7 @@ def test_every_library_costs_what_neurobench_counts(library):
     assert others == [0, 0]
 
 
-def test_layers_in_a_container_of_spikingjelly_are_told_apart_by_call():
+def test_layers_in_a_container_of_spikingjelly_are_distinguished_by_call():
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
     container, x = layer.SeqToANNContainer(nn.Linear(3, 5)), torch.ones(4, 2, 3)
     x[3] = 2

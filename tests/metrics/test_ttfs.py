@@ -125,7 +125,7 @@ def test_neurons_of_other_slopes_are_counted_too():
 
 def test_inputs_do_not_overflow():
     emissions = emissions_of(nn.Sequential(SpikeEncoder(), FirstSpike()), torch.rand(2, 3))
-    with pytest.raises(ValueError, match="`layer` to name neurons, but got an encoder"):
+    with pytest.raises(ValueError, match="`layer` to name a layer of neurons, but got an encoder"):
         overflow_fraction(emissions, "0")
     with pytest.raises(ValueError, match="argument `layer` to be one of '0', '1', but got '2'"):
         spikes_per_neuron(emissions, "2")
@@ -166,7 +166,7 @@ def test_a_mapped_network_agrees_with_its_relu_network():
 
 
 def test_agreement_of_other_shapes_is_refused():
-    with pytest.raises(ValueError, match=r"of one shape \(N, C\), but got \(3, 2\) and \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"the same shape \(N, C\), but got \(3, 2\) and \(3, 4\)"):
         agreement(torch.ones(3, 2), torch.ones(3, 4))
 
 

@@ -228,7 +228,7 @@ def test_the_classes_score_all_batches_together():
 
 
 def test_the_classes_refuse_batches_of_the_wrong_kind_and_no_batch():
-    with pytest.raises(ValueError, match="`uncertainty` and `errors` to be of one shape"):
+    with pytest.raises(ValueError, match="`uncertainty` and `errors` to have the same shape"):
         AreaUnderRiskCoverage().update(torch.rand(3), torch.rand(3, 1))
     with pytest.raises(ValueError, match=r"`outside` to be of dtype torch.bool, but got torch.float32"):
         OutOfDistributionAUROC().update(torch.rand(3), torch.rand(3))

@@ -1,4 +1,4 @@
-"""The benchmark of uncertainty on a handful of images: what it shows the networks, and what it leaves behind."""
+"""The benchmark of uncertainty on a handful of images: its images, its scores and its files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_one_command_trains_scores_and_draws(benchmark, tmp_path, capsys):
     benchmark.main([*files, *sizes, "--output", str(output)])
     found = json.loads((output / "uncertainty.json").read_text())
     runs, means = found["runs"], found["means"]
-    assert [run["answer"] for run in runs] == 2 * ["surrogate", "Bayes mean", "Bayes K=2"]
+    assert [run["predictor"] for run in runs] == 2 * ["surrogate", "Bayes mean", "Bayes K=2"]
     assert [("AUROC photos I" in run, "AURC I" in run) for run in means] == [
         (False, False),
         (False, False),

@@ -10,7 +10,7 @@ from lightning_snn import run
 from lightning_snn.methods import SpikingBayes
 from lightning_snn.networks import RecurrentNet
 from lightning_snn.nn import posterior_noise
-from lightning_snn.nn.lif import LeakyIntegrator, RecurrentLIF
+from lightning_snn.nn.neurons import LeakyIntegrator, RecurrentLIF
 from tests.support.networks import spikes_of
 
 

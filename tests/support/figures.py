@@ -1,4 +1,4 @@
-"""Figures that tests do not look at."""
+"""Replacements for figures that tests do not look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def save_nothing(figure: Any, path: Path) -> Path:
-    """In place of `figures.save`, whose rendering takes longer than a tiny run: an empty file."""
+    """Write an empty file, because rendering a figure takes longer than a tiny run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.checks import check_between
 from lightning_snn.functional.quantization import IntegerWeights
-from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow, first_spike_layers
 from lightning_snn.methods.ttfs.windows import cascade
 
 
@@ -56,7 +56,7 @@ class Constrained(ExitStack):
             else:
                 # inputs have no potential whose slope could differ
                 self._set(window, constraints=replace(constraints.times, slope_mismatch=0.0))
-        for neurons in first_spikes(module).values():
+        for neurons in first_spike_layers(module).values():
             self._set(neurons, adaptive=False)
 
     def _set(self, module: nn.Module, **values: Any) -> None:
@@ -93,7 +93,7 @@ def shorten_windows(module: nn.Module, factor: float, peaks: dict[str, Tensor] |
         ValueError: if `factor` is outside its range.
     """
     check_between("factor", factor, 1, float("inf"))
-    for name, neurons in first_spikes(module).items():
+    for name, neurons in first_spike_layers(module).items():
         peak = (peaks or {}).get(name, neurons.window)
         neurons.window.copy_(torch.where(peak > 0, peak, neurons.window) / factor)
     cascade(module)
@@ -120,11 +120,6 @@ def export_weights(module: nn.Module, constraints: HardwareConstraints) -> dict[
         name: constraints.integers(layer.get_parameter("weight"), _channel_dimension(layer))
         for name, layer in weight_layers(module, constraints).items()
     }
-
-
-def first_spikes(module: nn.Module) -> dict[str, FirstSpike]:
-    """Neurons of time to first spike by name."""
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, FirstSpike)}
 
 
 def weight_layers(module: nn.Module, constraints: HardwareConstraints) -> dict[str, nn.Module]:
@@ -163,7 +158,7 @@ def _windows(module: nn.Module, constraints: HardwareConstraints) -> list[TimeWi
     if not constraints.on_times:
         return []
     windows = {name: layer for name, layer in module.named_modules() if isinstance(layer, TimeWindow)}
-    if not first_spikes(module):
+    if not first_spike_layers(module):
         raise ValueError(
             f"Expected {type(module).__name__} to have FirstSpike neurons for {', '.join(constraints.on_times)}, but "
             "got none"

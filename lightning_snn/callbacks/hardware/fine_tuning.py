@@ -11,11 +11,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_snn.callbacks.hardware.constrained import Constrained, first_spikes, shorten_windows
+from lightning_snn.callbacks.hardware.constrained import Constrained, shorten_windows
 from lightning_snn.callbacks.hardware.constraints import HardwareConstraints
 from lightning_snn.callbacks.hardware.training import forget_best, scale_learning_rates, validate, values
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer, check_positive
+from lightning_snn.methods.ttfs.layers import first_spike_layers
 
 _STAGES = ("val", "valid", "validation")
 
@@ -232,7 +233,7 @@ def _recorded_peaks(module: nn.Module, peaks: dict[str, Tensor]) -> Iterator[Non
         peaks[name] = peak.maximum(peaks[name]) if name in peaks else peak
 
     with ExitStack() as stack:
-        for name, neurons in first_spikes(module).items():
+        for name, neurons in first_spike_layers(module).items():
             hook = neurons.register_forward_pre_hook(lambda _, drives, name=name: record(name, drives[0]))
             stack.enter_context(hook)
         yield

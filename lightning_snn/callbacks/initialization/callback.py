@@ -13,10 +13,11 @@ from lightning_snn.callbacks.dry_run import Run, check_training_step, training_r
 from lightning_snn.callbacks.initialization.findings import STRONGER, WEAKER, Finding, findings_table, overall
 from lightning_snn.callbacks.initialization.measurement import check_layers, folded_loss, measure_initialization
 from lightning_snn.callbacks.initialization.rescaling import XI, Rescaling, rescale, rescalings_table
-from lightning_snn.callbacks.modules import Loss, network_of, read_batch, task_loss
+from lightning_snn.callbacks.initialization.thresholds import Thresholds
+from lightning_snn.callbacks.modules import network_of, read_batch, task_loss
 from lightning_snn.callbacks.tracking import log_text
 from lightning_snn.checks import check_choice, check_integer, check_positive
-from lightning_snn.functional.jacobian import Thresholds
+from lightning_snn.methods.task import Loss
 from lightning_snn.nn.observation import named_spiking_layers
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lightning_snn.functional.jacobian import Band, Verdict
+from lightning_snn.callbacks.initialization.thresholds import Band, Verdict
 
 WEAKER = "scale its incoming weights down, or raise its threshold"
 STRONGER = "scale its incoming weights up, or lower its threshold"

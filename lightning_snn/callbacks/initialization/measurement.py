@@ -12,9 +12,9 @@ from lightning_snn.callbacks.dry_run import Run, first_calls, prepared_copy, wit
 from lightning_snn.callbacks.initialization.findings import Finding, judged
 from lightning_snn.callbacks.initialization.relu import RECTIFIERS, rectifier_findings, watched
 from lightning_snn.callbacks.initialization.spiking import Recorder, names_heard, spiking_findings
-from lightning_snn.callbacks.modules import Loss
-from lightning_snn.functional.jacobian import Thresholds, gradient_ratio
-from lightning_snn.methods.rate.alignment import mean_cross_entropy
+from lightning_snn.callbacks.initialization.thresholds import Thresholds
+from lightning_snn.functional.jacobian import gradient_ratio
+from lightning_snn.methods.task import Loss, mean_cross_entropy
 from lightning_snn.methods.ttfs.layers import OffsetMap
 from lightning_snn.nn.folding import run as run_folded
 from lightning_snn.nn.observation import named_spiking_layers, observe

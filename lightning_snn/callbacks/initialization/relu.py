@@ -11,13 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.callbacks.initialization.findings import Finding, advised, judged
-from lightning_snn.functional.jacobian import (
-    Thresholds,
-    gain,
-    largest_singular_value,
-    slope_statistics,
-    spectral_radius,
-)
+from lightning_snn.callbacks.initialization.thresholds import Thresholds
+from lightning_snn.functional.jacobian import gain, largest_singular_value, slope_statistics, spectral_radius
 from lightning_snn.methods.ttfs.layers import AlphaConv2d, AlphaLinear, FirstSpike
 from lightning_snn.nn.observation import first_argument
 
@@ -70,7 +65,7 @@ def _activity(calls: list[Call], thresholds: Thresholds) -> list[Finding]:
         found.append(advised("silent_samples", name, silent, "warn" if silent > 0 else "ok", True))
         if isinstance(layer, _ALPHA):
             slopes = slope_statistics(layer.slope)
-            found.append(advised("smallest_slope", name, slopes.minimum, slopes.verdict(thresholds), False))
+            found.append(advised("smallest_slope", name, slopes.minimum, thresholds.slope_verdict(slopes), False))
             found.append(Finding("slopes_not_positive", name, slopes.not_positive, None))
         if isinstance(layer, (FirstSpike, *_ALPHA)):
             drive = heard if isinstance(layer, FirstSpike) else output

@@ -22,7 +22,7 @@ from lightning_snn.callbacks.initialization.findings import aligned
 from lightning_snn.callbacks.initialization.spiking import MembraneMoments, Recorder, names_heard
 from lightning_snn.checks import check_positive
 from lightning_snn.functional.fluctuation import fluctuation_factor
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import LIF
 from lightning_snn.nn.observation import LayerCall, observe
 from lightning_snn.nn.registry import conventions_of, is_spiking_layer
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.callbacks.initialization.findings import Finding, advised, judged
-from lightning_snn.functional.jacobian import Thresholds, joint_gain
+from lightning_snn.callbacks.initialization.thresholds import Thresholds
+from lightning_snn.functional.jacobian import joint_gain
 from lightning_snn.metrics.spikes import SATURATED
 from lightning_snn.nn.observation import LayerCall, takes_all_steps
 

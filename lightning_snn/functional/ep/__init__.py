@@ -1,5 +1,6 @@
-"""The mathematics of Expectation Propagation in spiking networks: factors, mixing blocks and discrete weights."""
+"""Mathematics of expectation propagation in spiking networks: factors, mixing blocks and quantized weights."""
 
+from lightning_snn.functional.ep.epistemic import epistemic_spike_variance
 from lightning_snn.functional.ep.factors import (
     ACTIVATIONS,
     Activation,
@@ -10,8 +11,6 @@ from lightning_snn.functional.ep.factors import (
     spike_probability,
     value_message,
 )
-from lightning_snn.functional.ep.joint import joint_cavity, joint_posterior
-from lightning_snn.functional.ep.levels import level_moments, level_sites, site_sums
 from lightning_snn.functional.ep.mixing import (
     Potential,
     conjugate_gradients,
@@ -20,7 +19,7 @@ from lightning_snn.functional.ep.mixing import (
     input_message,
     site_precision,
 )
-from lightning_snn.functional.ep.parts import epistemic_spike_variance
+from lightning_snn.functional.ep.quantized import quantized_moments, quantized_sites, site_sums
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,11 +32,9 @@ __all__ = [
     "forward_moments",
     "gaussian_sites",
     "input_message",
-    "joint_cavity",
-    "joint_posterior",
-    "level_moments",
-    "level_sites",
     "log_odds_of_spike",
+    "quantized_moments",
+    "quantized_sites",
     "site_precision",
     "site_sums",
     "spike_message",

@@ -1,13 +1,13 @@
-r"""Activation and observation factors: what a single potential hears from its own spike or value.
+r"""Activation and observation factors: messages from a spike or value to its membrane potential.
 
-A potential u arrives as :math:`N(\omega, V)`. A factor :math:`f(u)` answers with
+The potential u has the distribution :math:`N(\omega, V)`. A factor :math:`f(u)` sends the message
 
 .. math:: Z = \int f(u) \, N(u; \omega, V) \, du, \qquad
     g = \frac{\partial \log Z}{\partial \omega}, \qquad G = -\frac{\partial^2 \log Z}{\partial \omega^2},
 
-which carry the moments of the tilted distribution, :math:`\omega + V g` and :math:`V - V^2 G`, and never divide by a
-difference of precisions. A neuron spikes with probability :math:`f_1(u)`; heard of with log-odds :math:`\lambda` its
-factor is :math:`\sigma(\lambda) f_1(u) + \sigma(-\lambda) (1 - f_1(u))`, and an observed spike has
+which gives the moments of the tilted distribution, :math:`\omega + V g` and :math:`V - V^2 G`, without a division by a
+difference of precisions. A neuron spikes with probability :math:`f_1(u)`. For a spike with log-odds :math:`\lambda` its
+factor is :math:`\sigma(\lambda) f_1(u) + \sigma(-\lambda) (1 - f_1(u))`; an observed spike has
 :math:`\lambda = \infty`. With ``f_1 = Phi(u / c)``, :math:`S = V + c^2` and :math:`z = \omega / \sqrt S`,
 
 .. math:: Z = \sigma(\lambda) \Phi(z) + \sigma(-\lambda) \Phi(-z), \qquad
@@ -40,17 +40,17 @@ NODES = 32
 
 # c^2: with 8 / pi the slope at 0 is that of the sigmoid
 _NOISE_VARIANCE = {"heaviside": 0.0, "probit": 8 / math.pi}
-# where nothing reaches a neuron its potential has no variance, and its ratios are still to be finite
-_LEAST_VARIANCE = 1e-12
-_LARGEST_SHARE = 0.999
+# without input the potential of a neuron has variance 0; this bound keeps ratios finite
+_MIN_VARIANCE = 1e-12
+_MAX_SHARE = 0.999
 
 
 class Message(NamedTuple):
-    """What a factor tells about potentials; each field of the potentials' shape.
+    """Message from a factor to membrane potentials; each field has the shape of the potentials.
 
     Attributes:
         score: g, the derivative of the log evidence with respect to the mean.
-        curvature: G, minus its second derivative; below 0 where the factor widens the distribution.
+        curvature: G, minus its second derivative; negative if the factor widens the distribution.
         log_evidence: log Z, in nats.
     """
 
@@ -60,28 +60,40 @@ class Message(NamedTuple):
 
 
 def spike_probability(mean: Tensor, variance: Tensor, activation: Activation) -> Tensor:
-    """Probability that a neuron spikes whose potential is ``N(mean, variance)``.
+    """Compute the probability that a neuron with potential ``N(mean, variance)`` spikes.
 
     Args:
         mean: means of the potentials.
-        variance: their variances, at least 0.
-        activation: "heaviside" spikes where the potential is above 0; "probit" with probability ``Phi(u / c)``,
-            ``c^2 = 8 / pi``, a sigmoid within 0.018; "sigmoid" with the sigmoid itself, by Gauss-Hermite quadrature.
+        variance: variances of the potentials, at least 0.
+        activation: "heaviside" spikes if the potential is above 0; "probit" with probability ``Phi(u / c)``,
+            ``c^2 = 8 / pi``, which differs from the sigmoid by at most 0.018; "sigmoid" with the sigmoid, by
+            Gauss-Hermite quadrature.
 
     Returns:
         probabilities of the shape of `mean`.
+
+    Example:
+        >>> spike_probability(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]), "sigmoid")
+        tensor([0.5000, 0.7311])
     """
     if activation != "sigmoid":
         return normal_cdf(standardized(mean, variance, activation)[0])
-    deviation = variance.clamp(min=_LEAST_VARIANCE).sqrt()
+    std = variance.clamp(min=_MIN_VARIANCE).sqrt()
     probability = torch.zeros_like(mean)
     for node, weight in hermite_nodes(NODES):
-        probability.add_(torch.sigmoid(mean + node * deviation), alpha=weight)
-    return probability.clamp_(max=1)  # weights that add up to 1 within rounding
+        probability.add_(torch.sigmoid(mean + node * std), alpha=weight)
+    return probability.clamp_(max=1)  # the weights sum to 1 up to rounding
 
 
 def log_odds_of_spike(mean: Tensor, variance: Tensor, activation: Activation) -> Tensor:
-    """``log p - log(1 - p)`` of `spike_probability`, in log space: finite where the probability rounds to 0 or 1."""
+    """Compute ``log p - log(1 - p)`` of `spike_probability`, which is finite even if p rounds to 0 or 1.
+
+    Arguments are those of `spike_probability`.
+
+    Example:
+        >>> log_odds_of_spike(torch.tensor([-60.0]), torch.tensor([0.0]), "probit")
+        tensor([-711.4049])
+    """
     if activation != "sigmoid":
         return normal_log_odds(standardized(mean, variance, activation)[0])
     spike = torch.full_like(mean, math.inf)
@@ -89,47 +101,55 @@ def log_odds_of_spike(mean: Tensor, variance: Tensor, activation: Activation) ->
 
 
 def spike_message(mean: Tensor, variance: Tensor, log_odds: Tensor, activation: Activation) -> Message:
-    """What a neuron's potential hears from its spike.
+    """Compute the message from a neuron's spike to its potential.
 
     Args:
         mean: means of the potentials.
-        variance: their variances, at least 0.
-        log_odds: what the rest of the network says of each spike, of the shape of `mean`; plus or minus infinity for
-            spikes that are observed.
+        variance: variances of the potentials, at least 0.
+        log_odds: log-odds of each spike according to the rest of the network, of the shape of `mean`; plus or minus
+            infinity for observed spikes.
         activation: see `spike_probability`.
 
     Returns:
-        the message. Its curvature is at least 0 for observed spikes, and may be below 0 for others: see `bounded`.
+        the message. Its curvature is at least 0 for observed spikes; for others it may be negative, see `bounded`.
+
+    Example:
+        >>> spike_message(torch.zeros(1), torch.ones(1), torch.tensor([torch.inf]), "heaviside").score
+        tensor([0.7979])
     """
     if activation == "sigmoid":
         return _sigmoid_message(mean, variance, log_odds)
     z, total = standardized(mean, variance, activation)
-    # seen from the side of the threshold on which the mean lies, all terms of Z / phi(z) are tame
+    # signs relative to the side of the threshold on which the mean lies, so that all terms of Z / phi(z) are bounded
     side = torch.copysign(torch.ones_like(z), z)
     towards = log_odds * side
     log_towards = F.logsigmoid(towards)
     contrast = towards.mul_(0.5).tanh_()
-    surprise = (0.5 * z).mul_(z).add_(LOG_SQRT_2PI)
-    exponent = log_towards + surprise
+    negative_log_density = (0.5 * z).mul_(z).add_(LOG_SQRT_2PI)
+    exponent = log_towards + negative_log_density
     largest = math.log(torch.finfo(z.dtype).max) - 1
     ratio = exponent.clamp(max=largest).exp_().addcmul_(contrast, mills_ratio(z.abs()), value=-1)
-    log_evidence = torch.where(exponent > largest, log_towards, ratio.log() - surprise)
+    log_evidence = torch.where(exponent > largest, log_towards, ratio.log() - negative_log_density)
     scaled = contrast.mul_(side).div_(ratio)
     curvature = (scaled + z).mul_(scaled).div_(total)
     return Message(scaled.mul_(total.rsqrt_()), curvature, log_evidence)
 
 
 def value_message(mean: Tensor, variance: Tensor, target: Tensor, noise_variance: Tensor | float) -> Message:
-    """What a potential hears from a value observed with Gaussian noise, ``target ~ N(u, noise_variance)``.
+    """Compute the message from a value observed with Gaussian noise, ``target ~ N(u, noise_variance)``, to u.
 
     Args:
         mean: means of the potentials.
-        variance: their variances.
-        target: the observed values, of the shape of `mean`.
+        variance: variances of the potentials.
+        target: observed values, of the shape of `mean`.
         noise_variance: variance of the noise, larger than 0.
 
     Returns:
-        the message, exact; its log evidence is the log density of the targets.
+        the exact message; its log evidence is the log density of the targets.
+
+    Example:
+        >>> value_message(torch.zeros(1), torch.ones(1), torch.tensor([4.0]), noise_variance=1.0).score
+        tensor([2.])
     """
     total = variance + noise_variance
     residual = target - mean
@@ -138,36 +158,36 @@ def value_message(mean: Tensor, variance: Tensor, target: Tensor, noise_variance
 
 
 def bounded(message: Message, variance: Tensor) -> Message:
-    """The message with its curvature kept from 0 to ``0.999 / variance``.
+    """Return the message with its curvature clamped to ``[0, 0.999 / variance]``.
 
-    Below 0 the site would have a negative precision; at ``1 / variance`` an infinite one.
+    A negative curvature would give the site a negative precision; ``1 / variance`` would give it an infinite one.
     """
-    most = _LARGEST_SHARE / variance.clamp(min=_LEAST_VARIANCE)
-    return message._replace(curvature=message.curvature.clamp(min=0).minimum(most))
+    limit = _MAX_SHARE / variance.clamp(min=_MIN_VARIANCE)
+    return message._replace(curvature=message.curvature.clamp(min=0).minimum(limit))
 
 
 def standardized(mean: Tensor, variance: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
-    """The mean in standard deviations of potential and neuron noise, and their variance."""
-    total = (variance + _NOISE_VARIANCE[activation]).clamp_(min=_LEAST_VARIANCE)
+    """Return ``z = mean / sqrt(S)`` and ``S = variance + c^2``, the total variance of potential and neuron noise."""
+    total = (variance + _NOISE_VARIANCE[activation]).clamp_(min=_MIN_VARIANCE)
     return total.rsqrt().mul_(mean), total
 
 
 def _sigmoid_message(mean: Tensor, variance: Tensor, log_odds: Tensor, nodes: int = NODES) -> Message:
-    """`spike_message` for ``f_1 = sigmoid(u)``, with moments of the tilted distribution by Gauss-Hermite quadrature."""
-    variance = variance.clamp(min=_LEAST_VARIANCE)
-    deviation = variance.sqrt()
+    """Compute `spike_message` for ``f_1 = sigmoid(u)``, by Gauss-Hermite quadrature of the tilted distribution."""
+    variance = variance.clamp(min=_MIN_VARIANCE)
+    std = variance.sqrt()
     flipped = log_odds < 0
-    certainty = log_odds.abs()
-    unheard = F.softplus(-certainty)
+    magnitude = log_odds.abs()
+    log_normalizer = F.softplus(-magnitude)
 
     def log_factor(node: float) -> Tensor:
         # log(sigmoid(a) sigmoid(u) + sigmoid(-a) sigmoid(-u)), a >= 0, without a difference of infinities
-        u = mean + node * deviation
+        u = mean + node * std
         u = torch.where(flipped, -u, u)
-        return F.logsigmoid(u) + F.softplus(-(certainty + u)) - unheard
+        return F.logsigmoid(u) + F.softplus(-(magnitude + u)) - log_normalizer
 
     table = hermite_nodes(nodes)
-    # the factor is monotone: its largest value is at an end
+    # the factor is monotone, so its largest value is at an end
     top = torch.maximum(log_factor(table[0][0]), log_factor(table[-1][0]))
     total, first, second = torch.zeros_like(mean), torch.zeros_like(mean), torch.zeros_like(mean)
     for node, weight in table:
@@ -176,4 +196,4 @@ def _sigmoid_message(mean: Tensor, variance: Tensor, log_odds: Tensor, nodes: in
         first += node * mass
         second += (node * node) * mass
     first, second = first / total, second / total
-    return Message(first / deviation, (1 - second + first * first) / variance, total.log() + top)
+    return Message(first / std, (1 - second + first * first) / variance, total.log() + top)

@@ -1,21 +1,21 @@
-r"""The mixing block: Gaussian weights W between spikes x of a layer and its potentials ``u = W x``.
+r"""Mixing block: Gaussian weights W between the input spikes x of a layer and its potentials ``u = W x``.
 
 Inputs have mean x and variance D (0 for data, ``p (1 - p)`` for spikes of probability p), weights mean m and variance
-s, all independent. Forward, the two moments of a potential are exact,
+s, all independent. In the forward direction, the two moments of a potential are exact,
 
 .. math:: \omega = m x - V_w g, \qquad V = V_w + (m^2 + s) D, \qquad V_w = s x^2,
 
-where :math:`V_w g`, with the score g of the iteration before, takes away what the sample itself told the weights.
-Backward, the messages (g, G) of the potentials are Gaussian sites of precision :math:`G_0 = G / (1 - V_w G)`, and the
-mean of the weights given all sites of a batch and the cavity :math:`(P_c, h_c)` solves, row by row,
+where :math:`V_w g`, with the score g of the previous iteration, removes the contribution of the sample itself to the
+weights. In the backward direction, the messages (g, G) to the potentials are Gaussian sites of precision
+:math:`G_0 = G / (1 - V_w G)`. The mean of the weights given all sites of a batch and the cavity :math:`(P_c, h_c)`
+solves, row by row,
 
 .. math:: (P_c + R + x^T G_0 x) \, m = h_c + x^T b, \qquad b = G_0 \omega + g (1 + V_w G_0), \qquad
     R = \max(0, (G - g^2)^T D) .
 
-It is solved by conjugate gradients, matrix-free: a parallel update of every weight by itself diverges, because inputs
-that are never negative share one direction in which all weights would overshoot together. Precisions are those of the
-cavity plus ``R + G^T x^2``. All cost is in products of `LinearMap`; nothing of the size samples x outputs x inputs is
-ever stored.
+Conjugate gradients solve it without building a matrix. A parallel update of each weight diverges, because inputs that
+are never negative share one direction in which all weights overshoot together. Precisions are those of the cavity plus
+``R + G^T x^2``. The cost is that of products of `LinearMap`; no tensor of size samples x outputs x inputs is stored.
 
 After Yao et al. 2025, arXiv 2506.23757; the conjugate gradients and the correction by the last score are ours.
 """
@@ -30,18 +30,18 @@ from torch import Tensor
 from lightning_snn.functional.ep.factors import Message
 from lightning_snn.functional.linear_maps import LinearMap
 
-# 1 - V_w G from which a site's precision is taken: less is rounding
-_LEAST_REMAINDER = 1e-3
+# lower bound of 1 - V_w G in the precision of a site; smaller values are rounding errors
+_MIN_REMAINDER = 1e-3
 
 
 class Potential(NamedTuple):
     """Moments of the potentials of a layer; each field `[M, O, ...]`.
 
     Attributes:
-        mean: the mean, without what the sample itself told the weights.
-        variance: the variance.
-        weight_variance: its part that is due to the uncertainty of the weights.
-        uncorrected_mean: the mean under the weights as they are; None where it is the same.
+        mean: mean, without the contribution of the sample itself to the weights.
+        variance: variance.
+        weight_variance: part of the variance that is due to the uncertainty of the weights.
+        uncorrected_mean: mean with the contribution of the sample itself; None if it is the same.
     """
 
     mean: Tensor
@@ -58,17 +58,24 @@ def forward_moments(
     variance: Tensor,
     score: Tensor | None = None,
 ) -> Potential:
-    """Moments of the potentials of a layer.
+    """Compute the moments of the potentials of a layer.
 
     Args:
         linear: the layer's linear map.
         x: means of its inputs, `[M, ...]`.
-        spike_variance: their variances, like `x`; None for inputs that are known.
-        mean, variance: of the weights, `[O, I]`.
-        score: g of the iteration before, `[M, O, ...]`; None in the first, and for prediction.
+        spike_variance: variances of its inputs, of the shape of `x`; None for known inputs.
+        mean: means of the weights, `[O, I]`.
+        variance: variances of the weights, `[O, I]`.
+        score: g of the previous iteration, `[M, O, ...]`; None in the first iteration and for prediction.
 
     Returns:
-        the moments.
+        moments of the potentials.
+
+    Example:
+        >>> from lightning_snn.functional.linear_maps import DenseMap
+        >>> x, mean, variance = torch.tensor([[2.0]]), torch.tensor([[3.0]]), torch.tensor([[0.5]])
+        >>> forward_moments(DenseMap(bias=False), x, None, mean, variance)[:2]
+        (tensor([[6.]]), tensor([[2.]]))
     """
     uncorrected = linear.apply(x, mean)
     weight_variance = linear.apply(x * x, variance)
@@ -82,8 +89,8 @@ def forward_moments(
 
 
 def site_precision(potential: Potential, message: Message) -> Tensor:
-    """Precision ``G / (1 - V_w G)`` of the Gaussian sites of the potentials, `[M, O, ...]`, for `bounded` messages."""
-    return message.curvature / (1 - potential.weight_variance * message.curvature).clamp(min=_LEAST_REMAINDER)
+    """Return the precision ``G / (1 - V_w G)`` of the Gaussian sites `[M, O, ...]`, for `bounded` messages."""
+    return message.curvature / (1 - potential.weight_variance * message.curvature).clamp(min=_MIN_REMAINDER)
 
 
 def conjugate_gradients(
@@ -97,23 +104,29 @@ def conjugate_gradients(
     tolerance: float = 1e-3,
     preconditioner: Tensor | None = None,
 ) -> Tensor:
-    """Solves ``(diagonal_o + x^T site_precision_o x) w_o = right_o`` for every row o by conjugate gradients.
+    """Solve ``(diagonal_o + x^T site_precision_o x) w_o = right_o`` for every row o by conjugate gradients.
 
-    Rows stop by themselves, without a word from the device.
+    Each row stops on its own, without synchronization of the device.
 
     Args:
         linear: the layer's linear map.
         x: its inputs, `[M, ...]`.
-        site_precision: `[M, O, ...]`, at least 0.
-        diagonal: `[O, I]`, larger than 0.
-        right: `[O, I]`.
-        start: where to start, `[O, I]`; None for 0.
-        iterations: steps, at least 1.
-        tolerance: a row stops at this preconditioned residual, relative to that of its start.
-        preconditioner: roughly the diagonal of each row's matrix, `[O, I]`, larger than 0; None computes it.
+        site_precision: precisions of the sites, `[M, O, ...]`, at least 0.
+        diagonal: diagonal terms, `[O, I]`, larger than 0.
+        right: right-hand sides, `[O, I]`.
+        start: initial solution, `[O, I]`; None for 0.
+        iterations: number of steps, at least 1.
+        tolerance: a row stops at this preconditioned residual, relative to its initial one.
+        preconditioner: approximate diagonal of each row's matrix, `[O, I]`, larger than 0; None computes it.
 
     Returns:
-        the rows w, `[O, I]`.
+        solutions w, `[O, I]`.
+
+    Example:
+        >>> from lightning_snn.functional.linear_maps import DenseMap
+        >>> x, one = torch.tensor([[1.0], [2.0]]), torch.ones(1, 1)
+        >>> conjugate_gradients(DenseMap(bias=False), x, torch.ones(2, 1), one, 12 * one)
+        tensor([[2.]])
     """
     if preconditioner is None:
         preconditioner = diagonal + linear.correlate(x * x, site_precision)
@@ -160,22 +173,23 @@ def gaussian_sites(
     tolerance: float = 1e-3,
     variance: Literal["marginal", "conditional"] = "marginal",
 ) -> tuple[Tensor, Tensor]:
-    """Mean of Gaussian weights given the cavity and the messages of a batch, and the precision that these add.
+    """Compute the mean of Gaussian weights given the cavity and the messages of a batch, and the precision they add.
 
     Args:
         linear: the layer's linear map.
         x: means of its inputs, `[M, ...]`.
-        spike_variance: their variances, like `x`; None for inputs that are known.
-        potential: what `forward_moments` gave for these inputs and `mean`.
-        message: what the potentials heard, `bounded`.
+        spike_variance: variances of its inputs, of the shape of `x`; None for known inputs.
+        potential: result of `forward_moments` for these inputs and `mean`.
+        message: messages to the potentials, after `bounded`.
         cavity: precisions and precision-means `[O, I]` of the weights without this batch.
-        mean: the present mean of the weights, `[O, I]`, from which the solution starts.
-        iterations, tolerance: see `conjugate_gradients`.
-        variance: whether the added precision is ``R + G^T x^2``, near that of a marginal, or ``R + G_0^T x^2``, that
-            of a weight given all others.
+        mean: present means of the weights, `[O, I]`, the initial solution.
+        iterations: see `conjugate_gradients`.
+        tolerance: see `conjugate_gradients`.
+        variance: "marginal" adds the precision ``R + G^T x^2``, which approximates that of a marginal; "conditional"
+            adds ``R + G_0^T x^2``, that of a weight given all others.
 
     Returns:
-        the mean of the weights, and the precision of the batch's sites, at least 0; each `[O, I]`.
+        means of the weights, and precisions of the sites of the batch, at least 0; each `[O, I]`.
     """
     score, curvature, _ = message
     sites = site_precision(potential, message)
@@ -184,13 +198,13 @@ def gaussian_sites(
     if spike_variance is not None:
         ridge = linear.correlate(spike_variance, curvature - score * score, constant=0.0).clamp_(min=0)
         diagonal, added = diagonal + ridge, added + ridge
-    # b - G_0 (m x): what is left of the right side at the present mean, whose product with the inputs is known
-    pull = potential.weight_variance * score
+    # b - G_0 (m x): the residual at the present mean, whose product with the inputs is known
+    weighted = potential.weight_variance * score
     if potential.uncorrected_mean is not None:
-        pull += potential.mean - potential.uncorrected_mean
-    pull = pull.mul_(sites).add_(score)
-    residual = precision_mean - diagonal * mean + linear.correlate(x, pull)
-    # the precision to come is near enough the diagonal of the matrix to precondition with, and costs nothing
+        weighted += potential.mean - potential.uncorrected_mean
+    weighted = weighted.mul_(sites).add_(score)
+    residual = precision_mean - diagonal * mean + linear.correlate(x, weighted)
+    # the new precision is close to the diagonal of the matrix, and is available at no cost
     preconditioner = cavity[0] + added
     step = conjugate_gradients(linear, x, sites, diagonal, residual, None, iterations, tolerance, preconditioner)
     return step.add_(mean), added
@@ -199,13 +213,13 @@ def gaussian_sites(
 def input_message(
     linear: LinearMap, x: Tensor, mean: Tensor, variance: Tensor, message: Message
 ) -> tuple[Tensor, Tensor]:
-    r"""What a layer tells about its inputs, expanded to second order around their means.
+    r"""Compute the messages of a layer to its inputs, expanded to second order around their means.
 
-    With :math:`K = (g^2 - G) s`, the derivative of the log-evidence in an input and minus its second derivative are
+    With :math:`K = (g^2 - G) s`, the derivative of the log evidence in an input and minus its second derivative are
 
     .. math:: \text{score} = g m + x K, \qquad \text{curvature} = G m^2 - K .
 
-    To a binary input of probability x that sends the log-odds
+    For a binary input of probability x, the message has the log-odds
 
     .. math:: \lambda = \text{score} + (x - \tfrac12) \, \text{curvature}
         = g m + (x - \tfrac12) \, G m^2 + \tfrac12 K .
@@ -213,8 +227,9 @@ def input_message(
     Args:
         linear: the layer's linear map.
         x: means of its inputs, `[M, ...]`.
-        mean, variance: of the weights, `[O, I]`, those of the forward pass that the message answers.
-        message: what the potentials heard.
+        mean: means of the weights in the forward pass of the message, `[O, I]`.
+        variance: variances of the weights in that forward pass, `[O, I]`.
+        message: messages to the potentials.
 
     Returns:
         score and curvature, each of the shape of `x`.

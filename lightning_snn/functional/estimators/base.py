@@ -1,4 +1,4 @@
-"""Base of the gradient estimators of a noisy binary unit, and the samples that they differentiate."""
+"""Base class of gradient estimators of noisy binary units, and differentiable samples of these units."""
 
 from __future__ import annotations
 
@@ -12,44 +12,48 @@ from lightning_snn.functional.gaussian import LOG_SQRT_2PI
 
 Noise = Literal["gaussian", "logistic"]
 
-# where the rarer of the two samples has probability 6e-16: farther out, formulas only lose digits
+# at this |t| the less probable sample has probability 6e-16; beyond it, the formulas only lose precision
 _SATURATED = {"gaussian": 8.0, "logistic": 35.0}
 
 
 def saturated(t: Tensor, noise: Noise) -> Tensor:
-    """A copy of `t`, clamped to where both samples have a probability of at least 6e-16."""
+    """Return a copy of `t`, clamped so that both samples have a probability of at least 6e-16."""
     bound = _SATURATED[noise]
     return t.clamp(-bound, bound)
 
 
 def toward_sample(t: Tensor, spikes: Tensor) -> Tensor:
-    """``t / 2`` where the unit spiked and ``-t / 2`` where not, a new tensor: positive for the likelier sample."""
+    """Return ``t / 2`` for units that spiked and ``-t / 2`` for others, in a new tensor."""
     return torch.mul(spikes, t).sub_(t, alpha=0.5)
 
 
 def density_(t: Tensor, noise: Noise) -> Tensor:
-    """The density ``F'(t)`` of the noise, written over `t`."""
+    """Compute the density ``F'(t)`` of the noise in place."""
     if noise == "gaussian":
         return t.mul_(t).mul_(-0.5).sub_(LOG_SQRT_2PI).exp_()
-    rarer = t.abs_().neg_().sigmoid_()
-    return rarer.mul_(1 - rarer)
+    tail = t.abs_().neg_().sigmoid_()
+    return tail.mul_(1 - tail)
 
 
 class Estimator:
-    """Base of the gradient estimators of a noisy binary unit: a hard sample forwards, a weight backwards.
+    """Base class of gradient estimators of noisy binary units: hard samples forward, weighted gradients backward.
 
-    A new estimator is a frozen dataclass with a field `noise` that defines `weight`.
+    To add an estimator, write a frozen dataclass with a field `noise` that defines `weight`.
+
+    Attributes:
+        noise: distribution of the noise, "gaussian" or "logistic".
+        random: whether the weight is random. A random weight is computed in the forward pass.
     """
 
     noise: Noise
-    random: ClassVar[bool] = False  # whether the weight draws, so that it belongs in the forward pass
+    random: ClassVar[bool] = False
 
     def weight(self, t: Tensor, spikes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What the gradient of the samples is multiplied by to become the gradient of `t`.
+        """Return the weight, the ratio of the gradient of `t` to the gradient of the samples.
 
         Args:
-            t: standardized pre-activation, float32 or float64, any shape; finite weights for any finite value.
-            spikes: the samples in {0, 1}, same shape.
+            t: standardized pre-activation, float32 or float64, any shape. Weights are finite for any finite value.
+            spikes: samples in {0, 1}, of the same shape.
             generator: source of randomness of a `random` estimator; None is torch's default.
 
         Returns:
@@ -59,18 +63,26 @@ class Estimator:
 
 
 def noisy_spikes(t: Tensor, estimator: Estimator, generator: torch.Generator | None = None) -> Tensor:
-    """Binary samples of noisy units, differentiable by an estimator.
+    """Sample noisy binary units, with gradients by an estimator.
 
     Args:
         t: standardized pre-activation ``(mean - threshold) / standard deviation``, any shape.
-        estimator: gives the noise and the backward weight.
+        estimator: estimator that defines the noise and the backward weight.
         generator: source of the noise; None is torch's default.
 
     Returns:
         spikes in {0, 1}, of the shape and dtype of `t`.
+
+    Example:
+        >>> from lightning_snn.functional import IWST
+        >>> t = torch.tensor([-9.0, 0.0, 9.0], requires_grad=True)
+        >>> noisy_spikes(t, IWST(lam=1.0), torch.Generator().manual_seed(0)).sum().backward()
+        >>> t.grad
+        tensor([5.0523e-15, 3.9894e-01, 5.0523e-15])
     """
     if torch.is_grad_enabled():  # t.requires_grad would be False under vmap
-        return _NoisySpikes.apply(t, estimator, generator)[0]
+        spikes: Tensor = _NoisySpikes.apply(t, estimator, generator)[0]  # type: ignore[no-untyped-call]
+        return spikes
     return _samples(t, estimator.noise, generator)
 
 
@@ -80,7 +92,7 @@ def _samples(t: Tensor, noise: Noise, generator: torch.Generator | None) -> Tens
         sample = torch.randn(t.shape, dtype=wide, device=t.device, generator=generator)
     else:
         sample = torch.rand(t.shape, dtype=wide, device=t.device, generator=generator).logit_()
-    # compare the noise itself: no probability is computed, so none can round to 0 or 1
+    # compare the noise instead of a probability, which could round to 0 or 1
     return (sample > -t).to(t.dtype)
 
 

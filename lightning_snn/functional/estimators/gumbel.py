@@ -1,15 +1,16 @@
-r"""The relaxation-based relatives of IW-ST.
+r"""Gradient estimators by relaxation: Gumbel straight-through and Gumbel-Rao.
 
-With the noise L that made the sample, ``x = 1[t + L > 0]``, relax the step to ``s = F((t + L) / tau)``. Its pathwise
-derivative stands in for that of the step, at the hard forward pass:
+The sample ``x = 1[t + L > 0]`` with noise L is relaxed to ``s = F((t + L) / tau)``. The forward pass keeps the hard
+sample, and the backward pass uses the pathwise derivative of s:
 
 .. math:: w = F'((t + L) / \tau) / \tau .
 
-`GumbelStraightThrough` takes it as it is (Jang et al. 2017), `GumbelRao` averages it over K draws of L given the sample
-(Paulus et al. 2021), and `AnalyticalGumbelRao` takes its exact expectation given the sample, which is K = infinity: the
-same mean as the other two at the least variance. With logistic noise, the difference of two Gumbel variables, s is the
-binary Gumbel-softmax; with Gaussian noise the same construction has a closed form at any temperature. tau to 0 is
-IW-ST(0). Unlike IW-ST these are biased even for linear losses, by ``E[w] / F'(t)``, unless normalized.
+`GumbelStraightThrough` uses this weight itself (Jang et al. 2017), `GumbelRao` averages it over K draws of L given the
+sample (Paulus et al. 2021), and `AnalyticalGumbelRao` uses its exact expectation given the sample, K = infinity. All
+three have the same mean, and the last has the smallest variance. With logistic noise, the difference of two Gumbel
+variables, s is the binary Gumbel-softmax. With Gaussian noise, the same construction has a closed form at any
+temperature. The limit tau = 0 is IW-ST(0). Unlike IW-ST, these estimators are biased even for linear losses, by the
+factor ``E[w] / F'(t)``, unless normalized.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from torch import Tensor
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.functional.estimators.base import Estimator, Noise, density_, saturated, toward_sample
 
-_SERIES_BELOW = 0.3  # the closed form loses digits there, the series all but 5e-8
+_SERIES_BELOW = 0.3  # the closed form loses digits there; the error of the series is 5e-8
 _SERIES = tuple(1 / (2 * (k + 3)) for k in range(14))
 
 
 @dataclass(frozen=True)
 class AnalyticalGumbelRao(Estimator):
-    r"""The expectation of the Gumbel straight-through weight given the sample, by closed form or quadrature.
+    r"""Expectation of the Gumbel straight-through weight given the sample, by closed form or quadrature.
 
-    With ``s = t`` if the unit spiked and ``-t`` if not, for logistic noise
+    With ``s = t`` if the unit spiked and ``-t`` otherwise, for logistic noise
 
     .. math:: w(x, t) = \frac{1}{F(s)} \int_{1/2}^{1} F'(\tau\,\mathrm{logit}(u) - s)\,du ,
 
@@ -45,12 +46,12 @@ class AnalyticalGumbelRao(Estimator):
 
     Args:
         tau: temperature, larger than 0; towards 0 this becomes IW-ST(0).
-        normalize: divide by ``E[w] / F'(t)``, which makes linear losses unbiased. Without it gradients shrink from
-            layer to layer, by 2/3 each at tau = 1, logistic noise and t = 0.
+        normalize: whether to divide by ``E[w] / F'(t)``, which makes the estimator unbiased for linear losses. Without
+            it, each layer scales gradients, for example by 2/3 at tau = 1, logistic noise and t = 0.
         noise: "gaussian" or "logistic".
 
     Raises:
-        ValueError: if `tau` is not larger than 0 or `noise` is another.
+        ValueError: if an argument is outside its range.
     """
 
     tau: float = 1.0
@@ -77,13 +78,13 @@ class AnalyticalGumbelRao(Estimator):
     def _logistic(self, sample: Tensor) -> Tensor:
         weight = self._relaxed_slope(sample)
         if self.normalize:
-            chance, other = sample.sigmoid(), sample.neg().sigmoid_()
-            mean = self._relaxed_slope(sample.neg_()).mul_(other).add_(chance * weight)
-            weight.mul_(chance).mul_(other).div_(mean)
+            probability, other = sample.sigmoid(), sample.neg().sigmoid_()
+            mean = self._relaxed_slope(sample.neg_()).mul_(other).add_(probability * weight)
+            weight.mul_(probability).mul_(other).div_(mean)
         return weight
 
     def _relaxed_slope(self, sample: Tensor) -> Tensor:
-        """The weight before any normalization, for logistic noise."""
+        """Return the weight before normalization, for logistic noise."""
         if self.tau == 1.0:
             return _slope_at_unit_temperature(sample)
         # with E = exp(s) and k = exp(-tau logit(u)) the integrand is (1 + E) k / (1 + E k)^2
@@ -97,9 +98,9 @@ class AnalyticalGumbelRao(Estimator):
 
 
 def _half_line(nodes: int) -> tuple[tuple[float, float], ...]:
-    """``logit(u)`` and weight of Gauss-Legendre nodes of v on [0, 1], with ``u = 1 - (1 - v)^4 / 2`` on [1/2, 1].
+    """Return ``logit(u)`` and weight of Gauss-Legendre nodes of v on [0, 1], with ``u = 1 - (1 - v)^4 / 2``.
 
-    The power gathers nodes where u is close to 1 and the integrand peaks: a thousandth of the error of nodes in u.
+    The power concentrates nodes near u = 1, where the integrand peaks. The error is a thousandth of that of nodes in u.
     """
     points, shares = np.polynomial.legendre.leggauss(nodes)
     rest = 0.5 - 0.5 * points
@@ -112,8 +113,10 @@ _HALF_LINE = _half_line(16)
 
 
 def _slope_at_unit_temperature(sample: Tensor) -> Tensor:
-    r"""``(1 - h) [-log(1 - h) / (2 h^3) - (2 + h) / (4 h^2)]`` with ``h = tanh(s / 2)``, or its series
-    ``(1 - h) sum_k h^k / (2 (k + 3))`` where the bracket cancels."""
+    r"""Return ``(1 - h) [-log(1 - h) / (2 h^3) - (2 + h) / (4 h^2)]`` with ``h = tanh(s / 2)``.
+
+    Near h = 0, where the bracket cancels, this is the series ``(1 - h) sum_k h^k / (2 (k + 3))``.
+    """
     complement = sample.neg().sigmoid_().mul_(2)  # 1 - h
     h = 1 - complement
     square = h * h
@@ -126,10 +129,10 @@ def _slope_at_unit_temperature(sample: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GumbelRao(Estimator):
-    """The mean Gumbel straight-through weight over K draws of the noise, given the sample.
+    """Mean Gumbel straight-through weight over K draws of the noise, given the sample.
 
     Args:
-        draws: K, at least 1; cost and randomness of the weight, not of the forward pass.
+        draws: K, at least 1; affects cost and variance of the weight, not the forward pass.
         tau: temperature, larger than 0.
         noise: "gaussian" or "logistic".
 
@@ -158,10 +161,10 @@ class GumbelRao(Estimator):
 
 @dataclass(frozen=True)
 class GumbelStraightThrough(Estimator):
-    """The pathwise derivative of the relaxed sample, at the hard sample.
+    """Pathwise derivative of the relaxed sample, at the hard sample.
 
-    The noise is redrawn given the sample. All that follows depends on the sample alone, so sample and weight have the
-    joint law that they have when the noise that made the sample is kept.
+    The noise is redrawn given the sample. Later operations depend on the noise through the sample only, so the joint
+    distribution of sample and weight is the same as with the original noise.
 
     Args:
         tau: temperature, larger than 0.
@@ -184,10 +187,11 @@ class GumbelStraightThrough(Estimator):
 
 
 def _distance(sample: Tensor, noise: Noise, generator: torch.Generator | None) -> Tensor:
-    """Draws of ``|t + L|`` given the sample, that is of ``s + M`` for noise M given that it exceeds ``-s``."""
+    """Draw ``|t + L|`` given the sample, which is ``s + M`` for noise M given that it exceeds ``-s``."""
     v = torch.rand(sample.shape, dtype=sample.dtype, device=sample.device, generator=generator)
-    # the survival function of M at its draw is v F(s); v = 0 gives an infinite distance, where the density is 0
+    # the survival function of M at its draw is v F(s); for v = 0 the distance is infinite and the density 0
     if noise == "gaussian":
         # erfc keeps the tail that torch.special.ndtr rounds to 0
-        return sample - torch.special.ndtri(v * (sample * -math.sqrt(0.5)).erfc_().mul_(0.5))
+        draw: Tensor = torch.special.ndtri(v * (sample * -math.sqrt(0.5)).erfc_().mul_(0.5))
+        return sample - draw
     return F.softplus(sample + torch.log1p(-v)).sub_(v.log_())

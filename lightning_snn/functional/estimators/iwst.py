@@ -1,15 +1,17 @@
-r"""IW-ST: importance-weighted straight-through gradients of noisy binary units (after Walker et al. 2025, arXiv
-2505.17962).
+r"""IW-ST: importance-weighted straight-through gradients of noisy binary units.
 
 A unit spikes when its standardized pre-activation t exceeds a noise sample, ``x = 1[t + eps > 0]``, so ``P(x = 1) =
 F(t)``. One backward pass estimates ``dE[f(x)]/dt = F'(t) (f(1) - f(0))`` by ``w(x, t) f'(x)`` with
 
 .. math:: w(x, t) = F'(t)\,p(x) / P(x) , \qquad p(x) = \lambda P(x) + (1 - \lambda) / 2 .
 
-The target p weighs the two points where the slope is known. lambda = 1 is the straight-through estimator whose
-surrogate is the noise density (no variance for linear losses); lambda = 0 is DARN(1/2), ReinMax for logistic noise (no
-bias for quadratic losses, but a variance that explodes in saturated units); lambda = -1 is DARN(mean). Every lambda is
-unbiased where the slope does not depend on the unit's own value, and none is for general losses or deep networks.
+The target p weights the two points where the slope is known. lambda = 1 is the straight-through estimator whose
+surrogate is the noise density; it has no variance for linear losses. lambda = 0 is DARN(1/2), which is ReinMax for
+logistic noise; it has no bias for quadratic losses, but its variance explodes in saturated units. lambda = -1 is
+DARN(mean). Every lambda is unbiased if the slope does not depend on the value of the unit itself. None is unbiased for
+general losses or deep networks.
+
+After Walker et al. 2025, arXiv 2505.17962.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ from lightning_snn.functional.estimators.base import Estimator, Noise, density_,
 
 
 def iwst_weight(t: Tensor, spikes: Tensor, lam: float = 0.5, noise: Noise = "gaussian") -> Tensor:
-    """The backward weight ``w(x, t)`` of IW-ST(lambda).
+    """Return the backward weight ``w(x, t)`` of IW-ST(lambda).
 
     Args:
         t: standardized pre-activation, any shape; weights are constant beyond |t| = 8 (Gaussian) or 35 (logistic).
-        spikes: the samples in {0, 1}, same shape.
-        lam: lambda, 1 (straight-through) to 0 (ReinMax, DARN(1/2)); -1 is DARN(mean), for tests.
+        spikes: samples in {0, 1}, of the same shape.
+        lam: lambda, from 1 (straight-through) to 0 (ReinMax, DARN(1/2)); -1 is DARN(mean), for tests.
         noise: "gaussian" (probit units) or "logistic".
 
     Returns:
-        weights of the shape and dtype of `t`, in [0, 4.06] for Gaussian and [0, 1/2] for logistic noise when lambda
-        is in [0, 1].
+        weights of the shape and dtype of `t`. For lambda in [0, 1] they are in [0, 4.06] for Gaussian and in [0, 1/2]
+        for logistic noise.
+
+    Example:
+        >>> iwst_weight(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]), lam=0.0, noise="logistic")
+        tensor([0.2500, 0.4404])
     """
     t = saturated(t, noise)
     if lam == 1.0:
@@ -51,12 +57,12 @@ def iwst_weight(t: Tensor, spikes: Tensor, lam: float = 0.5, noise: Noise = "gau
 
 
 def chi_squared(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian") -> Tensor:
-    r"""The variance that IW-ST(lambda) adds to a unit, relative to the square of its gradient for a linear loss.
+    r"""Compute the variance of IW-ST(lambda) per unit, relative to its squared gradient for a linear loss.
 
     .. math:: \chi^2 = \sum_x p(x)^2 / P(x) - 1 = (1 - \lambda)^2 \left[\frac{1}{4 P (1 - P)} - 1\right]
 
-    In a deep and nearly linear network second moments multiply, by 1 plus the mean of this in each layer. Above 10 the
-    estimate is little but noise: take a larger lambda, or more noise.
+    In a deep, nearly linear network, each layer multiplies the second moment of gradients by 1 plus its mean. If it is
+    above 10, the estimate is mostly noise: increase lambda or the noise.
 
     Args:
         t: standardized pre-activation, any shape; constant beyond |t| = 8 (Gaussian) or 35 (logistic), as the weight.
@@ -64,10 +70,14 @@ def chi_squared(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian") -> Tenso
         noise: "gaussian" or "logistic".
 
     Returns:
-        the chi-squared distance of each unit, of the shape and dtype of `t`, in [0, 4e14 (1 - lam)^2].
+        chi-squared distance of each unit, of the shape and dtype of `t`, in [0, 4e14 (1 - lam)^2].
 
     Raises:
         ValueError: if `lam` or `noise` is outside its range.
+
+    Example:
+        >>> chi_squared(torch.tensor([0.0, 1.0]), lam=0.0)
+        tensor([0.0000, 0.8729])
     """
     _check(lam, noise)
     t = saturated(t, noise)
@@ -85,14 +95,14 @@ def _check(lam: float, noise: Noise) -> None:
 
 @dataclass(frozen=True)
 class IWST(Estimator):
-    """IW-ST(lambda): see `iwst_weight`.
+    """Estimator IW-ST(lambda); see `iwst_weight`.
 
     Args:
-        lam: lambda, 1 (straight-through) to 0 (ReinMax, DARN(1/2)); -1 is DARN(mean), for tests.
-        noise: "gaussian", so that ``P(spike) = Phi(t)``, or "logistic", so that ``P(spike) = sigmoid(t)``.
+        lam: lambda, from 1 (straight-through) to 0 (ReinMax, DARN(1/2)); -1 is DARN(mean), for tests.
+        noise: "gaussian" for ``P(spike) = Phi(t)``, or "logistic" for ``P(spike) = sigmoid(t)``.
 
     Raises:
-        ValueError: if `lam` is not in [-1, 1] or `noise` is another.
+        ValueError: if `lam` or `noise` is outside its range.
     """
 
     lam: float = 0.5
@@ -106,12 +116,12 @@ class IWST(Estimator):
 
 
 def iwst(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian", generator: torch.Generator | None = None) -> Tensor:
-    """Binary samples of noisy units, differentiable by IW-ST(lambda).
+    """Sample noisy binary units, with gradients by IW-ST(lambda).
 
     Args:
         t: standardized pre-activation ``(mean - threshold) / standard deviation``, any shape.
         lam: lambda in [-1, 1]; see `iwst_weight`.
-        noise: "gaussian", so that ``P(spike) = Phi(t)``, or "logistic", so that ``P(spike) = sigmoid(t)``.
+        noise: "gaussian" for ``P(spike) = Phi(t)``, or "logistic" for ``P(spike) = sigmoid(t)``.
         generator: source of the noise; None is torch's default.
 
     Returns:
@@ -119,5 +129,9 @@ def iwst(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian", generator: torc
 
     Raises:
         ValueError: if `lam` or `noise` is outside its range.
+
+    Example:
+        >>> iwst(torch.tensor([-9.0, 9.0]))
+        tensor([0., 1.])
     """
     return noisy_spikes(t, IWST(lam, noise), generator)

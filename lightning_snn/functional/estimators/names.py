@@ -1,4 +1,4 @@
-"""Estimators by name, as the command line and methods take them."""
+"""Gradient estimators by name, for the command line and for methods."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ EstimatorName = Literal["straight_through", "reinmax", "darn_mean", "agr", "gumb
 
 
 def estimator_named(estimator: float | EstimatorName | Estimator, noise: Noise = "gaussian") -> Estimator:
-    """IW-ST of that lambda, or the estimator of that name with its defaults; an `Estimator` passes through.
+    """Return IW-ST of a given lambda, an estimator of a given name with its defaults, or a given `Estimator`.
 
     Args:
         estimator: lambda in [-1, 1], or "straight_through" (lambda = 1), "reinmax" (0), "darn_mean" (-1), "agr",
             "gumbel_rao", "gumbel_straight_through".
-        noise: the noise of an estimator that is not given as one.
+        noise: "gaussian" or "logistic"; ignored if `estimator` is an `Estimator`.
 
     Raises:
         ValueError: if `estimator` is none of these.
+
+    Example:
+        >>> estimator_named("reinmax", noise="logistic")
+        IWST(lam=0.0, noise='logistic')
     """
     if isinstance(estimator, Estimator):
         return estimator

@@ -1,6 +1,6 @@
 """Spiking Bayesian networks: layers with a Gaussian posterior, trained by IW-ST gradients."""
 
-from lightning_snn.methods.bayes.conversion import bayesian_twin, is_convertible, plain_twin
+from lightning_snn.methods.bayes.conversion import Posterior, is_convertible, register_posterior, to_bayesian, to_plain
 from lightning_snn.methods.bayes.layers import (
     BayesConv1d,
     BayesConv2d,
@@ -19,9 +19,11 @@ __all__ = [
     "BayesRecurrentLIF",
     "BayesianLayer",
     "BayesianMap",
+    "Posterior",
     "SpikingBayes",
-    "bayesian_twin",
     "is_convertible",
-    "plain_twin",
+    "register_posterior",
+    "to_bayesian",
+    "to_plain",
     "trace_wiring",
 ]

@@ -1,64 +1,108 @@
-"""Plain layers and their Bayesian twins, in both directions."""
+"""Conversion between plain layers and layers with a posterior, in both directions."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.methods.bayes.layers import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
-from lightning_snn.nn.lif import RecurrentLIF
+from lightning_snn.nn.layer_rules import LayerRules
+from lightning_snn.nn.neurons import RecurrentLIF
 
 _BUILT_GAIN = 3**-0.5  # of the uniform draw of a RecurrentLIF: its standard deviation times sqrt(fan-in)
 
-CONVERTIBLE = (nn.Linear, nn.Conv1d, nn.Conv2d, RecurrentLIF)
+
+class Posterior(NamedTuple):
+    """How wide posterior and prior of a converted layer start, see `BayesLinear`."""
+
+    gain: float
+    kappa: float
+    prior_scale: float
+
+
+POSTERIOR_RULES: LayerRules[Callable[[Any, Posterior], BayesianLayer]] = LayerRules(
+    unknown="its parameters have no Bayesian counterpart: see `register_posterior`"
+)
+
+
+def register_posterior(kind: type[nn.Module], convert: Callable[[Any, Posterior], BayesianLayer]) -> None:
+    """Set how layers of a type get a posterior.
+
+    Args:
+        kind: the layer type.
+        convert: from a layer and the widths of posterior and prior to the Bayesian layer in its place. Device, dtype
+            and frozen parameters follow the layer afterwards.
+
+    Raises:
+        TypeError: if `kind` is not a subclass of `nn.Module`.
+    """
+    POSTERIOR_RULES.register(kind, convert)
 
 
 def is_convertible(layer: nn.Module) -> bool:
-    """Whether the layer has a Bayesian twin: Linear, Conv1d, Conv2d with zero padding, RecurrentLIF; not one yet."""
-    if isinstance(layer, BayesianLayer):
+    """Return whether the layer can get a posterior: a registered type with zero padding that has none yet."""
+    if isinstance(layer, BayesianLayer) or getattr(layer, "padding_mode", "zeros") != "zeros":
         return False
-    return isinstance(layer, CONVERTIBLE) and getattr(layer, "padding_mode", "zeros") == "zeros"
+    return POSTERIOR_RULES.find(layer) is not None
 
 
-def bayesian_twin(
-    layer: nn.Module, gain: float, kappa: float, prior_scale: float, keep_weights: bool = False
-) -> BayesianLayer:
-    """The Bayesian layer that stands where `layer` stood, on its device, in its dtype and memory format.
+def to_bayesian(layer: nn.Module, posterior: Posterior, keep_weights: bool = False) -> BayesianLayer:
+    """Return the Bayesian layer in place of a plain one, on its device, in its dtype and memory format.
 
-    Recurrent weights keep the values that they were built with, whatever `keep_weights`: a gain that wakes a layer
-    would make its recurrence explode. Their posterior starts `kappa` times as wide as their root mean square, and their
-    prior is ``prior_scale / gain`` times as wide as the uniform draw that a `RecurrentLIF` begins with.
+    Recurrent weights keep the values that they were built with, whatever `keep_weights`: a gain large enough for sparse
+    inputs would make the recurrence explode. Their posterior starts `kappa` times as wide as their root mean square,
+    and their prior is ``prior_scale / gain`` times as wide as the uniform draw of a new `RecurrentLIF`.
 
     Args:
         layer: a layer for which `is_convertible` holds.
-        gain, kappa, prior_scale: of the posterior and the prior, see `BayesLinear`.
-        keep_weights: take the layer's weights as posterior means instead of drawing them; frozen ones are kept anyway.
+        posterior: widths of posterior and prior.
+        keep_weights: take the layer's weights as posterior means instead of drawing them; frozen ones are always kept.
     """
-    options = {"gain": gain, "kappa": kappa, "prior_scale": prior_scale}
-    made: BayesianLayer
-    if isinstance(layer, RecurrentLIF):
-        own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
-        # the prior does not depend on the weights at hand, which a resumed run does not have
-        prior = prior_scale * _BUILT_GAIN / gain
-        made = _like_recurrent(BayesRecurrentLIF, layer, gain=own_gain, kappa=kappa, prior_scale=prior)
-    elif isinstance(layer, nn.Linear):
-        made = BayesLinear(layer.in_features, layer.out_features, layer.bias is not None, **options)
-    else:
-        kind: Any = BayesConv1d if isinstance(layer, nn.Conv1d) else BayesConv2d
-        made = kind(*_geometry(layer), layer.bias is not None, **options)
+    convert = POSTERIOR_RULES.find(layer)
+    assert convert is not None
+    made = convert(layer, posterior)
     _follow_layer(made, layer)
-    if keep_weights or not layer.weight.requires_grad:  # in the dtype of the layer by now
-        made.weight.data.copy_(cast(Tensor, layer.weight))
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if keep_weights or not weight.requires_grad:  # in the dtype of the layer by now
+        made.weight.data.copy_(weight)
         if made.bias is not None:
             made.bias.data.copy_(layer.bias)  # type: ignore[arg-type]
     return made
 
 
-def plain_twin(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """The ordinary layer with the given weights that stands where a Bayesian one stood."""
+def _linear(layer: nn.Linear, posterior: Posterior) -> BayesianLayer:
+    return BayesLinear(layer.in_features, layer.out_features, layer.bias is not None, **posterior._asdict())
+
+
+def _convolution(layer: nn.Conv1d | nn.Conv2d, posterior: Posterior) -> BayesianLayer:
+    kind: Any = BayesConv1d if isinstance(layer, nn.Conv1d) else BayesConv2d
+    made: BayesianLayer = kind(*_geometry(layer), layer.bias is not None, **posterior._asdict())
+    return made
+
+
+def _recurrent(layer: RecurrentLIF, posterior: Posterior) -> BayesianLayer:
+    own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
+    # the prior does not depend on the weights at hand, which a resumed run does not have
+    prior_scale = posterior.prior_scale * _BUILT_GAIN / posterior.gain
+    made: BayesianLayer = _like_recurrent(
+        BayesRecurrentLIF, layer, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
+    )
+    return made
+
+
+register_posterior(nn.Linear, _linear)
+register_posterior(nn.Conv1d, _convolution)
+register_posterior(nn.Conv2d, _convolution)
+register_posterior(RecurrentLIF, _recurrent)
+
+
+def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """Return the plain layer with the given weights in place of a Bayesian one."""
     made: nn.Module
     if isinstance(layer, BayesRecurrentLIF):
         made = _like_recurrent(RecurrentLIF, layer)
@@ -77,14 +121,14 @@ def plain_twin(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.
 
 
 def _like_recurrent(kind: type[RecurrentLIF], layer: RecurrentLIF, **options: Any) -> Any:
-    """A recurrent layer of another kind with the same neurons."""
+    """Return a recurrent layer of another kind with the same neurons."""
     # the values come with the state: a learned decay may have rounded to 1, with which no layer can be built
     beta, threshold = (
         torch.full_like(value, 0.5) if isinstance(value, Tensor) else value for value in (layer.beta, layer.threshold)
     )
-    learned: dict[str, Any] = {"learn_beta": layer.learn_beta, "learn_threshold": layer.learn_threshold}
-    made = kind(layer.features, beta, threshold, **learned, **options)
-    made.dynamics = layer.dynamics
+    learned = (layer.parameter_of(name) is not None for name in ("beta", "threshold"))
+    neuron = (beta, threshold, layer.reset_mode, layer.detach_reset, layer.surrogate, *learned)
+    made = kind(layer.features, *neuron, **options)
     # what differs is the posterior; `assign` keeps device and dtype of each
     made.load_state_dict(copy.deepcopy(layer.state_dict()), strict=False, assign=True)
     for name, parameter in layer.named_parameters():

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_positive
-from lightning_snn.functional.lif import Reset, leaky_integrate, lif
+from lightning_snn.functional.lif import PendingState, Reset, leaky_integrate, lif
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
 from lightning_snn.functional.variational import Values, gaussian_kl, linear_moments
 from lightning_snn.nn.folding import time_steps, unfold
-from lightning_snn.nn.lif import LIF, PerChannel, RecurrentLIF
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import SpikeNoise, WeightDraws, draws, spike_noise
+from lightning_snn.nn.stateful import PerChannel
 
 LOG_STD_RANGE = (-10.0, 2.0)
 _BIAS_STD = 0.1
@@ -102,11 +103,12 @@ class BayesianMap(BayesianLayer):
     Attributes:
         input_values: what the input is known to hold: "real" numbers, "spikes" (0, 1) or "signs" (-1, 1), which saves
             squaring it; `SpikingBayes.prepare` finds out.
-        drives: the LIF layer whose membrane this layer alone drives, where that is known; noise mode "trace" needs it.
+        targets: the neurons whose membrane potential receives the output of this layer alone, where that is known;
+            noise mode "trace" needs it.
     """
 
     input_values: Values = "real"
-    drives: tuple[LIF, ...] = ()  # a tuple hides it from nn.Module, so that it is no child of two parents
+    targets: tuple[Neuron, ...] = ()  # a tuple hides it from nn.Module, so that it is no child of two parents
 
     def forward(self, x: Tensor | Moments) -> Moments | Tensor:
         noise, drawn = spike_noise(), draws()
@@ -130,13 +132,13 @@ class BayesianMap(BayesianLayer):
         posterior = self.weight, variance, self.bias, bias_variance
         if isinstance(x, Moments):
             return Moments(*linear_moments(x.mean, *posterior, x_variance=x.variance, apply=self.linear_map))
-        if noise.mode == "trace" and self.drives:
+        if noise.mode == "trace" and self.targets:
             return self._trace_moments(x, variance, bias_variance)
         return Moments(*linear_moments(x, *posterior, self.input_values, apply=self.linear_map))
 
     def _trace_moments(self, x: Tensor, variance: Tensor, bias_variance: Tensor | None) -> Moments:
         """Mean of the current, and variance of the membrane that one weight sample gives over the sequence."""
-        beta = self.drives[0].beta
+        beta = self.targets[0].value("beta")
         if isinstance(beta, Tensor) and beta.dim() > 0:
             raise ValueError(
                 f'Expected one decay for all neurons of a layer with noise mode "trace", but got {len(beta)}: the '
@@ -284,6 +286,10 @@ class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):
         gain, kappa, prior_scale: see `BayesLinear`; the fan-in is `features`.
     """
 
+    gain = 1.0
+    noise_modes = ("moment", "step")
+    noisy_weights = True
+
     def __init__(
         self,
         features: int,
@@ -305,21 +311,29 @@ class BayesRecurrentLIF(BayesianLayer, RecurrentLIF):
         mean, std = _initial(self.weight.shape, gain, kappa)
         self._give_posterior(mean, None, features, std, prior_scale)
 
-    def forward(self, x: Tensor | Moments) -> Tensor:
+    def charge(self, x: Tensor, state: PendingState) -> PendingState:
         drawn = draws()
-        if drawn is not None and not isinstance(x, Moments):
-            return self._drawn(x, drawn)
-        if spike_noise() is None:
-            return self._scan(x, self.weight).flatten(0, 1)
-        moments = x if isinstance(x, Moments) else Moments(x, torch.zeros_like(x))
-        return self._scan(moments, self.weight, self.variances()[0]).flatten(0, 1)
+        if drawn is None:
+            return super().charge(x, state)
+        weights = self.draw(drawn)[0].to(x.dtype)
+        received = torch.bmm(state.spikes.unflatten(0, (drawn.count, -1)), weights.mT).flatten(0, 1)
+        return PendingState(self.value("beta", x) * state.membrane + x + received, state.spikes)
 
-    def _drawn(self, x: Tensor, drawn: WeightDraws) -> Tensor:
-        sequence = unfold(x, self)
-        parameters = self.parameters_for(sequence[0])
-        copies = zip(sequence.unflatten(1, (drawn.count, -1)).unbind(1), self.draw(drawn)[0], strict=True)
-        spikes = [lif(copy, *parameters, self.dynamics, recurrent=weight)[0] for copy, weight in copies]
-        return torch.cat(spikes, 1).flatten(0, 1)
+    def scan(self, x: Tensor, state: PendingState | None = None) -> tuple[Tensor, PendingState]:
+        """Run a sequence `[T, B, ...]`, with the posterior mean or, within `weight_draws`, with the drawn weights."""
+        drawn = draws()
+        if drawn is None:
+            return super().scan(x, state)
+        if state is not None:
+            raise ValueError("Expected argument `state` to be None within `weight_draws`, but got a state")
+        parameters = self.parameters_for(x[0])
+        copies = zip(x.unflatten(1, (drawn.count, -1)).unbind(1), self.draw(drawn)[0], strict=True)
+        runs = [lif(copy, *parameters, self.dynamics, recurrent=weight) for copy, weight in copies]
+        spikes, states = zip(*runs, strict=True)
+        return torch.cat(spikes, 1), PendingState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+
+    def noisy_scan(self, mean: Tensor, variance: Tensor, noise: SpikeNoise) -> tuple[Tensor, Tensor]:
+        return self._fused_noisy_scan(mean, variance, noise, self.weight, self.variances()[0])
 
 
 def _initial(shape: Sequence[int], gain: float, kappa: float) -> tuple[Tensor, float]:

@@ -28,16 +28,18 @@ from lightning_snn.functional.bias_loss import BIAS_FORMS, BiasForm
 from lightning_snn.functional.estimators import Estimator, EstimatorName
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.methods.base import Step
-from lightning_snn.methods.bayes.conversion import bayesian_twin, is_convertible, plain_twin
+from lightning_snn.methods.bayes.conversion import POSTERIOR_RULES, Posterior, is_convertible, to_bayesian, to_plain
 from lightning_snn.methods.bayes.layers import BayesianLayer, BayesianMap
 from lightning_snn.methods.bayes.monitor import Watch
 from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
-from lightning_snn.methods.noisy import NoisyMethod, Sampling
+from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.lif import LIF, LeakyLayer, RecurrentLIF
+from lightning_snn.nn.layer_rules import Refusal, refuse
 from lightning_snn.nn.module_tree import replace_layers
+from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import WeightDraws
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.stateful import StatefulLayer
 
 MONITOR_EVERY = 50  # training steps between two looks at chi^2, which costs a pass over every pre-activation
 _CHI_SQUARED_LIMIT = 10.0
@@ -141,12 +143,8 @@ class SpikingBayes(NoisyMethod):
             ValueError: naming every layer with parameters that has no Bayesian counterpart, or that the noise mode
                 cannot have.
         """
-        refused = _untrainable(network)
-        if refused:
-            raise ValueError(
-                "Expected a network of Linear, Conv1d, Conv2d, spiking and parameter-free layers for SpikingBayes, but "
-                f"got {', '.join(refused)}. Normalization is not needed: posterior noise scales with the input"
-            )
+        remedy = "Normalization is not needed: posterior noise scales with the input"
+        refuse("SpikingBayes", _refusals(network, self.noise_mode), remedy)
         network = replace_layers(copy.deepcopy(network), self._gets_posterior, self._bayesian)
         mark_inputs(network)
         if self.noise_mode == "trace":
@@ -178,7 +176,7 @@ class SpikingBayes(NoisyMethod):
         return Step(objective, loss.detach(), output.detach(), metrics)
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
-        return [module for module in network.modules() if isinstance(module, (BayesianLayer, LIF, Sign))]
+        return [module for module in network.modules() if isinstance(module, (BayesianLayer, Neuron, Sign))]
 
     def kl(self, network: nn.Module) -> Tensor:
         """KL of the whole posterior from the prior in nats, untempered; parameters that layers share count once."""
@@ -238,32 +236,30 @@ class SpikingBayes(NoisyMethod):
         return is_convertible(layer) and (self.recurrent_posterior or not isinstance(layer, RecurrentLIF))
 
     def _bayesian(self, layer: nn.Module) -> nn.Module:
-        return bayesian_twin(layer, self.gain, self.kappa, self.prior_scale, self.keep_weights)
+        return to_bayesian(layer, Posterior(self.gain, self.kappa, self.prior_scale), self.keep_weights)
 
     def _plain(self, network: nn.Module, draws: WeightDraws | None) -> nn.Module:
         def plain(layer: nn.Module) -> nn.Module:
             assert isinstance(layer, BayesianLayer)
             if draws is None:
-                return plain_twin(layer, layer.weight, layer.bias)
+                return to_plain(layer, layer.weight, layer.bias)
             weights, biases = layer.draw(draws)
-            return plain_twin(layer, weights[0], None if biases is None else biases[0])
+            return to_plain(layer, weights[0], None if biases is None else biases[0])
 
         return replace_layers(copy.deepcopy(network), lambda layer: isinstance(layer, BayesianLayer), plain)
 
 
-def _untrainable(network: nn.Module) -> list[str]:
-    """Names and kinds of the modules that own parameters or running statistics and have no Bayesian counterpart."""
-    refused = []
-    for name, module in network.named_modules():
-        kind = type(module).__name__
-        owns = any(True for _ in module.parameters(recurse=False)) or isinstance(module, nn.modules.batchnorm._NormBase)
-        if getattr(module, "padding_mode", "zeros") != "zeros":
-            kind += f" with padding_mode={module.padding_mode!r}"
-        elif isinstance(module, LIF) and module.dynamics.order != "reset_then_leak":
-            kind += f" with order={module.dynamics.order!r}"
-        elif is_convertible(module) or isinstance(module, (BayesianLayer, LeakyLayer)) or not owns:
+def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
+    """Return the layers that cannot fire by noise, and those with parameters that have no Bayesian counterpart."""
+    refused = noise_refusals(network, mode)
+    known = {refusal.layer for refusal in refused}
+    for name, layer in network.named_modules():
+        owns = any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, nn.modules.batchnorm._NormBase)
+        if layer in known or not owns or is_convertible(layer) or isinstance(layer, (BayesianLayer, StatefulLayer)):
             continue
-        refused.append(f"{name or 'the network'} ({kind})")
+        padding = getattr(layer, "padding_mode", "zeros")
+        reason = POSTERIOR_RULES.reason(layer) if padding == "zeros" else f"padding_mode={padding!r}"
+        refused.append(Refusal(name, layer, reason))
     return refused
 
 
@@ -275,36 +271,30 @@ def _connect_traces(network: nn.Module) -> None:
     """
     wiring = trace_wiring(network)
     refused = []
-    for name, module in network.named_modules():
+    for name, layer in network.named_modules():
         reason = None
-        if isinstance(module, RecurrentLIF):
-            reason = "recurrent"
-        elif isinstance(module, LIF):
-            if module.dynamics.reset == "zero":
-                reason = "reset to zero"
-            elif isinstance(module.beta, Tensor) and module.beta.dim() > 0:
-                reason = "a decay a channel"
-            elif module not in wiring.known:
-                reason = "driven through modules of unknown structure"
-        elif isinstance(module, BayesianMap):
-            drives = wiring.drives.get(module, [])
-            if module not in wiring.values:
+        if isinstance(layer, Neuron):
+            beta = layer.value("beta")
+            if isinstance(beta, Tensor) and beta.dim() > 0:
+                reason = "a decay per channel"
+            elif layer not in wiring.known:
+                reason = "receives input through modules of unknown structure"
+        elif isinstance(layer, BayesianMap):
+            targets = wiring.targets.get(layer, [])
+            if layer not in wiring.values:
                 reason = "inside a module of unknown structure"
-            elif module in wiring.stacked:
+            elif layer in wiring.stacked:
                 reason = "no neurons between it and another weight layer"
-            elif drives and module in wiring.elsewhere:
-                reason = "drives membranes, and something else"
-            elif any(lif is not drives[0] and _decays_apart(lif, drives[0]) for lif in drives):
-                reason = "drives membranes of different decays"
-            module.drives = tuple(drives[:1])
+            elif targets and layer in wiring.elsewhere:
+                reason = "its output goes to membranes, and elsewhere"
+            elif any(neuron is not targets[0] and _decays_differ(neuron, targets[0]) for neuron in targets):
+                reason = "its output goes to membranes of different decays"
+            layer.targets = tuple(targets[:1])
         if reason:
-            refused.append(f"{name or 'the network'} ({type(module).__name__}, {reason})")
-    if refused:
-        raise ValueError(
-            "Expected feed-forward chains of weight layers and LIF layers with one decay and a reset that subtracts "
-            f'for noise_mode="trace", but got {", ".join(refused)}'
-        )
+            refused.append(Refusal(name, layer, reason))
+    refuse('SpikingBayes(noise_mode="trace")', refused)
 
 
-def _decays_apart(one: LIF, other: LIF) -> bool:
-    return one.learn_beta or other.learn_beta or bool(one.beta != other.beta)
+def _decays_differ(one: Neuron, other: Neuron) -> bool:
+    learned = one.parameter_of("beta") is not None or other.parameter_of("beta") is not None
+    return learned or bool(one.value("beta") != other.value("beta"))

@@ -10,7 +10,7 @@ from lightning_snn.functional.surrogate import Smooth
 from lightning_snn.functional.variational import Values
 from lightning_snn.methods.bayes.layers import BayesianMap
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.residual import MembraneResidual
 from lightning_snn.nn.sign import Sign
 
@@ -34,17 +34,17 @@ class Wiring:
 
     Attributes:
         values: the values of its inputs, one entry for every place where it is called.
-        drives: the LIF layers whose membranes it drives.
+        targets: the LIF layers whose membranes it drives.
         elsewhere: layers that something other than LIF layers hears, such as the readout.
         stacked: layers that another Bayesian layer follows without neurons between, and those layers.
         known: LIF layers of which it is known which Bayesian layers drive them.
     """
 
     values: dict[BayesianMap, list[Values]] = field(default_factory=dict)
-    drives: dict[BayesianMap, list[LIF]] = field(default_factory=dict)
+    targets: dict[BayesianMap, list[Neuron]] = field(default_factory=dict)
     elsewhere: set[BayesianMap] = field(default_factory=set)
     stacked: set[BayesianMap] = field(default_factory=set)
-    known: set[LIF] = field(default_factory=set)
+    known: set[Neuron] = field(default_factory=set)
 
 
 def trace_wiring(network: nn.Module) -> Wiring:
@@ -77,12 +77,12 @@ def _follow(module: nn.Module, flow: Flow, wiring: Wiring) -> Flow:
         if flow.sources or flow.hidden:
             wiring.stacked |= {module, *flow.sources}
         return Flow("real", frozenset({module}))
-    if isinstance(module, LIF):
+    if isinstance(module, Neuron):
         if not flow.hidden:
             wiring.known.add(module)
         for source in flow.sources:
-            wiring.drives.setdefault(source, []).append(module)
-        return Flow("real" if isinstance(module.dynamics.surrogate, Smooth) else "spikes")
+            wiring.targets.setdefault(source, []).append(module)
+        return Flow("real" if isinstance(module.surrogate, Smooth) else "spikes")
     if isinstance(module, _REARRANGING):
         return flow
     if isinstance(module, _POOLING):

@@ -13,8 +13,8 @@ from lightning_snn.methods.ep.layers import MessageLayer, empty_weights, linear_
 from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.transforms import AnySpike, Transform, WithComplement, transform_of
 from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights
-from lightning_snn.nn.lif import LIF
 from lightning_snn.nn.module_tree import unnested
+from lightning_snn.nn.neurons import LIF
 
 WEIGHTY = (nn.Linear, nn.Conv2d)
 Families = Callable[[Sequence[bool]], Sequence[GaussianWeights | LevelWeights]]

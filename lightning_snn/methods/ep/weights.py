@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.ep import Message, Potential, gaussian_sites, level_moments, level_sites
+from lightning_snn.functional.ep import Message, Potential, gaussian_sites, quantized_moments, quantized_sites
 from lightning_snn.functional.linear_maps import LinearMap
 
 WeightName = Literal["gaussian", "sign", "binary", "categorical"]
@@ -151,7 +151,7 @@ class LevelWeights:
         limit = torch.full_like(natural.precision[:1], _LARGEST_STEP / self.amplitude)
         if self.bias_variance is not None:
             limit[:, -1] = torch.inf
-        moved = level_sites(
+        moved = quantized_sites(
             linear,
             seen.x,
             seen.variance,
@@ -170,8 +170,8 @@ class LevelWeights:
         levels = natural.precision.new_tensor(self.levels)
         uniform = torch.zeros_like(levels)
         if self.bias_variance is None:
-            return level_moments(uniform, levels, *natural)
-        weights = level_moments(uniform, levels, *(values[:, :-1] for values in natural))
+            return quantized_moments(uniform, levels, *natural)
+        weights = quantized_moments(uniform, levels, *(values[:, :-1] for values in natural))
         bias = _gaussian(*(values[:, -1:] for values in natural))
         mean, variance, center = (torch.cat(parts, 1) for parts in zip(weights, bias, strict=True))
         return mean, variance, center

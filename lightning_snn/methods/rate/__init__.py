@@ -1,5 +1,6 @@
 """Rate-based backpropagation: `rate_run` in place of `run`, and a rate rule for each module type."""
 
+from lightning_snn.methods.rate import neurons, norm, stateless  # they register their rules
 from lightning_snn.methods.rate.alignment import Alignment, gradient_alignment
 from lightning_snn.methods.rate.drift import DriftWatch, rate_drift
 from lightning_snn.methods.rate.method import RateBackprop
@@ -8,8 +9,7 @@ from lightning_snn.methods.rate.rules import (
     Plan,
     RateRule,
     WindowMean,
-    rate_rule,
-    refused_modules,
+    rate_refusals,
     register_rate_rule,
 )
 from lightning_snn.methods.rate.tape import Tape, rate_run
@@ -27,11 +27,13 @@ __all__ = [
     "WindowMean",
     "gradient_alignment",
     "module_alignment",
+    "neurons",
+    "norm",
     "rate_backward",
     "rate_drift",
     "rate_phase",
-    "rate_rule",
+    "rate_refusals",
     "rate_run",
-    "refused_modules",
     "register_rate_rule",
+    "stateless",
 ]

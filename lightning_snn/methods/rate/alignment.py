@@ -7,13 +7,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn.methods.rate.tape import rate_run
+from lightning_snn.methods.task import Loss, mean_cross_entropy
 from lightning_snn.nn.folding import run
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Alignment(NamedTuple):
@@ -70,11 +68,6 @@ def gradient_alignment(
     )
     exact = gradients_of_modules(network, copy.deepcopy, lambda twin: chosen(run(twin, x), y).backward())
     return alignments(rates, exact)
-
-
-def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of the mean over time of outputs `[T, B, C]` with classes `[B]`."""
-    return F.cross_entropy(outputs.mean(0), y)
 
 
 def gradients_of_modules(

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.rate.drift import DriftWatch
-from lightning_snn.methods.rate.rules import Plan, refused_modules
+from lightning_snn.methods.rate.rules import Plan, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run
 from lightning_snn.nn.folding import run
+from lightning_snn.nn.layer_rules import refuse
 
 # a moment in time is no mean over it
 _REFUSED_READOUTS = ("last", "max")
@@ -88,11 +89,7 @@ class RateBackprop(Method):
                 'Expected argument `readout` to be "mean", "sum" or a function that weighs all steps for RateBackprop, '
                 f"but got {self.task.readout!r}"
             )
-        refused = refused_modules(network, self.window == "step")
-        if refused:
-            raise ValueError(
-                f"Expected a network of modules that RateBackprop can represent, but got {'; '.join(refused)}"
-            )
+        refuse("RateBackprop", rate_refusals(network, self.window == "step"))
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,13 @@ from torch.func import functional_call
 from lightning_snn.functional.eligibility import RateState, lif_rate
 from lightning_snn.functional.rate import recorded
 from lightning_snn.functional.step_eligibility import StepState, step_rate
-from lightning_snn.methods.rate.rules import RULES_BY_METHOD, Plan, RateRule, joined, register_rate_rule
+from lightning_snn.methods.rate.rules import RATE_RULES, Plan, RateRule, joined, register_rate_rule
 from lightning_snn.nn.folding import unfold
-from lightning_snn.nn.lif import LIF, LeakyIntegrator, RecurrentLIF, over_channels
+from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Neuron, Recurrent, RecurrentLIF
+from lightning_snn.nn.neurons.probes import elementwise_refusal
+from lightning_snn.nn.stateful import over_channels
+
+RECURRENCE = 'neurons that receive each other\'s spikes, which only window="step" can represent'
 
 
 class MembraneRule(RateRule):
@@ -67,10 +71,12 @@ class StepRule(MembraneRule):
 
     @classmethod
     def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
+        if isinstance(module, Neuron) and not module.independent and not one_step_windows:
+            return RECURRENCE
         for name, parameter in module.named_parameters():
             if parameter.requires_grad and parameter.dim() > 1:
-                return f"parameter {name} is neither a number nor one a channel"
-        return None
+                return f"parameter {name} is neither a number nor one per channel"
+        return elementwise_refusal(module)
 
     def scan(self, part: Tensor) -> tuple[Tensor, StepState]:
         parameters = [self.module.get_parameter(name).detach() for name in self.names]
@@ -110,22 +116,13 @@ class _StepCaller(nn.Module):
 class LIFRule(MembraneRule):
     """LIF neurons, by the closed forms of their eligibility; learned decays and thresholds get gradients."""
 
-    layer: ClassVar[type[LIF]] = LIF
-
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         assert isinstance(module, LIF)
         self.neurons = module
-        self.wanted = (
-            module.learn_beta and module.beta_logit.requires_grad,
-            module.learn_threshold and module.threshold_log.requires_grad,
-        )
-
-    @classmethod
-    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
-        if type(module).forward is not cls.layer.forward:
-            return "a forward of its own, so it needs a rate rule of its own"
-        return None
+        learned = [module.parameter_of(name) for name in ("beta", "threshold")]
+        beta, threshold = (parameter is not None and parameter.requires_grad for parameter in learned)
+        self.wanted = (beta, threshold)
 
     def scan(self, part: Tensor) -> tuple[Tensor, RateState]:
         beta, threshold = self.neurons.parameters_for(part[0])
@@ -142,38 +139,60 @@ class LIFRule(MembraneRule):
         ]
 
 
-class RecurrentLIFRule(LIFRule):
-    """Recurrent LIF neurons in windows of one step, where the spikes of the step before are a given input."""
+class _Recurrence:
+    """Recurrent neurons in windows of one step, where the spikes of the step before are a given input."""
 
-    layer = RecurrentLIF
+    module: nn.Module
+    weight: nn.Parameter
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
-        super().__init__(module, plan)
-        assert isinstance(module, RecurrentLIF)
-        self.weight = module.weight
+        super().__init__(module, plan)  # type: ignore[call-arg]
         self.before: list[Tensor] = []
         self.last: Tensor | None = None
-
-    @classmethod
-    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
-        reason = super().refusal(module, one_step_windows)
-        if reason is None and not one_step_windows:
-            reason = 'recurrence, which only window="step" can represent'
-        return reason
 
     def advance(self, part: Tensor) -> Tensor:
         (current,) = part
         before = torch.zeros_like(current) if self.last is None else self.last
-        spikes = super().advance((current + F.linear(before, self.weight))[None])
+        spikes: Tensor = super().advance((current + F.linear(before, self.weight))[None])  # type: ignore[misc]
         self.last = spikes[0]
         self.before.append(before)
         return spikes
 
     def replay(self, x: Tensor) -> Tensor:
-        return super().replay(x + F.linear(joined(self.before), self.weight))
+        rates: Tensor = super().replay(x + F.linear(joined(self.before), self.weight))  # type: ignore[misc]
+        return rates
 
 
+class RecurrentLIFRule(_Recurrence, LIFRule):
+    """`RecurrentLIF` in windows of one step."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        super().__init__(module, plan)
+        assert isinstance(module, RecurrentLIF)
+        self.weight = module.weight
+
+    @classmethod
+    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
+        return None if one_step_windows else RECURRENCE
+
+
+class RecurrentRule(_Recurrence, StepRule):
+    """`Recurrent` in windows of one step: the rule of the wrapped neuron, on currents that include the recurrence."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        assert isinstance(module, Recurrent)
+        super().__init__(module.neuron, plan)
+        self.weight = module.weight
+
+    @classmethod
+    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
+        assert isinstance(module, Recurrent)
+        return super().refusal(module.neuron, one_step_windows) if one_step_windows else RECURRENCE
+
+
+register_rate_rule(Neuron, StepRule)
 register_rate_rule(LIF, LIFRule)
 register_rate_rule(RecurrentLIF, RecurrentLIFRule)
+register_rate_rule(Recurrent, RecurrentRule)
 register_rate_rule(LeakyIntegrator, StepRule)
-RULES_BY_METHOD["step"] = StepRule
+RATE_RULES.register_method("step", StepRule)

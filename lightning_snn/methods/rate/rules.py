@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.nn.layer_rules import LayerRules, Refusal
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,78 +82,40 @@ class Commutes(RateRule):
         return self.plain(x)
 
 
-_RULES: dict[type[nn.Module], type[RateRule]] = {}
-# of modules whose type has no rule and that have no children, by a method that they define
-RULES_BY_METHOD: dict[str, type[RateRule]] = {}
+RATE_RULES: LayerRules[type[RateRule]] = LayerRules(unknown="no rate rule: see `register_rate_rule`")
 
 
 def register_rate_rule(kind: type[nn.Module], rule: type[RateRule]) -> None:
-    """Say how rate-based backpropagation treats modules of a type, and of its subclasses without a rule of their own.
+    """Set how rate-based backpropagation treats modules of a type, and of its subclasses that compute the same.
 
     Args:
         kind: module type. One with children is then treated as a whole.
-        rule: a subclass of `RateRule`; `Commutes` for what acts on every step alone and linearly.
+        rule: a subclass of `RateRule`; `Commutes` for a module that acts on every step alone and linearly.
 
     Raises:
         TypeError: if an argument is of another kind.
     """
-    for name, value, base in (("kind", kind, nn.Module), ("rule", rule, RateRule)):
-        if not (isinstance(value, type) and issubclass(value, base)):
-            raise TypeError(f"Expected argument `{name}` to be a subclass of {base.__name__}, but got {value!r}")
-    _RULES[kind] = rule
+    if not (isinstance(rule, type) and issubclass(rule, RateRule)):
+        raise TypeError(f"Expected argument `rule` to be a subclass of RateRule, but got {rule!r}")
+    RATE_RULES.register(kind, rule)
 
 
-def rate_rule(module: nn.Module) -> type[RateRule] | None:
-    """The rule of a module's type, or of the nearest type that it extends; None if there is none.
+def rate_refusals(network: nn.Module, one_step_windows: bool) -> list[Refusal]:
+    """Return the modules that rate-based backpropagation cannot represent, with the reasons.
 
-    A module of a type without rules that has no children, but a method ``step``, is taken as a neuron.
+    Args:
+        network: a plain module.
+        one_step_windows: whether every time step is a window of its own, in which recurrence can be represented.
     """
-    for base in type(module).__mro__:
-        if base in _RULES:
-            return _RULES[base]
-    if next(module.children(), None) is None:
-        for method, rule in RULES_BY_METHOD.items():
-            if callable(getattr(module, method, None)):
-                return rule
-    return None
-
-
-def rate_rules(network: nn.Module) -> dict[nn.Module, type[RateRule]]:
-    """The modules that have rules, those within one that has a rule apart."""
-    found: dict[nn.Module, type[RateRule]] = {}
-
-    def walk(module: nn.Module) -> None:
-        rule = rate_rule(module)
-        if rule is None:
-            for child in module.children():
-                walk(child)
-        else:
-            found[module] = rule
-
-    walk(network)
-    return found
-
-
-def refused_modules(network: nn.Module, one_step_windows: bool) -> list[str]:
-    """Name and reason for every module that rate-based backpropagation cannot represent."""
-    refused = []
-    ruled = rate_rules(network)
-    inside = {part for module in ruled for part in module.modules()} - set(ruled)
-    for name, module in network.named_modules():
-        name = name or "the network"
-        if module in ruled:
-            reason = ruled[module].refusal(module, one_step_windows)
-        elif module in inside or next(module.children(), None) is not None or type(module) in _EMPTY:
-            continue
-        else:
-            reason = "no rate rule: see `register_rate_rule`"
-        if reason is not None:
-            refused.append(f"{name}: {type(module).__name__} ({reason})")
-    return refused
-
-
-# containers, which do nothing where they are empty
-_EMPTY = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    names = {module: name for name, module in network.named_modules()}
+    found = RATE_RULES.found_in(network)
+    refused = [
+        Refusal(names[module], module, reason)
+        for module, rule in found.items()
+        if (reason := rule.refusal(module, one_step_windows)) is not None
+    ]
+    order = list(names.values())
+    return sorted([*refused, *RATE_RULES.refusals(network)], key=lambda refusal: order.index(refusal.name))
 
 
 class WindowMean:

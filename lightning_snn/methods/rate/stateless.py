@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.utils import _pair, _single
 
-from lightning_snn.functional.rate import recorded, routed_by_wins, winning_offsets
+from lightning_snn.functional.rate import argmax_offsets, max_pool_of_rates, recorded
 from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, joined, register_rate_rule
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
@@ -70,7 +68,7 @@ class MaxPoolRule(RateRule):
             return_indices=True,
         )
         self.mean.add(y)
-        offsets = winning_offsets(indices, plane.shape[-1], self.kernel, self.stride, self.padding, self.dilation)
+        offsets = argmax_offsets(indices, plane.shape[-1], self.kernel, self.stride, self.padding, self.dilation)
         for offset in offsets.unflatten(0, (1 if self.plan.streaming else self.plan.steps, -1)).unbind(0):
             if self.steps % self.plan.length == 0:
                 batch, channels, *size = offset.shape
@@ -84,7 +82,7 @@ class MaxPoolRule(RateRule):
         return y.squeeze(-2) if self.flat else y
 
     def replay(self, x: Tensor) -> Tensor:
-        y = routed_by_wins(
+        y = max_pool_of_rates(
             x.unsqueeze(-2) if self.flat else x,
             self.mean.value,
             joined(self.wins),
@@ -124,7 +122,8 @@ class ElementwiseRule(RateRule):
 
 class DelaysRule(RateRule):
     """Delayed copies: the recorded means; of a copy late by d, the share of a window's inputs that still arrive in it
-    carries the gradient."""
+    carries the gradient.
+    """
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -134,7 +133,7 @@ class DelaysRule(RateRule):
     def collect(self, x: Tensor) -> Tensor:
         assert isinstance(self.module, SynapticDelays)
         if self.plan.streaming:
-            y, self.past = self.module.step(unfold(x, self.module)[0], self.past)
+            y, self.past = self.module.step(x, self.past)
         else:
             y = self.plain(x)
         self.mean.add(y)
@@ -165,5 +164,6 @@ for _kind in _ELEMENTWISE:
     register_rate_rule(_kind, ElementwiseRule)
 for _kind in (nn.MaxPool1d, nn.MaxPool2d):
     register_rate_rule(_kind, MaxPoolRule)
-register_rate_rule(_DropoutNd, DropoutRule)
+for _kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
+    register_rate_rule(_kind, DropoutRule)
 register_rate_rule(SynapticDelays, DelaysRule)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
-from lightning_snn.functional.rate import spread_over_steps
-from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, rate_rules
+from lightning_snn.functional.rate import expand_over_steps
+from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.phase import Phase, in_phase
 
@@ -25,7 +25,7 @@ class Tape:
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self.network, self.plan = network, plan
-        self._ruled = {module: rule for module, rule in rate_rules(network).items() if rule is not Commutes}
+        self._ruled = {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
         # one for every call of a ruled module, in order; a rule is let go with its call in the rate pass
         self._slots: list[tuple[nn.Module, RateRule | None]] = []
         self._next = 0
@@ -160,4 +160,4 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     else:
         outputs = tape.collect(x)
     rates = tape.replay(x.unflatten(0, (window, -1)).mean(1))
-    return spread_over_steps(rates, outputs, scale)
+    return expand_over_steps(rates, outputs, scale)

@@ -404,3 +404,8 @@ def bound_row_sums(layers: Sequence[nn.Linear], low: float = -10.0, high: float 
             if layer.bias is not None:
                 layer.bias.mul_(factor)
             following.weight.div_(factor)
+
+
+def first_spike_layers(network: nn.Module) -> dict[str, FirstSpike]:
+    """Return the `FirstSpike` layers of a network by name, in order of registration."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, FirstSpike)}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.functional.ttfs import OVERFLOWS, Overflow
 from lightning_snn.methods.base import Method, Step
-from lightning_snn.methods.ttfs.layers import FirstSpike
+from lightning_snn.methods.ttfs.layers import first_spike_layers
 from lightning_snn.methods.ttfs.mapping import from_relu
 from lightning_snn.methods.ttfs.windows import grow, latency
 from lightning_snn.nn.folding import run
@@ -100,12 +100,12 @@ class TimeToFirstSpike(Method):
         Raises:
             ValueError: naming what has no exact image, or if `input_shape` is missing.
         """
-        if _first_spikes(network):
+        if first_spike_layers(network):
             mapped = copy.deepcopy(network)
         else:
             low, high = self.input_range
             mapped = from_relu(network, low, high, torch.zeros(1, *self._sample_shape(network)), self.skips)
-        for layer in _first_spikes(mapped):
+        for layer in first_spike_layers(mapped).values():
             layer.overflow, layer.time_domain = self.overflow, self.time_domain
         return mapped
 
@@ -134,7 +134,7 @@ class TimeToFirstSpike(Method):
     def _adapt(self, network: nn.Module) -> dict[str, Tensor]:
         """Let windows grow; before the optimizer's step is as good as after it, as the batch alone says how far."""
         metrics: dict[str, Tensor] = {}
-        overflows = [layer.overflow_fraction for layer in _first_spikes(network)]
+        overflows = [layer.overflow_fraction for layer in first_spike_layers(network).values()]
         counted = [overflow for overflow in overflows if overflow is not None]
         if counted:
             metrics["overflow_fraction"] = torch.stack(counted).mean()
@@ -151,20 +151,16 @@ class TimeToFirstSpike(Method):
         return ", ".join(parts)
 
 
-def _first_spikes(network: nn.Module) -> list[FirstSpike]:
-    return [module for module in network.modules() if isinstance(module, FirstSpike)]
-
-
 @contextmanager
 def _recorded(network: nn.Module, activity: list[Tensor] | None) -> Iterator[None]:
     """Within this context every layer's remaining times are summed up into a list; None records nothing."""
-    layers = [] if activity is None else _first_spikes(network)
+    layers = {} if activity is None else first_spike_layers(network)
 
     def add(layer: nn.Module, inputs: Any, remaining: Tensor) -> None:
         assert activity is not None
         activity.append(remaining.sum(dtype=torch.promote_types(remaining.dtype, torch.float32)))
 
-    handles = [layer.register_forward_hook(add) for layer in layers]
+    handles = [layer.register_forward_hook(add) for layer in layers.values()]
     try:
         yield
     finally:

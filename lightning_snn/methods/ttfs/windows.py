@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_fraction, check_positive
-from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow, first_spike_layers
 
 _INPUT_WINDOW = 1.0
 
@@ -120,7 +120,7 @@ def calibrate(
         raise ValueError(f"Expected argument `zeta` to be larger than -1, but got {zeta!r}")
     if quantile is not None:
         check_fraction("quantile", quantile)
-    layers = _first_spikes(network)
+    layers = first_spike_layers(network)
     records = {
         name: _Largest(layer.window.device) if quantile is None else _Quantile(layer.window.device, quantile)
         for name, layer in layers.items()
@@ -159,13 +159,9 @@ def rescale(network: nn.Module, factor: float) -> None:
         ValueError: if `factor` is not positive.
     """
     check_positive("factor", factor)
-    for layer in _first_spikes(network).values():
+    for layer in first_spike_layers(network).values():
         layer.window.mul_(factor)
     cascade(network)
-
-
-def _first_spikes(network: nn.Module) -> dict[str, FirstSpike]:
-    return {name: module for name, module in network.named_modules() if isinstance(module, FirstSpike)}
 
 
 def _in_order(network: nn.Module) -> list[TimeWindow]:

@@ -1,9 +1,8 @@
-"""Scores of predictions and of their uncertainty as pure functions: the twins of the classes in
-`lightning_snn.metrics`.
+"""Scores of predictions and of their uncertainty as pure functions: the functional forms of `lightning_snn.metrics`.
 
-Class probabilities, not logits, are of shape `(N, C)`: rows within [0, 1] that sum to one; spike probabilities of
-outputs need not. Nothing is clamped or renormalized. Sums run in float64 whatever the dtype of the input (float32 on
-Apple's MPS, which lacks it).
+All functions take class probabilities, not logits, of shape `(N, C)`: each row is within [0, 1] and sums to one. The
+spike probabilities of outputs need not sum to one. No input is clamped or renormalized. Sums are accumulated in float64
+whatever the dtype of the input (float32 on Apple's MPS, which has no float64).
 """
 
 from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy

@@ -1,4 +1,4 @@
-"""What the functions of this package share: what they take, and how they sum."""
+"""Input checks and accumulation shared by the functional metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_snn.checks import check_choice
 
-# Rounding to bfloat16 makes a row of probabilities miss one by up to 0.2 %; independent sigmoids miss it by far more.
+# Rounding to bfloat16 changes the sum of a row by up to 0.2 %; the sum of independent sigmoids is much further from 1.
 _ROW_SUM_TOLERANCE = 0.01
 _INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -18,27 +18,51 @@ Reduction = Literal["mean", "none"]
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which scores are summed on `device`: float64 where the device has it."""
+    """Return the dtype in which scores are summed on a device: float64 where the device supports it, else float32.
+
+    Example:
+        >>> accumulation_dtype(torch.device("cpu"))
+        torch.float64
+    """
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def reduced(values: Tensor, reduction: Reduction) -> Tensor:
+    """Return the mean of the values, or the values.
+
+    Raises:
+        ValueError: if `reduction` is neither "mean" nor "none".
+    """
     check_choice("reduction", reduction, ("mean", "none"))
     return values.mean() if reduction == "mean" else values
 
 
 def in_order(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys in ascending order, and the values in that order, each replaced by the mean over those of equal key."""
+    """Sort values by their keys in ascending order, and average the values of equal keys.
+
+    Returns:
+        The sorted keys and the values in that order, each replaced by the mean over all values of equal key.
+    """
     ascending, order = keys.sort()
     dtype = accumulation_dtype(keys.device)
     _, group, size = ascending.unique_consecutive(return_inverse=True, return_counts=True)
     total = values[order].to(dtype).cumsum(0)
-    of_groups = torch.cat([total.new_zeros(1), total[size.cumsum(0) - 1]]).diff()
-    return ascending.to(dtype), (of_groups / size)[group]
+    group_totals = torch.cat([total.new_zeros(1), total[size.cumsum(0) - 1]]).diff()
+    return ascending.to(dtype), (group_totals / size)[group]
 
 
 def check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabilities", whole: bool = True) -> None:
-    """Refuse anything but probabilities `(N, C)`, `whole` ones of rows that sum to one, and classes `(N,)`."""
+    """Check class probabilities `(N, C)` and classes `(N,)`.
+
+    Args:
+        probabilities: the probabilities to check.
+        targets: the classes to check.
+        name: name of the argument that holds the probabilities, for the message.
+        whole: whether the rows must sum to one.
+
+    Raises:
+        ValueError: if an argument is not as stated above.
+    """
     if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point() or probabilities.ndim != 2:
         raise ValueError(
             f"Expected argument `{name}` to be a floating-point tensor of shape (N, C), but got "
@@ -66,7 +90,8 @@ def check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabili
     excess = (probabilities.detach().float().sum(dim=1) - 1).abs().max()
     if whole and excess > _ROW_SUM_TOLERANCE:
         raise ValueError(
-            f"Expected argument `{name}` to sum to 1 over the classes, but got a row that misses 1 by {excess:g}"
+            f"Expected argument `{name}` to sum to 1 over the classes, "
+            f"but got a row whose sum differs from 1 by {excess:g}"
         )
     lowest, highest = targets.aminmax()
     if lowest < 0 or highest >= number_of_classes:
@@ -77,6 +102,11 @@ def check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabili
 
 
 def check_values(name: str, values: Tensor) -> None:
+    """Check for real numbers of shape `(N,)` with N of at least 1.
+
+    Raises:
+        ValueError: if the values are anything else, or one is nan.
+    """
     if not isinstance(values, Tensor) or values.ndim != 1 or len(values) == 0 or values.is_complex():
         raise ValueError(
             f"Expected argument `{name}` to be a tensor of shape (N,) with N of at least 1, but got {kind_of(values)}"
@@ -86,10 +116,20 @@ def check_values(name: str, values: Tensor) -> None:
 
 
 def check_pairs(pairs: Sequence[tuple[int, int]]) -> None:
-    """Refuse pairs that are not disjoint pairs of non-negative integers.
+    """Check for disjoint pairs of class indices.
+
+    Args:
+        pairs: pairs of different classes, integers of at least 0; no class may be in two pairs.
 
     Raises:
-        ValueError: naming the offense.
+        ValueError: if `pairs` is not as stated above.
+
+    Example:
+        >>> check_pairs([(1, 2), (3, 4)])
+        >>> check_pairs([(1, 2), (2, 3)])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected argument `pairs` to be disjoint pairs of class indices ..., but got [(1, 2), (2, 3)]
     """
     expectation = (
         f"Expected argument `pairs` to be disjoint pairs of class indices like [(1, 2), (3, 4)], but got {pairs!r}"
@@ -105,6 +145,7 @@ def check_pairs(pairs: Sequence[tuple[int, int]]) -> None:
 
 
 def kind_of(value: object) -> str:
+    """Describe the dtype and shape of a tensor, or the type of anything else, for an error message."""
     if isinstance(value, Tensor):
         return f"a tensor of dtype {value.dtype} and shape {tuple(value.shape)}"
-    return f"{type(value).__name__}"
+    return type(value).__name__

@@ -1,4 +1,4 @@
-"""Whether the probability of the most probable class is how often it is right."""
+"""Calibration errors of the most probable class: its accuracy against its probability."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from lightning_snn.metrics.functional._inputs import accumulation_dtype, check_s
 
 
 def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Confidence, accuracy and count of the most probable class in equal-width bins of its probability.
+    """Compute confidence, accuracy and count of the most probable class in equal-width bins of its probability.
 
     Bin b holds the samples with b / n_bins <= max_c p_n[c] < (b + 1) / n_bins; the last bin also holds the value 1.
     The expected calibration error is sum_b count_b / N |accuracy_b - confidence_b|.
 
-    It equals torchmetrics' `MulticlassCalibrationError(norm="l1")` with as many bins unless a confidence is exactly 1
-    in float32: torchmetrics counts such samples as a bin of their own, which can only make its error larger.
+    This error equals torchmetrics' `MulticlassCalibrationError(norm="l1")` with the same number of bins unless a
+    confidence is exactly 1 in float32. torchmetrics puts such samples into a bin of their own, which can only increase
+    the error.
 
     Args:
         probabilities: class probabilities, shape `(N, C)`, in [0, 1].
@@ -25,31 +26,32 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
         n_bins: number of bins.
 
     Returns:
-        Mean confidence and accuracy, within [0, 1], nan where a bin is empty, and the integer count, each of shape
-        `(n_bins,)`.
+        Mean confidence and accuracy, within [0, 1] and nan for empty bins, and the number of samples, int64, each of
+        shape `(n_bins,)`.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, equations 2 to 4.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> confidence, accuracy, count = reliability_bins(probabilities, torch.tensor([1, 0, 0, 0]), n_bins=2)
+        >>> confidence
+        tensor([   nan, 0.8750], dtype=torch.float64)
+        >>> accuracy
+        tensor([   nan, 0.5000], dtype=torch.float64)
+        >>> count
+        tensor([0, 4])
     """
-    check_integer("n_bins", n_bins)
-    confidence, correct = top_label(probabilities, targets)
-    # Compared in float32, as torchmetrics does, so that a confidence on an edge falls on the same side of it.
-    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
-    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
-    membership = one_hot(index, n_bins)
-    count = membership.sum(dim=0)
-    dtype = accumulation_dtype(probabilities.device)
-    sums = torch.stack([confidence.to(dtype), correct.to(dtype)]) @ membership.to(dtype)
-    mean_confidence, accuracy = sums / count
-    return mean_confidence, accuracy, count
+    confidence, correct, count = binned_sums(probabilities, targets, n_bins)
+    return confidence / count, correct.to(confidence.dtype) / count, count
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
-    """Mean distance of confidence and accuracy in bins of the confidence; see `reliability_bins`.
+    """Compute the expected calibration error of the most probable class, in bins of equal width.
 
-    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+    ECE = sum_b count_b / N |accuracy_b - confidence_b|, with the bins of `reliability_bins`
 
     Args:
         probabilities: class probabilities, shape `(N, C)`, in [0, 1].
@@ -57,28 +59,33 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
         n_bins: number of bins.
 
     Returns:
-        A scalar, within [0, 1]; nan for no sample.
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there is no sample.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
+
+    Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017, equation 5.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> expected_calibration_error(probabilities, torch.tensor([1, 0, 0, 0]), n_bins=2)
+        tensor(0.3750, dtype=torch.float64)
     """
-    confidence, accuracy, count = reliability_bins(probabilities, targets, n_bins)
-    gaps = torch.where(count > 0, (accuracy - confidence).abs(), 0)
-    return (gaps * count).sum() / count.sum()
+    return binned_gap(*binned_sums(probabilities, targets, n_bins))
 
 
 def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
-    """Expected calibration error of the most probable class, in bins that hold equally many samples each.
+    """Compute the calibration error of the most probable class, in bins with equal numbers of samples.
 
     AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, where the N samples in ascending order of their confidence
-    max_c p_n[c] are cut into n_bins runs whose lengths differ by one at most
+    max_c p_n[c] are split into n_bins consecutive bins whose sizes differ by at most one
 
-    Equal-width bins leave most bins of a confident network nearly empty and one with nearly all samples, whose errors
-    cancel. Samples of equal confidence cannot be told apart by it: each counts with their mean accuracy, so the order
-    of the samples never matters. With fewer samples than bins each is a bin of its own.
+    With equal-width bins nearly all samples of a confident network are in one bin, where their errors cancel. Samples
+    of equal confidence all count with their mean accuracy, so the result does not depend on the order of the samples.
+    If there are fewer samples than bins, each sample is a bin.
 
-    It looks at the most probable class only, unlike the adaptive calibration error of Nixon et al. (2019), a mean over
-    all classes.
+    Only the most probable class counts, unlike in the adaptive calibration error of Nixon et al. (2019), which is a
+    mean over all classes.
 
     Args:
         probabilities: class probabilities, shape `(N, C)`, in [0, 1].
@@ -86,10 +93,10 @@ def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
         n_bins: number of bins.
 
     Returns:
-        A scalar, within [0, 1]; nan for no sample.
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there is no sample.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
 
     Source: K. Nguyen and B. O'Connor, "Posterior calibration and exploratory analysis for natural language processing
     models", EMNLP 2015, section 3; for several classes as in J. Mukhoti et al., "Calibrating deep neural networks using
@@ -104,10 +111,22 @@ def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
 
 
 def top_label(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of the most probable class, shape `(N,)`, and whether it is the true one, bool of shape `(N,)`.
+    """Return the confidence of each prediction, and whether the prediction is correct.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+
+    Returns:
+        The probability of the most probable class, shape `(N,)`, and whether this is the true class, bool of shape
+        `(N,)`.
 
     Raises:
-        ValueError: if the arguments are not class probabilities `(N, C)` and classes `(N,)`.
+        ValueError: if an argument is not as stated above.
+
+    Example:
+        >>> top_label(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 1]))
+        (tensor([0.7500, 0.5000]), tensor([ True, False]))
     """
     check_samples(probabilities, targets)
     confidence, predicted = probabilities.max(dim=1)
@@ -115,12 +134,60 @@ def top_label(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_gap(confidence: Tensor, correct: Tensor, n_bins: int) -> Tensor:
-    """`adaptive_calibration_error` of what `top_label` gives.
+    """Compute the adaptive calibration error from confidences and correctness; see `adaptive_calibration_error`.
+
+    Args:
+        confidence: probability of the most probable class, shape `(N,)`, from `top_label`.
+        correct: whether this is the true class, bool of shape `(N,)`, from `top_label`.
+        n_bins: number of bins, at least 1.
+
+    Returns:
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there is no sample.
 
     Raises:
         ValueError: if `n_bins` is less than 1.
+
+    Example:
+        >>> adaptive_gap(torch.tensor([0.75, 0.5, 1.0, 1.0]), torch.tensor([False, True, True, True]), n_bins=2)
+        tensor(0.0625, dtype=torch.float64)
     """
     check_integer("n_bins", n_bins)
     ascending, accuracy = in_order(confidence.detach(), correct)
     gaps = (accuracy - ascending).tensor_split(n_bins)
     return torch.stack([gap.sum().abs() for gap in gaps]).sum() / len(ascending)
+
+
+def binned_sums(probabilities: Tensor, targets: Tensor, n_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the confidence of the most probable class, the correct predictions and the samples in equal-width bins.
+
+    Full confidence belongs to the last bin.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins, at least 1.
+
+    Returns:
+        The summed confidence in float64 (float32 on Apple's MPS), the number of correct predictions and the number of
+        samples, both int64, each of shape `(n_bins,)`.
+
+    Raises:
+        ValueError: if an argument is not as stated above.
+    """
+    check_integer("n_bins", n_bins)
+    confidence, correct = top_label(probabilities, targets)
+    # Compared in float32, as torchmetrics does, so that a confidence on an edge falls into the same bin.
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
+    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
+    membership = one_hot(index, n_bins)
+    dtype = accumulation_dtype(probabilities.device)
+    return (
+        confidence.to(dtype) @ membership.to(dtype),
+        (membership * correct.unsqueeze(1)).sum(dim=0),
+        membership.sum(dim=0),
+    )
+
+
+def binned_gap(confidence: Tensor, correct: Tensor, count: Tensor) -> Tensor:
+    """Return the expected calibration error from the sums of `binned_sums`, a scalar; nan if there is no sample."""
+    return (correct - confidence).abs().sum() / count.sum()

@@ -1,4 +1,4 @@
-"""How well uncertainties rank inputs: errors after right answers, inputs from outside after those from inside."""
+"""Ranking by uncertainty: risk against coverage, and detection of out-of-distribution inputs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from lightning_snn.metrics.functional._inputs import accumulation_dtype, check_v
 
 
 def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-    """Risk of a selective predictor that answers the k samples it is most certain of, for every k.
+    """Compute the risk of a selective predictor that answers only its k most certain samples, for every k.
 
     coverage_k = k / N,   risk_k = 1/k sum_{i <= k} e_(i), with samples in ascending order of uncertainty
 
-    Samples of equal uncertainty cannot be told apart by it: each counts with their mean error, which is the risk
-    expected when ties are broken at random, so the order of the samples never matters.
+    Samples of equal uncertainty all count with their mean error. This is the expected risk if ties are broken at
+    random, so the result does not depend on the order of the samples.
 
     Args:
         uncertainty: shape `(N,)`, N of at least 1, any scale: predictive entropy, 1 - confidence, ...
-        errors: what a wrong answer costs, shape `(N,)`: bool, integers or floats, at least 0; 0 and 1 make the risk an
-            error rate.
+        errors: cost of each prediction, shape `(N,)`: bool, integers or floats, at least 0. With costs of 0 and 1 the
+            risk is an error rate.
 
     Returns:
         Coverage, ascending within (0, 1], and risk, both of shape `(N,)`; the last risk is the mean error.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
 
     Source: Y. Geifman and R. El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017.
+
+    Example:
+        >>> coverage, risk = risk_coverage(torch.tensor([0.1, 0.9, 0.2]), torch.tensor([False, True, False]))
+        >>> coverage
+        tensor([0.3333, 0.6667, 1.0000], dtype=torch.float64)
+        >>> risk
+        tensor([0.0000, 0.0000, 0.3333], dtype=torch.float64)
     """
     check_values("uncertainty", uncertainty)
     check_values("errors", errors)
@@ -42,22 +49,22 @@ def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def area_under_risk_coverage(uncertainty: Tensor, errors: Tensor) -> Tensor:
-    """Area under the risk-coverage curve, the mean of its risks: the lower, the better certainty tells right from
-    wrong.
+    """Compute the area under the risk-coverage curve, the mean of its risks; lower is better.
 
     AURC = 1/N sum_k risk_k
 
-    It falls with the error rate too: compare uncertainties of one model, or models of equal error.
+    The area also decreases with the error rate, so compare uncertainties of one model, or models of equal error.
 
     Args:
         uncertainty: shape `(N,)`, N of at least 1.
-        errors: what a wrong answer costs, shape `(N,)`, at least 0.
+        errors: cost of each prediction, shape `(N,)`, at least 0.
 
     Returns:
-        A scalar, within [0, 1] for errors of 0 and 1; the error rate where the uncertainty says nothing.
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1] for errors of 0 and 1. It equals the error rate if
+        the uncertainty is constant.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
 
     Source: Y. Geifman, G. Uziel and R. El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
     ICLR 2019.
@@ -70,21 +77,23 @@ def area_under_risk_coverage(uncertainty: Tensor, errors: Tensor) -> Tensor:
 
 
 def ood_auroc(uncertainty_in: Tensor, uncertainty_out: Tensor) -> Tensor:
-    """Area under the ROC curve of telling inputs from outside of the training distribution by their uncertainty.
+    """Compute the area under the ROC curve of out-of-distribution detection by uncertainty.
 
-    AUROC = P(u_out > u_in) + 1/2 P(u_out = u_in), over all pairs of an inside and an outside input
+    AUROC = P(u_out > u_in) + 1/2 P(u_out = u_in), over all pairs of an in- and an out-of-distribution input
 
-    It is the Mann-Whitney statistic over the number of pairs, found by sorting: no thresholds, no binning.
+    This is the Mann-Whitney statistic divided by the number of pairs. It is computed by sorting, without thresholds or
+    bins.
 
     Args:
-        uncertainty_in: of inputs like those that were trained on, shape `(N,)`, N of at least 1.
-        uncertainty_out: of other inputs, shape `(M,)`, M of at least 1.
+        uncertainty_in: uncertainties of in-distribution inputs, shape `(N,)`, N of at least 1.
+        uncertainty_out: uncertainties of out-of-distribution inputs, shape `(M,)`, M of at least 1.
 
     Returns:
-        A scalar within [0, 1]: 1 if every outside input is more uncertain than every inside one, 1/2 at chance.
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1]: 1 if every out-of-distribution input is more
+        uncertain than every in-distribution input, 1/2 at chance.
 
     Raises:
-        ValueError: if an argument is not what is stated above.
+        ValueError: if an argument is not as stated above.
 
     Source: D. Hendrycks and K. Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in
     neural networks", ICLR 2017.

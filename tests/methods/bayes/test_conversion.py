@@ -11,7 +11,7 @@ from torch import nn
 from lightning_snn import run
 from lightning_snn.functional import Triangular
 from lightning_snn.methods.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
-from lightning_snn.methods.bayes.conversion import bayesian_twin, is_convertible, plain_twin
+from lightning_snn.methods.bayes.conversion import Posterior, is_convertible, to_bayesian, to_plain
 from lightning_snn.nn import LIF, RecurrentLIF, Sign
 
 LAYERS = {
@@ -33,9 +33,8 @@ every_layer = pytest.mark.parametrize(("make", "kind", "shape"), LAYERS.values()
 
 
 def twin(layer: nn.Module, keep_weights: bool = True, **options) -> BayesianLayer:
-    return bayesian_twin(
-        layer, **({"gain": 2.0, "kappa": 0.3, "prior_scale": 1.5} | options), keep_weights=keep_weights
-    )
+    posterior = Posterior(**({"gain": 2.0, "kappa": 0.3, "prior_scale": 1.5} | options))
+    return to_bayesian(layer, posterior, keep_weights)
 
 
 @every_layer
@@ -49,7 +48,7 @@ def test_twins_of_twins_compute_what_the_layer_computes(make, kind, shape, dtype
     made = twin(layer)
     assert type(made) is kind
     assert torch.equal(run(made, x), expected)
-    back = plain_twin(made, made.weight, made.bias)
+    back = to_plain(made, made.weight, made.bias)
     assert type(back) is type(layer)
     assert repr(back) == repr(layer)
     assert torch.equal(run(back, x), expected)
@@ -86,7 +85,7 @@ def test_twins_follow_training_mode_and_frozen_parameters(make, kind, shape):
     layer = make().eval()
     layer.weight.requires_grad_(False)
     made = twin(layer)
-    back = plain_twin(made, made.weight, made.bias)
+    back = to_plain(made, made.weight, made.bias)
     assert not made.training
     assert not back.training
     for each in (made, back):
@@ -102,7 +101,7 @@ def test_twins_follow_training_mode_and_frozen_parameters(make, kind, shape):
 def test_twins_follow_the_memory_format():
     layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
     made = twin(layer)
-    back = plain_twin(made, made.weight, made.bias)
+    back = to_plain(made, made.weight, made.bias)
     for weight in (made.weight, made.weight_log_std, back.weight):
         assert weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -137,7 +136,7 @@ def test_parameters_of_other_dtypes_keep_them():
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_other_layers_have_no_bayesian_twin(layer):
+def test_other_layers_have_no_to_bayesian(layer):
     assert not is_convertible(layer)
 
 

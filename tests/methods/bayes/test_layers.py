@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from lightning_snn import run
 from lightning_snn.functional import noisy_lif
 from lightning_snn.methods.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
-from lightning_snn.methods.bayes.conversion import plain_twin
+from lightning_snn.methods.bayes.conversion import to_plain
 from lightning_snn.nn import LIF, LeakyIntegrator, Moments, RecurrentLIF, Sign, folded, posterior_noise, weight_draws
 from lightning_snn.nn.noise import WeightDraws
 
@@ -449,7 +449,7 @@ def each_alone(network: nn.Module, x: Tensor, draws: WeightDraws) -> list[Tensor
     outputs = []
     for k in range(draws.count):
         layers = [
-            plain_twin(layer, drawn[layer][0][k], None if drawn[layer][1] is None else drawn[layer][1][k])
+            to_plain(layer, drawn[layer][0][k], None if drawn[layer][1] is None else drawn[layer][1][k])
             if layer in drawn
             else layer
             for layer in network

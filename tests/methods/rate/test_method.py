@@ -51,7 +51,8 @@ def with_readout(readout: Any) -> RateBackprop:
 def test_recurrence_is_refused_by_name_unless_every_step_is_a_window():
     network = nn.Sequential(nn.Linear(5, 4), nn.Sequential(RecurrentLIF(4)), nn.Linear(4, 3))
     for window in (1, 2):
-        with pytest.raises(ValueError, match=r'but got 1\.0: RecurrentLIF \(recurrence, which only window="step"'):
+        reason = 'neurons that receive each other\'s spikes, which only window="step" can represent'
+        with pytest.raises(ValueError, match=rf"but got 1\.0: RecurrentLIF \({reason}\)"):
             RateBackprop(window).prepare(network)
     assert RateBackprop("step").prepare(network) is network
 
@@ -216,7 +217,7 @@ def test_the_network_of_the_main_job_is_trained_untouched_in_windows_of_one_step
     assert losses[-1] < 0.1, losses
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert list(network.state_dict()) == names
-    with pytest.raises(ValueError, match=r"but got \d: RecurrentLIF \(recurrence[^;]*$"):
+    with pytest.raises(ValueError, match=r"but got \d: RecurrentLIF \(neurons that receive each other's spikes[^;]*$"):
         RateBackprop().prepare(network)
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_snn.functional.lif import Dynamics, lif_step
 from lightning_snn.functional.surrogate import Sigmoid, Surrogate
 from lightning_snn.methods.rate import Commutes, Plan, RateRule, Tape, rate_phase, rate_run, register_rate_rule
 from lightning_snn.methods.rate.drift import rate_drift
-from lightning_snn.methods.rate.rules import refused_modules
+from lightning_snn.methods.rate.rules import rate_refusals
 from lightning_snn.nn import LIF, LeakyIntegrator, MembraneResidual, RecurrentLIF, Sign, SynapticDelays, run
 
 Runner = Callable[[nn.Module, Tensor], Tensor]
@@ -159,7 +160,7 @@ def test_rate_gradient_equals_bptt_in_the_linear_regime_on_any_input():
         made = deep(0.0, norm=norm)
         for layer in made.modules():
             if isinstance(layer, LIF):
-                layer.dynamics = layer.dynamics._replace(surrogate=ConstantSlope())
+                layer.surrogate = ConstantSlope()
         return made
 
     x = images(5, constant=False)
@@ -433,7 +434,7 @@ def test_recurrence_and_delays_in_windows_of_one_step_take_the_past_as_given():
         past, state, membrane, outputs = None, None, None, []
         for current in x:
             late, past = delays.step(current, past)
-            state = None if state is None else tuple(part.detach() for part in state)
+            state = None if state is None else tree_map(Tensor.detach, state)
             spikes, state = neurons.step(linear(late), state)
             membrane, _ = integrator.step(readout(spikes), None if membrane is None else membrane.detach())
             outputs.append(membrane)
@@ -480,7 +481,7 @@ def test_a_neuron_of_ones_own_with_a_step_needs_no_rule():
             return torch.cat(outputs)
 
     network, x = shallow(Synaptic()), images(6, shape=(6, 5))
-    assert refused_modules(network, False) == []
+    assert rate_refusals(network, False) == []
     found, expected = gradients(rate_run, network, x), gradients(run, network, x)
     assert torch.equal(found.outputs, expected.outputs)
     assert relative_error(found, expected) < 1e-12
@@ -593,11 +594,11 @@ def test_rates_are_kept_in_float32_under_autocast():
 
 def test_the_refused_are_named_with_the_reason():
     network = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), RecurrentLIF(4), nn.Sequential(nn.PReLU(4)))
-    refused = refused_modules(network, one_step_windows=False)
-    assert [line.split(":")[0] for line in refused] == ["1", "2", "3.0"]
-    assert "LayerNorm (no rate rule" in refused[0]
-    assert "recurrence" in refused[1]
-    assert [line.split(":")[0] for line in refused_modules(network, one_step_windows=True)] == ["1", "3.0"]
+    refused = rate_refusals(network, one_step_windows=False)
+    assert [refusal.name for refusal in refused] == ["1", "2", "3.0"]
+    assert "LayerNorm (no rate rule" in str(refused[0])
+    assert "neurons that receive each other's spikes" in refused[1].reason
+    assert [refusal.name for refusal in rate_refusals(network, one_step_windows=True)] == ["1", "3.0"]
 
 
 def test_a_neuron_whose_forward_is_its_own_is_refused():
@@ -605,10 +606,10 @@ def test_a_neuron_whose_forward_is_its_own_is_refused():
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    assert "a forward of its own" in refused_modules(nn.Sequential(Doubled()), False)[0]
+    assert "a forward of its own" in rate_refusals(nn.Sequential(Doubled()), False)[0].reason
 
 
-def test_a_users_rule_is_taken_for_the_type_and_its_subclasses_as_a_whole():
+def test_a_users_rule_covers_its_type_and_subclasses_that_compute_the_same():
     class Halved(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -617,15 +618,19 @@ def test_a_users_rule_is_taken_for_the_type_and_its_subclasses_as_a_whole():
         def forward(self, x: Tensor) -> Tensor:
             return x / 2
 
+    class Named(Halved):
+        pass
+
     class Quartered(Halved):
         def forward(self, x: Tensor) -> Tensor:
             return x / 4
 
-    assert refused_modules(Quartered(), False) != []
+    assert rate_refusals(Named(), False) != []
     register_rate_rule(Halved, Commutes)
-    assert refused_modules(nn.Sequential(Quartered()), False) == []
-    network, x = nn.Sequential(Quartered(), shallow()).double(), images(5, shape=(6, 5))
-    found = gradients(lambda network, x: rate_run(network, x), network[1], x / 4)
+    assert rate_refusals(nn.Sequential(Named()), False) == []
+    assert [refusal.name for refusal in rate_refusals(nn.Sequential(Quartered()), False)] == ["0.inner"]
+    network, x = nn.Sequential(Named(), shallow()).double(), images(5, shape=(6, 5))
+    found = gradients(lambda network, x: rate_run(network, x), network[1], x / 2)
     torch.testing.assert_close(rate_run(network, x).detach(), found.outputs, rtol=1e-12, atol=1e-12)
 
 

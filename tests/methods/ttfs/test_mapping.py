@@ -15,7 +15,7 @@ from lightning_snn.methods.ttfs.layers import FirstSpike, OffsetMap, SpikePool2d
 from lightning_snn.methods.ttfs.mapping import OneToOne, TTFSNetwork, from_relu
 from lightning_snn.methods.ttfs.windows import calibrate
 from lightning_snn.networks import MLP, VGG, EventConvNet, RecurrentNet, ResidualConvNet, ResidualMLP, ResNet
-from lightning_snn.nn.lif import LIF, RecurrentLIF
+from lightning_snn.nn.neurons import LIF, RecurrentLIF
 
 LOW, HIGH = -3.0, 3.0
 IMAGES = (3, 12, 12)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_snn.methods.ttfs.layers import AlphaConv2d, AlphaLinear, FirstSpike, SpikeEncoder
+from lightning_snn.methods.ttfs.layers import (
+    AlphaConv2d,
+    AlphaLinear,
+    FirstSpike,
+    SpikeEncoder,
+    first_spike_layers,
+)
 
 
 @torch.no_grad()
@@ -34,8 +40,7 @@ def safe_window(network: nn.Module, x: Tensor) -> dict[str, float]:
         ValueError: if the network holds `AlphaLinear` or `AlphaConv2d`, whose potentials have another bound.
     """
     network = copy.deepcopy(network).eval()
-    named = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, FirstSpike)]
-    neurons: dict[str, FirstSpike] = dict(getattr(network, "spiking", named))
+    neurons: dict[str, FirstSpike] = dict(getattr(network, "spiking", first_spike_layers(network)))
     for name, layer in network.named_modules():
         if isinstance(layer, (AlphaConv2d, AlphaLinear)):
             raise ValueError(f"Expected neurons of unit slope for safe windows, but got {name}: {type(layer).__name__}")

@@ -39,7 +39,7 @@ from lightning_snn.methods.ttfs.mapping.signals import (
     scale_columns,
     total,
 )
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import LIF
 
 Rule = Callable[..., Any]
 _NUMBER = (int, float)

@@ -13,7 +13,7 @@ from lightning_snn.methods.ttfs.mapping.builder import OUTPUT, GraphBuilder, Pla
 from lightning_snn.methods.ttfs.mapping.refusals import hopeless, refusals, rule_of, tells_shape
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS
 from lightning_snn.methods.ttfs.mapping.signals import Signal, Unmappable
-from lightning_snn.nn.lif import LIF
+from lightning_snn.nn.neurons import LIF
 from lightning_snn.nn.registry import is_spiking_layer
 from lightning_snn.nn.residual import MembraneResidual
 

@@ -1,4 +1,4 @@
-"""Weights of a few levels: against enumeration and against the update of two levels written out."""
+"""Quantized weights: against enumeration and against the update of two levels written out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lightning_snn.functional.ep import (
     bounded,
     conjugate_gradients,
     forward_moments,
-    level_moments,
-    level_sites,
+    quantized_moments,
+    quantized_sites,
     site_precision,
     site_sums,
     spike_message,
@@ -40,7 +40,7 @@ def test_moments_of_levels_are_those_of_enumeration(levels, own_priors):
     values = torch.tensor(levels, dtype=torch.double)
     precision, precision_mean = torch.randn(2, 5, 4, dtype=torch.double)
     log_prior = torch.randn((5, 4, len(levels)) if own_priors else (len(levels),), dtype=torch.double)
-    moments = level_moments(log_prior, values, precision, precision_mean)
+    moments = quantized_moments(log_prior, values, precision, precision_mean)
     for ours, expected in zip(moments, enumerated(log_prior, values, precision, precision_mean), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
@@ -49,7 +49,7 @@ def test_moments_of_levels_are_those_of_enumeration(levels, own_priors):
 def test_two_levels_have_the_tanh_of_their_field_and_their_midpoint(dtype):
     levels = torch.tensor([0.0, 0.6], dtype=dtype)
     precision, precision_mean = torch.randn(2, 50, 40, dtype=dtype) * 10
-    mean, variance, center = level_moments(torch.zeros(2, dtype=dtype), levels, precision, precision_mean)
+    mean, variance, center = quantized_moments(torch.zeros(2, dtype=dtype), levels, precision, precision_mean)
     slope = torch.tanh(0.3 * (precision_mean - 0.3 * precision))
     torch.testing.assert_close(mean, 0.3 + 0.3 * slope)
     torch.testing.assert_close(variance, 0.09 * (1 - slope**2), rtol=1e-3, atol=1e-7)
@@ -60,7 +60,7 @@ def test_two_levels_have_the_tanh_of_their_field_and_their_midpoint(dtype):
 def test_weights_that_are_certain_stay_finite(levels):
     values = torch.tensor(levels)
     precision_mean = torch.tensor([[-1e5, -300.0, 300.0, 1e5]])
-    mean, variance, center = level_moments(
+    mean, variance, center = quantized_moments(
         torch.zeros(len(levels)), values, torch.zeros_like(precision_mean), precision_mean
     )
     assert mean.tolist() == [[-1, -1, 1, 1]]
@@ -128,8 +128,8 @@ def test_step_of_two_levels_is_the_one_written_in_their_field(offset, amplitude)
     assert (answer.abs() > clip / amplitude).any()
     expected = field + damping * answer.clamp(-clip / amplitude, clip / amplitude)
 
-    moments = level_moments(torch.zeros(2, dtype=torch.double), levels, precision, precision_mean)
-    new_precision, new_mean = level_sites(
+    moments = quantized_moments(torch.zeros(2, dtype=torch.double), levels, precision, precision_mean)
+    new_precision, new_mean = quantized_sites(
         linear,
         p,
         spike_variance,
@@ -150,7 +150,7 @@ def test_step_of_two_levels_is_the_one_written_in_their_field(offset, amplitude)
 def test_gaussian_column_takes_a_newton_step_of_its_own():
     """A column whose o is its mean, as of a bias, lands on the exact posterior mean in one undamped step."""
     linear = DenseMap()
-    x = torch.zeros(8, 2, dtype=torch.double)  # nothing but the bias hears anything
+    x = torch.zeros(8, 2, dtype=torch.double)  # only the bias has an input
     mean = torch.tensor([[0.3, -0.3, 0.5]], dtype=torch.double)
     variance = torch.tensor([[0.9, 0.9, 0.25]], dtype=torch.double)
     g, curvature = torch.randn(8, 1, dtype=torch.double), torch.full((8, 1), 0.2, dtype=torch.double)
@@ -160,7 +160,7 @@ def test_gaussian_column_takes_a_newton_step_of_its_own():
     cavity = 1 / variance, mean / variance
     cavity[0][0, -1] -= message.curvature.sum()
     limit = torch.tensor([[1.0, 1.0, math.inf]], dtype=torch.double)
-    new = level_sites(
+    new = quantized_sites(
         linear,
         x,
         None,
@@ -198,14 +198,14 @@ def local_levels(x: Tensor, spikes: Tensor, levels: tuple[float, ...], iteration
     natural, score = cavity, None
     limit = 2 / (levels[-1] - levels[0])
     for _ in range(iterations):
-        moments = level_moments(torch.zeros_like(values), values, *natural)
+        moments = quantized_moments(torch.zeros_like(values), values, *natural)
         potential = forward_moments(linear, x, None, moments[0], moments[1], score)
         message = bounded(spike_message(potential.mean, potential.variance, log_odds, "probit"), potential.variance)
-        natural = level_sites(
+        natural = quantized_sites(
             linear, x, None, potential, message, cavity, natural, moments, damping, limit, tolerance=1e-10
         )
         score = message.score
-    return level_moments(torch.zeros_like(values), values, *natural)[0][0]
+    return quantized_moments(torch.zeros_like(values), values, *natural)[0][0]
 
 
 @pytest.mark.parametrize("samples", [10, 20, 60])

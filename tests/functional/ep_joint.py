@@ -1,8 +1,8 @@
-r"""The mixing block with full covariances: exact for given sites, for layers of up to about 200 inputs.
+r"""Mixing block with full covariances: exact for given sites, for layers of up to about 200 inputs.
 
-Row by row the weights have the joint posterior :math:`S = (\operatorname{diag} P_c + x^T G_0 x)^{-1}` and the cavity of
-a potential is its marginal without its own site, where `mixing` keeps variances only and expands. It takes a matrix for
-every output unit; its use is to say what the factorized block gives away.
+Each row of weights has the joint posterior :math:`S = (\operatorname{diag} P_c + x^T G_0 x)^{-1}`, and the cavity of a
+potential is its marginal without its own site. `lightning_snn.functional.ep.mixing` keeps variances only and expands.
+This block needs one matrix per output unit. It is the reference for the error of the factorized block.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.ep.factors import Message
-from lightning_snn.functional.ep.mixing import Potential, site_precision
+from lightning_snn.functional.ep import Message, Potential, site_precision
 
 
 def joint_posterior(
     x: Tensor, potential: Potential, message: Message, cavity: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Posterior of the rows of weights given the messages of a batch.
+    """Compute the posterior of the rows of weights given the messages of a batch.
 
     Args:
-        x: known inputs, `[M, I]`, a column of ones among them where there is a bias.
-        potential: cavities of the potentials `[M, O]` that the messages answer.
-        message: what the potentials heard, `bounded`.
+        x: known inputs, `[M, I]`, including a column of ones if there is a bias.
+        potential: cavities of the potentials `[M, O]` of the messages.
+        message: messages to the potentials, after `bounded`.
         cavity: precisions and precision-means `[O, I]` of the weights without this batch.
 
     Returns:
@@ -35,16 +34,17 @@ def joint_posterior(
 
 
 def joint_cavity(x: Tensor, potential: Potential, message: Message, mean: Tensor, covariance: Tensor) -> Potential:
-    """Moments of potentials without their own sites.
+    """Compute the moments of potentials without their own sites.
 
     Args:
         x: known inputs, `[M, I]`.
-        potential: the cavities `[M, O]` that gave the messages.
-        message: what the potentials heard, `bounded`.
-        mean, covariance: what `joint_posterior` gave for these, `[O, I]` and `[O, I, I]`.
+        potential: cavities `[M, O]` of the messages.
+        message: messages to the potentials, after `bounded`.
+        mean: means from `joint_posterior`, `[O, I]`.
+        covariance: covariances from `joint_posterior`, `[O, I, I]`.
 
     Returns:
-        the new cavities of the potentials.
+        new cavities of the potentials.
     """
     sites, b = _sites(potential, message)
     marginal = torch.einsum("ni,oij,nj->no", x, covariance, x)
@@ -53,6 +53,6 @@ def joint_cavity(x: Tensor, potential: Potential, message: Message, mean: Tensor
 
 
 def _sites(potential: Potential, message: Message) -> tuple[Tensor, Tensor]:
-    """Precisions and precision-means of the Gaussian sites of the potentials."""
+    """Return precisions and precision-means of the Gaussian sites of the potentials."""
     sites = site_precision(potential, message)
     return sites, sites * potential.mean + message.score * (1 + potential.weight_variance * sites)

@@ -1,0 +1,146 @@
+"""What a method knows of layer types: one registry, one lookup and one wording of refusals for all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+from torch import nn
+
+from lightning_snn.nn.neurons import EQUATIONS, Neuron
+
+Rule = TypeVar("Rule")
+
+OWN_FORWARD = "a forward of its own, so it needs a rule of its own"
+
+
+class Refusal(NamedTuple):
+    """A layer that a method cannot train.
+
+    Attributes:
+        name: of the layer within the network, empty for the network itself.
+        layer: the layer.
+        reason: why, in a few words, with the remedy if there is one.
+    """
+
+    name: str
+    layer: nn.Module
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the network'}: {type(self.layer).__name__} ({self.reason})"
+
+
+class LayerRules(Generic[Rule]):
+    """Rules of one method by layer type.
+
+    A rule of a type covers its subclasses, except those that compute something else: a subclass with a `forward` of its
+    own, or a subclass of a neuron with an equation of its own, needs a rule of its own. A rule of `Neuron` covers every
+    neuron that runs by its equations.
+
+    Args:
+        unknown: reason given for layers without a rule.
+
+    Example:
+        >>> rules = LayerRules(unknown="no rule")
+        >>> rules.register(nn.Linear, "commutes")
+        >>> rules.find(nn.Linear(2, 2)), rules.find(nn.ReLU())
+        ('commutes', None)
+    """
+
+    def __init__(self, unknown: str) -> None:
+        self.unknown = unknown
+        self._rules: dict[type[nn.Module], Rule] = {}
+        self._by_method: dict[str, Rule] = {}
+
+    def register(self, kind: type[nn.Module], rule: Rule) -> None:
+        """Set the rule of a layer type.
+
+        Raises:
+            TypeError: if `kind` is not a subclass of `nn.Module`.
+        """
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise TypeError(f"Expected argument `kind` to be a subclass of nn.Module, but got {kind!r}")
+        self._rules[kind] = rule
+
+    def register_method(self, name: str, rule: Rule) -> None:
+        """Set the rule of all layers without a rule and without layers inside that define a method of this name."""
+        self._by_method[name] = rule
+
+    def find(self, layer: nn.Module) -> Rule | None:
+        """Return the rule of the layer's type, or of the nearest base class that computes the same; None without one."""
+        bases = list(self._bases(layer))
+        for kind in bases:
+            if _computes_as(layer, kind):
+                return self._rules[kind]
+        if not bases and next(layer.children(), None) is None:
+            for name, rule in self._by_method.items():
+                if callable(getattr(layer, name, None)):
+                    return rule
+        return None
+
+    def reason(self, layer: nn.Module) -> str:
+        """Return why a layer has no rule."""
+        return (
+            OWN_FORWARD if any(_overrides(layer, kind, ("forward",)) for kind in self._bases(layer)) else self.unknown
+        )
+
+    def found_in(self, network: nn.Module) -> dict[nn.Module, Rule]:
+        """Return the layers of a network that have a rule, with it; layers within one of them are part of it."""
+        found: dict[nn.Module, Rule] = {}
+
+        def walk(layer: nn.Module) -> None:
+            rule = self.find(layer)
+            if rule is None:
+                for child in layer.children():
+                    walk(child)
+            else:
+                found[layer] = rule
+
+        walk(network)
+        return found
+
+    def refusals(self, network: nn.Module) -> Iterator[Refusal]:
+        """Yield the layers of a network without a rule that have no layers inside, in order of registration.
+
+        A module with children is a container: its children are looked at one by one.
+        """
+        found = self.found_in(network)
+        covered = {part for layer in found for part in layer.modules()}
+        for name, layer in network.named_modules():
+            is_container = next(layer.children(), None) is not None or type(layer) in _EMPTY_CONTAINERS
+            if layer not in covered and not (is_container and not isinstance(layer, Neuron)):
+                yield Refusal(name, layer, self.reason(layer))
+
+    def _bases(self, layer: nn.Module) -> Iterator[type[nn.Module]]:
+        return (kind for kind in type(layer).__mro__ if kind in self._rules)
+
+
+def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
+    """Raise a ValueError that names all refused layers, if there are any.
+
+    Args:
+        method: name of the method.
+        refusals: the layers and the reasons.
+        remedy: a sentence on what to do.
+    """
+    refused = "; ".join(str(refusal) for refusal in refusals)
+    if refused:
+        raise ValueError(
+            f"Expected a network that {method} can train, but got {refused}" + (f". {remedy}" if remedy else "")
+        )
+
+
+# they do nothing where they are empty
+_EMPTY_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _computes_as(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    own = ("forward",) if kind is Neuron or not issubclass(kind, Neuron) else ("forward", *EQUATIONS)
+    return not _overrides(layer, kind, own)
+
+
+def _overrides(layer: nn.Module, kind: type[nn.Module], names: Iterable[str]) -> bool:
+    """Return whether a class between the layer's type and `kind` defines one of the names."""
+    own = list(type(layer).__mro__)
+    return any(name in vars(each) for each in own[: own.index(kind)] for name in names)

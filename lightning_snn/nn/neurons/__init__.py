@@ -1,0 +1,36 @@
+"""Neurons: a state and three equations each; everything else follows from them."""
+
+from lightning_snn.nn.neurons.adaptive import AdaptiveLIF
+from lightning_snn.nn.neurons.base import (
+    EQUATIONS,
+    Neuron,
+    membrane,
+    noise_refusal,
+    runs_by_its_equations,
+    widened,
+    without_autocast,
+)
+from lightning_snn.nn.neurons.integrator import LeakyIntegrator
+from lightning_snn.nn.neurons.lif import IF, LIF
+from lightning_snn.nn.neurons.probes import elementwise_refusal, gain_refusal
+from lightning_snn.nn.neurons.recurrent import Recurrent, RecurrentLIF
+from lightning_snn.nn.neurons.synaptic import SynapticLIF
+
+__all__ = [
+    "EQUATIONS",
+    "IF",
+    "LIF",
+    "AdaptiveLIF",
+    "LeakyIntegrator",
+    "Neuron",
+    "Recurrent",
+    "RecurrentLIF",
+    "SynapticLIF",
+    "elementwise_refusal",
+    "gain_refusal",
+    "membrane",
+    "noise_refusal",
+    "runs_by_its_equations",
+    "widened",
+    "without_autocast",
+]

@@ -1,0 +1,323 @@
+r"""The neuron: a state and three equations, from which everything else follows.
+
+.. math::
+    c_t &= \mathrm{charge}(x_t, z_{t-1}), \qquad s_t = H(v(c_t) - \theta(c_t)), \\
+    z_t &= \mathrm{after\_spikes}(c_t, s_t)
+
+with z the state, c the charged state, v the membrane potential (the first tensor of a state) and theta the firing
+threshold. A subclass defines `charge`, `firing_threshold` and `after_spikes`, and `initial_state` if it does not rest
+at zero. It can then be scanned, streamed, observed, made noisy and differentiated by every method that can represent
+it, and a faster `scan` changes none of this.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_snn.functional.lif import check_input
+from lightning_snn.functional.noisy_lif import NoiseMode
+from lightning_snn.functional.noisy_spike import drawn_current, noisy_spike
+from lightning_snn.functional.spike import spike
+from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
+from lightning_snn.nn.folding import unfold
+from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.noise import SpikeNoise, spike_noise
+from lightning_snn.nn.stateful import StatefulLayer
+
+State = Any  # a tensor, or a NamedTuple of States
+
+EQUATIONS = ("initial_state", "charge", "firing_threshold", "after_spikes")
+# what a class derives from its equations, so it is not inherited by a subclass with other equations
+_DERIVED = ("scan", "step", "potentials", "noisy_scan", "gain", "noise_modes")
+
+
+def membrane(state: State) -> Tensor:
+    """Return the membrane potential of a state: its first tensor."""
+    while not isinstance(state, Tensor):
+        state = state[0]
+    return state
+
+
+class Neuron(StatefulLayer):
+    """Base of the neurons: subclasses define `charge`, `firing_threshold` and `after_spikes`.
+
+    A state is a tensor or a NamedTuple of states. Each of its tensors has the shape of a step `[B, ...]` and the dtype
+    of the current that the equations receive, float32 or wider; the first one is the membrane potential. The equations
+    are pure, deterministic and out of place, and elementwise in current and spikes: neuron i reads entry i.
+
+    Args:
+        surrogate: derivative of the spike: a `Surrogate`, or its name ("arctangent", "fast_sigmoid", "sigmoid",
+            "triangular"). Its width is in units of the membrane potential.
+
+    Attributes:
+        gain: derivative of the membrane potential with respect to the current of the same step where it is a constant;
+            None if it is found by forward-mode differentiation, which takes twice the time under noise.
+        independent: False if neurons receive each other's spikes from step to step.
+        noise_modes: readings of Gaussian currents that the neuron knows, see `functional.noisy_lif`.
+        noisy_weights: True if the neuron has a posterior of its own, so that it fires by noise whatever it receives.
+
+    Shape:
+        input and output `[T*B, C, ...]`.
+
+    Example:
+        >>> class Threshold(Neuron):
+        ...     def charge(self, x, state):
+        ...         return x
+        ...
+        ...     def firing_threshold(self, state):
+        ...         return 1.0
+        ...
+        ...     def after_spikes(self, state, spikes):
+        ...         return state
+        >>> Threshold().step(torch.tensor([[0.5, 2.0]]))[0]
+        tensor([[0., 1.]])
+    """
+
+    gain: float | Tensor | None = None
+    independent: bool = True
+    noise_modes: tuple[NoiseMode, ...] = ("step",)
+    noisy_weights: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give a class with equations of its own the generic form of whatever it does not define along with them."""
+        super().__init_subclass__(**options)
+        if any(name in vars(cls) for name in EQUATIONS):
+            for name in _DERIVED:
+                if name not in vars(cls):
+                    setattr(cls, name, vars(Neuron).get(name, getattr(Neuron, name)))
+
+    def __init__(self, surrogate: SurrogateName | Surrogate = "arctangent") -> None:
+        super().__init__()
+        self.surrogate = surrogate_named(surrogate)
+        for name in EQUATIONS[1:]:
+            if getattr(type(self), name) is getattr(Neuron, name):
+                raise TypeError(
+                    f"{type(self).__name__} defines no {name}: a neuron defines charge, firing_threshold and after_spikes"
+                )
+
+    def initial_state(self, x: Tensor) -> State:
+        """Return the state of rest for a step `x` `[B, ...]`: zero, unless a subclass says otherwise."""
+        return torch.zeros_like(x)
+
+    def charge(self, x: Tensor, state: State) -> State:
+        """Return the state after receiving the current `x` `[B, ...]`, before any spike."""
+        raise NotImplementedError(f"{type(self).__name__} defines no charge")
+
+    def firing_threshold(self, state: State) -> float | Tensor:
+        """Return the firing threshold for a charged state: a number, or a tensor that broadcasts to `[B, ...]`.
+
+        The neuron spikes where its membrane potential is strictly larger.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no firing_threshold")
+
+    def after_spikes(self, state: State, spikes: Tensor) -> State:
+        """Return the state after the spikes `[B, ...]` of a charged state: reset, adaptation, feedback to itself."""
+        raise NotImplementedError(f"{type(self).__name__} defines no after_spikes")
+
+    def forward(self, x: Tensor | Moments) -> Tensor:
+        """Run the neurons inside `lightning_snn.run`.
+
+        Args:
+            x: folded input current `[T*B, ...]`; neurons that receive `Moments` fire by that noise
+                (`noisy_scan`), and the surrogate plays no part.
+
+        Returns:
+            spikes in {0, 1} of the same shape.
+
+        Raises:
+            RuntimeError: if the number of time steps is unknown, or the current is Gaussian outside `posterior_noise`.
+        """
+        if isinstance(x, Moments):
+            return self._fire_by_noise(x.mean, x.variance)
+        if self.noisy_weights and spike_noise() is not None:
+            return self._fire_by_noise(x, torch.zeros_like(x))
+        return super().forward(x)  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Run one time step.
+
+        Args:
+            x: input current, shape `[B, ...]`, any floating dtype.
+            state: what a previous call returned; None is the state of rest.
+
+        Returns:
+            spikes in {0, 1} of the shape and dtype of `x`, and the next state, float32 or wider.
+        """
+        _check_floating(x)
+        with without_autocast(x):
+            current = widened(x)
+            charged = self.charge(current, self._rest(current) if state is None else state)
+            spikes = spike(membrane(charged), self.firing_threshold(charged), self.surrogate)
+            return spikes.to(x.dtype), self.after_spikes(charged, spikes)
+
+    def scan(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Run a sequence, step by step.
+
+        Args:
+            x: input current, shape `[T, B, ...]`, any floating dtype. The state is held in float32 or wider.
+            state: what a previous call returned; None is the state of rest.
+
+        Returns:
+            spikes in {0, 1} of the shape and dtype of `x`, and the state after the last step.
+
+        Raises:
+            ValueError: if `x` has no time axis, is not floating point, or `initial_state` returns tensors of another
+                shape or dtype than a step.
+        """
+        check_input(x)
+        spikes = []
+        with without_autocast(x):
+            currents = widened(x)
+            state = self._rest(currents[0].detach()) if state is None else state
+            # not by index: the backward pass of an index makes a zero tensor of the whole sequence
+            for current in currents.unbind(0):
+                state = self.charge(current, state)
+                spikes.append(spike(membrane(state), self.firing_threshold(state), self.surrogate))
+                state = self.after_spikes(state, spikes[-1])
+            return torch.stack(spikes).to(x.dtype), state
+
+    @torch.no_grad()
+    def potentials(self, x: Tensor, spikes: Tensor, state: State = None) -> tuple[Tensor, float | Tensor]:
+        """Return membrane potentials and firing thresholds of a run whose spikes are known, without a graph.
+
+        Args:
+            x: input current, shape `[T, B, ...]`.
+            spikes: of the same shape.
+            state: state before the first step; None is the state of rest.
+
+        Returns:
+            membrane potentials before reset `[T, B, ...]`, float32 or wider, and the firing threshold of each: a number,
+            or a tensor that broadcasts to the potentials, with an axis for time where it varies.
+        """
+        check_input(x)
+        found, thresholds = [], []
+        with without_autocast(x):
+            currents = widened(x)
+            state = self._rest(currents[0]) if state is None else state
+            for current, fired in zip(currents, spikes.to(currents.dtype), strict=True):
+                state = self.charge(current, state)
+                found.append(membrane(state))
+                thresholds.append(self.firing_threshold(state))
+                state = self.after_spikes(state, fired)
+        potentials = torch.stack(found)
+        if all(_equal(threshold, thresholds[0]) for threshold in thresholds):
+            return potentials, thresholds[0]
+        rows = [torch.as_tensor(threshold, dtype=potentials.dtype, device=x.device) for threshold in thresholds]
+        return potentials, torch.stack([row.expand_as(potentials[0]) for row in rows])
+
+    def noisy_scan(self, mean: Tensor, variance: Tensor, noise: SpikeNoise) -> tuple[Tensor, Tensor]:
+        r"""Fire by the noise of a Gaussian current, with the gradient of an estimator in place of a surrogate.
+
+        All currents ``x_t = mean_t + sigma_t e_t`` are drawn beforehand and the neuron runs on them by its own
+        equations. With g its `gain`, the gradient of the spike is that of the estimator, to
+
+        .. math:: z_t = (v_t - \theta_t) / (g \sigma_t) - e_t
+
+        which is the expected distance to the threshold over its standard deviation, given the past. Exact in the spikes
+        for any neuron; where the potential is not linear in the current, the gradient linearizes it.
+
+        Args:
+            mean: mean of the input current, `[T, B, ...]`.
+            variance: its variance, of the same shape, at least 0; noise is white in time.
+            noise: the estimator of the gradient and the source of the noise.
+
+        Returns:
+            spikes in {0, 1} in the dtype of `mean` and z in float32 or wider, both differentiable, of the shape of
+            `mean`.
+
+        Raises:
+            ValueError: if the neuron does not know the mode of the noise.
+        """
+        if (reason := noise_refusal(self, noise.mode)) is not None:
+            raise ValueError(
+                f"Expected neurons that know noise mode {noise.mode!r}, but {type(self).__name__} {reason}"
+            )
+        check_input(mean)
+        spikes, standardized = [], []
+        with without_autocast(mean):
+            current, std, draws = drawn_current(widened(mean), widened(variance), noise.generator)
+            if (receive := noise.receiver(self)) is not None:
+                receive(current.detach())
+            state = self._rest(current[0].detach())
+            for x, sigma, draw in zip(current.unbind(0), std.unbind(0), draws.unbind(0), strict=True):
+                state, gain = self._charge_with_gain(x, state)
+                potential, threshold = membrane(state), self.firing_threshold(state)
+                z = (potential - threshold) / (gain * sigma) - draw
+                spikes.append(noisy_spike(z, (potential > threshold).to(z.dtype), noise.estimator, noise.generator))
+                standardized.append(z)
+                state = self.after_spikes(state, spikes[-1])
+            return torch.stack(spikes).to(mean.dtype), torch.stack(standardized)
+
+    def _charge_with_gain(self, x: Tensor, state: State) -> tuple[State, float | Tensor]:
+        if self.gain is not None:
+            return self.charge(x, state), self.gain
+
+        def potential(current: Tensor) -> tuple[Tensor, State]:
+            after = self.charge(current, state)
+            return membrane(after), after
+
+        _, gain, after = torch.func.jvp(potential, (x,), (torch.ones_like(x),), has_aux=True)
+        return after, gain
+
+    def _fire_by_noise(self, mean: Tensor, variance: Tensor) -> Tensor:
+        noise = spike_noise()
+        if noise is None:
+            raise RuntimeError(f"{type(self).__name__} received a Gaussian current outside `posterior_noise`")
+        spikes, standardized = self.noisy_scan(unfold(mean, self), unfold(variance, self), noise)
+        if noise.observe is not None:
+            noise.observe(self, standardized.flatten(0, 1))
+        return spikes.flatten(0, 1)
+
+    def _rest(self, step: Tensor) -> State:
+        state = self.initial_state(step)
+        for leaf in tree_leaves(state):
+            if not isinstance(leaf, Tensor) or leaf.shape != step.shape or leaf.dtype != step.dtype:
+                got = f"{tuple(leaf.shape)} and {leaf.dtype}" if isinstance(leaf, Tensor) else repr(leaf)
+                raise ValueError(
+                    f"Expected {type(self).__name__}.initial_state to return tensors of the shape {tuple(step.shape)} "
+                    f"and dtype {step.dtype}, but got {got}"
+                )
+        return state
+
+
+def runs_by_its_equations(neuron: Neuron) -> bool:
+    """Return whether calling the neurons runs their equations: False with a `forward` of their own."""
+    return type(neuron).forward is Neuron.forward
+
+
+def _equal(one: float | Tensor, other: float | Tensor) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
+
+
+def noise_refusal(neuron: Neuron, mode: NoiseMode) -> str | None:
+    """Return why a neuron cannot fire by noise of a mode, and what to choose instead; None if it can."""
+    if mode in neuron.noise_modes:
+        return None
+    if not neuron.noise_modes:
+        return "does not fire by noise"
+    names = " or ".join(f'"{each}"' for each in neuron.noise_modes)
+    return f'fires by noise in mode {names} only: noise_mode="{neuron.noise_modes[0]}"'
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return `x` in float32, or as it is if it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Return a context without autocast on the device of `x`, so that matrix products of a neuron keep their dtype."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def _check_floating(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
