@@ -33,12 +33,13 @@ def quiet_trainer(callbacks: Any = (), **options: Any) -> pl.Trainer:
 def names_of_examples() -> dict[str, Any]:
     """Return the names beside those of an example's own module.
 
-    `torch`, `nn`, `Trainer`, the public names of `lightning_snn`, and what most examples are about: `network` and its
+    `torch`, `nn`, `Trainer`, `lightning_snn` and its public names, and what most examples are about: `network` and its
     inputs `x [T, B, 4]` and targets `y [B]`, `module`, a SpikingModule of the network, and `data` to train it on.
     """
     network = nn.Sequential(nn.Linear(FEATURES, HIDDEN), lightning_snn.LIF(), nn.Linear(HIDDEN, CLASSES))
     return {
         **{name: getattr(lightning_snn, name) for name in lightning_snn.__all__},
+        "lightning_snn": lightning_snn,
         "torch": torch,
         "nn": nn,
         "Trainer": quiet_trainer,
