@@ -1,4 +1,4 @@
-"""What every test shares: no network, no W&B uploads, fixed seeds, one place that finds the optional real data."""
+"""Set-up of every test: no W&B uploads, fixed seeds, one thread per worker, and the optional real data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def float64_by_default(fixed_seed: None) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real recordings beside the checkout; tests that need it skip where it is absent."""
+    """Return the folder with real recordings next to the checkout; skip the test if there is none."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the optional data folder `shared/data` is not beside this checkout")

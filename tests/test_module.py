@@ -1,4 +1,4 @@
-"""SpikingModule: what it logs, what it saves, how it optimizes, what it refuses, and what it leaves behind."""
+"""SpikingModule: logging, checkpoints, optimization, refused arguments, and memory after use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ X, Y = order_of_events(21)  # 42 samples: the last of the batches is smaller
 
 
 class Passes(nn.Module):
-    """A network without spikes whose outputs are known: the inputs, times a trainable 1."""
+    """A network without spikes whose outputs are the inputs times a trainable 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class Passes(nn.Module):
 
 
 def logits() -> tuple[Tensor, Tensor]:
-    """Outputs `[T, B, 4]`, and classes drawn by them, so that some bins are under- and some overconfident."""
+    """Return outputs `[T, B, 4]` and classes drawn from them; some bins are underconfident, some overconfident."""
     outputs = 2 * torch.randn(3, 50, 4)
     return outputs, torch.distributions.Categorical(logits=outputs.mean(0)).sample()
 
 
 def expected_metrics(outputs: Tensor, y: Tensor, number_of_bins: int = 15) -> dict[str, float]:
-    """Accuracy, negative log-likelihood, Brier score and expected calibration error, one sample at a time."""
+    """Compute accuracy, negative log-likelihood, Brier score and calibration error, one sample at a time."""
     probabilities = outputs.mean(0).softmax(-1).tolist()
     right, nll, brier = [], [], []
     bins: list[list[tuple[float, float]]] = [[] for _ in range(number_of_bins)]
@@ -174,7 +174,7 @@ def test_a_test_step_hands_prediction_and_target_to_callbacks():
     torch.testing.assert_close(probabilities, run(module.network, X).mean(0).softmax(-1))
 
 
-def test_a_method_is_told_the_progress_and_the_size_of_the_training_set():
+def test_a_method_receives_the_progress_and_the_size_of_the_training_set():
     class Notes(SurrogateGradient):
         def training_step(self, network, x, y):
             SEEN.append(self.progress)
@@ -322,7 +322,7 @@ def backward_and_drop(index: int) -> tuple[weakref.ref, ...]:
 
 @pytest.fixture
 def only_new_objects():
-    """What lived before the test is out of the garbage collector's sight, which makes collections fast too."""
+    """Hide older objects from the garbage collector, which makes collections fast too."""
     gc.collect()
     gc.freeze()
     yield

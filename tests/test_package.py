@@ -1,4 +1,4 @@
-"""The package as it is imported: what it costs, what it brings along, what it offers."""
+"""The import of the package: its time, the libraries it loads, and the public names."""
 
 from __future__ import annotations
 

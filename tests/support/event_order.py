@@ -1,4 +1,4 @@
-"""A small task that only a memory can solve: which of two events came first."""
+"""A small task that needs memory: tell which of two events came first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIME_STEPS, CHANNELS, CLASSES = 8, 2, 2
 
 
 def order_of_events(pairs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Sequences `[T, 2 * pairs, 2]` and classes: an event on channel 0 comes before one on channel 1, or after it.
+    """Return sequences `[T, 2 * pairs, 2]` and classes: the event on channel 0 is before that on channel 1, or after.
 
     Every sequence of class 0 has its time reversal in class 1, so that sums over time say nothing about the class.
     """
@@ -30,7 +30,7 @@ def order_of_events(pairs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def loader(x: Tensor, y: Tensor, batch_size: int = 32) -> DataLoader:
-    """Batches `(x [T, B, ...], y [B])` in the given order; the last one may be smaller."""
+    """Load batches `(x [T, B, ...], y [B])` in the given order; the last one may be smaller."""
     return DataLoader(TensorDataset(x.transpose(0, 1), y), batch_size, collate_fn=time_first)
 
 
@@ -49,7 +49,7 @@ def delayed_network() -> nn.Module:
 
 
 def binary_network() -> nn.Module:
-    """Residual, with activations -1 and 1; binary neurons remember nothing, so the past comes by delays."""
+    """Build a residual network of binary neurons, which have no memory, so it has delays."""
     return nn.Sequential(
         SynapticDelays(range(TIME_STEPS)),
         nn.Linear(TIME_STEPS * CHANNELS, 16),

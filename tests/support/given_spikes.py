@@ -13,7 +13,7 @@ STEPS = 20
 
 
 class Echo(nn.Module):
-    """A spiking layer that emits what it is given, one time step a call."""
+    """A spiking layer that emits what it is given, one time step per call."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
@@ -51,7 +51,7 @@ class Given(pl.LightningModule):
 
 
 def spikes(seed: int = 0, samples: int = 10) -> Tensor:
-    """`[samples, T, 5]`: neuron 0 is dead, neuron 1 spikes in every step, neuron 2 once, in the last sample."""
+    """Return spikes `[samples, T, 5]`: neuron 0 never spikes, neuron 1 always, neuron 2 once, in the last sample."""
     found = (torch.rand(samples, STEPS, 5, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
     found[:, :, 0], found[:, :, 1], found[:, :, 2] = 0, 1, 0
     found[-1, 3, 2] = 1
