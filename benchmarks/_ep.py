@@ -1,4 +1,4 @@
-"""What the benchmarks of Expectation Propagation share: digits as spikes, the two learners and their scores."""
+"""Common code of the benchmarks of Expectation Propagation: digits as spikes, the two learners and their scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Likelihood = Literal["conditioned", "independent", "gaussian"]
 
 
 class Digits(NamedTuple):
-    """Pixels of 0 and 1 `[N, 1, 28, 28]`, and classes, to learn from and to be tested on."""
+    """Pixels of 0 and 1 `[N, 1, 28, 28]`, and classes, for training and test."""
 
     x: Tensor
     y: Tensor
@@ -33,7 +33,13 @@ class Digits(NamedTuple):
 
 
 def read_digits(path: str, validation: bool, limit: int | None = None) -> Digits:
-    """MNIST in spikes; `validation` tests on the last 10,000 training images, `limit` learns from the first ones."""
+    """Read MNIST as spikes.
+
+    Args:
+        path: an .npz file, or torchvision's folder.
+        validation: test on the last 10,000 training images.
+        limit: train on the first images only.
+    """
     encode = ThresholdEncoder()
     train, test = (
         (encode(torch.from_numpy(part.images).float() / 255)[0], torch.from_numpy(part.labels))
@@ -46,18 +52,18 @@ def read_digits(path: str, validation: bool, limit: int | None = None) -> Digits
 
 
 def mlp(*hidden: int) -> nn.Module:
-    """784 inputs, hidden layers, 10 outputs."""
+    """Return an MLP with 784 inputs and 10 outputs."""
     return MLP(784, 10, hidden)
 
 
 def small_conv() -> nn.Module:
-    """Two convolutions of stride 2 and a readout: 28 x 28 pixels, 16 x 12 x 12, 32 x 4 x 4, 10."""
+    """Return two convolutions of stride 2 and a readout: 28 x 28 pixels, 16 x 12 x 12, 32 x 4 x 4, 10."""
     convolutions = (nn.Conv2d(1, 16, 5, stride=2), LIF(), nn.Conv2d(16, 32, 5, stride=2), LIF())
     return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(512, 10))
 
 
 class Learner(Protocol):
-    """What learns from batches `x [B, ...]`, `y [B, ...]` and predicts."""
+    """Learner from batches `x [B, ...]`, `y [B, ...]`, with predictions."""
 
     network: nn.Module
 
@@ -67,7 +73,7 @@ class Learner(Protocol):
 
 
 class EP:
-    """Expectation Propagation, the Trainer apart; `samples` and `batches` are those of a pass."""
+    """Expectation Propagation without a Trainer; `samples` and `batches` are the numbers per epoch."""
 
     def __init__(self, network: nn.Module, samples: int, batches: int, regression: bool = False, **options: Any):
         self.method = ExpectationPropagation(**options)
@@ -91,11 +97,11 @@ class EP:
 
 
 class Adam:
-    """Maximum likelihood with point weights: hidden neurons hand on their firing probabilities.
+    """Maximum likelihood with point weights: hidden neurons output their firing probabilities.
 
     The likelihood is that of the class given that exactly one of independent outputs spikes ("conditioned", the softmax
-    of their log-odds, which leaves open how often each spikes by itself), of every output by itself ("independent",
-    what Expectation Propagation observes), or of a value ("gaussian", the squared error).
+    of their log-odds, which does not determine how often each spikes), of every output independently ("independent",
+    as in Expectation Propagation), or of a value ("gaussian", the squared error).
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, likelihood: Likelihood = "conditioned"):
@@ -126,14 +132,14 @@ class Adam:
 
 
 def batches(samples: Tensor, size: int, seed: int, epoch: int, fixed: bool) -> list[list[int]]:
-    """The batches of an epoch: always the same ones in another order, or others every time."""
+    """Return the batches of an epoch: `fixed` batches in another order, or new batches in every epoch."""
     sampler = FixedBatches(samples, size, seed if fixed else 1000 * seed + epoch)
     sampler.set_epoch(epoch)
     return list(sampler)
 
 
 def scores(learner: Learner, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Accuracy, accuracy of each output by itself (nan if that is left open), likelihood and calibration error."""
+    """Return accuracy, accuracy of each output (nan if it is not determined), likelihood and calibration error."""
     predictions = [learner.predict(part) for part in x.split(1000)]
     spikes = [part.spike_probabilities for part in predictions if part.spike_probabilities is not None]
     return classification_scores(torch.cat([prediction.mean for prediction in predictions]), y, spikes)

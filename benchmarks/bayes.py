@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from _timing import compare, parser, show
 from torch import Tensor, nn
 
+from lightning_snn import LIF
 from lightning_snn.methods import Method, SpikingBayes, SurrogateGradient
 from lightning_snn.methods.base import Progress
 from lightning_snn.networks import MLP, ResidualConvNet
@@ -61,7 +63,7 @@ def main() -> None:
         y = torch.randint(10, (options.batch,))
         image = torch.rand(options.batch, 784).expand(8, -1, -1)
         picture = torch.rand(options.batch, 3, 32, 32).expand(4, -1, -1, -1, -1)
-        mlp, conv = MLP(784, 10, (512, 512)), ResidualConvNet(options={"beta": 0.5})
+        mlp, conv = MLP(784, 10, (512, 512)), ResidualConvNet(neuron=partial(LIF, beta=0.5))
         work: dict[str, dict[str, Callable[[], None]]] = {
             f"step of {name}": {
                 "ours": training_step(SurrogateGradient(), network, x, y),

@@ -19,6 +19,7 @@ import logging
 import statistics
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from typing import Any
@@ -33,6 +34,7 @@ from lightning_snn import SpikingModule
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.methods import Method, NoisySpikes, SpikingBayes, SurrogateGradient
 from lightning_snn.networks import ResidualMLP
+from lightning_snn.nn import Sign
 
 SUBSET, BATCH, SAMPLES = 10_000, 100, 16
 METHODS = {
@@ -69,7 +71,7 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     pl.seed_everything(seed, verbose=False)
     train, test = digits(options.mnist, options.validation)
     method: Method = METHODS[name]()
-    network = ResidualMLP(784, 10, depth, 128, "sign", {"surrogate": "fast_sigmoid"})
+    network = ResidualMLP(784, 10, depth, 128, partial(Sign, "fast_sigmoid"))
     module = SpikingModule(network, method, num_classes=10, learning_rate=1e-3, lr_scheduler="cosine")
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_epochs=options.epochs, accelerator="cpu", enable_model_summary=False, **quiet)

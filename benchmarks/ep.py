@@ -1,17 +1,17 @@
-"""Seconds and memory that Expectation Propagation and Adam need to learn MNIST, 784-128-10, side by side in one run.
+"""Seconds and memory of Expectation Propagation and Adam on MNIST, 784-128-10, compared in one run.
 
     python benchmarks/ep.py --mnist mnist.npz [--seeds 0 1 2] [--threads 2] [--json results.json]
     python benchmarks/ep.py --mnist mnist.npz --tune
 
-Time: both learn all 60,000 digits, in turn, whoever has used less time so far, so that a drifting machine hits both
-alike. After every second of its own training, which does not count, a learner is tested on the 10,000 test digits; what
-is told is when it first reached 0.955. Adam maximizes the likelihood of the independent outputs that Expectation
+Time: the learners take turns on all 60,000 digits, one second each, so that changes in machine speed affect all. After
+every second of training a learner is tested on the 10,000 test digits, which does not count as training time. Reported
+is the time when it first reached 0.955. Adam maximizes the likelihood of the independent outputs that Expectation
 Propagation observes, or ("conditioned") that of the class given one spike. All constants were chosen on the last
 10,000 training digits with seed 0: Adam's by --tune, and those of Expectation Propagation among batches of 50 to 500,
-1 to 3 iterations and 2 to 5 steps of its solver.
-Memory, in units of the weights, data apart: what a learner keeps after two passes over two batches, its weights and
-gradients included, and the most that it has had allocated at once. From batches of two sizes follows which part of the
-peak grows with the batch (activations).
+1 to 3 iterations and 2 to 5 solver iterations.
+Memory, in units of the weights and without data: the memory that a learner keeps after two epochs of two batches, its
+weights and gradients included, and its peak. Batches of two sizes determine the part of the peak that grows with the
+batch (activations).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TUNED_RATES, TUNED_BATCHES = (2e-3, 5e-3, 1e-2, 2e-2), (50, 100, 200, 500)
 
 
 class Race:
-    """A learner, its own clock, and when it came to the target."""
+    """Learner with its training time and the time when it reached the target."""
 
     def __init__(self, name: str, learner: Learner, data: Digits, size: int, seed: int) -> None:
         self.name, self.learner, self.data = name, learner, data
@@ -54,12 +54,12 @@ class Race:
             epoch += 1
 
     def run(self, until: float) -> None:
-        """Learn until the clock says so, or the target is reached."""
+        """Train until the training time is `until` seconds, or the target is reached."""
         while self.reached is None and self.seconds < until:
             chosen = next(self._batches)
-            begun = time.perf_counter()
+            start = time.perf_counter()
             self.learner.learn(self.data.x[chosen], self.data.y[chosen])
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - start
             self.steps += 1
             if self.seconds >= self.tested + 1:
                 self._test()
@@ -81,7 +81,7 @@ class Race:
 
 
 def race(racers: list[Race], most: float) -> list[dict[str, Any]]:
-    """In turn, a second each, until all are there or have used as much time as they may."""
+    """Train in turns of a second until all have reached the target or have used `most` seconds."""
     clock = 0.0
     while clock < most and any(racer.reached is None for racer in racers):
         clock += 1
@@ -106,7 +106,7 @@ def timed(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Seconds of Adam to the target on validation digits, for every rate and batch."""
+    """Print the seconds of Adam to the target on validation digits, for each rate and batch size."""
     data = read_digits(options.mnist, validation=True)
     for name, rate, batch in product(RATES, TUNED_RATES, TUNED_BATCHES):
         found = []
@@ -114,12 +114,12 @@ def tune(options: argparse.Namespace) -> None:
             torch.manual_seed(seed)
             (row,) = race([Race(name, learner(name, len(data.x), batch, rate), data, batch, seed)], 30.0)
             found.append(row["seconds"])
-        told = " ".join("-" if seconds is None else f"{seconds:.1f}" for seconds in found)
-        print(f"{name:<16}  learning rate {rate:<6g} batch {batch:<4}  seconds {told}", flush=True)
+        seconds = " ".join("-" if value is None else f"{value:.1f}" for value in found)
+        print(f"{name:<16}  learning rate {rate:<6g} batch {batch:<4}  seconds {seconds}", flush=True)
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Peaks in units of the weights, and what of them does not grow with the batch."""
+    """Return peaks in units of the weights, and the part that does not grow with the batch."""
     data = read_digits(options.mnist, validation=False, limit=2000)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in mlp(128).parameters())
     contenders: dict[str, Callable[[int], Learner]] = {
@@ -164,8 +164,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.tune:
         return tune(options)
-    of_memory = memory(options)
-    for row in of_memory:
+    memory_rows = memory(options)
+    for row in memory_rows:
         print("  ".join(f"{key} {value:.2f}" if key != "learner" else f"{value:<16}" for key, value in row.items()))
     rows = []
     for seed in options.seeds:
@@ -181,7 +181,7 @@ def main() -> None:
         print(f"EP / {name}: {statistics.median(ratios):.2f}  ({' '.join(format(ratio, '.2f') for ratio in ratios)})")
     if options.json:
         with open(options.json, "w") as file:
-            json.dump({"memory": of_memory, "time": rows}, file, indent=2)
+            json.dump({"memory": memory_rows, "time": rows}, file, indent=2)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""What Expectation Propagation learns in one and in a few passes over the data, beside Adam on the same network.
+"""Accuracy of Expectation Propagation after one and after a few epochs, next to Adam on the same network.
 
     python benchmarks/ep_accuracy.py mnist60k --mnist mnist.npz [--seeds 0 1 2] [--only sign] [--json results.json]
     python benchmarks/ep_accuracy.py mnist10k --mnist mnist.npz
     python benchmarks/ep_accuracy.py conv --mnist mnist.npz
     python benchmarks/ep_accuracy.py regression
 
-Digits are binarized between the gray values 127 and 128. After every pass come the accuracy among the ten classes; the
-accuracy of each output by itself, which is far higher and no substitute; negative log-likelihood; calibration error.
-mnist60k: all 60,000 digits: weights that are Gaussian, with noisy and with Heaviside hidden neurons, or -a and +a and
+Digits are binarized between the gray values 127 and 128. Reported after every epoch are the accuracy among the ten
+classes, the accuracy of each output (which is far higher and no substitute), negative log-likelihood and calibration
+error.
+mnist60k: all 60,000 digits: Gaussian weights with noisy and with Heaviside hidden neurons, or weights -a and +a
 deployed as their more probable value, on 784-128-10; and 784-10. mnist10k: the first 10,000 digits, against Adam that
 maximizes the likelihood of independent outputs, as Expectation Propagation observes them, with its usual learning rate
 and with one chosen for four epochs; and that of the class given exactly one spike ("conditioned"). conv: two
 convolutions. regression: a simulated curve with a gap, 100-128-1, mean squared error to the curve, and standard
 deviations without the noise of observations.
---validation tests on the last 10,000 training digits, where constants are chosen; those of the regression were chosen
-with seeds 10 to 12. With --set, --batch and
---passes other constants are tried. A pass of Expectation Propagation costs many times the arithmetic of one of Adam:
-this benchmark counts passes; ep.py counts seconds.
+--validation tests on the last 10,000 training digits, where constants were chosen; those of the regression were chosen
+with seeds 10 to 12. --set, --batch and --passes try other constants. An epoch of Expectation Propagation costs many
+times the arithmetic of an epoch of Adam: this benchmark counts epochs; ep.py counts seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GAP = (1.25, 2.25)
 
 @dataclass(frozen=True)
 class Setting:
-    """A learner and how long it learns; `options` are those of ExpectationPropagation, or of Adam."""
+    """Learner with its number of epochs; `options` are those of ExpectationPropagation, or of Adam."""
 
     network: Callable[[], nn.Module]
     batch: int
@@ -101,7 +101,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
 
 
 def experiment(job: tuple[argparse.Namespace, str, int]) -> list[dict[str, Any]]:
-    """Scores of one setting after each pass, on one thread."""
+    """Return the scores of one setting after each epoch, on one thread."""
     options, name, seed = job
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -122,22 +122,22 @@ def experiment(job: tuple[argparse.Namespace, str, int]) -> list[dict[str, Any]]
         learner = EP(setting.network(), len(x), -(-len(x) // setting.batch), regression, **setting.options)
     rows, seconds = [], 0.0
     for epoch in range(setting.passes):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for chosen in batches(x, setting.batch, seed, epoch, fixed=not setting.adam):
             learner.learn(x[chosen], y[chosen])
-        seconds += time.perf_counter() - begun
+        seconds += time.perf_counter() - start
         rows.append({"setting": name, "seed": seed, "pass": epoch + 1, "seconds": seconds, **evaluate(learner)})
     return rows
 
 
 def curve(seed: int) -> tuple[Tensor, Tensor, Callable[[Learner], dict[str, float]]]:
-    """Populations, values, and scores on a grid: in the data, and in the gap."""
+    """Return populations, values, and a function of scores on a grid: within the data, and in the gap."""
     data = NoisyCurve(seed=seed)
     data.setup()
     places, y = data.train_set.tensors  # type: ignore[union-attr]
     grid, spikes = data.grid(1001, -0.5, 4.5)
     truth = data.truth(grid)
-    inside = torch.stack([(low <= grid) & (grid <= high) for low, high in data.seen]).any(0)
+    inside = torch.stack([(low <= grid) & (grid <= high) for low, high in data.intervals]).any(0)
     gap = (GAP[0] < grid) & (grid < GAP[1])
 
     def evaluate(learner: Learner) -> dict[str, float]:
@@ -160,7 +160,7 @@ def curve(seed: int) -> tuple[Tensor, Tensor, Callable[[Learner], dict[str, floa
 
 
 def settings(options: argparse.Namespace) -> dict[str, Setting]:
-    """The settings of the task as the command line has them."""
+    """Return the settings of the task with the options of the command line."""
     found = {}
     for name, setting in SETTINGS[options.task].items():
         if options.only and not any(word in name for word in options.only):
@@ -175,7 +175,7 @@ def settings(options: argparse.Namespace) -> dict[str, Setting]:
 
 
 def report(results: list[dict[str, Any]], seeds: list[int]) -> None:
-    """Means of the seeds after each pass."""
+    """Print means over seeds after each epoch."""
     print(f"mean of the seeds {seeds}; in brackets accuracy, or mse, by seed")
     for setting in dict.fromkeys(row["setting"] for row in results):
         of_setting = [row for row in results if row["setting"] == setting]
@@ -193,10 +193,10 @@ def main() -> None:
     parser.add_argument("task", choices=list(SETTINGS))
     parser.add_argument("--mnist", help="an .npz file, or torchvision's folder")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2, and of the regression 0 to 4, if not given")
-    parser.add_argument("--only", nargs="+", help="settings whose names hold one of these words; all by default")
+    parser.add_argument("--only", nargs="+", help="settings whose names contain one of these words; all by default")
     parser.add_argument("--validation", action="store_true", help="test on the last 10,000 training digits")
-    parser.add_argument("--batch", type=int, help="samples a batch, for all settings")
-    parser.add_argument("--passes", type=int, help="for all settings")
+    parser.add_argument("--batch", type=int, help="batch size, for all settings")
+    parser.add_argument("--passes", type=int, help="epochs, for all settings")
     parser.add_argument(
         "--set",
         nargs="+",

@@ -1,12 +1,12 @@
-"""Time of a training step by time to first spike, against the same ReLU network.
+"""Time of a training step with time to first spike, compared with the same ReLU network.
 
     python benchmarks/ttfs.py [--json results.json] [--rounds 41] [--threads 1] [--networks MLP ...]
 
 A step is the forward pass, cross-entropy, backward pass, Adam and, with spikes, the growth of windows. The networks: an
 MLP 784-340-10 at a batch of 350; 16 x 128, 15 hidden layers of 128, and 8 x 512, 7 of 512, both from 784 inputs to 10
-classes at a batch of 128; and a convolutional network 32-32-pool-64-pool-128-10 on 32 images of 3x32x32. Spikes travel
-as remaining times, or every one by way of its absolute time. Times are those of the processor, medians of interleaved
-rounds of several steps; "ReLU" against itself tells how far ratios can be trusted.
+classes at a batch of 128; and a convolutional network 32-32-pool-64-pool-128-10 on 32 images of 3x32x32. Layers
+exchange remaining times, or remaining times computed from absolute spike times. Times are CPU times, medians of
+interleaved rounds of several steps; "ReLU" against itself shows the precision of the ratios.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
 from lightning_snn.methods.ttfs.windows import grow
 
-CLASSES, STEPS = 10, 3  # of a round
+CLASSES, STEPS = 10, 3  # steps per round
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers, He-initialized, with ReLU in between."""
+    """Return He-initialized linear layers with ReLU in between."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)
@@ -53,7 +53,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def training_steps(network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Some steps of training."""
+    """Return a function that makes a round of training steps."""
     optimizer = torch.optim.Adam(network.parameters(), 5e-4)
 
     def call() -> None:

@@ -1,15 +1,15 @@
-"""What hardware costs a network of time to first spike in accuracy, and what fine-tuning brings back.
+"""Accuracy that hardware constraints cost a network of time to first spike, and recovery by fine-tuning.
 
     python benchmarks/ttfs_constraints.py --mnist mnist.npz [--seeds 0 1 2] [--only time] [--json results.json]
     python benchmarks/ttfs_constraints.py --cifar10 cifar10.npz [--validation]
 
 MNIST, 784-340-10, batch 350: 12 epochs at full precision with windows that adapt (gamma 10), Adam with a learning rate
-of 5e-4 that falls by a tenth every 5,000 steps. Fine-tuning: 2 epochs, Adam, 5e-4 falling to 1.2e-4.
-CIFAR-10, a VGG 32-M-64-64-M-128-128-M of batch-normalized convolutions and rectifiers, batch 64, images shifted and
-mirrored: 10 epochs, Adam, 3e-3 falling to 0 by a cosine, of which the one with the best likelihood of held-out images
-is mapped to first spikes. Fine-tuning: 5 epochs, Adam, 3e-4 falling to 0 by a cosine.
+of 5e-4 that decays by a tenth every 5,000 steps. Fine-tuning: 2 epochs, Adam, 5e-4 decaying to 1.2e-4.
+CIFAR-10, a VGG 32-M-64-64-M-128-128-M of batch-normalized convolutions and ReLU, batch 64, images shifted and mirrored:
+10 epochs, Adam, 3e-3 with cosine decay to 0. The epoch with the best likelihood of held-out images is converted to
+first spikes. Fine-tuning: 5 epochs, Adam, 3e-4 with cosine decay to 0.
 
-Windows are set to the largest drives of the training images, and for each constraint a copy is tested with it on all
+Windows are set to the largest potentials of the training images. For each constraint a copy is tested with it on all
 test images, fine-tuned under it, and tested again. "none" is fine-tuned without any constraint: recovery is measured
 against it. No setting is chosen by test data: --validation measures on held-out training images instead. The standard
 error of one accuracy is about 0.15 points for 10,000 digits, and one point for 2,000 photographs.
@@ -84,7 +84,7 @@ PHOTOGRAPH_SETTINGS: dict[str, HardwareConstraints] = {
 
 
 class Digits(pl.LightningModule):
-    """Cross-entropy of a network on images; `decay` is what the learning rate falls by every step."""
+    """Cross-entropy of a network on images; `decay` is the factor of the learning rate per step."""
 
     def __init__(self, network: nn.Module, decay: float, gamma: float | None = None) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def _trainer(epochs: int, *callbacks: pl.Callback, **options: Any) -> pl.Trainer
 
 
 def trained(train: DataLoader, epochs: int) -> TTFSNetwork:
-    """A network at full precision, its windows as long as the largest drives of the training images."""
+    """Train a network at full precision and set its windows to the largest potentials of the training images."""
     relu = nn.Sequential(nn.Linear(784, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
     nn.init.kaiming_normal_(relu[0].weight)
     nn.init.xavier_normal_(relu[2].weight)
@@ -143,8 +143,8 @@ def trained(train: DataLoader, epochs: int) -> TTFSNetwork:
 def _measured(
     module: pl.LightningModule, constraints: HardwareConstraints, epochs: int, *data: Any
 ) -> dict[str, float]:
-    """Accuracies without constraints, with them, and after fine-tuning under them."""
-    # windows are those of the training images already
+    """Return accuracies without constraints, with them, and after fine-tuning under them."""
+    # windows are calibrated on the training images already
     hardware = HardwareFineTuning(constraints, start_epoch=0, learning_rate_factor=1.0, calibrate=False)
     _trainer(epochs, hardware, check_val_every_n_epoch=epochs).fit(module, *data)
     return {name.rpartition("_")[2]: value for name, value in hardware.results.items()}
@@ -154,7 +154,7 @@ Measure = Callable[[HardwareConstraints], Mapping[str, float]]
 
 
 def digits(options: argparse.Namespace, seed: int) -> Measure:
-    """Train on MNIST, and give what a constraint does to it."""
+    """Train on MNIST, and return a function that measures a constraint."""
     train_images, test_images = read_mnist(options.mnist)
     train, test = _loader(train_images, options.limit, True), _loader(test_images, options.limit, False)
     network = trained(train, options.epochs or 12)
@@ -168,11 +168,12 @@ def digits(options: argparse.Namespace, seed: int) -> Measure:
 
 
 class Photographs(CIFAR10):
-    """CIFAR-10 that is validated on held-out training images, or on the test images.
+    """CIFAR-10 with validation on held-out training images, or on the test images.
 
     Args:
-        root, seed: as of `CIFAR10`.
-        limit: use so many images of each part only.
+        root: see `CIFAR10`.
+        seed: see `CIFAR10`.
+        limit: number of images to use of each part.
     """
 
     def __init__(self, root: str, seed: int, limit: int | None) -> None:
@@ -192,7 +193,7 @@ class Photographs(CIFAR10):
 
 
 def photographs(options: argparse.Namespace, seed: int) -> Measure:
-    """Train on CIFAR-10, map, and give what a constraint does to it."""
+    """Train on CIFAR-10, convert, and return a function that measures a constraint."""
     keep_freed_memory()
     data = Photographs(options.cifar10, seed, options.limit)
     network = VGG(data.frame_shape, data.num_classes, (32, "M", 64, 64, "M", 128, 128, "M"), relu=True)
@@ -220,7 +221,7 @@ PARTS = {"mnist": (digits, DIGIT_SETTINGS), "cifar10": (photographs, PHOTOGRAPH_
 
 
 def experiment(job: tuple[argparse.Namespace, str, int]) -> list[dict[str, Any]]:
-    """All settings of a part for one seed."""
+    """Measure all settings of a part for one seed."""
     options, part, seed = job
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -244,12 +245,14 @@ def main() -> None:
     parser.add_argument("--mnist", metavar="FILE", help="an .npz file, or torchvision's folder")
     parser.add_argument("--cifar10", metavar="FILE", help="an .npz file, or torchvision's folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", help="settings whose names hold one of these words; all by default")
+    parser.add_argument("--only", nargs="+", help="settings whose names contain one of these words; all by default")
     parser.add_argument("--epochs", type=int, help="at full precision; by default 12 for MNIST and 10 for CIFAR-10")
     parser.add_argument("--fine-tune-epochs", type=int, help="by default 2 for MNIST and 5 for CIFAR-10")
-    parser.add_argument("--fine-tune-rate", type=float, default=FINE_TUNE_RATE, help="of CIFAR-10, at first")
-    parser.add_argument("--validation", action="store_true", help="of CIFAR-10, on held-out training images")
-    parser.add_argument("--limit", type=int, help="use so many images of each part only")
+    parser.add_argument(
+        "--fine-tune-rate", type=float, default=FINE_TUNE_RATE, help="initial learning rate on CIFAR-10"
+    )
+    parser.add_argument("--validation", action="store_true", help="measure CIFAR-10 on held-out training images")
+    parser.add_argument("--limit", type=int, help="number of images to use of each part")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()

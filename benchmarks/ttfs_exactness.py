@@ -1,21 +1,22 @@
-"""Whether networks of time to first spike are their ReLU networks: while they train, in what they learn, when mapped.
+"""Exactness of networks of time to first spike: while training, after training, and after conversion.
 
     python benchmarks/ttfs_exactness.py trajectories --mnist mnist.npz [--seeds 0 1 2] [--json results.json]
     python benchmarks/ttfs_exactness.py mnist --mnist mnist.npz [--penalties 1e-3] [--validation]
     python benchmarks/ttfs_exactness.py cifar10 --cifar10 cifar10.npz
 
-trajectories: MLPs of 2 layers (784-340-10) and of 8 (hidden 128), float64, 300 steps on batches of 128 digits. From one
-He-initialized start train side by side: the ReLU network; its image, every activation by way of its absolute spike
-time, its windows growing with gamma 10; the ReLU network with all parameters moved to a neighboring float, as control;
-and neurons of slope 1 + sum_j W_j with the same W. Learning rates are the same for all.
-mnist: 784-340-10 on the 60,000 digits, 12 epochs, batch 350, Adam with a learning rate of 5e-4 that falls by a tenth
-every 5,000 steps; ReLU, its image by remaining times and by way of spike times, and with a penalty on remaining times.
---validation holds 10,000 training digits out to choose the penalty on.
-cifar10: two networks with batch normalization, trained by ReLU on the training images for some epochs (SGD, a cosine to
-0) and mapped: convolutions with max-pools, normalized before and after the rectifier, the latter with scales of both
-signs; and a ResNet of blocks of 16, 32 and 64 channels. In float64, every activation by way of its absolute spike time,
-spikes clipped to windows that are half as long again as training images need, all test images are compared with the
-ReLU network; and the first ones event by event, also with spikes that skip layers left undelayed.
+trajectories: MLPs of 2 layers (784-340-10) and of 8 (hidden 128), float64, 300 steps on batches of 128 digits. Trained
+from the same He initialization with the same learning rates are: the ReLU network; its TTFS equivalent, with each
+activation computed from its absolute spike time and windows that grow with gamma 10; the ReLU network with each
+parameter changed to a neighboring float, as control; and neurons of slope 1 + sum_j W_j with the same W.
+mnist: 784-340-10 on the 60,000 digits, 12 epochs, batch 350, Adam with a learning rate of 5e-4 that decays by a tenth
+every 5,000 steps; ReLU, its TTFS equivalent with remaining times and with spike times, and with a penalty on remaining
+times. --validation holds out 10,000 training digits, on which to choose the penalty.
+cifar10: two networks with batch normalization, trained with ReLU on the training images for some epochs (SGD, cosine
+decay to 0) and converted: convolutions with max-pools, normalized before and after the ReLU, the latter with scales of
+both signs; and a ResNet of blocks of 16, 32 and 64 channels. In float64, with activations computed from absolute
+spike times, and spikes clipped to windows that are 1.5 times as long as training images need, all test images are
+compared with the ReLU network. The first images are also simulated event by event, with and without the delays of
+spikes that skip layers.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from torch.optim import lr_scheduler
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, SurrogateGradient, TimeToFirstSpike
+from lightning_snn.methods.ttfs import AlphaLinear
 from lightning_snn.methods.ttfs.events import simulate
-from lightning_snn.methods.ttfs.layers import AlphaLinear
 from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
 from lightning_snn.methods.ttfs.windows import calibrate, grow, latency
 from lightning_snn.metrics.ttfs import OverflowFraction, SpikesPerNeuron, agreement, record_emissions
@@ -53,7 +54,7 @@ SIZES = {2: (784, 340, CLASSES), 8: (784, *[128] * 7, CLASSES)}
 
 
 def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers, He-initialized, the readout after Glorot, with ReLU in between; biases are 0."""
+    """Return linear layers with ReLU in between, He-initialized, the readout Glorot-initialized; biases are 0."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)
@@ -66,7 +67,7 @@ def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
 def in_spikes(
     network: nn.Module, low: float, high: float, x: Tensor, calibration: Tensor | list[Tensor]
 ) -> TTFSNetwork:
-    """The image whose activations go by way of absolute spike times, in windows for the calibration images."""
+    """Return the TTFS equivalent that computes activations from absolute spike times, with calibrated windows."""
     mapped = from_relu(network, low, high, x)
     for _, neurons in mapped.spiking:
         neurons.time_domain = True
@@ -75,12 +76,12 @@ def in_spikes(
 
 
 def tensors(images: Images, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Pixels in [0, 1], and classes."""
+    """Return pixels in [0, 1], and classes."""
     return torch.from_numpy(images.images).to(dtype) / 255, torch.from_numpy(images.labels)
 
 
 def vectors(images: Images, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Pixels in [0, 1] as `[N, features]`, and classes."""
+    """Return pixels in [0, 1] as `[N, features]`, and classes."""
     x, y = tensors(images, dtype)
     return x.flatten(1), y
 
@@ -125,17 +126,17 @@ def trajectories(options: argparse.Namespace, seed: int) -> list[Result]:
 
 
 def one_ulp(network: nn.Module) -> nn.Module:
-    """Every parameter moved to a neighboring float, up or down."""
-    twin = copy.deepcopy(network)
+    """Return a copy with each parameter changed to a neighboring float, up or down."""
+    changed = copy.deepcopy(network)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in changed.parameters():
             towards = torch.where(torch.rand_like(parameter) < 0.5, -torch.inf, torch.inf).to(parameter)
             parameter.copy_(torch.nextafter(parameter, towards))
-    return twin
+    return changed
 
 
 def naive_alpha(network: nn.Sequential) -> nn.Sequential:
-    """The same weights as efficacies of neurons whose slopes they make up."""
+    """Return neurons whose slopes depend on their efficacies, with the same weights as efficacies."""
     *hidden, readout = (layer for layer in network if isinstance(layer, nn.Linear))
     layers = []
     for layer in hidden:
@@ -151,7 +152,7 @@ def parameters(network: nn.Module) -> Tensor:
 def train_together(
     networks: dict[str, nn.Module], optimizer: str, rate: float, batches: list[tuple[Tensor, Tensor]]
 ) -> dict[str, float]:
-    """Train networks on the same batches; the largest difference of each one's loss to that of "ReLU"."""
+    """Train networks on the same batches; return the largest difference of each loss to that of "ReLU"."""
     optimizers = {name: getattr(torch.optim, optimizer)(net.parameters(), rate) for name, net in networks.items()}
     largest = dict.fromkeys(networks, 0.0)
     for x, y in batches:
@@ -222,7 +223,7 @@ def fit_epoch(
 
 @torch.no_grad()
 def answers(network: nn.Module, x: Tensor) -> tuple[Tensor, Result]:
-    """Logits for all images, and of networks that spike what spikes there were."""
+    """Return the logits of all images, and statistics of spikes for networks that spike."""
     network.eval()
     spikes, inputs, overflow = SpikesPerNeuron(), SpikesPerNeuron("encoder"), OverflowFraction()
     logits = []
@@ -243,7 +244,7 @@ def answers(network: nn.Module, x: Tensor) -> tuple[Tensor, Result]:
 
 
 def convolutional() -> nn.Module:
-    """Normalization stands before rectifiers or, with scales of both signs, between rectifiers and max-pools."""
+    """Return convolutions normalized before ReLU or, with scales of both signs, between ReLU and max-pools."""
     layers: list[nn.Module] = []
     for inputs, outputs, after in ((3, 16, False), (16, 32, True), (32, 64, True)):
         norm, relu = nn.BatchNorm2d(outputs), nn.ReLU()
@@ -314,11 +315,11 @@ def main() -> None:
     parser.add_argument("--mnist", help="an .npz file, or torchvision's folder")
     parser.add_argument("--cifar10", help="an .npz file, or torchvision's folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300, help="of trajectories")
-    parser.add_argument("--epochs", type=int, help="12 of mnist and 5 of cifar10 by default")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of trajectories")
+    parser.add_argument("--epochs", type=int, help="12 for mnist and 5 for cifar10 by default")
     parser.add_argument("--penalties", type=float, nargs="+", default=[1e-3], help="on remaining times, for mnist")
-    parser.add_argument("--validation", action="store_true", help="test mnist on training digits held out for it")
-    parser.add_argument("--events", type=int, default=2, help="number of images that cifar10 runs event by event")
+    parser.add_argument("--validation", action="store_true", help="test mnist on held-out training digits")
+    parser.add_argument("--events", type=int, default=2, help="number of images that cifar10 simulates event by event")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()

@@ -1,7 +1,8 @@
-"""`EnergyMonitor` on a network of SpikingJelly's layers that take all time steps at once: is spiking cheaper than the
-dense network of the same connections?
+"""`EnergyMonitor` on a network of SpikingJelly: is it cheaper than a dense network with the same connections?
 
-python callbacks/energy.py FOLDER
+Its layers take all time steps in one call.
+
+Usage: python callbacks/energy.py FOLDER
 """
 
 import sys
@@ -17,7 +18,7 @@ from lightning_snn.callbacks import EnergyMonitor
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library; the network hears 8 time steps of Poisson spikes."""
+    """Module independent of this library, with 8 time steps of Poisson spikes as the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class Classifier(pl.LightningModule):
 
 
 def main(folder: str) -> None:
-    """Images of a bright bar in one of three rows."""
+    """Train and test on images of a bright bar in one of three rows."""
     pl.seed_everything(0)
     y = torch.arange(360) % 3
     x = 0.1 * torch.rand(360, 1, 12, 12)

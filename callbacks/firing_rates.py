@@ -1,7 +1,6 @@
-"""`FiringRateMonitor` on a LightningModule of one's own, written with snntorch: how much its neurons fire before and
-after training, and which of them never do.
+"""`FiringRateMonitor` on a LightningModule written with snntorch: firing rates before and after training.
 
-python callbacks/firing_rates.py FOLDER
+Usage: python callbacks/firing_rates.py FOLDER
 """
 
 import sys
@@ -17,7 +16,7 @@ from lightning_snn.callbacks import FiringRateMonitor
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library: a loop over time steps that passes membranes along."""
+    """Module independent of this library: a loop over time steps that passes on the membrane potentials."""
 
     def __init__(self, steps: int = 10) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Classifier(pl.LightningModule):
 
 
 def main(folder: str) -> None:
-    """Three clusters, and inputs so weak that the output neurons hardly fire at first."""
+    """Train on three clusters, with inputs so weak that the output neurons hardly fire at first."""
     pl.seed_everything(0)
     y = torch.arange(900) % 3
     x = torch.eye(3, 16)[y] + 0.2 * torch.randn(900, 16)

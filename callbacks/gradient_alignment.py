@@ -1,7 +1,8 @@
-"""`GradientAlignment` on a LightningModule of one's own, which trains by backpropagation through time: would rate-based
-backpropagation do here?
+"""`GradientAlignment` on a plain LightningModule: would rate-based backpropagation give the same gradient?
 
-    python callbacks/gradient_alignment.py
+The module trains by backpropagation through time.
+
+Usage: python callbacks/gradient_alignment.py
 """
 
 import lightning.pytorch as pl
@@ -17,7 +18,7 @@ STEPS = 10
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library but its LIF layer. Its batches have no time axis."""
+    """Module that uses only the LIF layer of this library. Its batches have no time dimension."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Classifier(pl.LightningModule):
 
 
 def main() -> None:
-    """Three noisy clusters, and how the two gradients compare while they are learned."""
+    """Train on three noisy clusters and print how the two gradients compare."""
     pl.seed_everything(0)
     y = torch.arange(600) % 3
     x = torch.eye(3, 8)[y] * 2 + torch.randn(600, 8)

@@ -1,7 +1,6 @@
-"""`HardwareFineTuning` on a LightningModule of one's own: it learns with weights in full precision, and then with the
-one bit that a chip has for each.
+"""`HardwareFineTuning` on a plain LightningModule: training in full precision, then with weights of one bit.
 
-    python callbacks/hardware_fine_tuning.py
+Usage: python callbacks/hardware_fine_tuning.py
 """
 
 import lightning.pytorch as pl
@@ -18,7 +17,7 @@ STEPS = 10
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library but its LIF layer."""
+    """Module that uses only the LIF layer of this library."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class Classifier(pl.LightningModule):
 
 
 def main() -> None:
-    """Three noisy clusters, learned at full precision for 5 epochs and with the chip's weights for 3 more."""
+    """Train on three noisy clusters, 5 epochs in full precision and 3 more with the weights of the chip."""
     pl.seed_everything(0)
     y = torch.arange(900) % 3
     x = torch.eye(3, 8)[y] * 2 + torch.randn(900, 8)

@@ -1,7 +1,8 @@
-"""`InitializationCheck` on a LightningModule of one's own, written with snntorch: weights that are far too small leave
-its layers silent, which the check says; then it rescales them, and the network learns.
+"""`InitializationCheck` on a LightningModule written with snntorch, whose weights are far too small.
 
-    python callbacks/initialization_check.py
+The check finds that its layers are silent. With `on_fail="rescale"` it rescales the weights, and the network learns.
+
+Usage: python callbacks/initialization_check.py
 """
 
 import warnings
@@ -20,7 +21,7 @@ STEPS, FEATURES, WIDTH, CLASSES = 10, 20, 64, 4
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library: a loop over time steps that passes the membranes along."""
+    """Module independent of this library: a loop over time steps that passes on the membrane potentials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Classifier(pl.LightningModule):
 
 
 def main() -> None:
-    """Four noisy clusters."""
+    """Train on four noisy clusters, with and without rescaling."""
     pl.seed_everything(0)
     y = torch.arange(1200) % CLASSES
     x = 2 * torch.eye(CLASSES, FEATURES)[y] + torch.randn(1200, FEATURES)

@@ -1,7 +1,6 @@
-"""`MembraneTrace` on a LightningModule of one's own, written with snntorch: where are the membranes of its layers,
-before and after training?
+"""`MembraneTrace` on a LightningModule written with snntorch: membrane potentials before and after training.
 
-    python callbacks/membrane_trace.py FOLDER
+Usage: python callbacks/membrane_trace.py FOLDER
 """
 
 import sys
@@ -19,7 +18,7 @@ STEPS = 30
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library: a loop over time steps that passes the membranes along."""
+    """Module independent of this library: a loop over time steps that passes on the membrane potentials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,12 +47,12 @@ class Classifier(pl.LightningModule):
 
 
 def events(x: torch.Tensor) -> torch.Tensor:
-    """Events `[T, B, 8]` at rates `[B, 8]`."""
+    """Draw events `[T, B, 8]` with rates `[B, 8]`."""
     return torch.bernoulli(x.expand(STEPS, -1, -1))
 
 
 def main(folder: str) -> None:
-    """Three groups of inputs, each active in other channels."""
+    """Train on three groups of inputs, each active in different channels."""
     pl.seed_everything(0)
     y = torch.arange(450) % 3
     x = 0.1 + 0.3 * torch.eye(3, 8)[y] + 0.1 * torch.rand(450, 8)

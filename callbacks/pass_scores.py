@@ -1,6 +1,6 @@
-"""`PassScores` on a LightningModule of one's own: a curve of test scores against passes and seconds, as data to draw.
+"""`PassScores` on a plain LightningModule: test scores by epochs and seconds, as data for a curve.
 
-python callbacks/pass_scores.py
+Usage: python callbacks/pass_scores.py
 """
 
 import lightning.pytorch as pl
@@ -28,7 +28,7 @@ class Clusters(pl.LightningDataModule):
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library; `predict_step` gives class probabilities."""
+    """Module independent of this library; `predict_step` returns class probabilities."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class Classifier(pl.LightningModule):
 
 
 def main() -> None:
-    """Two tests in each of three passes."""
+    """Test twice in each of three epochs."""
     pl.seed_everything(0)
     scores = PassScores(times=2)
     trainer = pl.Trainer(max_epochs=3, callbacks=[scores], logger=False, enable_checkpointing=False)
     trainer.fit(Classifier(), Clusters())
     for row in scores.rows:
-        print(f"after {row['passes']:.1f} passes  accuracy {row['accuracy']:.3f}  nll {row['nll']:.3f}")
+        print(f"after {row['epochs']:.1f} epochs  accuracy {row['accuracy']:.3f}  nll {row['nll']:.3f}")
 
 
 if __name__ == "__main__":

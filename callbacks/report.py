@@ -1,7 +1,6 @@
-"""`Report` on a LightningModule of one's own: its `test_step` returns the prediction and the target, nothing else
-changes.
+"""`Report` on a plain LightningModule, whose `test_step` returns the prediction and the target.
 
-    python callbacks/report.py [FOLDER]
+Usage: python callbacks/report.py [FOLDER]
 """
 
 import sys
@@ -19,7 +18,7 @@ STEPS = 10
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library but its LIF layer."""
+    """Module that uses only the LIF layer of this library."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +40,7 @@ class Classifier(pl.LightningModule):
 
 
 def main(folder: str) -> None:
-    """Three noisy clusters, learned and reported on."""
+    """Train on three noisy clusters and write a report."""
     pl.seed_everything(0)
     y = torch.arange(600) % 3
     x = torch.eye(3, 8)[y] * 2 + torch.randn(600, 8)

@@ -1,6 +1,6 @@
-"""`SpikeRaster` on a LightningModule of one's own, whose neurons are of its own making too: its spikes while it learns.
+"""`SpikeRaster` on a LightningModule with neurons of its own type: spikes during training.
 
-python callbacks/spike_raster.py FOLDER
+Usage: python callbacks/spike_raster.py FOLDER
 """
 
 import sys
@@ -17,7 +17,7 @@ from lightning_snn.nn import register_spiking_layer
 
 
 class Neurons(nn.Module):
-    """A leaky integrate-and-fire layer that takes all time steps at once, `[T, B, N]`."""
+    """Leaky integrate-and-fire layer that takes all time steps in one call, `[T, B, N]`."""
 
     def forward(self, currents: torch.Tensor) -> torch.Tensor:
         membrane, spikes = torch.zeros_like(currents[0]), []
@@ -29,12 +29,12 @@ class Neurons(nn.Module):
         return torch.stack(spikes)
 
 
-# the one line that layers of no known library need
+# the only line that layers of other libraries need
 register_spiking_layer(Neurons, all_steps=True)
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library."""
+    """Module independent of this library."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Classifier(pl.LightningModule):
 
 
 def main(folder: str) -> None:
-    """A bump of current moves over sixteen inputs, to the right, to the left, or not at all."""
+    """Train on a bump of current that moves over sixteen inputs to the right, to the left, or not at all."""
     pl.seed_everything(0)
     y = torch.arange(600) % 3
     middle = 8 + (y - 1)[:, None] * (torch.arange(20) - 10) * 0.7

@@ -1,6 +1,6 @@
-"""`SpikeTimes` on a LightningModule of one's own: neurons that spike at most once, drawn at the times when they do.
+"""`SpikeTimes` on a plain LightningModule, whose neurons spike at most once: histograms of their spike times.
 
-python callbacks/spike_times.py FOLDER
+Usage: python callbacks/spike_times.py FOLDER
 """
 
 import sys
@@ -16,7 +16,7 @@ from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, calibrate
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library but its layers. Its batches have no time axis."""
+    """Module that uses only layers of this library. Its batches have no time dimension."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Classifier(pl.LightningModule):
 
 
 def main(folder: str) -> None:
-    """Three noisy clusters; windows are as long as the largest activations when training is over."""
+    """Train on three noisy clusters, then set windows to the largest activations."""
     pl.seed_everything(0)
     y = torch.arange(900) % 3
     x = (torch.eye(3, 8)[y] * 0.5 + 0.15 * torch.randn(900, 8) + 0.25).clamp(0, 1)

@@ -1,7 +1,8 @@
-"""`StateGuard` on a LightningModule of one's own, written with snntorch, whose neurons nobody resets: what leaks, and
-what does it do to predictions?
+"""`StateGuard` on a LightningModule written with snntorch that never resets its neurons.
 
-    python callbacks/state_guard.py
+The guard reports the leak. Predictions depend on the order of the data, unless the guard resets the neurons.
+
+Usage: python callbacks/state_guard.py
 """
 
 import lightning.pytorch as pl
@@ -15,8 +16,11 @@ from lightning_snn.callbacks import StateGuard
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library. Its neurons keep their membranes (`init_hidden`), also when the next
-    batch comes; only their graph is cut, so that backward does not complain."""
+    """Module independent of this library.
+
+    Its neurons keep their membrane potentials (`init_hidden`), also for the next batch. Only the graph is detached, so
+    that backward does not fail.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +52,7 @@ def trainer(guard: StateGuard) -> pl.Trainer:
 
 
 def main() -> None:
-    """Three noisy clusters. A prediction is asked for twice, with the batches in another order."""
+    """Train on three noisy clusters, then predict twice, with the batches in different order."""
     pl.seed_everything(0)
     y = torch.arange(900) % 3
     x = torch.eye(3, 8)[y] * 2 + torch.randn(900, 8)

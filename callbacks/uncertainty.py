@@ -1,7 +1,6 @@
-"""`UncertaintyLogger` on an ordinary network of one's own: is it as sure as it is right, and less sure of what it was
-not trained on?
+"""`UncertaintyLogger` on a network that does not spike: calibration, and detection of unfamiliar inputs.
 
-python callbacks/uncertainty.py FOLDER
+Usage: python callbacks/uncertainty.py FOLDER
 """
 
 import sys
@@ -16,7 +15,7 @@ from lightning_snn.callbacks import UncertaintyLogger
 
 
 class Classifier(pl.LightningModule):
-    """A module that knows nothing of this library and does not spike; its `forward` gives logits."""
+    """Module independent of this library that does not spike; its `forward` returns logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class Classifier(pl.LightningModule):
 
 
 def main(folder: str) -> None:
-    """Three clusters that overlap, learned until the network is too sure, and noise around the origin."""
+    """Train on three overlapping clusters until the network is overconfident; noise around the origin is unfamiliar."""
     pl.seed_everything(0)
     y = torch.arange(900) % 3
     x = torch.eye(3, 16)[y] * 3 + torch.randn(900, 16)

@@ -1,15 +1,17 @@
-"""Digits learned by expectation propagation in a few passes, beside Adam with point weights on the same network.
+"""Expectation propagation learns digits in a few epochs, compared with Adam on the same network with point weights.
 
---data.root names the digits, an .npz file or torchvision's folder. Beside the report come passes.png, the test
-likelihood against passes and against seconds, and passes.json. What to read off them, and what not:
-- A pass of expectation propagation has the arithmetic of about 14 passes of Adam. It saves passes over the data, as
-  where data come once, and gives a posterior; seconds are on the right of the figure.
-- "per bit" is the accuracy of each output by itself. It is far above that among ten classes: 0.977 for the single layer
-  of --network.hidden [], whose accuracy ends near 0.91, the ceiling of ten linear outputs trained one by one.
-- Adam maximizes the likelihood that expectation propagation observes, of independent outputs; and, in the last rows,
-  that of the class given exactly one spike, by which both predict. It leaves open how often each output spikes.
-Small images need no hidden noise: --method.activation heaviside --method.output_activation probit. Weights of two
-values: --method.weights sign --method.deployment hard --data.batch_size 250.
+--data.root is the path of the digits, an .npz file or the folder that torchvision writes. In addition to the report,
+the run writes passes.png, the test likelihood against epochs (passes) and seconds, and passes.json. Notes:
+- One epoch of expectation propagation costs about as much arithmetic as 14 epochs of Adam. It needs fewer epochs, as in
+  settings where each sample is seen once, and gives a posterior; seconds are on the right of the figure.
+- "per bit" is the accuracy of each single output. It is much higher than the accuracy over ten classes: 0.977 for the
+  single layer of --network.hidden [], whose accuracy ends near 0.91, the limit of ten independently trained linear
+  outputs.
+- Adam maximizes the same likelihood of independent outputs as expectation propagation; and, in the last rows, the
+  likelihood of the class given exactly one spike, from which both predict. The latter does not determine how often each
+  output spikes.
+Small images need no hidden noise: --method.activation heaviside --method.output_activation probit. For binary weights:
+--method.weights sign --method.deployment hard --data.batch_size 250.
 """
 
 import copy
@@ -20,8 +22,8 @@ from torch import Tensor, nn
 
 from lightning_snn import SpikingModule, figures
 from lightning_snn.callbacks import PassScores
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
+from lightning_snn.files import write_json
 from lightning_snn.methods import Method, Prediction, Step, SurrogateGradient
 from lightning_snn.methods.ep.firing import firing_network
 from lightning_snn.nn import run
@@ -39,12 +41,12 @@ DEFAULTS = {
     "trainer.log_every_n_steps": 10,
     "trainer.callbacks": [{"class_path": "lightning_snn.callbacks.PassScores", "init_args": {"times": 6}}],
 }
-# of Adam: chosen on validation data
-PASSES, BATCH, LEARNING_RATE = 10, 100, 3e-3
+# of Adam, chosen on validation data
+EPOCHS, BATCH, LEARNING_RATE = 10, 100, 3e-3
 
 
 class IndependentSpikes(Method):
-    """Maximum likelihood of outputs that each spike or not, by itself; the network ends in log-odds of spikes."""
+    """Maximum likelihood of independent binary outputs; the network returns the log-odds of their spikes."""
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         log_odds = self.task.read(run(network, x))
@@ -58,7 +60,7 @@ class IndependentSpikes(Method):
 
 
 def by_adam(cli: RecipeCLI, method: Method) -> list[dict[str, float]]:
-    """Scores of the same network with point weights, pass by pass; other batches every time."""
+    """Return the scores of the same network with point weights after each epoch, with other batches in each epoch."""
     data = copy.copy(cli.datamodule)
     data.batch_size, data.fixed_batches = BATCH, False
     pl.seed_everything(cli.config.seed_everything, verbose=False)
@@ -72,7 +74,7 @@ def by_adam(cli: RecipeCLI, method: Method) -> list[dict[str, float]]:
         accelerator=cli.config.trainer.accelerator,
         devices=cli.config.trainer.devices,
         enable_progress_bar=cli.config.trainer.enable_progress_bar,
-        max_epochs=PASSES,
+        max_epochs=EPOCHS,
         callbacks=[scores],
         limit_val_batches=0,
         logger=False,
@@ -84,13 +86,13 @@ def by_adam(cli: RecipeCLI, method: Method) -> list[dict[str, float]]:
 
 
 def table(learners: dict[str, list[dict[str, float]]]) -> str:
-    """The scores after whole passes."""
+    """Return the scores after whole epochs as text."""
     lines = [f"{'test data, after':<26}  passes  seconds  accuracy  per bit     nll     ece"]
     for name, rows in learners.items():
         for row in rows:
-            if abs(row["passes"] - round(row["passes"])) < 1e-9:
+            if abs(row["epochs"] - round(row["epochs"])) < 1e-9:
                 lines.append(
-                    f"{name:<26}  {row['passes']:>6.0f}  {row['seconds']:>7.1f}  {row['accuracy']:>8.4f}  "
+                    f"{name:<26}  {row['epochs']:>6.0f}  {row['seconds']:>7.1f}  {row['accuracy']:>8.4f}  "
                     f"{row['bit_accuracy']:>7.4f}  {row['nll']:>6.4f}  {row['ece']:>6.4f}"
                 )
     return "\n".join(lines)
@@ -106,7 +108,7 @@ if __name__ == "__main__":
             "Adam, class of one spike": by_adam(cli, SurrogateGradient()),
         }
         curves = {
-            name: [(row["passes"], row["seconds"], row["nll"]) for row in rows] for name, rows in learners.items()
+            name: [(row["epochs"], row["seconds"], row["nll"]) for row in rows] for name, rows in learners.items()
         }
         if cli.trainer.is_global_zero:
             figures.save(figures.likelihood_curves(curves), cli.output / "passes.png")

@@ -1,12 +1,13 @@
 """Rate-based backpropagation trains a deep spiking network on CIFAR-10 with the memory of an ANN.
 
---data.root names the images or an .npz file. The defaults are the published configuration, for a GPU; --small true
-trains a small network in minutes on two CPU cores. --method SurrogateGradient is backpropagation through time.
+--data.root is the folder of the images or an .npz file. The defaults are the published configuration, for a GPU;
+--small true trains a small network in minutes on two CPU cores. --method SurrogateGradient is backpropagation through
+time.
 """
 
 from lightning_snn.cli import main
 
-# after Yu et al. 2024, arXiv 2410.11488; the cosine steps every batch instead of every epoch
+# after Yu et al. 2024, arXiv 2410.11488; the cosine schedule steps every batch instead of every epoch
 DEFAULTS = {
     "data": "CIFAR10",
     "data.time_steps": 4,
@@ -17,7 +18,7 @@ DEFAULTS = {
     "data.cutout": 16,
     "data.batch_size": 128,
     "network": "ResNet18",
-    "method": "RateBackprop",  # its gradients have their natural scale; the published one is --method.grad_scale paper
+    "method": "RateBackprop",  # unscaled gradients; the published scale is --method.grad_scale paper
     "model.optimizer": {
         "class_path": "lightning_snn.optim.SGD",
         "init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
@@ -27,7 +28,7 @@ DEFAULTS = {
     "trainer.log_every_n_steps": 10,
 }
 VARIANTS = {
-    # sized for a part of 6,000 images: 4 minutes. In 10 epochs augmentation costs validation accuracy, .50 for .53
+    # sized for a subset of 6,000 images: 4 minutes; in 10 epochs augmentation lowers validation accuracy, .50 not .53
     "small": {
         "network": "ResNet",
         "data.augmentation": False,

@@ -12,17 +12,17 @@ DEFAULTS = {
     "trainer.gradient_clip_val": 1.0,
     "trainer.log_every_n_steps": 10,
 }
-# what a choice of data or method brings along, the command line apart
+# defaults per data set or method, which the command line overrides
 PRESETS = {
     "SpikingBayes": {
-        "method.lam": 1.0,  # many sequential layers and steps: the estimator of least variance
+        "method.lam": 1.0,  # many sequential layers and time steps, so the estimator of least variance
         "method.kl_weight": 1e-3,  # few recordings for 400,000 weights
         "method.kappa": 0.3,
-        "method.recurrent_posterior": False,  # with it, validation NLL was .29 instead of .24
-        "method.samples": 8,  # validation accuracy .93 where the posterior mean has .91, and a better likelihood
-        "method.mean_epochs": 10,  # of 18: the order of events is learned without noise, in half the time
+        "method.recurrent_posterior": False,  # with it, validation NLL is .29 instead of .24
+        "method.samples": 8,  # validation accuracy .93 instead of .91 with the posterior mean, and a better likelihood
+        "method.mean_epochs": 10,  # of 18; the order of events is learned without noise, in half the time
     },
-    "RateBackprop": {"method.window": "step"},  # recurrence and delays are given within one step, and unknown beyond
+    "RateBackprop": {"method.window": "step"},  # recurrence and delays are supported within one time step only
     "NMNIST": {"data.batch_size": 32, "trainer.max_epochs": 30},  # sized for the first 1,000 recordings
 }
 

@@ -1,4 +1,4 @@
-"""A spiking Bayesian network learns spoken digits: the Spiking Heidelberg Digits, whose folder --data.root names."""
+"""A spiking Bayesian network learns spoken digits, the Spiking Heidelberg Digits in the folder --data.root."""
 
 from lightning_snn.cli import main
 
@@ -12,16 +12,16 @@ DEFAULTS = {
     "trainer.gradient_clip_val": 1.0,
     "trainer.log_every_n_steps": 10,
 }
-# what a choice of data or method brings along, the command line apart
+# defaults per method, which the command line overrides
 PRESETS = {
     "SpikingBayes": {
-        "method.lam": 1.0,  # a hundred sequential steps: the estimator of least variance
-        "method.kl_weight": 0.01,  # some 6,500 recordings for 100,000 weights
-        "method.recurrent_posterior": False,  # it did worse on gestures; a matter to try here
-        "method.gain": 1.0,  # words are loud: more makes the network fire at every sound
+        "method.lam": 1.0,  # a hundred sequential time steps, so the estimator of least variance
+        "method.kl_weight": 0.01,  # about 6,500 recordings for 100,000 weights
+        "method.recurrent_posterior": False,  # worse on gestures, not tried here
+        "method.gain": 1.0,  # inputs are strong; with more the network spikes at every sound
         "method.kappa": 0.3,
         "method.prior_scale": 1.0,
-        "method.mean_epochs": 50,  # of 100: the order of sounds is learned without noise, in half the time
+        "method.mean_epochs": 50,  # of 100; the order of sounds is learned without noise, in half the time
         "method.warmup_epochs": 10,
     },
 }

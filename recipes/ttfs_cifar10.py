@@ -1,7 +1,8 @@
-"""A convolutional ReLU network learns CIFAR-10, becomes one of neurons that spike once, and is tuned for a chip.
+"""A convolutional ReLU network learns CIFAR-10, is converted to neurons that spike once, and fine-tuned for hardware.
 
---data.root names the images or an .npz file. The network, with batch normalization and max-pooling, is trained as any
-other recipe does; then it is mapped, compared with the map on every test image in float64, and fine-tuned.
+--data.root is the folder of the images or an .npz file. The network, with batch normalization and max-pooling, is
+trained as in other recipes. Then it is converted, compared with the spiking network on every test image in float64, and
+fine-tuned.
 """
 
 import copy
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from lightning_snn import SpikingModule
 from lightning_snn.callbacks import HardwareConstraints, HardwareFineTuning, SpikeTimes
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.cli import RecipeCLI, main
 from lightning_snn.data import FrameDataModule
+from lightning_snn.files import write_json
 from lightning_snn.methods import TimeToFirstSpike
 from lightning_snn.methods.ttfs.windows import calibrate, latency
 from lightning_snn.metrics.ttfs import SpikesPerNeuron, record_emissions
@@ -27,27 +28,27 @@ DEFAULTS = {
     "data.batch_size": 64,
     "network": "VGG",
     "network.relu": True,
-    "network.channels": [32, "M", 64, 64, "M", 128, 128, "M"],  # sized for a part of 6,000 images and two CPU cores
-    "method": "SurrogateGradient",  # which is plain backpropagation where nothing spikes
+    "network.channels": [32, "M", 64, 64, "M", 128, 128, "M"],  # sized for a subset of 6,000 images and two CPU cores
+    "method": "SurrogateGradient",  # plain backpropagation, because nothing spikes
     "model.learning_rate": 3e-3,
     "model.lr_scheduler": "cosine",
     "trainer.max_epochs": 10,
     "trainer.log_every_n_steps": 10,
 }
-# batch normalization that was folded in makes channels of very different sizes
+# folded batch normalization gives channels weights of very different magnitude
 CONSTRAINTS = HardwareConstraints(jitter=0.01, time_bits=6, weight_bits=6, weight_ranges="channel", latency_factor=2)
 EPOCHS, LEARNING_RATE = 5, 3e-4
 
 
 def batches(data: FrameDataModule, loader: torch.utils.data.DataLoader) -> Iterator[Tensor]:
-    """Images `[B, C, H, W]` in float64, as the module is given them."""
+    """Yield images `[B, C, H, W]` in float64, preprocessed as for the module."""
     for batch in loader:
         yield data.on_after_batch_transfer(batch, 0)[0][0].double()
 
 
 @torch.no_grad()
 def compare(network: nn.Module, method: TimeToFirstSpike, data: FrameDataModule) -> dict[str, float]:
-    """What the map of a network says otherwise than the network, both in float64, by way of absolute spike times."""
+    """Compare a network with its spiking counterpart, which uses absolute spike times; both in float64."""
     network = copy.deepcopy(network).cpu().double().eval()
     spiking = method.prepare(network)
     calibrate(spiking, batches(data, data.val_dataloader()))
@@ -69,7 +70,7 @@ def compare(network: nn.Module, method: TimeToFirstSpike, data: FrameDataModule)
 
 
 def fine_tune(cli: RecipeCLI) -> dict[str, float]:
-    """Accuracies of the mapped network before, under and after fine-tuning for the constraints."""
+    """Return the accuracies of the spiking network before, under and after fine-tuning for the constraints."""
     method = TimeToFirstSpike(input_shape=cli.datamodule.frame_shape, gamma=None)
     module = SpikingModule(
         cli.model.network, method, cli.datamodule.num_classes, learning_rate=LEARNING_RATE, lr_scheduler="cosine"

@@ -1,7 +1,8 @@
-"""Digits by neurons that spike at most once: trained exactly, made sparse, then fine-tuned for a chip of 4 bits.
+"""Neurons that spike at most once learn digits: exact gradients, sparse activity, fine-tuning for 4-bit hardware.
 
---data.root names the digits, an .npz file or torchvision's folder. Beside the report come spike_times.png and, of a
-deep network as it is initialized, jacobian_spectra.png: naive slopes against unit slopes. Minutes on two CPU cores.
+--data.root is the path of the digits, an .npz file or the folder that torchvision writes. In addition to the report,
+the run writes spike_times.png, and jacobian_spectra.png of a deep network at initialization, with naive and with unit
+slopes. It takes minutes on two CPU cores.
 """
 
 from pathlib import Path
@@ -25,11 +26,11 @@ DEFAULTS = {
     "trainer.max_epochs": 14,
     "trainer.log_every_n_steps": 10,
 }
-# what a choice of method brings along, the command line apart
+# defaults per method, which the command line overrides
 PRESETS = {
     "TimeToFirstSpike": {
         "method.input_shape": [1, 28, 28],
-        "method.activity_penalty": 1e-3,  # fewer spikes: without it the network has two to three times as many
+        "method.activity_penalty": 1e-3,  # without it the network has two to three times as many spikes
         "trainer.callbacks": [
             {
                 "class_path": "lightning_snn.callbacks.HardwareFineTuning",
@@ -55,7 +56,7 @@ DEPTH, WIDTH = 16, 128
 def draw_jacobian_spectra(image: torch.Tensor, folder: Path) -> None:
     """Draw the eigenvalues of each layer's Jacobian in a deep network before training, for naive and for unit slopes.
 
-    Naive slopes near 0 explode where their neurons spike, and of those with negative slopes none ever does.
+    Jacobians explode if neurons with naive slopes near 0 spike; neurons with negative slopes never spike.
     """
     torch.manual_seed(0)
     naive, unit = [], []
@@ -77,12 +78,12 @@ def draw_jacobian_spectra(image: torch.Tensor, folder: Path) -> None:
 
 
 def spectra(layers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
-    """Eigenvalues of the Jacobian of each layer but the first, for one input."""
-    found, before = [], layers[0](x)
+    """Return the eigenvalues of the Jacobians of all layers but the first, for one input."""
+    found, inputs = [], layers[0](x)
     for layer in layers[1:]:
-        after = layer(before)
-        found.append(eigenvalues(after, before))
-        before = after
+        outputs = layer(inputs)
+        found.append(eigenvalues(outputs, inputs))
+        inputs = outputs
     return torch.cat(found)
 
 

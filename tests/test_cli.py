@@ -202,7 +202,7 @@ def test_the_best_checkpoint_is_the_one_of_least_validation_nll_and_is_tested(mo
     )
     nll = [value for _, value in cli.report.history["val/nll"]]
     best = torch.load("out/checkpoints/best.ckpt", weights_only=True)
-    assert nll.index(min(nll)) < 4, "the last epoch being best, nothing would be told apart"
+    assert nll.index(min(nll)) < 4, "if the last epoch were best, the test would prove nothing"
     assert best["epoch"] == nll.index(min(nll))
     for name, value in cli.model.state_dict().items():
         torch.testing.assert_close(value, best["state_dict"][name], rtol=0, atol=0)
@@ -276,7 +276,7 @@ def test_the_last_of_two_variants_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (type(cli.datamodule), *hidden_and_epochs(cli)) == (OtherEvents, [3], 7)
 
 
-def test_a_variant_is_on_or_off_and_told_in_the_help(
+def test_a_variant_is_on_or_off_and_listed_in_the_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -458,7 +458,7 @@ def test_an_ordinary_error_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPat
         call(monkeypatch, "--output", "out")
 
 
-def test_wandb_gets_what_a_run_of_the_main_job_tells(
+def test_wandb_gets_the_results_of_a_run_of_the_main_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drawn: None
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -516,7 +516,7 @@ def monitors(cli: RecipeCLI) -> list[FiringRateMonitor]:
     return [callback for callback in cli.trainer.callbacks if isinstance(callback, FiringRateMonitor)]
 
 
-def test_firing_rates_are_watched_for_wandb_unless_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_firing_rates_are_monitored_for_wandb_unless_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_snn.cli.recipe.wandb_logger", lambda *arguments: CSVLogger("out", "logs"))
     asked = ["--wandb", "true", "--output", "out"]
     (monitor,) = monitors(parse(monkeypatch, *asked))

@@ -1,4 +1,4 @@
-"""A module's own run on a batch, as often as need be, and without a trace: on copies."""
+"""Runs of a module on a batch that leave the module unchanged, because they use copies."""
 
 from __future__ import annotations
 
@@ -18,52 +18,56 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
-# from a module, or a copy of it, to the loss of a batch
+# function from a module, or a copy of it, to the loss of a batch
 Run = Callable[[nn.Module], Any]
 
-# what a module may hold, and a copy need not have for its own
+# attributes of a module that a copy shares
 _SHARED = (pl.Trainer, pl.LightningDataModule, Logger, Dataset, DataLoader)
 
 
 def check_training_step(pl_module: pl.LightningModule, callback: pl.Callback) -> None:
-    """Refuse a module whose own training step cannot be run on a copy.
+    """Raise an error for a module whose training step cannot be run on a copy.
 
     Raises:
-        ValueError: if it has none, optimizes by hand, or reads its batches itself.
+        ValueError: if it optimizes manually or reads its batches itself.
     """
     reads = is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True)
     if pl_module.automatic_optimization and not reads:
         return
     why = "one that reads its batches itself" if reads else "one with manual optimization"
     raise ValueError(
-        f"Expected a module with automatic optimization and a training step that is given its batch, or argument "
-        f"`network` for a part of it to run by itself, for {type(callback).__name__}, but got {why}"
+        "Expected a module with automatic optimization and a training step that receives its batch for "
+        f"{type(callback).__name__}, but got {why}. Pass `network` to run only a part of the module."
     )
 
 
-def training_run(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, callback: pl.Callback) -> Run:
-    """A run of a module's own training step on copies of a batch: from a copy of the module to its loss.
+def training_run(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, callback: pl.Callback
+) -> Callable[[nn.Module], Tensor]:
+    """Return a function that runs a module's training step on a copy of a batch and returns the loss.
 
-    What it logs is forgotten. It runs in the precision of the parameters, without autocast.
+    Logged values are discarded. The step runs in the precision of the parameters, without autocast.
 
     Args:
-        trainer, pl_module, batch: of the fit.
-        callback: on whose behalf, for the message where the step returns no loss.
+        trainer: trainer of the fit.
+        pl_module: module of the fit.
+        batch: batch of the fit.
+        callback: callback that asks for the run, for the error message if the step returns no loss.
     """
     numbered = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
     plugin = trainer.precision_plugin
 
     def run(module: nn.Module) -> Tensor:
-        given = apply_to_collection(batch, Tensor, torch.clone)
+        copied = apply_to_collection(batch, Tensor, torch.clone)
         with ExitStack() as context:
             if not isinstance(plugin, MixedPrecision):
                 context.enter_context(plugin.forward_context())
-            found = module.training_step(given, *([0] if numbered else []))  # type: ignore[operator]
-        loss = found.get("loss") if isinstance(found, dict) else found
+            outputs = module.training_step(copied, *([0] if numbered else []))  # type: ignore[operator]
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor):
             raise ValueError(
                 "Expected a training step that returns a loss, or a dict with one, for "
-                f"{type(callback).__name__}, but got {type(found)}"
+                f"{type(callback).__name__}, but got {type(outputs)}"
             )
         return loss
 
@@ -71,28 +75,28 @@ def training_run(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any,
 
 
 def detached_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module that shares neither parameters nor state with it; see `independent_copy`.
+    """Return a copy of a module that shares neither parameters nor state with it; see `independent_copy`.
 
     Raises:
-        ValueError: if something on the module cannot be copied.
+        ValueError: if an attribute of the module cannot be copied.
     """
     try:
         return independent_copy(module)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"Expected a {type(module).__name__} that `copy.deepcopy` can copy, to be measured without a trace, or "
-            f"argument `network` for a part of it that can be, but got: {error}"
+            f"Expected a {type(module).__name__} that `copy.deepcopy` can copy for a measurement, but got: {error}. "
+            "Pass `network` to measure only a part of the module."
         ) from error
 
 
 def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Module:
-    """A copy of a module that shares no state with it, nor the graph that its state may carry.
+    """Return a copy of a module that shares no state with it, nor the autograd graph of its state.
 
     A copy of a LightningModule has the same trainer, logs nothing, and is not compiled.
 
     Args:
-        module: what to copy; what `copy.deepcopy` raises of it is raised.
-        share_parameters: whether the parameters of the copy are the module's own.
+        module: module to copy. Errors of `copy.deepcopy` are passed on.
+        share_parameters: whether the copy has the parameters of the module.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():
@@ -100,7 +104,7 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
             if isinstance(value, _SHARED):
                 memo[id(value)] = value
             for tensor in tensors_within(value):
-                # state that carries a graph, or was made in inference mode by a validation
+                # state with a graph, or created in inference mode by a validation
                 if tensor.grad_fn is not None or tensor.is_inference():
                     memo[id(tensor)] = tensor.detach().clone()
         compiled = vars(part).get("_compiler_ctx")
@@ -111,8 +115,8 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
     copied = copy.deepcopy(module, memo)
     for original, part in zip(module.modules(), copied.modules(), strict=True):
         if isinstance(part, pl.LightningModule):
-            # a copy is without its trainer
-            vars(part).update(_trainer=vars(original)["_trainer"], log=_ignore, log_dict=_ignore)
+            # Lightning copies a module without its trainer
+            vars(part).update(_trainer=vars(original)["_trainer"], log=_log_nothing, log_dict=_log_nothing)
             if "_compiler_ctx" in vars(part):
                 for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
                     vars(part).pop(name, None)
@@ -120,16 +124,16 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
 
 
 def prepared_copy(module: nn.Module, run: Run) -> nn.Module:
-    """A copy to measure: in evaluation mode, in which batch normalization has the statistics of the batch.
+    """Return a copy in evaluation mode whose batch normalization has the statistics of the batch.
 
-    Normalization that is frozen, in evaluation mode in the module or put there by the run, keeps its own.
+    Frozen normalization, in evaluation mode in the module or put there by the run, keeps its own statistics.
     """
     copied = detached_copy(module)
     norms = [layer for _, layer in _named_norms(copied) if layer.training and layer.num_batches_tracked is not None]
     copied.eval()
     if norms:
         for layer in norms:
-            # the mean over all calls, be they one a time step; what a layer had before has no weight
+            # the mean over all calls, perhaps one per time step; earlier statistics have no weight
             layer.num_batches_tracked.zero_()  # type: ignore[union-attr]
             layer.momentum = None
             layer.train()
@@ -137,7 +141,7 @@ def prepared_copy(module: nn.Module, run: Run) -> nn.Module:
         statistics = {
             name: buffer.clone() for name, layer in _named_norms(copied) for name, buffer in _buffers(name, layer)
         }
-        # the run has left its state behind
+        # the run left its state on the copy
         copied = detached_copy(module).eval()
         for name, norm in _named_norms(copied):
             for key, buffer in _buffers(name, norm):
@@ -146,19 +150,19 @@ def prepared_copy(module: nn.Module, run: Run) -> nn.Module:
 
 
 @contextmanager
-def without_a_trace(module: nn.Module) -> Iterator[None]:
-    """A context in which gradients are on, and after which all random numbers go on as if nothing had been drawn."""
+def isolated_run(module: nn.Module) -> Iterator[None]:
+    """Enable gradients within this context, and restore the state of all random generators after it."""
     devices = {tensor.device.index for tensor in module.parameters() if tensor.device.type == "cuda"}
     with torch.random.fork_rng(sorted(devices)), isolate_rng(include_cuda=False), torch.enable_grad():
         yield
 
 
 @contextmanager
-def first_calls(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[list[str]]:
-    """A context that gives names of modules in the order in which they are called first, the inner ones first."""
+def call_order(module: nn.Module, selects: Callable[[nn.Module], bool]) -> Iterator[list[str]]:
+    """Record the names of modules in the order of their first calls, inner modules first, within this context."""
     order: list[str] = []
 
-    def keep(name: str) -> Any:
+    def record(name: str) -> Any:
         def hook(*_: Any) -> None:
             if name not in order:
                 order.append(name)
@@ -167,8 +171,8 @@ def first_calls(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Itera
 
     with ExitStack() as hooks:
         for name, layer in module.named_modules():
-            if wanted(layer):
-                hooks.callback(layer.register_forward_hook(keep(name)).remove)
+            if selects(layer):
+                hooks.callback(layer.register_forward_hook(record(name)).remove)
         yield order
 
 
@@ -181,7 +185,7 @@ def _buffers(name: str, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def tensors_within(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value and in the lists, tuples, sets and mappings of it."""
+    """Yield the tensors in a value, and in lists, tuples, sets, and mappings within it."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, set)):
@@ -191,5 +195,5 @@ def tensors_within(value: Any) -> Iterator[Tensor]:
         yield from tensors_within(list(value.values()))
 
 
-def _ignore(*_: Any, **__: Any) -> None:
+def _log_nothing(*_: Any, **__: Any) -> None:
     pass

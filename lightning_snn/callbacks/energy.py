@@ -1,4 +1,4 @@
-"""What a sample costs a spiking network in synaptic operations, against the dense network of the same connections."""
+"""Synaptic operations per sample of a spiking network, compared with the dense network of the same connections."""
 
 from __future__ import annotations
 
@@ -28,49 +28,49 @@ _QUANTITIES = (*_COUNTED[:-1], "ratio", "spikes")
 
 
 class EnergyMonitor(SpikingStages):
-    """Logs with each epoch, validation and test what a sample costs a spiking network, and draws it after a test.
+    """Logger of the synaptic operations per sample of a spiking network, with a figure and a table after a test.
 
-    Logged are, per sample and over the processes, as `energy/STAGE/QUANTITY` for the whole network and as
-    `energy/STAGE/QUANTITY/LAYER`, with the STAGE `train`, `val` or `test`,
+    Logged after each epoch, validation, and test, per sample and over all processes, as `energy/STAGE/QUANTITY` for the
+    whole network and as `energy/STAGE/QUANTITY/LAYER`, with STAGE `train`, `val`, or `test`:
 
     - `effective_acs` and `effective_macs`: effective synaptic operations by NeuroBench's definitions, see
-      `metrics.activity`, of inputs of spikes (accumulates) and of others (multiply-accumulates), over all time steps;
-    - `dense`: what they were if no input and no weight were zero;
-    - `ann_macs`: multiply-accumulates of one dense pass, those of an artificial network with the same connections. A
-      layer that is used several times in a pass, its weights being shared by several places, counts once;
-    - `ratio`: effective operations of both kinds over `ann_macs`. Below 1 the spiking network does less;
+      `metrics.activity`, for inputs that are spikes (accumulates) and others (multiply-accumulates), over all time
+      steps;
+    - `dense`: the operations if no input and no weight were zero;
+    - `ann_macs`: multiply-accumulates of one dense pass, as in an artificial network with the same connections. A layer
+      that is used in several places with shared weights counts once;
+    - `ratio`: effective operations of both kinds divided by `ann_macs`. Below 1 the spiking network does less;
     - `spikes`;
-    - of the whole network, where `constants` are given, `joules` of the effective operations and `joules_ann` of one
+    - for the whole network, if `constants` are given, `joules` of the effective operations and `joules_ann` of one
       dense pass.
 
-    Joules say no more than the operations they are computed from: every set of constants has its caveat, which is
-    printed once, goes to the loggers as `report/energy_caveat` and stands below the figure. In training, dropout scales
-    spikes, so that they multiply; what a network costs is told by `val` and `test`.
+    Joules contain no more information than the operations they are computed from. Every set of constants has a caveat,
+    which is printed once, sent to the loggers as `report/energy_caveat`, and shown below the figure. In training,
+    dropout scales spikes, so they count as multiply-accumulates; use `val` and `test` for the cost of a network.
 
-    The end of a test brings `energy_test.png` and `energy_test.csv`, layer by layer. Layers with weights whose
-    operations are not counted are warned of once, by name. Of a prediction that runs its network several times, such as
-    one with K noisy samples, all runs are its cost.
+    The end of a test writes `energy_test.png` and `energy_test.csv`, with one entry per layer. Layers with weights
+    whose operations are not counted are named once in a warning. If a prediction runs its network several times, for
+    example with K noisy samples, all runs count.
 
     It works on any LightningModule with spiking layers that `nn.registry` knows.
 
     Args:
-        batches: how many batches of each validation and test loader to measure, from the first, at least 1.
-        every_n_batches: measure the first training batch of an epoch and each n-th after it; 0 measures none.
-        constants: a set of `functional.energy`, by name, or one's own; None logs no joules.
-        samples: from a batch to the number of its samples; None finds it from the calls of spiking layers and from the
-            first two dimensions of the tensors of a batch, one of which they share. Where a network runs several times
-            over inputs without time, and no other tensor of the batch tells their number, it has to be given.
-        folder: where to write; None takes the trainer's `default_root_dir`. Nothing is written in a `fast_dev_run`.
+        batches: number of batches of each validation and test loader to measure, from the first, at least 1.
+        every_n_batches: measure the first training batch of an epoch and then every n-th; 0 measures none.
+        constants: name of a set in `functional.energy`, or your own; None logs no joules.
+        samples: function from a batch to its number of samples. None infers the number from the calls of spiking layers
+            and from the first two dimensions of the tensors of a batch, one of which they share. It is needed if a
+            network runs several times over inputs without time and no other tensor of the batch has the number.
+        folder: output folder; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
         name: first part of all keys and files; several of these callbacks in one trainer need different names.
 
     Raises:
-        ValueError: if an argument is outside its range; when a fit, validation or test starts, if the module has no
+        ValueError: if an argument is out of range; at the start of a fit, validation, or test, if the module has no
             spiking layers.
 
     Example:
-        >>> trainer = Trainer(callbacks=[EnergyMonitor(constants="horowitz_float32")])
-        >>> trainer.fit(module, data)
-        >>> trainer.test(module, data)
+        >>> monitor = EnergyMonitor(batches=4, constants="horowitz_float32")
+        >>> trainer = pl.Trainer(callbacks=[monitor], logger=False)
     """
 
     def __init__(
@@ -95,20 +95,16 @@ class EnergyMonitor(SpikingStages):
         self.name = name
         self._activities: dict[Stage, Activity] = {}
         self._tested: dict[str, dict[str, float]] = {}
-        self._told = False
+        self._caveat_logged = False
         self._uncounted: set[str] = set()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        self._tell_caveat(trainer)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_validation_start(trainer, pl_module)
-        self._tell_caveat(trainer)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_test_start(trainer, pl_module)
-        self._tell_caveat(trainer)
+    def begin_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().begin_run(trainer, pl_module)
+        if self.constants is not None and not self._caveat_logged:
+            self._caveat_logged = True
+            caveat = f"Joules of {type(self).__name__} are based on {_caveat(self.constants)}"
+            rank_zero_info(caveat)
+            log_text(trainer, f"{self.name}_caveat", caveat)
 
     def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         self._activities[stage] = Activity()
@@ -123,11 +119,23 @@ class EnergyMonitor(SpikingStages):
         dataloader_idx: int,
     ) -> None:
         if stage == "train":
-            due = self.every_n_batches > 0 and batch_idx % self.every_n_batches == 0
+            is_due = self.every_n_batches > 0 and batch_idx % self.every_n_batches == 0
         else:
-            due = batch_idx < self.batches
-        if due:
-            self._record(pl_module, stage, batch)
+            is_due = batch_idx < self.batches
+        if not is_due:
+            return
+        # a run that resumes within an epoch does not begin it
+        activity = self._activities.setdefault(stage, Activity())
+        before = activity.samples
+
+        def finish() -> None:
+            run_samples = activity.samples - before
+            number = _samples(batch, run_samples, activity.steps) if self.samples is None else self.samples(batch)
+            activity.samples = before + number
+            self._warn_uncounted(activity.uncounted)
+
+        self.recording.callback(finish)
+        self.recording.enter_context(record_activity(pl_module, activity))
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if stage == "train" and not self.every_n_batches:
@@ -136,7 +144,9 @@ class EnergyMonitor(SpikingStages):
         if stage == "test":
             self._tested = found
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        if stage != "test":
+            return
         layers = {name: values for name, values in self._tested.items() if name and values.get("dense")}
         if not layers or not may_write(trainer):
             return
@@ -145,53 +155,31 @@ class EnergyMonitor(SpikingStages):
         rows = [[layer or "all", *map(values.get, _QUANTITIES)] for layer, values in self._tested.items()]
         log_table(trainer, name, ("layer", *_QUANTITIES), rows, folder)
 
-    def _tell_caveat(self, trainer: pl.Trainer) -> None:
-        if self.constants is not None and not self._told:
-            self._told = True
-            caveat = f"Joules of {type(self).__name__} are of {_caveat(self.constants)}"
-            rank_zero_info(caveat)
-            log_text(trainer, f"{self.name}_caveat", caveat)
-
-    def _record(self, pl_module: pl.LightningModule, stage: Stage, batch: Any) -> None:
-        self.recording.close()
-        # after a resume within an epoch nothing told of its start
-        activity = self._activities.setdefault(stage, Activity())
-        before = activity.samples
-
-        def end() -> None:
-            told = activity.samples - before
-            number = _samples(batch, told, activity.steps) if self.samples is None else self.samples(batch)
-            activity.samples = before + number
-            self._warn_of(activity.uncounted)
-
-        self.recording.callback(end)
-        self.recording.enter_context(record_activity(pl_module, activity))
-
-    def _warn_of(self, uncounted: list[str]) -> None:
+    def _warn_uncounted(self, uncounted: list[str]) -> None:
         if not self._uncounted.issuperset(uncounted):
             self._uncounted.update(uncounted)
             rank_zero_warn(
-                f"{type(self).__name__} counts no synaptic operations of {', '.join(uncounted)}: its numbers are those "
-                "of the other layers"
+                f"{type(self).__name__} does not count the synaptic operations of {', '.join(uncounted)}. Its totals "
+                "are those of the other layers."
             )
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> dict[str, dict[str, float]]:
-        """What was logged, by layer; that of the whole network under the empty name."""
-        found = self._found(trainer, pl_module, self._activities.pop(stage, Activity()))
+        """Log all quantities and return them by layer, those of the whole network under the empty name."""
+        found = self._quantities(trainer, pl_module, self._activities.pop(stage, Activity()))
         values = {
             f"{self.name}/{stage}/{quantity}" + (f"/{layer}" if layer else ""): value
             for layer, quantities in found.items()
             for quantity, value in quantities.items()
             if not math.isnan(value)
         }
-        # the values are those of all processes already
+        # the values are already those of all processes
         pl_module.log_dict(values, sync_dist=trainer.world_size > 1)
         return found
 
-    def _found(
+    def _quantities(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, activity: Activity
     ) -> dict[str, dict[str, float]]:
-        # of all layers, whether they ran or not, so that all processes reduce the same table
+        # all layers, also those that did not run, so that all processes reduce the same table
         layers = [name or type(module).__name__ for name, module in pl_module.named_modules()]
         counts = torch.zeros(len(layers) + 1, 6, dtype=torch.long, device=pl_module.device)
         for row, name in zip(counts, layers, strict=False):
@@ -211,8 +199,8 @@ class EnergyMonitor(SpikingStages):
                 found[name] = _operations(accumulates / samples, macs / samples, dense / samples, dense / rows)
             if neuron_steps:
                 found.setdefault(name, {})["spikes"] = spikes / samples
-        everything = [sum(layer.get(quantity, 0) for layer in found.values()) for quantity in _COUNTED]
-        whole = _operations(*everything[:-1]) | {"spikes": everything[-1]}
+        totals = [sum(layer.get(quantity, 0) for layer in found.values()) for quantity in _COUNTED]
+        whole = _operations(*totals[:-1]) | {"spikes": totals[-1]}
         if self.constants is not None:
             whole["joules"] = self.constants.joules(whole["effective_acs"], whole["effective_macs"])
             whole["joules_ann"] = self.constants.joules(0, whole["ann_macs"])
@@ -224,7 +212,8 @@ class EnergyMonitor(SpikingStages):
         whole, joules = self._tested[""], {}
         for key in ("joules", "joules_ann"):
             joules[key] = "unknown" if math.isnan(whole[key]) else f"{whole[key]:.3g} J"
-        return f"A sample: {joules['joules']}; dense in one pass: {joules['joules_ann']}. By {_caveat(self.constants)}"
+        caveat = _caveat(self.constants)
+        return f"Per sample: {joules['joules']}; one dense pass: {joules['joules_ann']}. Based on {caveat}"
 
 
 def _operations(accumulates: float, macs: float, dense: float, ann: float) -> dict[str, float]:
@@ -236,14 +225,19 @@ def _caveat(constants: EnergyConstants) -> str:
     return f"{constants.name} ({constants.source}): {constants.caveat}"
 
 
-def _samples(batch: Any, told: int, steps: int) -> int:
-    """Samples of a batch; those of the runs of the network, `told`, may be several times as many. `steps` is the length
-    of the sequences that ran, 0 if it is not known."""
+def _samples(batch: Any, run_samples: int, steps: int) -> int:
+    """Infer the number of samples of a batch.
+
+    Args:
+        batch: the batch.
+        run_samples: samples of all runs of the network, perhaps a multiple of the number.
+        steps: length of the sequences that ran, 0 if it is not known.
+    """
     shapes: list[set[int]] = []
     apply_to_collection(batch, Tensor, lambda tensor: shapes.append(set(tensor.shape[:2])))
     shared = set.intersection(*filter(None, shapes)) if any(shapes) else set()
     shared = shared - {steps} or shared
-    if told in shared:
-        return told
-    fitting = [size for size in (shared - {1} or shared) if told % size == 0]
-    return fitting[0] if len(fitting) == 1 else told
+    if run_samples in shared:
+        return run_samples
+    fitting = [size for size in (shared - {1} or shared) if run_samples % size == 0]
+    return fitting[0] if len(fitting) == 1 else run_samples

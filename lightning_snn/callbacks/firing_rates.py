@@ -1,4 +1,4 @@
-"""How often the neurons of a network fire, and which of them never do."""
+"""Firing rates of the neurons of a network, and the fractions that never fire or nearly always do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_snn import figures
@@ -25,42 +24,40 @@ _EDGES = torch.linspace(0, 1, 51, dtype=torch.float64)
 
 
 class FiringRateMonitor(SpikingStages):
-    """Logs how much the neurons of each spiking layer fire in training, validation and test, and draws it.
+    """Logger of the firing rates of each spiking layer in training, validation, and test, with figures.
 
-    Logged after each epoch, as `NAME/STAGE/QUANTITY/LAYER` with `train`, `val` or `test` as the stage, over the batches
-    that were watched, in all processes, and with `all` as the layer over all neurons together, are
+    After each epoch it logs as `NAME/STAGE/QUANTITY/LAYER`, over the measured batches of all processes, with the stages
+    `train`, `val`, and `test`, and with the layer `all` for all neurons together:
 
     - `rate`: spikes per neuron and time step;
-    - `sparsity`: the share of neurons and steps without a spike, 1 - `rate`;
-    - `dead`: the share of neurons that never spiked;
-    - `saturated`: the share of neurons that spiked in more than 95 % of their steps.
+    - `sparsity`: fraction of neurons and time steps without a spike, 1 - `rate`;
+    - `dead`: fraction of neurons that never spiked;
+    - `saturated`: fraction of neurons that spiked in more than 95 % of their time steps.
 
-    Loggers that take histograms get that of the neurons' rates, from 0 to 1, in each layer after each epoch, as
-    `report/NAME/STAGE/LAYER`. The end of a fit, of `Trainer.validate` and of `Trainer.test` brings the figures
-    `NAME_STAGE.png`, the histograms of all layers after the last epoch with the neurons that never spiked set apart,
-    and `NAME_STAGE_raster.png`, the spikes of the first sample of its first batch. Of several validation or test
-    loaders each but the first has its index as a last part of its keys.
+    Loggers that take histograms get those of the neurons' rates, from 0 to 1, per layer and epoch, as
+    `report/NAME/STAGE/LAYER`. At the end of a fit, of `Trainer.validate`, and of `Trainer.test` it draws
+    `NAME_STAGE.png`, the histograms of all layers after the last epoch with the neurons that never spiked shown
+    separately, and `NAME_STAGE_raster.png`, the spikes of the first sample in its first batch. With several validation
+    or test loaders, the keys of all but the first end with the loader's index.
 
-    A neuron is one place in what a layer gives for a sample. A layer that is called with several shapes, because
-    images differ in size or because it stands in several places, has the neurons of each shape.
+    A neuron is one position in a layer's output per sample. A layer that is called with several shapes, because images
+    differ in size or because the layer is used in several places, has the neurons of each shape.
 
-    It works on any LightningModule with spiking layers. The hooks are there in watched batches only, and counts are
-    integers that stay on the device until an epoch is over.
+    It works on any LightningModule with spiking layers. Hooks exist during measured batches only, and counts are
+    integers that stay on the device until the end of an epoch.
 
     Args:
-        every_n_batches: number of batches from one that is watched in an epoch of training or validation to the next,
-            the first included. In tests every batch is.
-        folder: where to write figures; None takes the trainer's `default_root_dir`. Nothing is written in a
-            `fast_dev_run`.
+        every_n_batches: measure the first batch and then every n-th of each epoch of training and validation. In tests
+            every batch is measured.
+        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
         name: first part of all keys; several of these callbacks in one trainer need different names.
 
     Raises:
-        ValueError: if `every_n_batches` is less than 1; when the fit, validation or test starts, if the module has no
-            spiking layers.
+        ValueError: if `every_n_batches` is less than 1; at the start of a fit, validation, or test, if the module has
+            no spiking layers.
 
     Example:
-        >>> trainer = Trainer(callbacks=[FiringRateMonitor()])
-        >>> trainer.fit(module, data)
+        >>> trainer = pl.Trainer(callbacks=[FiringRateMonitor(every_n_batches=4)], logger=False)
     """
 
     def __init__(
@@ -74,9 +71,9 @@ class FiringRateMonitor(SpikingStages):
         self.every_n_batches = every_n_batches
         self.folder = None if folder is None else Path(folder)
         self.name = name
-        self.forget()
+        self.discard()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         self._counts: dict[Stage, dict[_Neurons, _Count]] = {}
         self._rates: dict[tuple[Stage, int], dict[str, Tensor]] = {}
         self._traces: dict[Stage, Traces] = {}
@@ -102,8 +99,8 @@ class FiringRateMonitor(SpikingStages):
                 return
             steps, samples, *shape = call.spikes.shape
             neurons = _Neurons(dataloader_idx, call.name, tuple(shape))
-            spikes, opportunities = counts.get(neurons, (0, 0))
-            counts[neurons] = _Count(spikes + spikes_of_neurons(call.spikes).flatten(), opportunities + steps * samples)
+            spikes, sample_steps = counts.get(neurons, (0, 0))
+            counts[neurons] = _Count(spikes + spikes_of_neurons(call.spikes).flatten(), sample_steps + steps * samples)
 
         self.recording.enter_context(observe(pl_module, count))
         if batch_idx == dataloader_idx == 0 and may_write(trainer):
@@ -112,47 +109,37 @@ class FiringRateMonitor(SpikingStages):
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         loaders: dict[int, dict[str, list[_Count]]] = defaultdict(lambda: defaultdict(list))
-        for neurons, count in _of_all_processes(self._counts.pop(stage, {}), trainer, pl_module).items():
+        for neurons, count in _sum_processes(self._counts.pop(stage, {}), trainer, pl_module).items():
             loaders[neurons.loader][neurons.layer].append(count)
         for loader, layers in loaders.items():
             suffix = f"/{loader}" if loader else ""
-            everything = [count for counts in layers.values() for count in counts]
-            for layer, counts in [*layers.items(), ("all", everything)]:
+            all_counts = [count for counts in layers.values() for count in counts]
+            for layer, counts in [*layers.items(), ("all", all_counts)]:
                 found = {
                     f"{self.name}/{stage}/{quantity}/{layer}{suffix}": value
                     for quantity, value in _quantities(counts).items()
                 }
-                # every process has the same
+                # the values are already those of all processes
                 pl_module.log_dict(found, sync_dist=trainer.world_size > 1)
             self._rates[stage, loader] = {layer: _rates(counts) for layer, counts in layers.items()}
             for layer, rates in self._rates[stage, loader].items():
                 bins = torch.histogram(rates, _EDGES).hist
                 log_histogram(trainer, f"{self.name}/{stage}/{layer}{suffix}", bins, _EDGES)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._draw(trainer)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer)
-
-    def _draw(self, trainer: pl.Trainer) -> None:
+    def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if may_write(trainer):
             folder = output_folder(trainer, self.folder)
-            for (stage, loader), rates in self._rates.items():
+            for (measured, loader), rates in self._rates.items():
                 suffix = f"_{loader}" if loader else ""
-                drawn = figures.firing_rate_histograms(rates)
-                log_figure(trainer, f"{self.name}_{stage}{suffix}", drawn, folder)
-            for stage, traces in self._traces.items():
-                log_rasters(trainer, f"{self.name}_{stage}_raster", traces, folder)
-        self.forget()
+                figure = figures.firing_rate_histograms(rates)
+                log_figure(trainer, f"{self.name}_{measured}{suffix}", figure, folder)
+            for measured, traces in self._traces.items():
+                log_rasters(trainer, f"{self.name}_{measured}_raster", traces, folder)
+        self.discard()
 
 
 class _Neurons(NamedTuple):
-    """Which neurons: those that a layer has for samples of one shape."""
+    """Key of the neurons that a layer has for samples of one shape."""
 
     loader: int
     layer: str
@@ -160,39 +147,39 @@ class _Neurons(NamedTuple):
 
 
 class _Count(NamedTuple):
-    """Spikes of each neuron, integers `[N]`, and in how many steps, of all samples, it could have spiked."""
+    """Spikes per neuron, integers `[N]`, and the number of time steps of all samples."""
 
     spikes: Tensor
-    opportunities: int
+    sample_steps: int
 
 
-def _of_all_processes(
+def _sum_processes(
     counts: dict[_Neurons, _Count], trainer: pl.Trainer, pl_module: pl.LightningModule
 ) -> dict[_Neurons, _Count]:
-    """Counts on the host, summed over processes, of which some may have had no batch."""
-    known = list(counts)
+    """Return counts on the host, summed over processes, some of which may have had no batch."""
+    keys = list(counts)
     if trainer.world_size > 1:
         gathered: list[list[_Neurons]] = [[] for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, known)
-        known = list(dict.fromkeys(neurons for each in gathered for neurons in each))
+        torch.distributed.all_gather_object(gathered, keys)
+        keys = list(dict.fromkeys(neurons for each in gathered for neurons in each))
     summed = {}
-    for neurons in known:
-        silent = torch.zeros(torch.Size(neurons.shape).numel(), dtype=torch.long, device=pl_module.device)
-        spikes, opportunities = counts.get(neurons, _Count(silent, 0))
-        both = torch.cat([spikes, spikes.new_tensor([opportunities])])
+    for neurons in keys:
+        zeros = torch.zeros(torch.Size(neurons.shape).numel(), dtype=torch.long, device=pl_module.device)
+        spikes, sample_steps = counts.get(neurons, _Count(zeros, 0))
+        both = torch.cat([spikes, spikes.new_tensor([sample_steps])])
         both = trainer.strategy.reduce(both, reduce_op="sum").cpu()
         summed[neurons] = _Count(both[:-1], int(both[-1]))
     return summed
 
 
 def _rates(counts: Iterable[_Count]) -> Tensor:
-    """Spikes per step of each neuron, in float64."""
-    return torch.cat([count.spikes.double() / count.opportunities for count in counts])
+    """Return spikes per time step of each neuron, in float64."""
+    return torch.cat([count.spikes.double() / count.sample_steps for count in counts])
 
 
 def _quantities(counts: list[_Count]) -> dict[str, float]:
     spikes = sum(int(count.spikes.sum()) for count in counts)
-    rate = spikes / sum(len(count.spikes) * count.opportunities for count in counts)
+    rate = spikes / sum(len(count.spikes) * count.sample_steps for count in counts)
     rates = _rates(counts)
     return {
         "rate": rate,

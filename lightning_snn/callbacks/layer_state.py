@@ -1,4 +1,4 @@
-"""What modules keep from one call to the next beside parameters, and whether a call depends on it."""
+"""State that modules keep from one call to the next in addition to parameters, and its use by a call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torchmetrics import Metric
 from lightning_snn.callbacks.dry_run import independent_copy, tensors_within
 from lightning_snn.nn.registry import conventions_of, is_spiking_layer
 
-_MEMORIES = "_memories"  # where SpikingJelly's modules hold their states
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_MOST_ENTRIES = 16  # a state has few parts; longer lists are records
-_FAR = 1e3  # a state that no network has, within the range of half precision
+_MEMORIES = "_memories"  # attribute that holds the states of SpikingJelly's modules
+_BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_MAX_ENTRIES = 16  # a state has few parts; longer lists are records
+_PERTURBATION = 1e3  # far from the state of any network, within the range of half precision
 
 
-class Place(NamedTuple):
-    """Where a module keeps a tensor: in an attribute, or under a key of a list, tuple or dict in an attribute."""
+class Location(NamedTuple):
+    """Location of a tensor in a module: an attribute, or a key of a list, tuple, or dict in an attribute."""
 
     attribute: str
     key: Any = None
@@ -32,7 +32,7 @@ class Place(NamedTuple):
         return str(self.key) if self.attribute == _MEMORIES else f"{self.attribute}[{self.key!r}]"
 
     def read(self, module: nn.Module) -> Any:
-        """What is there now; None if nothing is."""
+        """Return the current value; None if there is none."""
         found = _holder(module, self.attribute).get(self.attribute)
         if self.key is None:
             return found
@@ -42,7 +42,7 @@ class Place(NamedTuple):
             return None
 
     def write(self, module: nn.Module, value: Tensor) -> None:
-        """Put a tensor there."""
+        """Set the value to a tensor."""
         holder = _holder(module, self.attribute)
         if self.key is None:
             holder[self.attribute] = value
@@ -55,19 +55,19 @@ class Place(NamedTuple):
             holder[self.attribute][self.key] = value
 
 
-class Kept(NamedTuple):
-    """A tensor that a module keeps, as it was at some time.
+class Snapshot(NamedTuple):
+    """Copy of a tensor that a module keeps.
 
     Attributes:
-        values: a copy of it.
-        has_graph: whether it hung on a graph.
+        values: copy of the tensor.
+        has_graph: whether the tensor had an autograd graph.
     """
 
     values: Tensor
     has_graph: bool
 
-    def is_still(self, tensor: Any) -> bool:
-        """Whether a tensor has these values."""
+    def equals(self, tensor: Any) -> bool:
+        """Return whether a tensor has the same dtype, shape, and values."""
         return (
             isinstance(tensor, Tensor)
             and tensor.shape == self.values.shape
@@ -76,11 +76,11 @@ class Kept(NamedTuple):
         )
 
 
-def places(module: nn.Module) -> Iterator[tuple[Place, Tensor]]:
-    """The floating tensors that a module itself keeps and that are neither parameters nor saved with it.
+def find_states(module: nn.Module) -> Iterator[tuple[Location, Tensor]]:
+    """Yield the floating-point tensors that a module itself keeps and that are neither parameters nor saved with it.
 
-    Persistent buffers are kept on purpose, except the membrane of a spiking layer. Nothing is found in metrics and in
-    layers of normalization.
+    Persistent buffers are kept on purpose, except for the membrane potential of a spiking layer. Metrics and
+    normalization layers yield nothing.
     """
     if isinstance(module, (Metric, _NormBase)):
         return
@@ -91,83 +91,89 @@ def places(module: nn.Module) -> Iterator[tuple[Place, Tensor]]:
             and _is_floating(buffer)
             and (name in module._non_persistent_buffers_set or (known is not None and name == known.membrane))
         ):
-            yield Place(name), buffer
+            yield Location(name), buffer
     for name, value in vars(module).items():
-        if name in _OF_EVERY_MODULE:
+        if name in _BASE_ATTRIBUTES:
             continue
         if _is_floating(value):
-            yield Place(name), value
-        elif isinstance(value, (list, tuple, dict)) and len(value) <= _MOST_ENTRIES:
+            yield Location(name), value
+        elif isinstance(value, (list, tuple, dict)) and len(value) <= _MAX_ENTRIES:
             entries = value.items() if isinstance(value, dict) else enumerate(value)
-            yield from ((Place(name, key), part) for key, part in entries if _is_floating(part))
+            yield from ((Location(name, key), part) for key, part in entries if _is_floating(part))
 
 
-def is_anew(state: Tensor) -> bool:
-    """Whether a state is one that a reset leaves: the same number everywhere, or the same for all samples."""
+def is_reset(state: Tensor) -> bool:
+    """Return whether a reset may leave a state: it has the same number everywhere, or is the same for all samples."""
     if state.numel() == 0 or bool((state == state.flatten()[0]).all()):
         return True
     return state.dim() > 1 and len(state) > 1 and bool((state == state[:1]).all())
 
 
-def is_of_one_sample(state: Tensor) -> bool:
-    """Whether a state has no samples to compare: that of a batch of one, or of a sample without an axis of batches."""
+def has_one_sample(state: Tensor) -> bool:
+    """Return whether a state has no samples to compare: a batch of one, or no batch dimension."""
     return state.dim() < 2 or len(state) == 1
 
 
-def belongs_to_samples(module: nn.Module, place: Place, state: Tensor, given: Any) -> bool:
-    """Whether a tensor is the state of samples, and not, say, a statistic: it has an axis in common with what the
-    module is given, `[B, ...]` or `[T, B, ...]`. Of spiking layers every tensor is."""
-    if is_spiking_layer(module) or place.attribute == _MEMORIES:
+def is_per_sample(module: nn.Module, location: Location, state: Tensor, inputs: Any) -> bool:
+    """Return whether a tensor is a state of samples and not, for example, a statistic.
+
+    Every tensor of a spiking layer is. Others need a dimension in common with the inputs of the module, `[B, ...]` or
+    `[T, B, ...]`.
+    """
+    if is_spiking_layer(module) or location.attribute == _MEMORIES:
         return True
-    lengths = {length for tensor in tensors_within(given) if tensor.dim() > 1 for length in tensor.shape[:2]}
+    lengths = {length for tensor in tensors_within(inputs) if tensor.dim() > 1 for length in tensor.shape[:2]}
     return state.dim() > 1 and not lengths.isdisjoint(state.shape[:2])
 
 
-def is_constant_by_design(place: Place) -> bool:
-    """Whether a state may act on calls without being changed by them, as the mask of SpikingJelly's dropout does."""
-    return place.attribute == _MEMORIES
+def is_constant_by_design(location: Location) -> bool:
+    """Return whether a state may act on calls that do not change it, like the mask of SpikingJelly's dropout."""
+    return location.attribute == _MEMORIES
 
 
-def used_places(
-    module: nn.Module, among: Sequence[Place], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[Place]:
-    """The places on whose tensors it depends what a module returns, or keeps, after a call.
+def used_states(
+    module: nn.Module, locations: Sequence[Location], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Location]:
+    """Return the locations whose tensors affect what a module returns or keeps after a call.
 
-    The call is made on copies that share the module's parameters, without gradients and with the same random numbers:
-    as it is, and with other states, far from any that a network has.
+    The call is repeated on copies that share the module's parameters, without gradients and with the same random
+    numbers: with the states as they are, and with states that are far from those of any network.
 
     Raises:
-        Exception: what copying and calling raise.
+        Exception: errors of copying and calling.
     """
-    plain = _answer(module, among, (), args, kwargs)
-    if _same(plain, _answer(module, among, among, args, kwargs)):
+    unperturbed = _call_copy(module, locations, (), args, kwargs)
+
+    def have_effect(perturbed: Sequence[Location]) -> bool:
+        return not _have_same_results(unperturbed, _call_copy(module, locations, perturbed, args, kwargs))
+
+    if not have_effect(locations):
         return []
-    if len(among) == 1:
-        return list(among)
-    return [place for place in among if not _same(plain, _answer(module, among, (place,), args, kwargs))]
+    if len(locations) == 1:
+        return list(locations)
+    return [location for location in locations if have_effect((location,))]
 
 
-def is_among(kept: Kept, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call is given what was kept."""
-    return any(kept.is_still(tensor) for tensor in tensors_within((args, kwargs)))
+def is_passed(state: Snapshot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the arguments of a call contain a state."""
+    return any(state.equals(tensor) for tensor in tensors_within((args, kwargs)))
 
 
-def reset(module: nn.Module) -> None:
-    """Reset the state of every module within a module that knows how to: snntorch's `reset_mem()`, SpikingJelly's
-    `reset()`."""
+def reset_states(module: nn.Module) -> None:
+    """Reset every module within a module that can be: by snntorch's `reset_mem()` or SpikingJelly's `reset()`."""
     for part in module.modules():
-        how = _reset_of(part)
-        if how is not None:
-            how()
+        reset = _reset_method(part)
+        if reset is not None:
+            reset()
 
 
-def _reset_of(module: nn.Module) -> Any:
-    # snntorch's neurons have a tensor by the name of `reset`
+def _reset_method(module: nn.Module) -> Any:
     for name in ("reset_mem", "reset"):
         known = is_spiking_layer(module) or (name == "reset" and _MEMORIES in vars(module))
-        how = getattr(module, name, None)
-        if known and callable(how) and not isinstance(how, (Tensor, nn.Module)):
-            return how
+        method = getattr(module, name, None)
+        # snntorch's neurons have a tensor named `reset`
+        if known and callable(method) and not isinstance(method, (Tensor, nn.Module)):
+            return method
     return None
 
 
@@ -179,53 +185,45 @@ def _is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_floating_point()
 
 
-class _Answer(NamedTuple):
-    """What a call returned, what is at each place afterwards, and whether that is what was there before."""
+class _CallResult(NamedTuple):
+    """Result of a call: its outputs, the value at each location afterwards, and whether that is the value before."""
 
-    output: list[Tensor]
-    kept: list[Any]
-    left: list[bool]
+    outputs: list[Tensor]
+    states: list[Any]
+    unchanged: list[bool]
 
 
-def _answer(
+def _call_copy(
     module: nn.Module,
-    among: Sequence[Place],
-    changed: Sequence[Place],
+    locations: Sequence[Location],
+    perturbed: Sequence[Location],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> _Answer:
-    twin = _twin(module)
-    for place in changed:
-        place.write(twin, _far_from(place.read(twin)))
-    before = [Kept(place.read(twin).clone(), False) for place in among]
-    with isolate_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        output = list(tensors_within(twin.forward(*args, **kwargs)))
-    after = [place.read(twin) for place in among]
-    left = [not isinstance(new, Tensor) or old.is_still(new) for old, new in zip(before, after, strict=True)]
-    return _Answer(output, after, left)
-
-
-def _same(first: _Answer, second: _Answer) -> bool:
-    pairs = list(zip(first.output, second.output, strict=False))
-    # what only one call left was overwritten by the other, perhaps by what happened to be there
-    kept = zip(first.left, second.left, first.kept, second.kept, strict=True)
-    pairs += [(one, other) for first_left, second_left, one, other in kept if not (first_left and second_left)]
-    return len(first.output) == len(second.output) and all(_are_close(one, other) for one, other in pairs)
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    """A copy without hooks, whose parameters are the module's own and which logs nothing."""
-    twin = independent_copy(module, share_parameters=True)
-    for part in twin.modules():
+) -> _CallResult:
+    """Call a copy of a module, with some of its states perturbed."""
+    copied = independent_copy(module, share_parameters=True)
+    for part in copied.modules():
         for kind in ("_forward_hooks", "_forward_pre_hooks"):
             getattr(part, kind).clear()
-    return twin
+    for location in perturbed:
+        state = location.read(copied)
+        noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(0)).to(state)
+        location.write(copied, state + _PERTURBATION * noise)
+    before = [Snapshot(location.read(copied).clone(), False) for location in locations]
+    with isolate_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        outputs = list(tensors_within(copied.forward(*args, **kwargs)))
+    after = [location.read(copied) for location in locations]
+    unchanged = [not isinstance(new, Tensor) or old.equals(new) for old, new in zip(before, after, strict=True)]
+    return _CallResult(outputs, after, unchanged)
 
 
-def _far_from(state: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return state + _FAR * torch.randn(state.shape, generator=generator).to(state)
+def _have_same_results(first: _CallResult, second: _CallResult) -> bool:
+    pairs = list(zip(first.outputs, second.outputs, strict=False))
+    # a state that only one call left unchanged was overwritten by the other, perhaps by its old value
+    states = zip(first.unchanged, second.unchanged, first.states, second.states, strict=True)
+    pairs += [(one, other) for unchanged, also_unchanged, one, other in states if not (unchanged and also_unchanged)]
+    return len(first.outputs) == len(second.outputs) and all(_are_close(one, other) for one, other in pairs)
 
 
 def _are_close(first: Any, second: Any) -> bool:
@@ -233,5 +231,5 @@ def _are_close(first: Any, second: Any) -> bool:
         return first is second
     if not first.is_floating_point():
         return torch.equal(first, second)
-    # not to the last bit, which some kernels do not repeat
+    # some kernels are not bit-identical when repeated
     return torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True)

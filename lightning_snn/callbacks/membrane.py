@@ -1,4 +1,4 @@
-"""What the membranes of a network do, between its inputs and its spikes."""
+"""Figures and statistics of the membrane potentials of a network."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ from lightning_snn.nn.observation import LayerCall, Traces, named_spiking_layers
 
 
 class MembraneTrace(SpikingStages):
-    """Draws the membranes of a few neurons of each spiking layer against their threshold, and logs where they are.
+    """Figure of the membrane potentials of a few neurons per spiking layer, and a log of their mean and deviation.
 
-    Measured is the first batch of the first loader: in a fit, of its first validation and of those that come
-    `every_n_epochs` or more after the last measured one; otherwise, of each validation and test. `NAME_val.png` and
-    `NAME_test.png` show its first sample, drawn by `figures.membrane_traces`: membranes before the reset, the
-    threshold, the spikes. A later epoch's figure replaces the file; loggers of figures keep them all. Logged are
-    `NAME/STAGE/mean/LAYER` and `NAME/STAGE/sd/LAYER`, over all samples, neurons and steps of the batch and in units of
-    the threshold: a mean far below 1 with a small deviation is a layer that stays silent, one above 1 a layer that
-    fires at all times. STAGE is `val` or `test`.
+    It measures the first batch of the first loader: in a fit, of its first validation and of those at least
+    `every_n_epochs` epochs after the last measured one; otherwise, of each validation and test. `NAME_val.png` and
+    `NAME_test.png` show the first sample, drawn by `figures.membrane_traces`: membrane potentials before the reset, the
+    threshold, and the spikes. A later epoch's figure replaces the file; loggers of figures keep all of them.
 
-    Membranes are those of `nn.observation.LayerCall.membrane`: of neurons that fire by noise the mean membrane given
-    the spikes; of SpikingJelly's that reset to a value a spike's membrane is not known, and this value stands there.
-    Layers without a known membrane are named once in a warning. Of a prediction that runs the network several times
-    the first run is drawn, if its layers take all time steps in a call; all are logged. Of a layer that is called step
-    by step in several places of a network, calls of the shape of its first are drawn, one after the other.
+    Logged are `NAME/STAGE/mean/LAYER` and `NAME/STAGE/sd/LAYER`, over all samples, neurons, and time steps of the batch
+    on a scale where rest is 0 and the threshold 1. STAGE is `val` or `test`. A layer with a mean far below 1 and a small deviation stays
+    silent; one with a mean above 1 fires all the time.
 
-    It works on any LightningModule with spiking layers. Nothing is done in training steps or in sanity checks. Of
-    several processes each measures its first batch; what is logged is of all of them, the figure of the first.
+    Membrane potentials are those of `nn.observation.LayerCall.membrane`. For neurons that fire by noise this is the
+    mean potential given the spikes. For SpikingJelly's neurons that reset to a value, the potential at a spike is not
+    known, and this value is used instead. Layers without a known potential are named once in a warning. If a prediction
+    runs the network several times, the first run is drawn, provided that the layers take all time steps in one call,
+    and all runs are logged. If a layer that is called step by step is used in several places of a network, the calls of
+    the shape of its first are drawn, one after the other.
+
+    It works on any LightningModule with spiking layers. Nothing is done in training steps or in sanity checks. With
+    several processes, each measures its first batch; the logged values are those of all, the figure that of the first.
 
     Args:
-        neurons: how many to draw of each layer, 1 to 5: from the most to the least active of those that spiked, and,
-            where fewer did, those that came nearest to their threshold.
-        every_n_epochs: least number of epochs from one measured validation of a fit to the next.
-        folder: where to write figures; None takes the trainer's `default_root_dir`. Nothing is written in a
-            `fast_dev_run`.
-        name: first part of all keys and of the files; several of these callbacks in one trainer need different names.
+        neurons: number of neurons to draw per layer, 1 to 5: from the most to the least active of those that spiked,
+            and, if fewer did, those that came closest to the threshold.
+        every_n_epochs: smallest number of epochs between two measured validations of a fit.
+        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        name: first part of all keys and files; several of these callbacks in one trainer need different names.
 
     Raises:
-        ValueError: if an argument is outside its range; when a run starts, if the module has no spiking layers; after
-            the first batch, if none of them has a known membrane.
+        ValueError: if an argument is out of range; at the start of a run, if the module has no spiking layers; after
+            the first batch, if none of them has a known membrane potential.
 
     Example:
-        >>> trainer = Trainer(callbacks=[MembraneTrace()])
-        >>> trainer.fit(module, data)
+        >>> trainer = pl.Trainer(callbacks=[MembraneTrace(neurons=3)], logger=False)
     """
+
+    stages: tuple[Stage, ...] = ("val", "test")
 
     def __init__(
         self,
@@ -73,17 +75,15 @@ class MembraneTrace(SpikingStages):
         self.folder = None if folder is None else Path(folder)
         self.name = name
         self._unknown: set[str] = set()
-        self.forget()
+        self.discard()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         self._measured = False
         self._traces: Traces | None = None
         self._sums: dict[str, Tensor] = {}
 
     def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
-        if stage == "train":
-            return
-        self.forget()
+        self.discard()
         self._measured = self.is_due(trainer, stage, self.every_n_epochs)
 
     def begin_batch(
@@ -95,31 +95,31 @@ class MembraneTrace(SpikingStages):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        if stage != "train" and self._measured and batch_idx == dataloader_idx == 0:
+        if self._measured and batch_idx == dataloader_idx == 0:
             self._traces = Traces(samples=1, membranes=True)
-            self.recording.enter_context(observe(pl_module, self._hear, membranes=True))
+            self.recording.enter_context(observe(pl_module, self._add_call, membranes=True))
 
-    def end_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+    def end_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage, *_: Any) -> None:
         if self._traces is None:
             return
         found, self._traces = self._traces.found(), None
         known = {name: trace for name, trace in found.items() if trace.membrane is not None}
-        self._tell_unknown([name for name in found if name not in known], bool(known))
+        self._report_unknown([name for name in found if name not in known], bool(known))
         if known and may_write(trainer):
             figure = figures.membrane_traces(
                 {name: trace.membrane[:, 0] for name, trace in known.items() if trace.membrane is not None},
                 {name: trace.spikes[:, 0] for name, trace in known.items()},
-                {name: trace.threshold for name, trace in known.items()},
+                {name: _of_first_sample(trace.threshold) for name, trace in known.items()},
                 self.neurons,
             )
             log_figure(trainer, f"{self.name}_{stage}", figure, output_folder(trainer, self.folder))
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
-        if stage == "train" or not self._measured:
+        if not self._measured:
             return
-        nothing = torch.zeros(3, dtype=accumulation_dtype(pl_module.device), device=pl_module.device)
-        layers = list(named_spiking_layers(pl_module))  # the same on all processes, whatever ran there
-        sums = torch.stack([self._sums.get(name, nothing) for name in layers])
+        zeros = torch.zeros(3, dtype=accumulation_dtype(pl_module.device), device=pl_module.device)
+        layers = list(named_spiking_layers(pl_module))  # the same in all processes, even if other layers ran there
+        sums = torch.stack([self._sums.get(name, zeros) for name in layers])
         for name, (count, total, squares) in zip(layers, trainer.strategy.reduce(sums, reduce_op="sum"), strict=True):
             if count > 0:
                 mean = total / count
@@ -128,27 +128,31 @@ class MembraneTrace(SpikingStages):
                     {f"{self.name}/{stage}/{quantity}/{name}": value.float() for quantity, value in found.items()},
                     sync_dist=trainer.world_size > 1,
                 )
-        self.forget()
+        self.discard()
 
-    def _hear(self, call: LayerCall) -> None:
+    def _add_call(self, call: LayerCall) -> None:
         if self._traces is not None:
             self._traces.add(call)
-        membrane, threshold = call.membrane(), call.threshold
-        if membrane is None or threshold is None:
+        relative = call.relative_membrane()
+        if relative is None:
             return
-        relative = membrane.to(accumulation_dtype(membrane.device)) / threshold
+        relative = relative.to(accumulation_dtype(relative.device))
         sums = torch.stack([torch.tensor(relative.numel()).to(relative), relative.sum(), relative.square().sum()])
         self._sums[call.name] = self._sums[call.name] + sums if call.name in self._sums else sums
 
-    def _tell_unknown(self, names: list[str], others: bool) -> None:
-        if names and not others:
+    def _report_unknown(self, names: list[str], others_known: bool) -> None:
+        if names and not others_known:
             raise ValueError(
-                f"Expected a spiking layer whose membrane is known for {type(self).__name__}, but it is known of none "
-                f"of {', '.join(names)}; `register_spiking_layer` tells where a type keeps it"
+                f"Expected a spiking layer with a known membrane potential for {type(self).__name__}, but got only "
+                f"{', '.join(names)}. Pass the name of its attribute to `register_spiking_layer`."
             )
         new = [name for name in names if name not in self._unknown]
         if new:
             self._unknown.update(new)
             rank_zero_warn(
-                f"{type(self).__name__} knows no membrane of {', '.join(new)}, which are neither drawn nor logged"
+                f"{type(self).__name__} neither draws nor logs {', '.join(new)}: the membrane potential is not known"
             )
+
+
+def _of_first_sample(threshold: float | Tensor | None) -> float | Tensor | None:
+    return threshold[:, 0] if isinstance(threshold, Tensor) and threshold.dim() == 3 else threshold

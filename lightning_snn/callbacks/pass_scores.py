@@ -1,4 +1,4 @@
-"""Scores on test data while training goes on, against passes over the training data and against seconds."""
+"""Scores on test data during training, by epochs and by seconds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.predictions import describe, read_prediction
+from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.functional import (
     accumulation_dtype,
@@ -22,51 +24,61 @@ from lightning_snn.metrics.functional import (
 )
 
 
-class PassScores(pl.Callback):
-    """Keeps in `rows` what test data say of a classifier during training: to draw a curve, and never to choose by.
+class PassScores(Stages):
+    """Record of a classifier's scores on test data during training, to draw a curve and never to select by.
 
-    A row is a dict of `passes` over the training data; `seconds` that training steps took, those of tests and of
-    loading apart; `accuracy`; `bit_accuracy`, that of each output by itself, nan for modules whose outputs do not spike
-    by themselves; `nll`, the negative log-likelihood; and `ece`, the expected calibration error.
+    Each entry of `rows` is a dict of `epochs`, a fraction within an epoch; `seconds` of training steps, without those
+    of tests and of loading; `accuracy`; `bit_accuracy`, the accuracy of each output neuron on its own, nan for modules
+    whose outputs are not spikes; `nll`, the negative log-likelihood in nats; and `ece`, the expected calibration error.
 
-    It works on any LightningModule whose `predict_step` gives class probabilities `[B, C]`, or something with them as
-    `mean` and, it may be, `spike_probabilities`. Test data are those of the `test_dataloader` of the data module or,
-    without one, of the module. Rows are kept in checkpoints. Over several processes each tests on all test data.
+    It works on any LightningModule whose `predict_step` returns class probabilities `[B, C]`, or an object with them as
+    `mean` and perhaps with `spike_probabilities`. Test data are those of the `test_dataloader` of the data module or,
+    without one, of the module. Checkpoints contain the rows. With several processes, each tests on all test data.
 
     Args:
-        times: tests in each pass, at least 1, as evenly spread as its batches let them be.
+        times: number of tests per epoch, at least 1, spread as evenly as the batches allow.
+
+    Attributes:
+        rows: scores of the tests so far.
+        seconds: seconds of training steps so far.
 
     Raises:
-        ValueError: if `times` is out of range; when the fit starts, if there are no test data.
+        ValueError: if `times` is out of range; at the start of a fit, if there are no test data; in a test, if
+            `predict_step` returns something else.
 
     Example:
         >>> scores = PassScores(times=4)
-        >>> Trainer(max_epochs=3, callbacks=[scores]).fit(module, data)
-        >>> [row["nll"] for row in scores.rows]
+        >>> trainer = pl.Trainer(max_epochs=3, callbacks=[scores], logger=False)
+        >>> [row["nll"] for row in scores.rows]  # before the fit
+        []
     """
 
+    stages: tuple[Stage, ...] = ("train",)
+
     def __init__(self, times: int = 1) -> None:
+        super().__init__()
         check_integer("times", times)
         self.times = times
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
-        self._since = 0.0
+        self._step_started = 0.0
         self._restored: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict  # which a test of an earlier checkpoint restores too, and means no rows to be lost
+        # used at the start of a fit only: a test of an earlier checkpoint must not lose rows
+        self._restored = state_dict
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _with_test_data(trainer, pl_module) is None:
+        super().on_fit_start(trainer, pl_module)
+        if _source_of_test_data(trainer, pl_module) is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             got = "no data module" if data is None else type(data).__name__
             raise ValueError(
-                "Expected `fit` to be given a data module with a `test_dataloader`, or the module to have one, for "
-                f"PassScores, which scores test data during training, but got {got} and {type(pl_module).__name__}, "
-                "which has none"
+                "Expected a data module or a module with a `test_dataloader` for PassScores, but got "
+                f"{got} and {type(pl_module).__name__} without one"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,20 +86,25 @@ class PassScores(pl.Callback):
             self.rows, self.seconds = [dict(row) for row in self._restored["rows"]], self._restored["seconds"]
             self._restored = {}
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._since = _now(pl_module)
+    def begin_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._step_started = _now(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def end_batch(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        stage: Stage,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
-        self.seconds += _now(pl_module) - self._since
+        self.seconds += _now(pl_module) - self._step_started
         batches = trainer.num_training_batches
         if (batch_idx + 1) * self.times // batches == batch_idx * self.times // batches:
             return
-        passes = trainer.current_epoch + (batch_idx + 1) / batches
-        self.rows.append({"passes": passes, "seconds": self.seconds, **self._test(trainer, pl_module)})
+        epochs = trainer.current_epoch + (batch_idx + 1) / batches
+        self.rows.append({"epochs": epochs, "seconds": self.seconds, **self._test(trainer, pl_module)})
 
     @torch.no_grad()
     def _test(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
@@ -95,26 +112,37 @@ class PassScores(pl.Callback):
         pl_module.eval()
         trainer.testing = True  # so that the data module does not augment
         try:
-            with isolate_rng():  # loaders and methods draw, and training is to go on as it would without a test
-                for index, loaded in enumerate(_with_test_data(trainer, pl_module).test_dataloader()):
+            with isolate_rng():  # loaders and methods draw random numbers
+                for index, loaded in enumerate(_source_of_test_data(trainer, pl_module).test_dataloader()):
                     batch = trainer.strategy.batch_to_device(loaded)
-                    prediction = pl_module.predict_step(batch, index)
-                    means.append(prediction if isinstance(prediction, Tensor) else prediction.mean)
-                    spikes.append(getattr(prediction, "spike_probabilities", None))
+                    value = pl_module.predict_step(batch, index)
+                    prediction = read_prediction(value)
+                    if prediction is None:
+                        raise ValueError(
+                            f"Expected `predict_step` of {type(pl_module).__name__} to return class probabilities "
+                            f"[B, C] or a prediction for PassScores, but got {describe(value)}"
+                        )
+                    means.append(prediction.mean)
+                    if prediction.spike_probabilities is not None:
+                        spikes.append(prediction.spike_probabilities)
                     targets.append(batch[1])
         finally:
             trainer.training = True
             pl_module.train()
-        return classification_scores(torch.cat(means), torch.cat(targets), [p for p in spikes if p is not None])
+        return classification_scores(torch.cat(means), torch.cat(targets), spikes)
 
 
 def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequence[Tensor] = ()) -> dict[str, float]:
-    """The scores of a row of `PassScores`.
+    """Compute the scores of a row of `PassScores`.
 
     Args:
-        probabilities: of the classes, `[N, C]`.
+        probabilities: class probabilities, `[N, C]`.
         targets: true classes, `[N]`.
-        spikes: probabilities of each output by itself, in parts that make up `[N, C]`; none where outputs do not spike.
+        spikes: spike probabilities of each output neuron, in parts that concatenate to `[N, C]`; empty if outputs are
+            not spikes.
+
+    Returns:
+        `accuracy`, `bit_accuracy` (nan without `spikes`), `nll` in nats, and `ece`.
     """
     probabilities = probabilities.to(accumulation_dtype(probabilities.device))
     return {
@@ -125,10 +153,10 @@ def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequen
     }
 
 
-def _with_test_data(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
-    """The data module or the module, whichever makes loaders of test data; None if neither does."""
-    makers = (trainer.datamodule, pl_module)  # type: ignore[attr-defined]
-    return next((maker for maker in makers if is_overridden("test_dataloader", maker)), None)
+def _source_of_test_data(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+    """Return the data module or else the module, if it has a `test_dataloader`; None if neither has."""
+    candidates = (trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+    return next((each for each in candidates if is_overridden("test_dataloader", each)), None)
 
 
 def _now(pl_module: pl.LightningModule) -> float:

@@ -1,9 +1,10 @@
-"""Predictions of a whole validation or test, of all processes, and what they score."""
+"""Predictions: how to read one from what a step returns, and scores of all those of a validation or test."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_snn import figures
+from lightning_snn.functional.entropy import mutual_information
 from lightning_snn.functional.temperature import tempered
+from lightning_snn.methods.task import Prediction
 from lightning_snn.metrics.functional import (
     adaptive_calibration_error,
     area_under_risk_coverage,
@@ -28,31 +31,101 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class StepOutputs(NamedTuple):
+    """Outputs of a step that returns predictions.
+
+    Attributes:
+        prediction: class probabilities `[B, C]`, or an object with them as its `mean`; see `read_prediction`.
+        target: true classes `[B]`, or the target of a regression.
+    """
+
+    prediction: Any
+    target: Any
+
+
+def read_step_outputs(outputs: Any) -> StepOutputs | None:
+    """Return prediction and target of a step that returned ``{"prediction": p, "target": y}``; None for others."""
+    if isinstance(outputs, Mapping) and {"prediction", "target"} <= outputs.keys():
+        return StepOutputs(outputs["prediction"], outputs["target"])
+    return None
+
+
+def read_prediction(value: Any) -> Prediction | None:
+    """Return what a step predicted as a `Prediction`.
+
+    Args:
+        value: a tensor, which becomes the mean; a `Prediction`; or another object with a tensor as its attribute `mean`
+            and perhaps the attributes `samples`, `categorical`, and `spike_probabilities`.
+
+    Returns:
+        The prediction; None if `value` is something else.
+    """
+    if isinstance(value, Prediction):
+        return value
+    if isinstance(value, Tensor):
+        return Prediction(value)
+    mean = getattr(value, "mean", None)
+    if not isinstance(mean, Tensor):
+        return None
+    return Prediction(
+        mean,
+        samples=getattr(value, "samples", None),
+        categorical=getattr(value, "categorical", True),
+        spike_probabilities=getattr(value, "spike_probabilities", None),
+    )
+
+
+def describe(value: Any) -> str:
+    """Return the type of a value, and of a tensor its dtype and shape, for an error message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def join_processes(parts: list[Tensor], trainer: pl.Trainer | None) -> Tensor:
+    """Concatenate tensors along their first dimension, with a trainer those of all its processes, which may differ."""
+    joined = torch.cat(parts)
+    several = trainer is not None and trainer.world_size > 1
+    return torch.cat(gather_all_tensors(joined)) if several else joined
+
+
 @dataclass
-class KeptPredictions:
-    """Predictions of this process, batch by batch.
+class CollectedPredictions:
+    """Predictions of this process, one entry per batch.
 
     Attributes:
         outputs: class probabilities or logits, `[B, C]` each.
-        targets: true classes, `[B]` each; none of inputs that have no class.
-        information: mutual information of class and model, `[B]` each, in nats; none of predictions without samples.
+        targets: true classes, `[B]` each; empty for inputs without a class.
+        mutual_information: mutual information of class and model, `[B]` each, in nats; empty without samples.
         logits: whether `outputs` are logits.
     """
 
     outputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
-    information: list[Tensor] = field(default_factory=list)
+    mutual_information: list[Tensor] = field(default_factory=list)
     logits: bool = False
 
-    def joined(self, trainer: pl.Trainer | None) -> Predictions:
-        """All predictions, with a trainer those of all its processes, on the host: where there is float64, and sums
-        that no order of threads changes."""
-        everywhere = trainer is not None and trainer.world_size > 1
+    def add(self, outputs: Tensor, logits: bool, samples: Tensor | None) -> None:
+        """Add predictions of a batch.
+
+        Args:
+            outputs: class probabilities or logits, `[B, C]`.
+            logits: whether `outputs` are logits.
+            samples: class probabilities of K samples, `[K, B, C]`; None if there are none.
+        """
+        self.logits = logits
+        self.outputs.append(outputs)
+        if samples is not None:
+            self.mutual_information.append(mutual_information(samples.detach()))
+
+    def join(self, trainer: pl.Trainer | None) -> Predictions:
+        """Return all predictions, with a trainer those of all its processes.
+
+        They are on the host, which has float64 and whose sums do not depend on the order of threads.
+        """
 
         def join(parts: list[Tensor]) -> Tensor:
-            # processes may have unequal shares
-            whole = torch.cat(parts)
-            return (torch.cat(gather_all_tensors(whole)) if everywhere else whole).cpu()
+            return join_processes(parts, trainer).cpu()
 
         outputs = join(self.outputs).double()
         log_probabilities = outputs.log_softmax(1) if self.logits else outputs.log()
@@ -60,7 +133,7 @@ class KeptPredictions:
             log_probabilities.exp() if self.logits else outputs,
             log_probabilities,
             join(self.targets) if self.targets else torch.empty(0, dtype=torch.long),
-            join(self.information).double() if self.information else None,
+            join(self.mutual_information).double() if self.mutual_information else None,
         )
 
 
@@ -69,34 +142,34 @@ class Predictions:
     """Predictions of N inputs, in float64.
 
     Attributes:
-        probabilities: of the classes, `[N, C]`.
-        log_probabilities: their logarithms, `[N, C]`; of logits these are exact where probabilities underflow.
-        targets: true classes `[N]`; none of inputs that have no class.
-        information: mutual information of class and model `[N]`, in nats; None of predictions without samples.
-        outside: `uncertainties` of M inputs from outside of the training distribution, `[M]` each.
+        probabilities: class probabilities, `[N, C]`.
+        log_probabilities: their logarithms, `[N, C]`; from logits they are exact where probabilities underflow.
+        targets: true classes, `[N]`; empty for inputs without a class.
+        mutual_information: mutual information of class and model, `[N]`, in nats; None without samples.
+        out_of_distribution: `uncertainties` of M inputs from outside the training distribution, `[M]` each.
     """
 
     probabilities: Tensor
     log_probabilities: Tensor
     targets: Tensor
-    information: Tensor | None
-    outside: dict[str, Tensor] = field(default_factory=dict)
+    mutual_information: Tensor | None
+    out_of_distribution: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def uncertainties(self) -> dict[str, Tensor]:
-        """Predictive entropy and, where there are samples, mutual information, `[N]` each, in nats."""
+        """Predictive entropy and, with samples, mutual information, `[N]` each, in nats."""
         found = {"entropy": predictive_entropy(self.probabilities)}
-        if self.information is not None:
-            found["mutual_information"] = self.information
+        if self.mutual_information is not None:
+            found["mutual_information"] = self.mutual_information
         return found
 
     @property
     def errors(self) -> Tensor:
-        """Whether the most probable class is wrong, `[N]`."""
+        """Errors, `[N]`: True where the most probable class is wrong."""
         return self.probabilities.argmax(1) != self.targets
 
     def scores(self, n_bins: int) -> dict[str, Tensor]:
-        """Scores of the probabilities and of their uncertainties."""
+        """Return scores of the probabilities and of their uncertainties."""
         uncertainties = self.uncertainties
         found = {
             "nll": negative_log_likelihood(self.probabilities, self.targets),
@@ -107,21 +180,21 @@ class Predictions:
         }
         found |= {measure: values.mean() for measure, values in uncertainties.items()}
         for measure, values in uncertainties.items():
-            if measure in self.outside:
+            if measure in self.out_of_distribution:
                 key = "ood_auroc" if measure == "entropy" else f"ood_auroc_{measure}"
-                found[key] = ood_auroc(values, self.outside[measure])
+                found[key] = ood_auroc(values, self.out_of_distribution[measure])
         return found
 
     def tempered_scores(self, temperature: float, n_bins: int) -> dict[str, Tensor]:
-        """Scores of the probabilities at a temperature."""
+        """Return scores of the probabilities at a temperature."""
         probabilities = tempered(self.log_probabilities, temperature)
         return {
             "nll_tempered": negative_log_likelihood(probabilities, self.targets),
             "ece_tempered": expected_calibration_error(probabilities, self.targets, n_bins),
         }
 
-    def drawn(self, n_bins: int) -> dict[str, Figure]:
-        """Reliability, risk against coverage, and a histogram of each uncertainty."""
+    def draw(self, n_bins: int) -> dict[str, Figure]:
+        """Return figures of reliability, of risk against coverage, and a histogram of each uncertainty."""
         uncertainties = self.uncertainties
         curves = {
             measure.replace("_", " "): risk_coverage(values, self.errors) for measure, values in uncertainties.items()
@@ -132,7 +205,7 @@ class Predictions:
         }
         for measure, values in uncertainties.items():
             groups = {"in distribution": values}
-            if measure in self.outside:
-                groups["out of distribution"] = self.outside[measure]
+            if measure in self.out_of_distribution:
+                groups["out of distribution"] = self.out_of_distribution[measure]
             found[measure] = figures.uncertainty_histograms(groups, f"{measure.replace('_', ' ')} [nats]")
         return found

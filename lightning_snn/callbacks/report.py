@@ -1,13 +1,11 @@
-"""A folder that tells how a run went: its numbers as JSON and its figures as PNG."""
+"""Report of a run: metrics as JSON, tables as CSV, and figures as PNG, in one folder."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +16,11 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
 from lightning_snn import figures
-from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write, write_whole
+from lightning_snn.callbacks.predictions import join_processes, read_prediction, read_step_outputs
+from lightning_snn.callbacks.stages import Stage, Stages
+from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write
 from lightning_snn.checks import check_integer
+from lightning_snn.files import write_json, write_text
 from lightning_snn.metrics.activity import Activity, record_activity
 from lightning_snn.metrics.functional import (
     brier_score,
@@ -32,54 +33,58 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PER_CLASS = ("class", "samples", "accuracy", "precision", "f1", "confidence", "nll")
-_MOST_SLASHES = 2  # of a name whose curve is drawn
+_MAX_SLASHES = 2  # in the name of a metric whose curve is drawn
 
 
-class Report(pl.Callback):
-    """Writes figures, tables and `metrics.json` of a run into a folder, and what of it they take to its loggers.
+class Report(Stages):
+    """Report of a run: figures, tables, and `metrics.json` in a folder, and most of them in the loggers too.
 
-    `model_summary.txt` comes with the beginning of a fit: the modules, metrics apart, and their parameters. Its end
-    brings `training_curves.png`: every metric that the module and its callbacks logged, by epoch; a resumed run
-    continues the curves. A name of more than three parts, as ``NAME/STAGE/QUANTITY/LAYER`` of single layers, has no
-    curve, whoever logs it: there would be too many. The end of a test brings
-    `metrics.json`, `per_class.csv`, `confusion_matrix.png`, `reliability.png`, `raster.png` (spikes of the first
-    sample) and `events.png` (its frames, if they have two polarities). A regression has no classes: no `per_class.csv`,
-    no confusion and no reliability.
+    The start of a fit writes `model_summary.txt`: all modules except metrics, and their numbers of parameters.
+
+    The end of a fit draws `training_curves.png`: every metric that the module and its callbacks logged, by epoch. A
+    resumed run continues the curves. Names of more than three parts, such as ``NAME/STAGE/QUANTITY/LAYER`` of single
+    layers, have no curve because there would be too many.
+
+    The end of a test writes `metrics.json`, `per_class.csv`, `confusion_matrix.png`, `reliability.png`, `raster.png`
+    (spikes of the first sample), and `events.png` (frames of the first sample, if they have two polarities). A
+    regression has no `per_class.csv`, no confusion matrix, and no reliability diagram.
 
     It works on any LightningModule whose `test_step` returns ``{"prediction": p, "target": y}``: `p` are class
-    probabilities `[B, C]`, or an object with them as its attribute `mean`; `y` are classes `[B]`. The frames are
-    expected as the first part of a batch, time first, `[T, B, C, H, W]`.
+    probabilities `[B, C]`, or an object with them as its attribute `mean`; `y` are classes `[B]`. Frames are expected
+    as the first part of a batch, time first, `[T, B, C, H, W]`.
 
-    `metrics.json` holds, without their prefix, all metrics that the module logs as `test/...`, and by their names those
-    that callbacks log in a test; accuracy, nll, brier and ece (15 bins) are computed where the module logs none. Of the
-    first batches come spikes per neuron per step and synaptic operations per sample (`metrics.activity`), logged as
-    `test/...` too. Seconds are wall-clock: `data` from the making of this callback until the data are set up,
-    `training` with its validation, `total` since the making.
+    `metrics.json` contains all metrics that the module logs as `test/...`, without this prefix, and under their full
+    names those that callbacks log in a test. Accuracy, nll, brier, and ece (15 bins) are computed if the module does
+    not log them. Spikes per neuron per step and synaptic operations per sample (`metrics.activity`) come from the first
+    batches and are logged as `test/...` too. Seconds are wall-clock: `data` from the construction of this callback
+    until the data are set up, `training` with its validation, `total` since the construction.
 
-    `per_class`, in `per_class.csv` and `metrics.json`, has for each class its samples, its accuracy (the share of them
-    that were found, also called recall), its precision (the share of what was taken for it that belongs to it), F1,
-    the harmonic mean of the two, and of its samples the mean confidence (the highest probability) and the mean negative
-    log-likelihood in nats. What is undefined, such as the precision of a class that was never predicted, is empty.
+    `per_class`, in `per_class.csv` and `metrics.json`, has one row per class: its samples; accuracy, the fraction of
+    them that were recognized, also called recall; precision, the fraction of the predictions of this class that are
+    correct; F1, the harmonic mean of the two; and the mean confidence (highest probability) and mean negative
+    log-likelihood in nats of its samples. Undefined values, such as the precision of a class that was never predicted,
+    are empty.
 
-    Loggers of Weights & Biases and TensorBoard get the figures, `per_class` and `model_summary` as ``report/NAME``.
+    Loggers of Weights & Biases and TensorBoard get the figures, `per_class`, and `model_summary` as ``report/NAME``.
 
     Args:
-        folder: where to write; it is made when there is something to write. Nothing is written in a `fast_dev_run`.
+        folder: folder of the report, created when there is something to write. A `fast_dev_run` writes nothing.
         details: more entries of `metrics.json`, plain data.
         activity_batches: number of test batches, from the first, whose activity is counted; 0 counts none.
 
     Raises:
-        ValueError: if `activity_batches` is negative, or a `test_step` returns anything else.
+        ValueError: if `activity_batches` is negative; in a test, if `test_step` returns anything else.
 
     Example:
-        >>> trainer = Trainer(callbacks=[Report("report")])
-        >>> trainer.fit(module, data)
-        >>> trainer.test(module, data)
+        >>> trainer = pl.Trainer(callbacks=[Report("report", details={"commit": "4894484"})], logger=False)
     """
+
+    stages: tuple[Stage, ...] = ("test",)
 
     def __init__(
         self, folder: str | os.PathLike[str], details: Mapping[str, Any] | None = None, activity_batches: int = 4
     ) -> None:
+        super().__init__()
         check_integer("activity_batches", activity_batches, 0)
         self.folder = Path(folder)
         self.details = dict(details or {})
@@ -87,13 +92,12 @@ class Report(pl.Callback):
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.results: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
-        self._made = time.perf_counter()
-        self._training_since = self._made
+        self._created = time.perf_counter()
+        self._training_started = self._created
         self._before_epoch: dict[str, Tensor] = {}
-        self._recording = ExitStack()
-        self._begin_test()
+        self._reset_test()
 
-    def _begin_test(self) -> None:
+    def _reset_test(self) -> None:
         self.activity = Activity()
         self._predictions: list[Tensor] = []
         self._targets: list[Tensor] = []
@@ -102,7 +106,7 @@ class Report(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        # by name, so that a run whose folder was moved still finds its history
+        # by name, so that a run whose folder was moved finds its history
         return self._generate_state_key(folder=self.folder.name)
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,13 +118,13 @@ class Report(pl.Callback):
         }
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.seconds.setdefault("data", time.perf_counter() - self._made)
+        self.seconds.setdefault("data", time.perf_counter() - self._created)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._training_since = time.perf_counter()
+        self._training_started = time.perf_counter()
         if may_write(trainer):
-            summary = _model_summary(pl_module)  # not earlier: lazy parameters have their shapes by now
-            write_whole(self.folder / "model_summary.txt", summary + "\n")
+            summary = _model_summary(pl_module)  # lazy parameters have their shapes only now
+            write_text(self.folder / "model_summary.txt", summary + "\n")
             log_text(trainer, "model_summary", summary)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,55 +133,48 @@ class Report(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics
         for name, value in metrics.items():
-            fork_of, _, fork = name.rpartition("_")
-            is_fork = fork in ("step", "epoch") and fork_of in metrics
-            if is_fork or name.count("/") > _MOST_SLASHES:
+            base, _, suffix = name.rpartition("_")
+            is_duplicate = suffix in ("step", "epoch") and base in metrics
+            if is_duplicate or name.count("/") > _MAX_SLASHES:
                 continue
-            # the trainer keeps old values, such as those of a validation that runs every other epoch
+            # the trainer keeps old values, for example of a validation that runs every other epoch
             if self._before_epoch.get(name) is not value:
                 self.history.setdefault(name, []).append((trainer.global_step, value.item()))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds["training"] = time.perf_counter() - self._training_since
-        if self.history and may_write(trainer):
-            log_figure(trainer, "training_curves", figures.training_curves(self.history), self.folder)
+    def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        self._reset_test()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin_test()
-
-    def on_test_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def begin_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if len(self._targets) < self.activity_batches:
-            first = not self._targets
-            self._recording.enter_context(record_activity(pl_module, self.activity, first_sample=first))
+            is_first = not self._targets
+            self.recording.enter_context(record_activity(pl_module, self.activity, first_sample=is_first))
 
-    def on_test_batch_end(
+    def end_batch(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
+        stage: Stage,
         outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        dataloader_idx: int,
     ) -> None:
-        self._recording.close()
         prediction, target = _read_outputs(outputs, pl_module)
         if len(self._targets) < self.activity_batches:
             self._recorded_samples += len(target)
         if not self._targets:
             self._first_input = _first_sample(batch)
             if _is_classification(prediction, target):
-                _scores(prediction, target)  # refuses what are no probabilities while little work is lost
+                _scores(prediction, target)  # raises an error for values that are not probabilities
         self._predictions.append(prediction.detach())
         self._targets.append(target.detach())
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if not self._targets:
             return
-        self._prediction = _gather(torch.cat(self._predictions), pl_module)
-        self._target = _gather(torch.cat(self._targets), pl_module)
-        # a method may run the network several times for one prediction: what counts is the prediction's cost
+        self._prediction = join_processes(self._predictions, trainer)
+        self._target = join_processes(self._targets, trainer)
+        # a method may run the network several times per prediction: all runs count for its sample
         self.activity.samples = self._recorded_samples
         found = {}
         if self.activity.neuron_steps:
@@ -190,8 +187,19 @@ class Report(pl.Callback):
         new = {f"test/{name}": value for name, value in found.items() if f"test/{name}" not in logged}
         pl_module.log_dict(new, sync_dist=trainer.world_size > 1)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds["total"] = time.perf_counter() - self._made
+    def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        if stage == "train":
+            self._finish_fit(trainer)
+        elif stage == "test":
+            self._finish_test(trainer)
+
+    def _finish_fit(self, trainer: pl.Trainer) -> None:
+        self.seconds["training"] = time.perf_counter() - self._training_started
+        if self.history and may_write(trainer):
+            log_figure(trainer, "training_curves", figures.training_curves(self.history), self.folder)
+
+    def _finish_test(self, trainer: pl.Trainer) -> None:
+        self.seconds["total"] = time.perf_counter() - self._created
         metrics = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
         self.results = {**metrics, "seconds": dict(self.seconds), **self.details}
         self.results["spikes_per_neuron_per_step_by_layer"] = self.activity.spike_rates()
@@ -208,12 +216,6 @@ class Report(pl.Callback):
             log_table(trainer, "per_class", _PER_CLASS, rows, self.folder)
         for name, figure in self._test_figures(trainer).items():
             log_figure(trainer, name, figure, self.folder)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._recording.close()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._recording.close()
 
     def _test_figures(self, trainer: pl.Trainer) -> dict[str, Figure]:
         if not self._targets:
@@ -232,24 +234,18 @@ class Report(pl.Callback):
         return drawn
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> Path:
-    """Write values as JSON, whole or not at all; numbers that are not finite become null, which JSON has."""
-    return write_whole(path, json.dumps(_finite(values), indent=2) + "\n")
-
-
 def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> tuple[Tensor, Tensor]:
-    found = outputs if isinstance(outputs, Mapping) else {}
-    prediction, target = found.get("prediction"), found.get("target")
-    if not isinstance(prediction, Tensor):
-        prediction = getattr(prediction, "mean", None)
-    if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
+    found = read_step_outputs(outputs)
+    prediction = None if found is None else read_prediction(found.prediction)
+    if found is None or prediction is None or not isinstance(found.target, Tensor):
         got = f"a dict with the keys {list(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
         raise ValueError(
             f"Expected `test_step` of {type(pl_module).__name__} to return "
             '{"prediction": class probabilities [B, C], "target": classes [B]} for the report, but got ' + got
         )
-    # in small integers indices of classes would overflow
-    return prediction, target if target.is_floating_point() else target.long()
+    # small integer types would overflow as indices of classes
+    target = found.target if found.target.is_floating_point() else found.target.long()
+    return prediction.mean, target
 
 
 def _is_classification(prediction: Tensor, target: Tensor) -> bool:
@@ -266,16 +262,17 @@ def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def _per_class(probabilities: Tensor, targets: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """`_PER_CLASS` of each class; None is what is undefined."""
+    """Return `_PER_CLASS` for each class; undefined values are None."""
     classes = len(names)
     probabilities, targets = probabilities.cpu(), targets.cpu()
     confidence, predicted = probabilities.max(1)
     nll = negative_log_likelihood(probabilities, targets, reduction="none")
     labels = targets[predicted == targets], targets, predicted
-    found, samples, taken = (torch.bincount(chosen, minlength=classes).double() for chosen in labels)
+    correct, samples, predictions = (torch.bincount(chosen, minlength=classes).double() for chosen in labels)
     confidences, losses = (torch.bincount(targets, values.double(), classes) for values in (confidence, nll))
-    f1 = 2 * found / (samples + taken)
-    measured = torch.stack([found / samples, found / taken, f1, confidences / samples, losses / samples], 1).tolist()
+    f1 = 2 * correct / (samples + predictions)
+    quantities = [correct / samples, correct / predictions, f1, confidences / samples, losses / samples]
+    measured = torch.stack(quantities, 1).tolist()
     rows = (
         (name, int(count), *(None if math.isnan(value) else value for value in row))
         for name, count, row in zip(names, samples.tolist(), measured, strict=True)
@@ -284,7 +281,7 @@ def _per_class(probabilities: Tensor, targets: Tensor, names: Sequence[str]) -> 
 
 
 def _model_summary(pl_module: pl.LightningModule) -> str:
-    """Every module but metrics, with its parameters; the network is not run for it."""
+    """Return a table of all modules except metrics, with their numbers of parameters; the network is not run."""
     metrics = [part for part in pl_module.modules() if isinstance(part, (Metric, MetricCollection))]
     left_out = {id(part) for metric in metrics for part in metric.modules()}
     rows = [("module", "type", "parameters")]
@@ -303,15 +300,8 @@ def _count(parameters: Iterable[Tensor]) -> str:
     return "?" if any(map(is_lazy, listed)) else f"{sum(part.numel() for part in listed):,}"
 
 
-def _gather(values: Tensor, pl_module: pl.LightningModule) -> Tensor:
-    """Values of all processes, one after the other."""
-    gathered = pl_module.all_gather(values)
-    assert isinstance(gathered, Tensor)
-    return gathered.flatten(0, 1) if pl_module.trainer.world_size > 1 else gathered
-
-
 def _first_sample(batch: Any) -> Tensor | None:
-    """Event frames `[T, 2, H, W]` of the first sample; None if the batch holds something else."""
+    """Return event frames `[T, 2, H, W]` of the first sample; None if the batch contains something else."""
     x = batch[0] if isinstance(batch, (tuple, list)) else batch
     if isinstance(x, Tensor) and x.dim() == 5 and x.shape[2] == 2 and x.shape[1] and x[:, 0].min() >= 0:
         return x[:, 0].detach()
@@ -321,11 +311,3 @@ def _first_sample(batch: Any) -> Tensor | None:
 def _class_names(trainer: pl.Trainer, classes: int) -> list[str]:
     names = getattr(trainer.datamodule, "class_names", ())  # type: ignore[attr-defined]
     return list(names) if len(names) == classes else [str(label) for label in range(classes)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,10 +1,10 @@
-"""What a callback keeps of a run beside scalars of every step: figures, histograms, tables and texts, in files and in
-loggers, and scalars that are measured now and then.
+"""Output of callbacks: figures, histograms, tables, and texts in files and loggers, and occasional scalars.
 
-Every function but `log_scalars` does nothing but in the process that writes, `may_write`; elsewhere it returns the
-same. So callbacks may call them on all ranks and in a `fast_dev_run`, and ask `may_write` themselves only to spare the
-making of what is written. All of the trainer's loggers are served: those of Weights & Biases and of TensorBoard take
-every kind, under ``report/NAME``, at the trainer's step; others take none, for which figures and tables are files too.
+Every function except `log_scalars` writes only in the process for which `may_write` is true. In others it returns the
+same and does nothing else. So callbacks may call them in all processes and in a `fast_dev_run`, and need `may_write`
+only to avoid the cost of preparing output. All loggers of the trainer are used: those of Weights & Biases and
+TensorBoard take every kind, under ``report/NAME``, at the trainer's step. Other loggers take none, so figures and
+tables are written to files too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,35 +24,35 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.figures._style import numbers
+from lightning_snn.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_BINS = 512  # of a histogram of Weights & Biases
+_MAX_BINS = 512  # limit of Weights & Biases
 
 
 def may_write(trainer: pl.Trainer) -> bool:
-    """Whether this process is the one that writes files, in a run that writes any."""
+    """Return whether this process writes files: the first one, unless the run is a `fast_dev_run`."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
 def output_folder(trainer: pl.Trainer, folder: Path | None) -> Path:
-    """The folder, which is not made; None takes the trainer's `default_root_dir`."""
+    """Return a folder, without creating it; for None that is the trainer's `default_root_dir`."""
     return Path(trainer.default_root_dir) if folder is None else folder
 
 
 def log_scalars(trainer: pl.Trainer, values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Hand scalars of this very step to the loggers, once, and keep them in the trainer's `callback_metrics`.
+    """Send scalars of the current step to the loggers, once, and store them in the trainer's `callback_metrics`.
 
-    `LightningModule.log` is for what every step has: of what is measured now and then it would write the last value
-    again with each step of the epoch.
+    `LightningModule.log` would write the last value of an occasional measurement again in each step of the epoch.
 
     Args:
-        trainer: whose loggers, and whose step.
-        values: by name; the same names in all processes, which all have to call this.
+        trainer: trainer with the loggers and the step.
+        values: scalars by name. All processes have to call this function with the same names.
 
     Returns:
-        the means over processes.
+        Means over processes, by name.
     """
     if not values:
         return {}
@@ -68,16 +67,16 @@ def log_scalars(trainer: pl.Trainer, values: Mapping[str, Tensor | float]) -> di
 
 
 def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> Path:
-    """Save a figure as ``folder/name.png`` and hand it to the loggers.
+    """Save a figure as ``folder/name.png`` and send it to the loggers.
 
     Args:
-        trainer: whose loggers, and whose step.
-        name: of the file, without ending, and of the logger's key.
-        figure: of matplotlib.
-        folder: where to save it; made if need be.
+        trainer: trainer with the loggers and the step.
+        name: name of the file, without its extension, and of the logger's key.
+        figure: figure of matplotlib.
+        folder: output folder, created if needed.
 
     Returns:
-        The path.
+        Path of the file.
     """
     path = folder / f"{name}.png"
     if not may_write(trainer):
@@ -89,37 +88,37 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> 
 
             _to_wandb(logger, trainer, name, [wandb.Image(str(path))])
         elif isinstance(logger, TensorBoardLogger):
-            # the figure belongs to the caller, who may hand it on
+            # not closed: the figure belongs to the caller
             logger.experiment.add_figure(_key(name), figure, trainer.global_step, close=False)
     return path
 
 
 def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> None:
-    """Hand a histogram that was counted already to the loggers.
+    """Send a histogram of given counts to the loggers.
 
-    Loggers other than those of Weights & Biases and TensorBoard have no histograms, and no file is written: draw a
-    figure beside it, with `log_figure`, for all to see.
+    Loggers other than those of Weights & Biases and TensorBoard have no histograms, and no file is written. Use
+    `log_figure` too for a figure that every run has.
 
     Args:
-        trainer: whose loggers, and whose step.
-        name: of the logger's key.
-        counts: how many values, or which share of them, fell into each bin, `[N]`, at least 0; N is at most 512. Array,
-            tensor of any device and dtype, or sequence.
-        edges: of the bins, increasing, `[N + 1]`.
+        trainer: trainer with the loggers and the step.
+        name: name of the logger's key.
+        counts: number or fraction of values in each bin, `[N]`, at least 0; N is at most 512. An array, a tensor of any
+            device and dtype, or a sequence.
+        edges: edges of the bins, increasing, `[N + 1]`.
 
     Raises:
-        ValueError: if counts or edges are not such numbers; in every process, with any logger.
+        ValueError: if counts or edges are not such numbers, in every process and with any logger.
     """
     counted, limits = numbers("counts", counts, "numbers [N]"), numbers("edges", edges, "numbers [N + 1]")
-    if counted.ndim != 1 or len(counted) > _MOST_BINS or (counted < 0).any():
+    if counted.ndim != 1 or len(counted) > _MAX_BINS or (counted < 0).any():
         raise ValueError(
-            f"Expected argument `counts` to be at most {_MOST_BINS} numbers of at least 0, but got the shape "
-            f"{counted.shape} and the least {counted.min():g}"
+            f"Expected argument `counts` to be at most {_MAX_BINS} numbers of at least 0, but got shape "
+            f"{counted.shape} and minimum {counted.min():g}"
         )
     if limits.shape != (len(counted) + 1,) or (np.diff(limits) <= 0).any():
         raise ValueError(
             f"Expected argument `edges` to be {len(counted) + 1} increasing numbers, one more than `counts`, but got "
-            f"the shape {limits.shape}, from {limits.flat[0]:g} to {limits.flat[-1]:g}"
+            f"shape {limits.shape}, from {limits.flat[0]:g} to {limits.flat[-1]:g}"
         )
     if not may_write(trainer):
         return
@@ -137,7 +136,7 @@ def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> No
                 num=counted.sum(),
                 sum=counted @ centers,
                 sum_squares=counted @ centers**2,
-                # TensorBoard knows right edges only: an empty bin at the left brings the first edge
+                # TensorBoard takes right edges only: an empty bin at the left supplies the first edge
                 bucket_limits=limits.tolist(),
                 bucket_counts=[0.0, *counted.tolist()],
                 global_step=trainer.global_step,
@@ -147,26 +146,26 @@ def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> No
 def log_table(
     trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], folder: Path
 ) -> Path:
-    """Save a table as ``folder/name.csv`` and hand it to the loggers; TensorBoard shows it as a text.
+    """Save a table as ``folder/name.csv`` and send it to the loggers; TensorBoard shows it as text.
 
     Args:
-        trainer: whose loggers, and whose step.
-        name: of the file, without ending, and of the logger's key.
-        columns: their names.
-        rows: of texts, numbers (arrays and tensors of a single one too) and None, which is left empty.
-        folder: where to save it; made if need be.
+        trainer: trainer with the loggers and the step.
+        name: name of the file, without its extension, and of the logger's key.
+        columns: names of the columns.
+        rows: rows of texts, numbers (also arrays and tensors of one number), and None, which is left empty.
+        folder: output folder, created if needed.
 
     Returns:
-        The path.
+        Path of the file.
 
     Raises:
-        ValueError: if a row has not as many cells as there are columns; in every process.
+        ValueError: if the number of cells in a row differs from the number of columns, in every process.
     """
     for index, row in enumerate(rows):
         if len(row) != len(columns):
             raise ValueError(
-                f"Expected argument `rows` to have a cell for each of {len(columns)} columns, but row {index} has "
-                f"{len(row)}"
+                f"Expected argument `rows` to have {len(columns)} cells per row, one per column, but got {len(row)} in "
+                f"row {index}"
             )
     path = folder / f"{name}.csv"
     if not may_write(trainer):
@@ -175,7 +174,7 @@ def log_table(
     cells = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in rows]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *cells])
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -187,12 +186,12 @@ def log_table(
 
 
 def log_text(trainer: pl.Trainer, name: str, text: str) -> None:
-    """Hand a text to the loggers, which show it in letters of one width, line by line; no file is written.
+    """Send a text to the loggers, which show it in a monospaced font, line by line; no file is written.
 
     Args:
-        trainer: whose loggers, and whose step.
-        name: of the logger's key.
-        text: as it is; no markup.
+        trainer: trainer with the loggers and the step.
+        name: name of the logger's key.
+        text: plain text without markup.
     """
     if not may_write(trainer):
         return
@@ -202,20 +201,8 @@ def log_text(trainer: pl.Trainer, name: str, text: str) -> None:
 
             _to_wandb(logger, trainer, name, wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False))
         elif isinstance(logger, TensorBoardLogger):
-            indented = "\n".join(f"    {line}" for line in text.splitlines())  # which markdown takes as it is
+            indented = "\n".join(f"    {line}" for line in text.splitlines())  # code in Markdown
             logger.experiment.add_text(_key(name), indented, trainer.global_step)
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file, whole or not at all; missing folders are made. It asks for no trainer: see `may_write`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def _key(name: str) -> str:
@@ -223,7 +210,7 @@ def _key(name: str) -> str:
 
 
 def _to_wandb(logger: WandbLogger, trainer: pl.Trainer, name: str, value: Any) -> None:
-    # `step` becomes "trainer/global_step", the x axis; W&B's own step must not be set beside Lightning's
+    # `step` becomes "trainer/global_step", the x axis; W&B's own step must not be set in addition
     logger.log_metrics({_key(name): value}, trainer.global_step)
 
 

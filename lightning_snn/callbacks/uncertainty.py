@@ -1,11 +1,11 @@
-"""Whether a classifier's uncertainty can be trusted, at every validation and test."""
+"""Scores and figures of a classifier's uncertainty, in every validation and test."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -15,68 +15,76 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lightning_snn.callbacks.predictions import KeptPredictions, Predictions
+from lightning_snn.callbacks.predictions import (
+    CollectedPredictions,
+    Predictions,
+    describe,
+    read_prediction,
+    read_step_outputs,
+)
+from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
 from lightning_snn.checks import check_choice, check_integer
-from lightning_snn.functional.entropy import mutual_information
 from lightning_snn.functional.temperature import fit_temperature
 
 Outputs = Literal["probabilities", "logits"]
 Loader = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
-class UncertaintyLogger(pl.Callback):
-    """Logs with each validation and test how well a classifier's probabilities and uncertainties hold, and draws it.
+class UncertaintyLogger(Stages):
+    """Logger of how reliable a classifier's probabilities and uncertainties are, in each validation and test.
 
-    Logged are, as `uncertainty/val/KEY` and `uncertainty/test/KEY`, over the samples of all processes,
+    Logged as `uncertainty/val/KEY` and `uncertainty/test/KEY`, over the samples of all processes:
 
-    - `nll`, `brier`, `ece` and `adaptive_ece`: negative log-likelihood, Brier score, expected calibration error in bins
-      of equal width and in bins of equal size;
-    - `entropy`, the mean predictive entropy, and, of predictions with samples, `mutual_information` of class and model;
-    - `aurc`, the area under the risk-coverage curve of errors of 0 and 1, ranked by entropy;
-    - with an `ood_dataloader`, `ood_auroc`: how well the entropy tells its inputs from those of the validation or test,
-      and `ood_auroc_mutual_information` where there are samples;
-    - `temperature` (`val`), fitted to the validation data, and what it makes of the test (`test`): `nll_tempered` and
-      `ece_tempered`. It is kept in checkpoints, so that a checkpoint is tested with its own; a test that no validation
-      came before has none.
+    - `nll`, `brier`, `ece`, and `adaptive_ece`: negative log-likelihood, Brier score, and expected calibration error in
+      bins of equal width and in bins of equal size;
+    - `entropy`, the mean predictive entropy, and, for predictions with samples, `mutual_information` of class and
+      model, both in nats;
+    - `aurc`: area under the risk-coverage curve of errors of 0 and 1, ranked by entropy;
+    - with an `ood_dataloader`, `ood_auroc`: how well the entropy separates its inputs from those of the validation or
+      test; with samples also `ood_auroc_mutual_information`;
+    - `temperature` (`val`), fitted to the validation data, and the scores of the test at this temperature (`test`):
+      `nll_tempered` and `ece_tempered`. Checkpoints contain the temperature. A test without an earlier validation has
+      none.
 
-    The end of `Trainer.test` and of `Trainer.validate` brings `NAME_STAGE_reliability.png`, `NAME_STAGE_entropy.png`
-    and `NAME_STAGE_risk_coverage.png`. Of several validation or test loaders each but the first has its index as a
-    last part of its keys; the temperature is that of the first.
+    At the end of `Trainer.test` and of `Trainer.validate` it draws `NAME_STAGE_reliability.png`,
+    `NAME_STAGE_entropy.png`, and `NAME_STAGE_risk_coverage.png`. With several validation or test loaders, the keys of
+    all but the first end with the loader's index. The temperature is fitted to the first.
 
-    It works on any LightningModule of a classifier. Predictions are, in this order, those of `predict`; those that its
-    step returns as ``{"prediction": p, "target": y}``; those of its `predict_step`, if it defines one; its `forward`.
-    All but the step's are computed for this callback: as much work as the validation or test itself. An object with
-    class probabilities as its `mean`, as our methods' `Prediction` is, may have them of K `samples` too.
+    It works on any LightningModule of a classifier. It takes predictions from the first of these that is available:
+    `predict`; a step that returns ``{"prediction": p, "target": y}``; an overridden `predict_step`; `forward`. Except
+    for those of the step, it computes them itself, at the cost of another validation or test. A prediction is a tensor,
+    or an object with class probabilities as its `mean` and perhaps those of K samples as `samples`, like
+    `methods.task.Prediction`.
 
-    Nothing is done in training steps, and random numbers that predictions draw are put back: training goes on to the
-    last bit as it would without this callback. The first batch of a sanity check is predicted too, and neither kept nor
-    logged: what cannot be scored is refused before an epoch is lost.
+    Nothing is done in training steps, and random states are restored after predictions, so training is bit-identical
+    with and without this callback. The first batch of a sanity check is predicted but not scored, so that unsuitable
+    outputs raise an error before an epoch is lost.
 
     Args:
-        ood_dataloader: loader of inputs from outside of the training distribution, or a function that makes one. Its
-            batches go to the device and through the hooks of the data as those of the validation do, their labels
-            unused. It is gone through with each validation and test, by each process as a whole.
+        ood_dataloader: loader of inputs from outside the training distribution, or a function that returns one. Its
+            batches are transferred like those of the validation; their labels are ignored. Every process iterates over
+            all of it in each validation and test.
         temperature: whether to fit the temperature.
-        n_bins: bins of the calibration errors and of the reliability diagram, at least 1.
-        folder: where to write figures; None takes the trainer's `default_root_dir`. Nothing is written in a
-            `fast_dev_run`.
-        outputs: whether tensors are class "probabilities" or "logits"; None takes those of `forward` for logits and all
-            others for probabilities, and refuses what looks like the other. Of outputs of `forward` that lie within
-            [0, 1], as spike rates and sigmoids do, it warns: their softmax is nearly uniform.
-        predict: from the module and a batch to a prediction `[B, C]`, called without gradients.
-        read_batch: from a batch to ``(x, y [B])``; None takes batches that are such pairs.
+        n_bins: number of bins of the calibration errors and of the reliability diagram, at least 1.
+        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        outputs: whether tensors are class "probabilities" or "logits"; None treats those of `forward` as logits and all
+            others as probabilities, and raises an error if they look like the other. It warns if outputs of `forward`
+            lie within [0, 1], like spike rates and sigmoids: their softmax is nearly uniform.
+        predict: function from the module and a batch to a prediction `[B, C]`, called without gradients.
+        read_batch: function from a batch to ``(x, y [B])``; None expects batches that are such pairs.
         name: first part of all keys; several of these callbacks in one trainer need different names.
 
     Raises:
-        ValueError: if an argument is outside its range; at the first batch of a validation or test, if the predictions
-            are not of classes, are not what `outputs` says or there are no classes `[B]` to compare them with.
+        ValueError: if an argument is out of range; in the first batch of a validation or test, if the predictions are
+            not class probabilities or do not match `outputs`, or if the targets are not classes `[B]`.
 
     Example:
-        >>> trainer = Trainer(callbacks=[UncertaintyLogger(ood_dataloader=noise)])
-        >>> trainer.fit(module, data)
-        >>> trainer.test(module, data)
+        >>> uncertainty = UncertaintyLogger(ood_dataloader=[torch.rand(8, 3)], n_bins=10)
+        >>> trainer = pl.Trainer(callbacks=[uncertainty], logger=False)
     """
+
+    stages: tuple[Stage, ...] = ("val", "test")
 
     def __init__(
         self,
@@ -89,6 +97,7 @@ class UncertaintyLogger(pl.Callback):
         read_batch: Callable[[Any], tuple[Any, Tensor]] | None = None,
         name: str = "uncertainty",
     ) -> None:
+        super().__init__()
         check_choice("temperature", temperature, (True, False))
         check_integer("n_bins", n_bins)
         check_choice("outputs", outputs, (None, "probabilities", "logits"))
@@ -99,10 +108,10 @@ class UncertaintyLogger(pl.Callback):
         self.name = name
         self.fitted_temperature: float | None = None
         self._warned = False
-        self._forget()
+        self.discard()
 
-    def _forget(self) -> None:
-        self._kept: dict[int, KeptPredictions] = {}
+    def discard(self) -> None:
+        self._collected: dict[int, CollectedPredictions] = {}
         self._scored: dict[int, Predictions] = {}
 
     @property
@@ -115,229 +124,193 @@ class UncertaintyLogger(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.fitted_temperature = state_dict["temperature"]
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._forget()
+    def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        self.discard()
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._forget()
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        super().on_validation_batch_end(trainer, pl_module, *arguments)
+        batch_idx = arguments[2]
+        if trainer.sanity_checking and batch_idx == 0:
+            self.end_batch(trainer, pl_module, "val", *arguments)  # only for the errors that it raises
+            self.discard()
 
-    def on_validation_batch_end(
+    def end_batch(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
+        stage: Stage,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not trainer.sanity_checking:
-            self._keep(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        elif batch_idx == 0:
-            self._keep(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)  # for its errors
-            self._forget()
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._keep(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._score(trainer, pl_module)
-        if self.temperature and 0 in self._scored:
-            first = self._scored[0]
-            self.fitted_temperature = fit_temperature(first.log_probabilities, first.targets).item()
-            self._log(trainer, pl_module, "val", 0, {"temperature": self.fitted_temperature})
-        for index, scored in self._scored.items():
-            self._log(trainer, pl_module, "val", index, scored.scores(self.n_bins))
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._score(trainer, pl_module)
-        for index, scored in self._scored.items():
-            found = scored.scores(self.n_bins)
-            if self.temperature and self.fitted_temperature is not None:
-                found |= scored.tempered_scores(self.fitted_temperature, self.n_bins)
-            self._log(trainer, pl_module, "test", index, found)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._draw(trainer, "val")
-        self._forget()
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer, "test")
-        self._forget()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._forget()
-
-    def _keep(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        kept = self._kept.setdefault(dataloader_idx, KeptPredictions())
-        returned = outputs if isinstance(outputs, Mapping) and {"prediction", "target"} <= outputs.keys() else None
-        targets = self._targets(batch) if returned is None else returned["target"]
+        collected = self._collected.setdefault(dataloader_idx, CollectedPredictions())
+        returned = read_step_outputs(outputs)
+        targets = self._targets(batch) if returned is None else returned.target
+        is_first = not collected.targets
         if returned is None or self.predict is not None:
             with isolate_rng():
-                answer = self._ask(trainer, pl_module, batch, batch_idx, not kept.targets)
+                self._predict(collected, trainer, pl_module, batch, batch_idx, is_first)
         else:
-            answer = self._read(returned["prediction"], pl_module, "its step", "probabilities", not kept.targets)
-        if not _are_classes(targets, len(answer.outputs)):
-            got = f"a tensor of {targets.dtype} and shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else ""
+            self._collect(collected, returned.prediction, pl_module, "its step", "probabilities", is_first)
+        samples = len(collected.outputs[-1])
+        if not isinstance(targets, Tensor) or targets.shape != (samples,) or targets.is_floating_point():
             raise ValueError(
-                f"Expected classes, integers of shape ({len(answer.outputs)},), as the targets for "
-                f"{type(self).__name__}, but got {got or type(targets).__name__}"
+                f"Expected the targets for {type(self).__name__} to be classes, integers of shape ({samples},), but "
+                f"got {describe(targets)}"
             )
-        kept.logits = answer.logits
-        kept.outputs.append(answer.outputs)
-        kept.targets.append(targets.detach())
-        if answer.information is not None:
-            kept.information.append(answer.information)
+        collected.targets.append(targets.detach())
+
+    def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        self._score(trainer, pl_module)
+        if stage == "val" and self.temperature and 0 in self._scored:
+            first = self._scored[0]
+            self.fitted_temperature = fit_temperature(first.log_probabilities, first.targets).item()
+            self._log(trainer, pl_module, stage, 0, {"temperature": self.fitted_temperature})
+        for index, scored in self._scored.items():
+            scores = scored.scores(self.n_bins)
+            if stage == "test" and self.temperature and self.fitted_temperature is not None:
+                scores |= scored.tempered_scores(self.fitted_temperature, self.n_bins)
+            self._log(trainer, pl_module, stage, index, scores)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.discard()
+
+    def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        if may_write(trainer):
+            folder = output_folder(trainer, self.folder)
+            for index, scored in self._scored.items():
+                suffix = f"_{index}" if index else ""
+                for figure_name, figure in scored.draw(self.n_bins).items():
+                    log_figure(trainer, f"{self.name}_{stage}_{figure_name}{suffix}", figure, folder)
+        self.discard()
 
     def _targets(self, batch: Any) -> Any:
         pair = batch if self.read_batch is None else self.read_batch(batch)
         if isinstance(pair, (tuple, list)) and len(pair) >= 2:
             return pair[1]
         raise ValueError(
-            f"Expected a batch (x, y [B]) for {type(self).__name__}, or argument `read_batch` to make one of it, but "
-            f"got {type(pair).__name__}"
+            f"Expected a batch (x, y [B]) for {type(self).__name__}, but got {type(pair).__name__}. Pass `read_batch` "
+            "to convert batches."
         )
 
-    def _ask(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, check: bool
-    ) -> _Answer:
-        """A prediction computed for this callback."""
-        usual: Outputs = "probabilities"
+    def _predict(
+        self,
+        collected: CollectedPredictions,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        is_first: bool,
+    ) -> None:
+        """Compute and collect a prediction that the step does not return."""
+        default: Outputs = "probabilities"
         with trainer.precision_plugin.forward_context():
             if self.predict is not None:
-                source, found = "`predict`", self.predict(pl_module, batch)
+                source, value = "`predict`", self.predict(pl_module, batch)
             elif is_overridden("predict_step", pl_module):
-                source, found = "its `predict_step`", pl_module.predict_step(batch, batch_idx)
+                source, value = "its `predict_step`", pl_module.predict_step(batch, batch_idx)
             else:
                 pair = batch if self.read_batch is None else self.read_batch(batch)
                 inputs = pair[0] if isinstance(pair, (tuple, list)) else pair
-                source, found, usual = "its `forward`", pl_module(inputs), "logits"
-        return self._read(found, pl_module, source, usual, check)
+                source, value, default = "its `forward`", pl_module(inputs), "logits"
+        self._collect(collected, value, pl_module, source, default, is_first)
 
-    def _read(self, found: Any, pl_module: pl.LightningModule, source: str, usual: Outputs, check: bool) -> _Answer:
-        of = f"from {source} of {type(pl_module).__name__} for {type(self).__name__}"
-        samples = None
-        kind = usual if self.outputs is None else self.outputs
-        if not isinstance(found, Tensor) and hasattr(found, "mean"):
-            if not getattr(found, "categorical", True):
-                raise ValueError(f"Expected predictions of classes {of}, but got those of a regression")
-            found, samples, kind = found.mean, getattr(found, "samples", None), "probabilities"
-        if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] < 2 or not found.is_floating_point():
-            is_tensor = isinstance(found, Tensor)
-            got = f"a tensor of {found.dtype} and shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+    def _collect(
+        self,
+        collected: CollectedPredictions,
+        value: Any,
+        pl_module: pl.LightningModule,
+        source: str,
+        default: Outputs,
+        is_first: bool,
+    ) -> None:
+        """Collect a prediction; of the first batch, check whether it consists of probabilities or logits."""
+        origin = f"from {source} of {type(pl_module).__name__} for {type(self).__name__}"
+        kind = default if self.outputs is None else self.outputs
+        prediction = read_prediction(value)
+        if prediction is not None and not isinstance(value, Tensor):
+            kind = "probabilities"
+            if not prediction.categorical:
+                raise ValueError(f"Expected predictions of classes {origin}, but got those of a regression")
+        mean = None if prediction is None else prediction.mean
+        if mean is None or mean.dim() != 2 or mean.shape[1] < 2 or not mean.is_floating_point():
             remedy = ""
             if self.predict is None:
                 remedy = (
-                    "; argument `predict` can make them of a batch, so can a `predict_step`, or a step that returns "
-                    '{"prediction": class probabilities [B, C], "target": classes [B]}'
+                    " Pass `predict` to compute them, define a `predict_step`, or return "
+                    '{"prediction": class probabilities [B, C], "target": classes [B]} from the step.'
                 )
-            raise ValueError(f"Expected {kind} [B, C] of at least two classes {of}, but got {got}{remedy}")
-        # in half precision they are widened, so that later sums are not rounded
-        found = found.detach().to(torch.promote_types(found.dtype, torch.float32))
-        if check:
-            whole = bool((found >= 0).all() and ((found.sum(1) - 1).abs() < 0.01).all())
-            if kind == "probabilities" and not whole:
-                raise ValueError(
-                    f"Expected class probabilities {of}, at least 0 with rows that sum to 1, but got values from "
-                    f'{found.min():g} to {found.max():g}; logits need outputs="logits"'
-                )
-            if kind == "logits" and whole and self.outputs is None:
-                raise ValueError(
-                    f"Expected logits {of}, but got rows that are at least 0 and sum to 1; class probabilities need "
-                    'outputs="probabilities", and if these are logits, say so by outputs="logits"'
-                )
-            if kind == "logits" and self.outputs is None and not self._warned and _look_like_rates(found):
-                self._warned = True
-                rank_zero_warn(
-                    f"Values {of} are taken for logits, but lie within [0, 1], as spike rates and sigmoids do. If they "
-                    'are logits, say so by outputs="logits"; if not, make probabilities of them by argument `predict`'
-                )
+            got = describe(value if mean is None else mean)
+            raise ValueError(f"Expected {kind} [B, C] of at least two classes {origin}, but got {got}.{remedy}")
+        # half precision is widened, so that later sums are not rounded
+        mean = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))
+        if is_first:
+            self._check_kind(mean, kind, origin)
         if kind == "probabilities":
-            found = found.clamp(max=1)  # a mean of ones may round to more than 1
-        information = None if samples is None else mutual_information(samples.detach())
-        return _Answer(found, kind == "logits", information)
+            mean = mean.clamp(max=1)  # a mean of ones may round to more than 1
+        collected.add(mean, kind == "logits", None if prediction is None else prediction.samples)
+
+    def _check_kind(self, outputs: Tensor, kind: Outputs, origin: str) -> None:
+        """Raise an error or warn if outputs do not look like what they are taken for."""
+        are_probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 0.01).all())
+        if kind == "probabilities" and not are_probabilities:
+            raise ValueError(
+                f"Expected class probabilities {origin}, at least 0 with rows that sum to 1, but got values from "
+                f'{outputs.min():g} to {outputs.max():g}. For logits pass outputs="logits".'
+            )
+        if kind == "probabilities" or self.outputs is not None:
+            return
+        if are_probabilities:
+            raise ValueError(
+                f"Expected logits {origin}, but got rows that are at least 0 and sum to 1. For class probabilities "
+                'pass outputs="probabilities"; if these are logits, pass outputs="logits".'
+            )
+        # zeros alone come from a silent network and are no evidence
+        look_like_rates = bool(((outputs >= 0) & (outputs <= 1)).all() and (outputs > 0).any())
+        if look_like_rates and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"Values {origin} are treated as logits, but lie within [0, 1], like spike rates and sigmoids. If they "
+                'are logits, pass outputs="logits"; if not, pass `predict` to convert them to probabilities.'
+            )
 
     def _score(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Join what was kept of batches and processes, on the host and in float64."""
-        self._scored = {index: kept.joined(trainer) for index, kept in sorted(self._kept.items()) if kept.targets}
-        self._kept = {}
+        """Join the predictions of all batches and processes, on the host and in float64."""
+        self._scored = {
+            index: collected.join(trainer) for index, collected in sorted(self._collected.items()) if collected.targets
+        }
+        self._collected = {}
         if self._scored and self.ood_dataloader is not None:
-            with isolate_rng():  # loaders draw too
-                outside = self._outside(trainer, pl_module)
+            with isolate_rng():  # loaders draw random numbers too
+                uncertainties = self._out_of_distribution(trainer, pl_module)
             for scored in self._scored.values():
-                scored.outside = outside
+                scored.out_of_distribution = uncertainties
 
-    def _outside(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Tensor]:
-        """Uncertainties of the inputs from outside of the training distribution."""
+    def _out_of_distribution(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Tensor]:
+        """Return the uncertainties of the inputs from outside the training distribution."""
         loader = self.ood_dataloader() if callable(self.ood_dataloader) else self.ood_dataloader
         assert loader is not None
-        kept = KeptPredictions()
+        collected = CollectedPredictions()
         for index, loaded in enumerate(loader):
-            # as batches of the validation go, through the hooks of the data
+            # like the batches of a validation, through the hooks of the data
             batch = pl_module._on_before_batch_transfer(trainer.precision_plugin.convert_input(loaded))
             batch = trainer.strategy.batch_to_device(batch)
-            answer = self._ask(trainer, pl_module, batch, index, index == 0)
-            kept.logits = answer.logits
-            kept.outputs.append(answer.outputs)
-            if answer.information is not None:
-                kept.information.append(answer.information)
+            self._predict(collected, trainer, pl_module, batch, index, index == 0)
             if trainer.fast_dev_run:  # type: ignore[attr-defined]
                 break
-        if not kept.outputs:
-            raise ValueError("Expected argument `ood_dataloader` to give at least one batch, but got none")
-        return kept.joined(None).uncertainties
+        if not collected.outputs:
+            raise ValueError("Expected argument `ood_dataloader` to return at least one batch, but got none")
+        return collected.join(None).uncertainties
 
     def _log(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        stage: str,
+        stage: Stage,
         index: int,
         values: Mapping[str, Tensor | float],
     ) -> None:
         suffix = f"/{index}" if index else ""
         named = {f"{self.name}/{stage}/{key}{suffix}": float(value) for key, value in values.items()}
-        # values are those of all processes already
+        # the values are already those of all processes
         pl_module.log_dict(named, sync_dist=trainer.world_size > 1)
-
-    def _draw(self, trainer: pl.Trainer, stage: str) -> None:
-        if not may_write(trainer):
-            return
-        folder = output_folder(trainer, self.folder)
-        for index, scored in self._scored.items():
-            suffix = f"_{index}" if index else ""
-            for figure_name, figure in scored.drawn(self.n_bins).items():
-                log_figure(trainer, f"{self.name}_{stage}_{figure_name}{suffix}", figure, folder)
-
-
-class _Answer(NamedTuple):
-    """Class probabilities or logits `[B, C]`, and mutual information `[B]` where there are samples."""
-
-    outputs: Tensor
-    logits: bool
-    information: Tensor | None
-
-
-def _look_like_rates(found: Tensor) -> bool:
-    # zeros alone are those of a network that is silent, and tell nothing
-    return bool(((found >= 0) & (found <= 1)).all() and (found > 0).any())
-
-
-def _are_classes(targets: Any, number: int) -> bool:
-    return isinstance(targets, Tensor) and targets.shape == (number,) and not targets.is_floating_point()

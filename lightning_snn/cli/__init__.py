@@ -1,8 +1,8 @@
-"""The command line that all recipes share: every option of data, network, method and Trainer; a run; a report.
+"""Command line of all recipes: options of data, network, method and Trainer, a run, and a report.
 
-A recipe is a script that calls `main(__file__, defaults)`. `--data`, `--network` and `--method` name a class of the
-library, or give the import path of one's own; its options follow as `--data.size 64`. YAML files say the same with
-`--config`.
+A recipe is a script that calls `main(__file__, defaults)`. `--data`, `--network` and `--method` take the name of a
+class of the library or the import path of another one; its options follow as `--data.size 64`. `--config` reads the
+same options from a YAML file.
 """
 
 from lightning_snn.cli.recipe import RecipeCLI, main

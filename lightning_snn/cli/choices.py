@@ -1,4 +1,4 @@
-"""The classes that a command line chooses by name, and the help that tells of them."""
+"""Classes that the command line chooses by name, and their help."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ USAGE = "%(prog)s [--data NAME] [--network NAME] [--method NAME] [--GROUP.OPTION
 
 
 class Group(NamedTuple):
-    """An option group that stands for a class.
+    """Option group that selects a class.
 
     Attributes:
         title: heading in the help.
-        package: where the library's classes of the group are.
-        base: what every class of the group extends.
+        package: package that holds the library's classes of the group.
+        base: base class of all classes of the group.
     """
 
     title: str
@@ -36,36 +36,41 @@ class Group(NamedTuple):
     base: type
 
     def classes(self) -> dict[str, type]:
-        """The library's classes, by name."""
+        """Return the library's classes by name."""
         public = {name: getattr(self.package, name) for name in sorted(self.package.__all__)}
         return {name: kind for name, kind in public.items() if self.accepts(kind) and kind is not self.base}
 
     def accepts(self, kind: Any) -> bool:
-        """Whether something is a class of this group."""
+        """Return whether ``kind`` is a class of this group."""
         return isinstance(kind, type) and issubclass(kind, self.base)
 
     def find(self, name: Any) -> type:
-        """The class of a name of the library or of an import path; a ValueError or ImportError says what is wrong."""
+        """Return the class with a name in the library or with an import path.
+
+        Raises:
+            ValueError: if the library has no such name, or the module no such class.
+            ImportError: if the module cannot be imported.
+        """
         if not isinstance(name, str) or ("." not in name and name not in self.classes()):
             raise ValueError("no such name")
         if "." not in name:
             return self.classes()[name]
         module, _, attribute = name.rpartition(".")
-        kind: Any = getattr(import_module(module), attribute, None)
-        if not self.accepts(kind):
+        kind = getattr(import_module(module), attribute, None)
+        if not isinstance(kind, type) or not self.accepts(kind):
             raise ValueError(f"{module} has no such {self.base.__name__}")
         return kind
 
 
 GROUPS = {
-    "data": Group("What is learned", data, FrameDataModule),
-    "network": Group("The network", networks, nn.Module),
-    "method": Group("How it learns", methods, Method),
+    "data": Group("Data", data, FrameDataModule),
+    "network": Group("Network", networks, nn.Module),
+    "method": Group("Method", methods, Method),
 }
 
 
 class BriefHelp(DefaultHelpFormatter):
-    """jsonargparse's help without its lists of all subclasses and without the help options of Trainer and module."""
+    """Help of jsonargparse without the lists of all subclasses and the help options of Trainer and module."""
 
     def add_argument(self, action: argparse.Action) -> None:
         if not action.dest.endswith(".help") or action.dest.removesuffix(".help") in GROUPS:
@@ -76,20 +81,20 @@ class BriefHelp(DefaultHelpFormatter):
 
 
 def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, type]:
-    """The class that each group ends up with.
+    """Return the class that the command line chooses for each group.
 
-    It is looked up before the options are parsed, because jsonargparse would hand options of the default class on to
-    the chosen one where their names agree: the image size of one data set to another.
+    Classes are looked up before the options are parsed, because jsonargparse would pass options of the default class to
+    the chosen class if their names agree, for example the image size of one data set to another.
 
     Args:
-        arguments: the command line, without the program's name.
-        defaults: for each group the name that holds if nothing else is said; other keys are ignored.
+        arguments: the command line, without the program name.
+        defaults: default name of each group; other keys are ignored.
 
     Raises:
-        SystemExit: with status 2 and a message, if a name is that of no class of its group.
+        SystemExit: with status 2 and a message, if a group has no class of the chosen name.
     """
     names = {group: defaults[group] for group in GROUPS}
-    for option, value in _said(arguments, GROUPS):
+    for option, value in _given_values(arguments, GROUPS):
         names[option] = value.get("class_path", names[option]) if isinstance(value, dict) else value
     classes = {}
     for name, group in GROUPS.items():
@@ -104,28 +109,28 @@ def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dic
 
 
 def variants_switched_on(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The boolean options among `names` that the command line sets to true, looked up before options are parsed."""
-    last = dict(_said(arguments, names))
+    """Return the boolean options among `names` that the command line sets to true, before options are parsed."""
+    last = dict(_given_values(arguments, names))
     return [name for name in names if last.get(name) is True]
 
 
 def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
-    scan = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    scanner = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
     for option in (*options, "config"):
         flags = ("-c", "--config") if option == "config" else (f"--{option}",)
-        scan.add_argument(*flags, dest="given", action="append", default=[], type=partial(_as_mapping, option))
-    return scan
+        scanner.add_argument(*flags, dest="given", action="append", default=[], type=partial(_as_mapping, option))
+    return scanner
 
 
-def _said(arguments: Sequence[str], options: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """What the command line and its configuration files say of some options, in that order."""
+def _given_values(arguments: Sequence[str], options: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of some options in the command line and its configuration files, in order."""
     options = list(options)
     for given in _scanner(options).parse_known_args(arguments)[0].given:
         yield from ((option, given[option]) for option in options if option in given)
 
 
 def _as_mapping(option: str, text: str) -> dict[str, Any]:
-    """What an option says, as a configuration file would; an unreadable one is left for the parser to refuse."""
+    """Return an option as in a configuration file; an unreadable one is empty, and the parser reports the error."""
     try:
         value = yaml.safe_load(Path(text).read_text(encoding="utf-8") if option == "config" else text)
     except (OSError, yaml.YAMLError):

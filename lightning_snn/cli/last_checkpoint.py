@@ -1,4 +1,4 @@
-"""The checkpoint from which an interrupted run goes on."""
+"""Checkpoint from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lightning.pytorch.callbacks import Checkpoint
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one file: written at the start of training and after every epoch.
+    """Callback that writes a checkpoint to one file at the start of training and after each epoch.
 
-    With it goes the state of torch's random number generators, so that a resumed run continues as the uninterrupted one
-    would have. (`ModelCheckpoint(save_last=True)` writes only when a best checkpoint is written too. Lightning could
-    also resume in the middle of an epoch, but would then show the same samples again.)
+    The checkpoint holds the state of torch's random number generators, so a resumed run continues exactly as the
+    uninterrupted run; an unfinished epoch starts again. (`ModelCheckpoint(save_last=True)` writes only when it also
+    writes a best checkpoint.)
 
     Args:
         path: the file.
@@ -39,7 +39,7 @@ class LastCheckpoint(Checkpoint):
         return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # map_location may have moved the states; generators want them on the host
+        # map_location may have moved the states, but generators require them on the CPU
         torch.set_rng_state(state_dict["cpu"].cpu())
         if len(state_dict["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])

@@ -1,4 +1,4 @@
-"""A recipe as a LightningCLI: options, the run, the table, and what to do after Ctrl-C."""
+"""Recipes as a LightningCLI: options, the run, the table of results, and resuming after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
 
-_LINKED = ("input_shape", "num_classes")  # what a network gets from the data
-# what Lightning says on every run and no user needs to act on
-_NOISE = ("💡", "TPU available", "Loading `train_dataloader` to estimate", "`weights_only` was not set")
-_NEEDLESS_WARNINGS = (
-    ".*does not have many workers",  # frames lie in memory or are mapped: workers would only cost
+_LINKED = ("input_shape", "num_classes")  # arguments of a network that come from the data
+# messages that Lightning logs on every run and that need no action
+_IGNORED_MESSAGES = ("💡", "TPU available", "Loading `train_dataloader` to estimate", "`weights_only` was not set")
+_IGNORED_WARNINGS = (
+    ".*does not have many workers",  # frames are in memory or mapped, so workers would only cost time
     ".*smaller than the logging interval",
     ".*LeafSpec",
     "Checkpoint directory .* exists and is not empty",  # a resumed run
@@ -67,49 +67,52 @@ def main(
     presets: Mapping[str, Options] | None = None,
     variants: Mapping[str, Options] | None = None,
 ) -> RecipeCLI:
-    """Run a recipe as the command line says: train, keep the best checkpoint on validation data, test it, report.
+    """Run a recipe with the options of the command line: train, test the best checkpoint on validation data, report.
 
     Args:
-        recipe: the script, `__file__`; its name names the folder of the run and is a tag in W&B.
+        recipe: path of the script, `__file__`; its stem is part of the folder of the run and a tag in W&B.
         defaults: options and their values, such as ``{"data": "Gestures", "trainer.max_epochs": 30}``.
-        presets: for a class name the options that its choice brings along, such as
-            ``{"NMNIST": {"data.size": 34, "trainer.max_epochs": 20}}``. They come after `defaults`, before the user's.
-        variants: for a name the options that ``--NAME true`` brings along, such as
-            ``{"small": {"network": "ResNet", "network.blocks": 1}}``. They come after `presets`, before the user's;
-            options of a class do not follow when the user chooses another one.
+        presets: default options per class name, such as ``{"NMNIST": {"data.size": 34, "trainer.max_epochs": 20}}``.
+            If the class is chosen, they override `defaults`, and the user's options override them.
+        variants: default options per variant, which ``--NAME true`` selects, such as
+            ``{"small": {"network": "ResNet", "network.blocks": 1}}``. They override `presets`, and the user's options
+            override them; options of a class are ignored if the user chooses another class.
 
     Returns:
         The command line, with its `trainer`, `model`, `datamodule` and `report`.
 
     Raises:
-        SystemExit: with status 2 for bad options; with status 130 after Ctrl-C, having said how to resume.
+        SystemExit: with status 2 for bad options; with status 130 after Ctrl-C, after a message on how to resume.
     """
     keep_freed_memory()
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_worth_saying)
-    for message in _NEEDLESS_WARNINGS:
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
+    for message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     cli = None
     try:
         cli = RecipeCLI(recipe, defaults, presets or {}, variants or {})
         cli.run()
     except (KeyboardInterrupt, SystemExit) as stop:
-        # the Trainer saves what it has to save on Ctrl-C and then raises an exit of its own
+        # on Ctrl-C the Trainer saves its state and then raises SystemExit
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print("\n" + (cli.how_to_resume() if cli else "Interrupted before the run began."), file=sys.stderr)
+        print("\n" + (cli.how_to_resume() if cli else "Interrupted before the run started."), file=sys.stderr)
         sys.exit(130)
     return cli
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with the groups data, network, method, model and trainer; what depends on the data is linked.
+    """LightningCLI with the groups data, network, method, model and trainer.
 
-    The network gets `input_shape` and `num_classes` from the data, if it has such arguments; the module gets
-    `num_classes` and `pairs`. All that a run writes lies in the folder `output`.
+    The arguments `input_shape` and `num_classes` of the network, if it has them, and `num_classes` and `pairs` of the
+    module are linked to the data. A run writes all files into the folder `output`.
 
     Args:
-        recipe, defaults, presets, variants: see `main`.
+        recipe: see `main`.
+        defaults: see `main`.
+        presets: see `main`.
+        variants: see `main`.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class RecipeCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            # the module's checkpoints hold the whole configuration anyway, see `instantiate_classes`
+            # checkpoints of the module hold the whole configuration, see `instantiate_classes`
             load_from_checkpoint_support=False,
             parser_kwargs={
                 "description": inspect.getdoc(sys.modules["__main__"]),
@@ -151,22 +154,25 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output", type=str | None, help="folder of the run; runs/RECIPE/TIME_SEED if not given")
+        parser.add_argument("--output", type=str | None, help="folder of the run; the default is runs/RECIPE/TIME_SEED")
         parser.add_argument(
-            "--wandb", type=bool, default=False, help="log to Weights & Biases, offline without a key, firing rates too"
+            "--wandb",
+            type=bool,
+            default=False,
+            help="log to Weights & Biases with firing rates, offline without a key",
         )
         parser.add_argument("--ckpt_path", type=Path_fr | None, help="checkpoint from which to resume")
         for name, special in self.variants.items():
-            told = ", ".join(f"{option} {value}" for option, value in special.items())
-            parser.add_argument(f"--{name}", type=bool, default=False, help=f"with other defaults: {told}")
+            changes = ", ".join(f"{option} {value}" for option, value in special.items())
+            parser.add_argument(f"--{name}", type=bool, default=False, help=f"with other defaults: {changes}")
         options = dict(self.option_defaults)
         for name, group in GROUPS.items():
             known, kind = group.classes(), self.classes[name]
-            # every layer of torch is an nn.Module: of networks only the library's are offered
+            # every layer of torch is an nn.Module, so only the library's networks are listed
             bases = dict.fromkeys((*known.values(), kind)) if group.base is nn.Module else (group.base,)
-            own = [f"--{name}.{option}" for option in inspect.signature(kind).parameters if option not in _LINKED]
+            accepted = [f"--{name}.{option}" for option in _option_names(kind) if option not in _LINKED]
             section = parser.add_argument_group(
-                group.title, f"{kind.__name__} takes {' '.join(own) or 'no options'}", name=name
+                group.title, f"{kind.__name__} takes {' '.join(accepted) or 'no options'}", name=name
             )
             section.add_subclass_arguments(
                 tuple(bases),
@@ -196,9 +202,9 @@ class RecipeCLI(LightningCLI):
         self.hyperparameters = {group: configuration[group] for group in groups}
         try:
             super().instantiate_classes()
-        except (ImportError, ValueError) as error:  # a bad argument, or one that needs a library that is not there
+        except (ImportError, ValueError) as error:  # a bad argument, or a missing optional library
             self.parser.error(str(error))
-        # plain data from which `SpikingModule.load_from_checkpoint(path)` builds network and method again
+        # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         self.model.hparams.update(
             self.hyperparameters["model"],
             network=self._with_links(self.hyperparameters["network"]),
@@ -225,11 +231,11 @@ class RecipeCLI(LightningCLI):
             },
         )
         callbacks: list[pl.Callback] = [self.report]
-        if self.config.wandb and self._is_unwatched():
+        if self.config.wandb and self._lacks_rate_monitor():
             callbacks.append(FiringRateMonitor(folder=self.output))
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
-            # the likelihood sees accuracy and calibration both; without validation data the last epoch is the best
+            # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best
             monitor = "val/nll" if self.config.model.task == "classification" else "val/mse"
             callbacks += [
                 ModelCheckpoint(
@@ -245,7 +251,7 @@ class RecipeCLI(LightningCLI):
         return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
 
     def run(self) -> None:
-        """Train, test the best checkpoint, print the table."""
+        """Train, test the best checkpoint, and print the table of results."""
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(f"The run is kept in {self.output}")
             self._save_configuration()
@@ -255,7 +261,7 @@ class RecipeCLI(LightningCLI):
         except (FileNotFoundError, ValueError) as error:
             if self.datamodule.train_set is not None:
                 raise
-            self.parser.error(str(error))  # the data are missing or damaged, which the message says
+            self.parser.error(str(error))  # the data are missing or damaged
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:
@@ -265,23 +271,23 @@ class RecipeCLI(LightningCLI):
             print(self.table())
 
     def table(self) -> str:
-        """What the test found, for people to read."""
+        """Return the results of the test as text."""
         found = self.report.results
         rows = [(label, format(found[name], form)) for name, (label, form) in _TABLE.items() if name in found]
-        parts = ", ".join(f"{name} {spent:.0f}" for name, spent in found["seconds"].items())
+        parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["seconds"].items())
         rows += [("seconds", parts), ("report", str(self.output))]
         width = max(len(label) for label, _ in rows)
         title = " ".join(str(found[name]) for name in ("method", "network", "data")) + f", seed {found['seed']}"
         return "\n".join(["", title, *(f"  {label:<{width}}  {value}" for label, value in rows)])
 
     def how_to_resume(self) -> str:
-        """What to tell a user who pressed Ctrl-C."""
+        """Return the message for a user who pressed Ctrl-C."""
         last = self.output / "checkpoints" / "last.ckpt"
         if not last.is_file():
-            return "Interrupted; there is no checkpoint to resume from yet: start again with the same command."
+            return "Interrupted before the first checkpoint; start again with the same command."
         command = shlex.join(["python", sys.argv[0], *_without_option(sys.argv[1:], "--ckpt_path")])
         return (
-            f"Interrupted; the last checkpoint is kept. An epoch that was not finished starts again on resuming, by\n"
+            f"Interrupted; the last checkpoint is kept. Resume, starting the unfinished epoch again, with\n"
             f"  {command} --ckpt_path {shlex.quote(str(last))}"
         )
 
@@ -290,9 +296,9 @@ class RecipeCLI(LightningCLI):
             return Path(self.config.output)
         if self.config.ckpt_path is not None:
             checkpoints = Path(self.config.ckpt_path).parent
-            if checkpoints.name == "checkpoints":  # of an interrupted run, which goes on there
+            if checkpoints.name == "checkpoints":  # of an interrupted run, whose folder is used again
                 return checkpoints.parent
-        # with the seed, for seeds are started together
+        # with the seed, because runs of several seeds are started at the same time
         name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{self.config.seed_everything}"
         return Path("runs", self.recipe, name)
 
@@ -305,18 +311,18 @@ class RecipeCLI(LightningCLI):
             logger.log_hyperparams(self.hyperparameters)
 
     def _with_links(self, network: dict[str, Any]) -> dict[str, Any]:
-        """The network's configuration with the arguments that it got from the data."""
+        """Return the configuration of the network with its arguments that come from the data."""
         linked = dict(zip(_LINKED, (list(self.datamodule.frame_shape), self.datamodule.num_classes), strict=True))
         accepted = inspect.signature(self.classes["network"]).parameters
         linked = {name: value for name, value in linked.items() if name in accepted}
         return {**network, "init_args": {**network.get("init_args", {}), **linked}}
 
-    def _is_unwatched(self) -> bool:
-        """Whether the network has spiking layers and the user configured no watch over their rates."""
+    def _lacks_rate_monitor(self) -> bool:
+        """Return whether the network has spiking layers and the user configured no monitor of their rates."""
         configured = self.config_init.trainer.callbacks or []
         configured = configured if isinstance(configured, list) else [configured]
-        watched = any(isinstance(callback, FiringRateMonitor) for callback in configured)
-        return not watched and any(True for _ in spiking_layers(self.model))
+        monitored = any(isinstance(callback, FiringRateMonitor) for callback in configured)
+        return not monitored and any(True for _ in spiking_layers(self.model))
 
     def _logger(self, names: Mapping[str, str]) -> Logger | bool:
         if self.config.trainer.fast_dev_run:
@@ -327,8 +333,14 @@ class RecipeCLI(LightningCLI):
         return wandb_logger(self.output, " ".join(chosen), [*chosen, self.recipe])
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_NOISE)
+def _is_relevant(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_IGNORED_MESSAGES)
+
+
+def _option_names(kind: type) -> list[str]:
+    """Return the names of the options of a class, with those that it passes on to its base classes."""
+    names: list[str] = LightningArgumentParser().add_class_arguments(kind, fail_untyped=False)
+    return names
 
 
 def _import_path(kind: type) -> str:
@@ -336,7 +348,7 @@ def _import_path(kind: type) -> str:
 
 
 def _pop_group(options: dict[str, Any], group: str) -> dict[str, Any]:
-    """Take the options ``group.name`` out, by their names."""
+    """Remove the options ``group.name`` and return them by name."""
     names = [name for name in options if name.startswith(f"{group}.")]
     return {name.removeprefix(f"{group}."): options.pop(name) for name in names}
 

@@ -1,4 +1,4 @@
-"""Weights & Biases for recipes: online with a key and a server, else offline, which is said."""
+"""Weights & Biases for recipes: online with a key and a server, otherwise offline with a message."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SECONDS_TO_CONNECT = 30
 
 
 def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
-    """A logger whose run has begun, in the project `lightning_snn`.
+    """Return a logger whose run has started, in the project `lightning_snn`.
 
     Args:
-        folder: where W&B keeps its files; made if need be.
-        group: of the run, such as what it shares with its other seeds.
-        tags: of the run.
+        folder: folder of the W&B files; created if it is missing.
+        group: group of the run, shared for example by runs of other seeds.
+        tags: tags of the run.
     """
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    # absolute, for the process that writes may have begun elsewhere
+    # absolute, because the process that writes may have another working folder
     where = {"save_dir": str(folder.absolute())}
     options: dict[str, Any] = {"project": "lightning_snn", "group": group, "tags": tags, **where}
     reason = why_offline()
@@ -36,25 +36,25 @@ def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
             return logger
         except wandb.errors.CommError as error:
             reason = f"the server cannot be reached ({error})"
-    # every process of a run comes here
+    # all processes of a run reach this line
     kept = folder / "wandb"
     rank_zero_only(print)(
         f"Weights & Biases: {reason}, so the run is kept offline in {kept}\n"
         f"  wandb sync {kept}/offline-run-*   uploads it"
     )
-    # the mode, not `offline`, which changes an environment that W&B has read by now
+    # `mode` instead of `offline`, which sets an environment variable that W&B has already read
     logger = WandbLogger(**options, mode="offline", settings=wandb.Settings(silent=True))
     _ = logger.experiment
     return logger
 
 
 def why_offline() -> str | None:
-    """Why a run cannot be uploaded; None if, as far as settings tell, it can."""
+    """Return the reason why a run cannot be uploaded, or None if the settings allow it."""
     import wandb
 
     settings = wandb.setup().settings
     if settings.mode in ("offline", "dryrun"):
-        return "WANDB_MODE asks for it"
+        return "WANDB_MODE is offline"
     if settings.mode == "disabled" or settings.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return None
     hosts = {urlsplit(settings.base_url).netloc, "api.wandb.ai"}

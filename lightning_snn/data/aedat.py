@@ -1,4 +1,4 @@
-"""Events of AEDAT 3.1 files, the format of the original DVS128 Gesture recordings."""
+"""Reader of AEDAT 3.1 files, the format of the original DVS128 Gesture recordings."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ POLARITY_EVENT_SIZE = 8
 
 
 def read_aedat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Valid polarity events of an AEDAT 3.1 file.
+    """Read the valid polarity events of an AEDAT 3.1 file.
 
     Header lines that start with ``#`` precede packets. A packet is a 28-byte header and ``capacity`` events of
     ``size`` bytes, of which the first ``number`` are used. A polarity event is two little-endian 32-bit words: valid
     (bit 0), polarity (bit 1), y (bits 2 to 16), x (bits 17 to 31); and the low 31 bits of the time in microseconds,
-    whose high bits stand in the packet's header. Packets of other types are passed over.
+    whose high bits are in the header of the packet. Packets of other types are skipped.
 
     Args:
         path: the file.
 
     Returns:
-        ``x``, ``y`` (int16), ``p`` (uint8, 1 is ON) and ``t`` (int64, us), each of shape ``(N,)``, in the file's order.
+        ``x``, ``y`` (int16), ``p`` (uint8, 1 is ON) and ``t`` (int64, us), each of shape ``(N,)``, in the order of
+        the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is of another format, truncated, or holds no polarity event; names the file.
+        ValueError: if the file is of another format, truncated, or holds no polarity event; the message names it.
 
     Source: iniVation, "AEDAT 3.1", https://docs.inivation.com/software/software-advanced-usage/file-formats/.
     """
@@ -66,14 +67,14 @@ def read_aedat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np
             times.append(events[:, 1].astype(np.int64) | int(header["time_overflow"]) << 31)
         position += capacity * size
     if not any(map(len, words)):
-        raise ValueError(f"Expected {path} to hold valid polarity events, but it holds none")
+        raise ValueError(f"Expected {path} to hold valid polarity events, but got none")
     word = np.concatenate(words)
     x, y = (word >> 17).astype(np.int16), (word >> 2 & 0x7FFF).astype(np.int16)
     return x, y, (word >> 1 & 1).astype(np.uint8), np.concatenate(times)
 
 
 def _skip_header_lines(data: memoryview, path: str | os.PathLike[str]) -> int:
-    """Position of the first packet."""
+    """Return the position of the first packet."""
     if bytes(data[: len(VERSION_LINE)]) != VERSION_LINE:
         raise ValueError(
             f"Expected {path} to be an AEDAT 3.1 file, which starts with {VERSION_LINE.decode()}, but it starts with "
@@ -81,7 +82,7 @@ def _skip_header_lines(data: memoryview, path: str | os.PathLike[str]) -> int:
         )
     position = 0
     while position < len(data) and data[position] == ord("#"):
-        # Header lines are short; the bound keeps a file without a line end from being copied whole.
+        # header lines are short; without the bound a file without line ends would be copied whole
         end = bytes(data[position : position + 65536]).find(b"\n")
         if end < 0:
             raise ValueError(f"Expected the header line at byte {position} of {path} to end, but it does not")

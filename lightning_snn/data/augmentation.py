@@ -1,4 +1,4 @@
-"""Random changes of training batches, on their device."""
+"""Random augmentation of training batches, on their device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning_snn.checks import check_between, check_integer
 
 
 def shift(x: Tensor, pixels: int, mirror: bool = False) -> Tensor:
-    """Shift each sample by up to ``pixels`` in both directions, zeros coming in, and perhaps mirror it left to right.
+    """Shift each sample at random along both axes, padding with zeros, and mirror it left to right if asked for.
 
     Args:
-        x: inputs over time, shape ``(T, B, C, H, W)``; all frames of a sample move alike.
-        pixels: largest shift, from 0 to the smaller of H and W.
+        x: inputs over time, shape ``(T, B, C, H, W)``; all frames of a sample are shifted alike.
+        pixels: largest shift in pixels, from 0 to the smaller of H and W.
         mirror: mirror each sample with probability 1/2.
 
     Returns:
-        a tensor of the same shape and type. Randomness comes from torch's CPU generator.
+        A tensor of the same shape and dtype. Randomness comes from torch's CPU generator.
 
     Raises:
         ValueError: if ``pixels`` is out of range.
@@ -30,7 +30,7 @@ def shift(x: Tensor, pixels: int, mirror: bool = False) -> Tensor:
     offsets = torch.randint(-pixels, pixels + 1, (x.shape[1], 2)).tolist()
     mirrored = (torch.rand(x.shape[1]) < 0.5).tolist() if mirror else [False] * x.shape[1]
     shifted = torch.zeros_like(x)
-    # one copy of a rectangle a sample: gathering pixels by their indices takes five times as long
+    # one copy of a rectangle per sample: gathering pixels by their indices takes five times as long
     for sample, ((down, right), flipped) in enumerate(zip(offsets, mirrored, strict=True)):
         source = x[:, sample, :, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
         target = shifted[:, sample, :, max(down, 0) : height - max(-down, 0), max(right, 0) : width - max(-right, 0)]
@@ -41,24 +41,26 @@ def shift(x: Tensor, pixels: int, mirror: bool = False) -> Tensor:
 
 
 def cutout(x: Tensor, size: int, fill: Sequence[float] | None = None) -> Tensor:
-    """Blank a square of each sample, anywhere; the part of it that lies outside is lost (after DeVries & Taylor 2017).
+    """Blank a randomly placed square of each sample (after DeVries & Taylor 2017).
+
+    The part of the square outside of the image has no effect.
 
     Args:
-        x: inputs over time, shape ``(T, B, C, H, W)``; all frames of a sample lose the same square.
-        size: side of the square in pixels, from 0; its center is any pixel with the same probability.
-        fill: what a channel holds there, C numbers; zeros if not given.
+        x: inputs over time, shape ``(T, B, C, H, W)``; all frames of a sample share the square.
+        size: side of the square in pixels, from 0; its center is uniformly distributed over the pixels.
+        fill: value of each channel in the square, C numbers; None is zeros.
 
     Returns:
-        a tensor of the same shape and type. Randomness comes from torch's CPU generator.
+        A tensor of the same shape and dtype. Randomness comes from torch's CPU generator.
 
     Raises:
-        ValueError: if ``size`` is out of range, or ``fill`` is not of C numbers.
+        ValueError: if ``size`` is out of range, or ``fill`` does not hold C numbers.
     """
     samples, channels, height, width = x.shape[1:]
     check_integer("size", size, minimum=0)
     fill = [0.0] * channels if fill is None else fill
     if len(fill) != channels:
-        raise ValueError(f"Expected argument `fill` to hold {channels} numbers, one a channel, but got {list(fill)}")
+        raise ValueError(f"Expected argument `fill` to hold {channels} numbers, one per channel, but got {list(fill)}")
     inside = []
     for side in (height, width):
         start = torch.randint(side, (samples, 1)).to(x.device) - size // 2
@@ -70,10 +72,10 @@ def cutout(x: Tensor, size: int, fill: Sequence[float] | None = None) -> Tensor:
 
 
 class AutoAugment:
-    """The policy found for CIFAR-10 by AutoAugment (Cubuk et al. 2019), by kornia, which must be installed.
+    """Policy that AutoAugment found for CIFAR-10 (Cubuk et al. 2019), as implemented by kornia.
 
-    Every sample gets one of the 25 sub-policies at random, and each of the sub-policy's two changes (of color or of
-    geometry) with the probability that was found for it.
+    Each sample gets one of the 25 sub-policies at random. Each of its two operations (on color or geometry) is applied
+    with the probability that the policy gives it.
 
     Raises:
         ImportError: if kornia is not installed.
@@ -84,17 +86,20 @@ class AutoAugment:
             from kornia.augmentation import auto
         except ImportError as error:
             raise ImportError(
-                "AutoAugment needs kornia, which is not installed: pip install 'lightning-snn[augmentation]'"
+                "Expected kornia to be installed, which AutoAugment needs: pip install 'lightning-snn[augmentation]'"
             ) from error
         self.sub_policies: list[Callable[[Tensor], Tensor]] = list(auto.AutoAugment("cifar10").children())
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Changed images of the same shape.
+        """Augment a batch of images.
 
         Args:
-            images: shape ``(B, 3, H, W)``, values in [0, 1], which they keep.
+            images: shape ``(B, 3, H, W)``, values in [0, 1].
+
+        Returns:
+            Images of the same shape and range.
         """
-        # kornia would give one sub-policy to the whole batch
+        # kornia would apply one sub-policy to the whole batch
         chosen = torch.randint(len(self.sub_policies), (len(images),))
         changed = torch.empty_like(images)
         for number in chosen.unique().tolist():

@@ -5,25 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from lightning_snn.files import write_folder_atomically
+
 
 def cache_root(directory: str | os.PathLike[str] | None = None) -> Path:
-    """The folder under which data sets keep their caches.
+    """Return the folder that holds the caches of all data sets.
 
     Args:
-        directory: the folder; None takes the environment's ``LIGHTNING_SNN_CACHE``, else ``lightning_snn`` under
+        directory: the folder; None takes the environment variable ``LIGHTNING_SNN_CACHE``, else ``lightning_snn`` in
             ``XDG_CACHE_HOME``, else ``~/.cache/lightning_snn``.
 
     Returns:
-        the folder, with ``~`` expanded; it need not exist.
+        The folder, with ``~`` expanded; it need not exist.
     """
     if directory is not None:
         return Path(directory).expanduser()
@@ -33,13 +33,13 @@ def cache_root(directory: str | os.PathLike[str] | None = None) -> Path:
 
 
 def cache_key(parameters: Mapping[str, Any]) -> str:
-    """A name of 20 hexadecimal digits that changes with any parameter.
+    """Return a name of 20 hexadecimal digits that changes with any parameter.
 
     Args:
         parameters: everything that the cached arrays depend on: plain data (numbers, strings, lists, dicts).
 
     Returns:
-        the first 80 bits of the SHA-256 of the parameters as JSON with sorted keys.
+        The first 80 bits of the SHA-256 of the parameters as JSON with sorted keys.
 
     Raises:
         TypeError: if a parameter is not plain data.
@@ -48,79 +48,36 @@ def cache_key(parameters: Mapping[str, Any]) -> str:
 
 
 def file_signature(files: Sequence[Path], root: Path) -> list[tuple[str, int, int]]:
-    """What tells a file from a changed one without reading it, for a :func:`cache_key`.
+    """Return a signature that changes when a file changes, for a :func:`cache_key`; no file is read.
 
     Args:
         files: the files.
-        root: the folder that they are named from, so that a moved data set keeps its cache.
+        root: the folder that their names are relative to, so that a moved data set keeps its cache.
 
     Returns:
-        for each file its name relative to ``root``, its size in bytes and its time of modification in ns.
+        For each file its name relative to ``root``, its size in bytes and its modification time in ns.
     """
     status = [(file, file.stat()) for file in files]
     return [(file.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in status]
 
 
-@contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder that takes the name ``path`` when the block ends well, and otherwise is removed.
-
-    A run that is killed while it writes leaves no folder of that name. Of two runs that write the same one, the first
-    to finish keeps it, and the other's work is dropped.
-
-    Args:
-        path: the folder to make.
-
-    Returns:
-        a context that gives the folder to write into.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.mkdir()
-    try:
-        yield partial
-        try:
-            os.rename(partial, path)
-        except OSError:
-            # Renaming onto a folder that holds files fails: another run has finished the same arrays first.
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def save_atomic(path: str | os.PathLike[str], **arrays: np.ndarray) -> Path:
-    """Write arrays as ``path/<name>.npy``, uncompressed; the folder ``path`` appears complete or not at all.
-
-    Args:
-        path: the folder to make; its name usually ends in a :func:`cache_key`.
-        arrays: the arrays to keep, by name.
-
-    Returns:
-        ``path``.
-    """
-    with atomic_folder(path) as folder:
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    return Path(path)
-
-
 def save_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write arrays row by row as they come, never holding them whole in memory; otherwise as :func:`save_atomic`.
+    """Write arrays row by row as ``path/<name>.npy``, uncompressed, without holding them in memory.
+
+    The folder ``path`` appears complete or not at all.
 
     Args:
-        path: the folder to make.
+        path: the folder to create; its name usually ends in a :func:`cache_key`.
         rows: for each row its value in every array, by name; the values of an array share their shape and dtype.
 
     Returns:
-        ``path``. Along the first axis of array ``name`` lie the rows' values of that name.
+        ``path``. The first axis of array ``name`` indexes the rows.
 
     Raises:
         ValueError: if there are no rows, or a row differs from the first in its names, shapes or dtypes.
     """
-    with atomic_folder(path) as folder, ExitStack() as stack:
-        layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    with write_folder_atomically(path) as folder, ExitStack() as stack:
+        layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         files: dict[str, BinaryIO] = {}
         count = 0
         for row in rows:
@@ -138,7 +95,7 @@ def save_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -
             raise ValueError(f"Expected at least one row to write to {path}, but got none")
         for name, (shape, dtype) in layout.items():
             files[name].close()
-            # The length stands in the header of a .npy file, before the rows, so only now can that file be written.
+            # the header of a .npy file precedes the rows and holds their number, which is known only now
             rows_file = folder / f"{name}.rows"
             np.save(folder / f"{name}.npy", np.memmap(rows_file, dtype, "r", shape=(count, *shape)))
             rows_file.unlink()
@@ -148,25 +105,25 @@ def save_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -
 def load_checked(
     path: str | os.PathLike[str], expected: Mapping[str, tuple[tuple[int | None, ...], Any]], mmap: bool = True
 ) -> dict[str, np.ndarray]:
-    """Read what :func:`save_atomic` wrote, and refuse what it cannot have written.
+    """Read arrays that :func:`save_rows` wrote, and check their shapes and dtypes.
 
     Args:
         path: the folder.
-        expected: for each array's name its shape, None where any length will do, and its dtype.
-        mmap: map the arrays read-only, so that only what is used is read; otherwise read them whole.
+        expected: shape and dtype of each array, by name; None in a shape accepts any length.
+        mmap: map the arrays read-only, so that only the accessed rows are read; otherwise read them whole.
 
     Returns:
-        the arrays by name.
+        The arrays by name.
 
     Raises:
-        FileNotFoundError: if a file is missing; names it.
-        ValueError: if a file is truncated, corrupt, or of another shape or dtype; names it and what was expected.
+        FileNotFoundError: if a file is missing; the message names it.
+        ValueError: if a file is truncated, corrupt, or of another shape or dtype; the message names it.
     """
     arrays = {}
     for name, (shape, dtype) in expected.items():
         file = Path(path) / f"{name}.npy"
         wanted = f"{np.dtype(dtype)} array of shape ({', '.join('any' if n is None else str(n) for n in shape)})"
-        remedy = "Delete its folder to have it made again."
+        remedy = "Delete its folder to have it created again."
         if not file.is_file():
             raise FileNotFoundError(f"Expected cached file {file} to hold a {wanted}, but it is missing. {remedy}")
         try:
@@ -190,15 +147,15 @@ def cached_rows(
     make_rows: Callable[[], Iterable[Mapping[str, Any]]],
     expected: Mapping[str, tuple[tuple[int | None, ...], Any]],
 ) -> dict[str, np.ndarray]:
-    """The arrays kept at ``path``, mapped read-only; made first where there are none.
+    """Return the arrays cached at ``path``, mapped read-only, and create them first if the folder does not exist.
 
     Args:
         path: the folder.
-        make_rows: gives the rows for :func:`save_rows`.
+        make_rows: returns the rows for :func:`save_rows`.
         expected: shape and dtype of each array, as in :func:`load_checked`.
 
     Returns:
-        the arrays by name.
+        The arrays by name.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_checked`.

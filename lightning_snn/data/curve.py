@@ -1,6 +1,8 @@
-"""A simulated curve for regression, seen on two stretches of a line and never in the gap between them."""
+"""Simulated curve for regression, with samples on two intervals and none in the gap between them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,31 +15,38 @@ from lightning_snn.nn.encoders import PopulationEncoder
 
 
 class NoisyCurve(FrameDataModule):
-    """Noisy values of ``y = sin 2x + 0.3 cos 5x`` at places drawn evenly from [0, 1] and [2.5, 4]; simulated data.
+    """Noisy values of ``y = sin 2x + 0.3 cos 5x``, with x drawn uniformly from [0, 1] and [2.5, 4]; simulated data.
 
-    A place is a population of neurons that spike near it, on a line from -1 to 5, so that in the gap between the
-    stretches other neurons speak than any sample lets hear. A batch is ``(x [1, B, fields], y [B, 1])``.
+    Each x is encoded by a population of neurons with receptive fields on [-1, 5]. Neurons that spike in the gap between
+    the intervals spike for no training sample. A batch is ``(x [1, B, fields], y [B, 1])``.
 
     Args:
-        train_size, val_size, test_size: samples of each set; the values of the test set have noise as well.
-        noise: standard deviation of the values about the curve.
+        train_size: training samples.
+        val_size: validation samples.
+        test_size: test samples, whose values are noisy as well.
+        noise: standard deviation of the values around the curve.
         fields: neurons of the population.
         width: standard deviation of their receptive fields.
-        batch_size: samples a batch.
-        num_workers: worker processes of each loader.
-        seed: of places, noise and the order of the training samples.
-        fixed_batches: make training batches of the same samples in every epoch, in another order.
+        batch_size: samples per batch.
+        **loader_options: ``num_workers``, ``seed`` and ``fixed_batches`` of
+            :class:`~lightning_snn.data.FrameDataModule`; the seed also determines x and the noise.
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> data = NoisyCurve(train_size=200, batch_size=50)
+        >>> data.setup()
+        >>> x, y = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> x.shape, y.shape
+        (torch.Size([1, 50, 100]), torch.Size([50, 1]))
     """
 
     num_classes = 1  # outputs of the network
     class_names = ()
     time_steps = 1
-    frame_shape: tuple[int]  # type: ignore[assignment]
-    seen = ((0.0, 1.0), (2.5, 4.0))
-    """the stretches from which samples come"""
+    intervals = ((0.0, 1.0), (2.5, 4.0))
+    """the intervals from which samples are drawn"""
 
     def __init__(
         self,
@@ -49,11 +58,9 @@ class NoisyCurve(FrameDataModule):
         fields: int = 100,
         width: float = 0.12,
         batch_size: int = 100,
-        num_workers: int = 0,
-        seed: int = 0,
-        fixed_batches: bool = False,
+        **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, fixed_batches=fixed_batches)
+        super().__init__(batch_size=batch_size, max_count=None, **loader_options)
         self.sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
         for name, size in self.sizes.items():
             check_integer(name, size)
@@ -64,28 +71,29 @@ class NoisyCurve(FrameDataModule):
 
     @staticmethod
     def truth(x: Tensor) -> Tensor:
-        """The curve without noise at places x."""
+        """Return the curve without noise, ``sin 2x + 0.3 cos 5x``, elementwise."""
         return torch.sin(2 * x) + 0.3 * torch.cos(5 * x)
 
     def grid(self, points: int = 401, low: float = -0.5, high: float = 4.5) -> tuple[Tensor, Tensor]:
-        """Evenly spaced places `[points]`, for a plot, and their populations `[1, points, fields]`."""
-        places = torch.linspace(low, high, points)
-        return places, self.encoder(places)
+        """Return evenly spaced x ``[points]`` from ``low`` to ``high`` and their encoding ``[1, points, fields]``."""
+        x = torch.linspace(low, high, points)
+        return x, self.encoder(x)
 
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        """Places `[1]` and values `[1]`, of generators keyed by ``(seed, split)``."""
+    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
+        """Return the three sets of ``(x [1], y [1])``, drawn by generators keyed by ``(seed, split)``."""
         train, val, test = (self._draw(size, split) for split, size in enumerate(self.sizes.values()))
         return train, val, test
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """Populations ``(1, B, fields)`` of places ``(B, 1)``."""
-        return self.encoder(frames)
+        """Return the encoding ``(1, B, fields)`` of x ``(B, 1)``."""
+        encoded: Tensor = self.encoder(frames)
+        return encoded
 
     def _draw(self, size: int, split: int) -> TensorDataset:
         rng = np.random.default_rng([self.seed, split])
-        (low, end), (begin, high) = self.seen
-        # one stretch after the other, then moved over the gap
-        along = low + rng.uniform(0, end - low + high - begin, (size, 1))
-        places = torch.from_numpy(np.where(along < end, along, along + begin - end))
-        values = self.truth(places) + self.noise * torch.from_numpy(rng.standard_normal((size, 1)))
-        return TensorDataset(places.float(), values.float())
+        (low, end), (start, high) = self.intervals
+        # drawn from both intervals end to end; draws beyond the first are then moved across the gap
+        position = low + rng.uniform(0, end - low + high - start, (size, 1))
+        x = torch.from_numpy(np.where(position < end, position, position + start - end))
+        y = self.truth(x) + self.noise * torch.from_numpy(rng.standard_normal((size, 1)))
+        return TensorDataset(x.float(), y.float())

@@ -1,4 +1,4 @@
-"""DVS128 Gesture: eleven hand and arm gestures of 29 people before an event camera (Amir et al. 2017)."""
+"""DVS128 Gesture: eleven hand and arm gestures of 29 people, recorded by an event camera (Amir et al. 2017)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lightning_snn.checks import check_between, check_fraction, check_integer
 from lightning_snn.data.base import FrameDataModule, FrameDataset, split_by_group
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
-from lightning_snn.data.frames import frame_events
+from lightning_snn.data.frames import check_divides, frame_events
 from lightning_snn.data.gesture_files import LONGEST_SECONDS, Recording, find_recordings, read_gestures
 from lightning_snn.data.simulator.body import CLASS_NAMES
 
@@ -23,32 +23,34 @@ SENSOR_SIZE = (128, 128)
 class DVSGesture(FrameDataModule):
     """DVS128 Gesture, read in place from any of its three layouts and framed once into a cache.
 
-    A gesture was recorded for some six seconds. It is cut, from its start on, into clips of ``clip_duration`` that do
-    not overlap and of which each is a sample; what is left at its end and fills no clip is left out. A gesture shorter
-    than a clip gives one clip that ends without events. Of 16 frames in 1.5 s each lasts 94 ms, short enough to show
-    the direction in which an arm circles.
+    Each gesture was recorded for about six seconds. It is cut from its start into clips of ``clip_duration`` that do
+    not overlap; each clip is a sample, and a remainder shorter than a clip is dropped. A gesture shorter than a clip
+    gives one clip that ends without events. 16 frames in 1.5 s last 94 ms each, short enough to show the direction in
+    which an arm circles.
 
-    The set comes divided by subject into training and test; the validation set takes whole subjects of the training
-    part (whole recordings where their names tell no subject). Frames are counts saturated at 255.
+    The set comes divided by subject into training and test. The validation set takes whole subjects of the training
+    part (whole recordings if their names contain no subject). Frames are event counts saturated at 255.
 
     Args:
         root: the folder of the set; see :func:`~lightning_snn.data.gesture_files.find_recordings` for the layouts.
-        time_steps: frames a sample, T, equal in time.
+        time_steps: frames per sample, T, of equal duration.
         size: rows and columns of a frame: 128 or a divisor of it.
-        clip_duration: seconds a sample; None takes the whole gesture, whatever its length, as one sample.
-        val_fraction: share of the training subjects that the validation set takes.
-        max_count: counts are clipped at it and divided by it; None leaves them as they are.
-        batch_size: samples a batch.
-        num_workers: worker processes of each loader.
-        seed: of the validation split and the order of the training samples.
-        fixed_batches: make training batches of the same samples in every epoch, in another order.
-        cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
+        clip_duration: seconds per sample; None makes each whole gesture one sample, whatever its length.
+        val_fraction: share of the training subjects in the validation set.
+        cache_dir: folder of the cached frames; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
+        **loader_options: arguments of :class:`~lightning_snn.data.FrameDataModule`; the seed also determines the
+            validation split.
 
     Raises:
         ValueError: if an argument is out of range.
 
-    ``setup`` raises a FileNotFoundError for what is missing and a ValueError for a damaged file, by name. Nothing is
-    downloaded.
+    ``setup`` raises a FileNotFoundError if a file is missing and a ValueError if one is damaged; the message names it.
+    Nothing is downloaded.
+
+    Example:
+        >>> data = DVSGesture("data/DVSGesture", time_steps=20, size=64, batch_size=16)
+        >>> data.frame_shape, data.num_classes
+        ((2, 64, 64), 11)
     """
 
     num_classes = 11
@@ -63,44 +65,31 @@ class DVSGesture(FrameDataModule):
         size: int = 32,
         clip_duration: float | None = 1.5,
         val_fraction: float = 0.15,
-        max_count: int | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        fixed_batches: bool = False,
         cache_dir: str | None = None,
+        **loader_options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            max_count=max_count,
-            fixed_batches=fixed_batches,
-        )
+        super().__init__(**loader_options)
         check_integer("time_steps", time_steps)
-        check_integer("size", size)
-        if SENSOR_SIZE[0] % size:
-            raise ValueError(
-                f"Expected argument `size` to divide the sensor's 128 pixels without a rest, but got {size}"
-            )
+        check_divides("size", size, SENSOR_SIZE[0], "pixels of the sensor")
         if clip_duration is not None:
             check_between("clip_duration", clip_duration, 0.001, LONGEST_SECONDS)
         check_fraction("val_fraction", val_fraction)
         self.root = root
         self.time_steps = time_steps
+        self.size = size
         self.frame_shape = (2, size, size)
         self.clip_duration = clip_duration
         self.val_fraction = val_fraction
         self.cache_dir = cache_dir
 
     def prepare_data(self) -> None:
-        """Frame the recordings into the cache unless they are there."""
+        """Frame the recordings into the cache, if it does not hold them yet."""
         folder, recordings = find_recordings(Path(self.root).expanduser())
         for split in recordings:
             self._framed(folder, split, recordings[split])
 
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        """Clips of the training, validation and test subjects."""
+    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
+        """Return the clips of the training, validation and test subjects."""
         folder, recordings = find_recordings(Path(self.root).expanduser())
         train, recording_of_clip = self._framed(folder, "train", recordings["train"])
         test, _ = self._framed(folder, "test", recordings["test"])
@@ -109,11 +98,11 @@ class DVSGesture(FrameDataModule):
         return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
 
     def _framed(self, folder: Path, split: str, recordings: list[Recording]) -> tuple[FrameDataset, np.ndarray]:
-        """The clips of a split, and for each the index of its recording."""
+        """Return the clips of a split, and the index of the recording of each clip."""
         parameters = {
             "format": 1,
             "time_steps": self.time_steps,
-            "size": self.frame_shape[1],
+            "size": self.size,
             "clip_duration": self.clip_duration,
             "sources": file_signature([file for recording in recordings for file in recording.files], folder),
         }
@@ -144,7 +133,7 @@ class DVSGesture(FrameDataModule):
                             gesture.t[inside],
                             time_steps=self.time_steps,
                             sensor_size=SENSOR_SIZE,
-                            size=self.frame_shape[1:],
+                            size=(self.size, self.size),
                             start=start,
                             duration=duration,
                         )

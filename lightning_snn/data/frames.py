@@ -1,4 +1,4 @@
-"""Frames from events: how many events each cell of a (time, polarity, row, column) grid received."""
+"""Frames from events: the number of events in each cell of a (time, polarity, row, column) grid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def count_events(
     start: float | None = None,
     duration: float | None = None,
 ) -> np.ndarray:
-    """Exact number of events in each cell; every event falls into exactly one.
+    """Count the events in each cell; every event falls into exactly one.
 
     Event ``(x, y, p, t)`` falls into frame ``floor((t - start) * time_steps / duration)``, channel ``p``, row
     ``y // (H_sensor / H)`` and column ``x // (W_sensor / W)``.
@@ -34,26 +34,23 @@ def count_events(
         time_steps: number of frames, equal in time.
         sensor_size: rows and columns of the sensor.
         size: rows and columns of a frame, divisors of the sensor's; None keeps the sensor's.
-        start: time at which the first frame begins, in the unit of ``t``; None takes the first event's.
-        duration: time that the frames cover together; None ends them with the last event.
+        start: start time of the first frame, in the unit of ``t``; None takes the time of the first event.
+        duration: time covered by all frames together; None ends them with the last event.
 
     Returns:
-        counts, int64, shape ``(time_steps, 2, H, W)``; channel 0 is OFF, channel 1 is ON.
+        Counts, int64, shape ``(time_steps, 2, H, W)``; channel 0 is OFF, channel 1 is ON.
 
     Raises:
         ValueError: if an argument is out of range, an event lies outside the sensor or the covered time, or ``start``
-            or ``duration`` is to be taken from the events and there are none.
+            or ``duration`` is None and there are no events.
     """
     check_integer("time_steps", time_steps)
     height, width = sensor_size if size is None else size
-    for name, cells, pixels in (("rows", height, sensor_size[0]), ("columns", width, sensor_size[1])):
-        if cells < 1 or pixels % cells:
-            raise ValueError(
-                f"Expected argument `size` to divide the sensor's {pixels} {name} without a rest, but got {cells}"
-            )
+    check_divides("size", height, sensor_size[0], "rows of the sensor")
+    check_divides("size", width, sensor_size[1], "columns of the sensor")
     if not x.shape == y.shape == p.shape == t.shape == (len(t),):
         raise ValueError(
-            "Expected arguments `x`, `y`, `p` and `t` to be of one length, but got shapes "
+            "Expected arguments `x`, `y`, `p` and `t` to have the same length, but got shapes "
             f"{x.shape}, {y.shape}, {p.shape} and {t.shape}"
         )
     cell = _frame_index(t, time_steps, start, duration)
@@ -74,6 +71,13 @@ def count_events(
     return counts.reshape(time_steps, 2, height, width)
 
 
+def check_divides(name: str, value: int, total: int, unit: str) -> None:
+    """Raise a ValueError unless ``value`` is a positive divisor of ``total``, a number of ``unit``."""
+    check_integer(name, value)
+    if total % value:
+        raise ValueError(f"Expected argument `{name}` to divide the {total} {unit}, but got {value}")
+
+
 def frame_events(
     x: np.ndarray,
     y: np.ndarray,
@@ -86,33 +90,40 @@ def frame_events(
     start: float | None = None,
     duration: float | None = None,
 ) -> np.ndarray:
-    """Event counts of each cell as uint8, saturated: a cell that received 255 events or more holds 255.
+    """Count the events in each cell as uint8; a cell with more than 255 events is set to 255.
 
-    Arguments and errors are those of :func:`count_events`, which gives the exact numbers.
+    Arguments and errors are those of :func:`count_events`, which returns the exact numbers.
 
     Returns:
-        counts, uint8, shape ``(time_steps, 2, H, W)``; channel 0 is OFF, channel 1 is ON.
+        Counts, uint8, shape ``(time_steps, 2, H, W)``; channel 0 is OFF, channel 1 is ON.
+
+    Example:
+        >>> x, y, p, t = (np.array(values) for values in ([0, 3, 3], [1, 1, 0], [1, 0, 0], [0, 50, 99]))
+        >>> frames = frame_events(x, y, p, t, time_steps=2, sensor_size=(2, 4), start=0, duration=100)
+        >>> frames.shape, frames[1, 0].tolist()
+        ((2, 2, 2, 4), [[0, 0, 0, 1], [0, 0, 0, 1]])
     """
     counts = count_events(
         x, y, p, t, time_steps=time_steps, sensor_size=sensor_size, size=size, start=start, duration=duration
     )
-    return np.minimum(counts, 255).astype(np.uint8)
+    frames: np.ndarray = np.minimum(counts, 255).astype(np.uint8)
+    return frames
 
 
 def _frame_index(t: np.ndarray, time_steps: int, start: float | None, duration: float | None) -> np.ndarray:
-    """Frame of each event, int64; integer times and bounds give exact bins."""
+    """Return the frame of each event, int64; integer times and bounds give exact bins."""
     if duration is not None:
         check_positive("duration", duration)
     if len(t) == 0:
         if start is None or duration is None:
-            raise ValueError("Expected arguments `start` and `duration` to be given when there are no events")
+            raise ValueError("Expected arguments `start` and `duration` to be given if there are no events")
         return np.zeros(0, np.int64)
     first, last = t.min().item(), t.max().item()
     start = first if start is None else start
     exact = t.dtype.kind in "iu" and isinstance(start, Integral) and isinstance(duration, Integral | None)
     elapsed = t.astype(np.int64 if exact else np.float64) - start
     if duration is None:
-        # The frames end just after the last event: one tick later where time is counted in ticks.
+        # the frames end just after the last event: one tick later if times are integers
         duration = last - start + 1 if exact else max(np.nextafter(last - start, np.inf), np.finfo(np.float64).tiny)
     if first < start or not elapsed.max() < duration:
         raise ValueError(
@@ -120,5 +131,5 @@ def _frame_index(t: np.ndarray, time_steps: int, start: float | None, duration: 
         )
     if exact:
         return elapsed * time_steps // int(duration)
-    # Rounding can carry the last moment before the end into the end itself.
+    # rounding can move a time just before the end onto the end
     return np.minimum((elapsed * time_steps / duration).astype(np.int64), time_steps - 1)

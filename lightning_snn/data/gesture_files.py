@@ -1,4 +1,4 @@
-"""Where the recordings of DVS128 Gesture lie in each of its three layouts on disk, and what they hold."""
+"""Readers of DVS128 Gesture in each of its three layouts on disk."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ CSV_COLUMNS = ["class", "startTime_usec", "endTime_usec"]
 
 @dataclass(frozen=True)
 class Recording:
-    """One file of events.
+    """File of events.
 
     Attributes:
         path: the file.
-        group: what must stay on one side of a split: the subject, or the recording session where no subject is named.
-        label: the gesture, 0 to 10; None where the file holds several, listed in ``labels_path``.
+        group: recordings of a group stay on one side of a split: the subject, or the recording session if the name
+            contains no subject.
+        label: the gesture, 0 to 10; None if the file holds several, listed in ``labels_path``.
     """
 
     path: Path
@@ -35,18 +36,18 @@ class Recording:
 
     @property
     def labels_path(self) -> Path:
-        """The list of gestures beside an AEDAT recording."""
+        """The file that lists the gestures of an AEDAT recording."""
         return self.path.with_name(f"{self.path.stem}_labels.csv")
 
     @property
     def files(self) -> list[Path]:
-        """Every file that the recording's gestures are read from."""
+        """All files from which the gestures of the recording are read."""
         return [self.path] if self.label is not None else [self.path, self.labels_path]
 
 
 @dataclass(frozen=True)
 class Gesture:
-    """The events of one gesture: ``x``, ``y``, ``p``, ``t`` of shape ``(N,)``, times and bounds in integer us."""
+    """Events of one gesture: ``x``, ``y``, ``p``, ``t`` of shape ``(N,)``, times and bounds in integer us."""
 
     x: np.ndarray
     y: np.ndarray
@@ -58,7 +59,7 @@ class Gesture:
 
 
 def find_recordings(root: Path) -> tuple[Path, dict[str, list[Recording]]]:
-    """The recordings under ``root``, whichever layout it has, sorted by path and label.
+    """Find the recordings under ``root`` in any of the three layouts, sorted by path and label.
 
     ======================  ==========================================================================================
     tonic                   ``ibmGesture{Train,Test}/userNN_<light>/<label 0..10>.npy``
@@ -67,15 +68,15 @@ def find_recordings(root: Path) -> tuple[Path, dict[str, list[Recording]]]:
     ======================  ==========================================================================================
 
     Args:
-        root: the folder that holds one of these, or its parent if that folder is called ``DVSGesture`` (tonic) or
+        root: the folder that holds one of these, or its parent if that folder is named ``DVSGesture`` (tonic) or
             ``DvsGesture`` (the original).
 
     Returns:
-        the folder that holds the layout, and its recordings for ``"train"`` and ``"test"``.
+        The folder that holds the layout, and its recordings for ``"train"`` and ``"test"``.
 
     Raises:
-        FileNotFoundError: if there is no such layout or a part of it is missing; names it.
-        ValueError: if a file's name or a trial list is not as expected; names it.
+        FileNotFoundError: if there is no such layout or a part of it is missing; the message names it.
+        ValueError: if a file name or a trial list is not as expected; the message names it.
     """
     layouts: tuple[tuple[str, Callable[[Path, str], list[Recording]]], ...] = (
         ("ibmGestureTrain", _list_tonic),
@@ -83,28 +84,28 @@ def find_recordings(root: Path) -> tuple[Path, dict[str, list[Recording]]]:
         ("trials_to_train.txt", _list_original),
     )
     for folder in (root, root / "DVSGesture", root / "DvsGesture", root / "extract" / "DvsGesture"):
-        for sign, list_recordings in layouts:
-            if (folder / sign).exists():
+        for marker, list_recordings in layouts:
+            if (folder / marker).exists():
                 recordings = {split: list_recordings(folder, split) for split in SPLITS}
                 for split, found in recordings.items():
                     if not found:
-                        raise FileNotFoundError(f"Expected {folder} to hold {split} recordings, but it holds none")
+                        raise FileNotFoundError(f"Expected {folder} to hold {split} recordings, but got none")
                 both = {recording.path for recording in recordings["train"]} & {r.path for r in recordings["test"]}
                 if both:
                     raise ValueError(f"Expected the trial lists in {folder} to be disjoint, but both name {min(both)}")
                 return folder, recordings
     raise FileNotFoundError(
-        f"Expected argument `root` to be a folder that holds one of {', '.join(sign for sign, _ in layouts)} and the "
-        f"rest of DVS128 Gesture, but {root} {'holds none of them' if root.is_dir() else 'is not a folder'}"
+        f"Expected argument `root` to be a folder that holds one of {', '.join(marker for marker, _ in layouts)} and "
+        f"the rest of DVS128 Gesture, but {root} {'holds none of them' if root.is_dir() else 'is not a folder'}"
     )
 
 
 def read_gestures(recording: Recording) -> Iterator[Gesture]:
-    """The gestures of one recording, in the order of the file.
+    """Read the gestures of one recording, in the order of the file.
 
     Raises:
-        FileNotFoundError: if a file is missing; names it.
-        ValueError: if a file is truncated, corrupt or not as its layout has it; names it.
+        FileNotFoundError: if a file is missing; the message names it.
+        ValueError: if a file is truncated, corrupt or of another format; the message names it.
     """
     if recording.label is not None:
         read = _read_npy if recording.path.suffix == ".npy" else _read_npz
@@ -114,7 +115,7 @@ def read_gestures(recording: Recording) -> Iterator[Gesture]:
         start, stop = int(t.min()), int(t.max()) + 1
         if stop - start > LONGEST_SECONDS * 1_000_000:
             raise ValueError(
-                f"Expected {recording.path} to last at most {LONGEST_SECONDS} s, its times being in "
+                f"Expected {recording.path} to last at most {LONGEST_SECONDS} s, with times in "
                 f"{'ms' if read is _read_npy else 'us'}, but got {(stop - start) / 1e6:.0f} s"
             )
         yield Gesture(x, y, p, t, start, stop, recording.label)
@@ -125,7 +126,7 @@ def read_gestures(recording: Recording) -> Iterator[Gesture]:
         if not inside.any():
             raise ValueError(
                 f"Expected {recording.path} to hold events from {start} to {stop} us, where "
-                f"{recording.labels_path.name} has class {label + 1}, but its events lie from {t.min()} to {t.max()} us"
+                f"{recording.labels_path.name} lists class {label + 1}, but got events from {t.min()} to {t.max()} us"
             )
         yield Gesture(x[inside], y[inside], p[inside], t[inside], start, stop, label)
 
@@ -164,12 +165,12 @@ def _group(name: str) -> str:
 
 def _label(path: Path, text: str) -> int:
     if not text.isdecimal() or int(text) >= CLASSES:
-        raise ValueError(f"Expected {path} to be named by its class, 0 to {CLASSES - 1}, but got {text!r}")
+        raise ValueError(f"Expected {path} to be named after its class, 0 to {CLASSES - 1}, but got {text!r}")
     return int(text)
 
 
 def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Columns x, y, p and t in ms, of any integer or float type."""
+    """Read columns x, y, p and t in ms, of any integer or float type."""
     try:
         events = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -182,29 +183,29 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
             f"{events.shape}"
         )
     if not np.isfinite(events).all() or (events[:, :3] % 1 != 0).any():
-        raise ValueError(f"Expected {path} to hold whole numbers x, y and p and finite times, but it does not")
+        raise ValueError(f"Expected {path} to hold integers x, y and p and finite times, but got others")
     x, y, p = events[:, :3].T.astype(np.int64)
     return x, y, p, np.rint(events[:, 3].astype(np.float64) * 1000).astype(np.int64)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Arrays x, y, p and t in us."""
+    """Read arrays x, y, p and t in us."""
     x, y, p, t = read_npz(path, tuple("xypt"))
     if any(array.dtype.kind not in "biu" for array in (x, y, p, t)) or not x.shape == y.shape == p.shape == t.shape:
         raise ValueError(
-            f"Expected {path} to hold integer arrays x, y, p and t of one length, but got "
+            f"Expected {path} to hold integer arrays x, y, p and t of the same length, but got "
             f"{', '.join(f'{array.dtype} of shape {array.shape}' for array in (x, y, p, t))}"
         )
     return x, y, p, t.astype(np.int64)
 
 
 def _read_labels(path: Path) -> list[tuple[int, int, int]]:
-    """Class from 0, start and end in us of each gesture; the file counts classes from 1."""
+    """Read the class from 0, start and end in us of each gesture; the file counts classes from 1."""
     with open(path, newline="") as file:
         rows = [[field.strip() for field in row] for row in csv.reader(file)]
     if not rows or rows[0] != CSV_COLUMNS:
         raise ValueError(
-            f"Expected {path} to begin with {','.join(CSV_COLUMNS)}, but got {','.join(rows[0] if rows else [])!r}"
+            f"Expected {path} to start with {','.join(CSV_COLUMNS)}, but got {','.join(rows[0] if rows else [])!r}"
         )
     gestures = []
     for line, row in enumerate(rows[1:], start=2):
@@ -219,5 +220,5 @@ def _read_labels(path: Path) -> list[tuple[int, int, int]]:
             )
         gestures.append((label - 1, start, stop))
     if not gestures:
-        raise ValueError(f"Expected {path} to list at least one gesture, but it lists none")
+        raise ValueError(f"Expected {path} to list at least one gesture, but got none")
     return gestures

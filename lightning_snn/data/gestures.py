@@ -1,4 +1,4 @@
-"""Simulated event-camera gestures as a data module: generated once, in parallel, and cached."""
+"""Data module of simulated event-camera gestures, generated once, in parallel, and cached."""
 
 from __future__ import annotations
 
@@ -19,34 +19,43 @@ from lightning_snn.data.simulator import CLASS_NAMES, DIRECTION_PAIRS, SIMULATOR
 
 
 class Gestures(FrameDataModule):
-    """Simulated gestures of people before an event camera: 11 classes, named as in DVS128 Gesture.
+    """Simulated event-camera recordings of gestures: 11 classes, named as in DVS128 Gesture.
 
-    The recordings are *simulated*: accuracies are not comparable with published ones on DVS128 Gesture. Every person of
-    a split makes every gesture `repetitions` times; nobody is in two splits, and half of the test recordings are under
-    a light that training never saw. Clockwise and counter-clockwise differ in nothing but the direction of motion
-    (`pairs`).
+    The recordings are *simulated*: accuracies are not comparable with published ones on DVS128 Gesture. Each person of
+    a split makes each gesture `repetitions` times. No person is in two splits, and half of the test recordings are
+    under a light that the training split does not have. Clockwise and counter-clockwise gestures differ only in the
+    direction of motion (`pairs`).
 
-    Frames are generated once, on all processors, and cached under a key of everything that shapes them; the result does
-    not depend on the number of processes.
+    Frames are generated once, on all processors, and cached under a key of everything that they depend on. They do not
+    depend on the number of processes.
 
     Args:
         size: height and width of the sensor in pixels, 32 or 64.
-        time_steps: frames a recording, T.
+        time_steps: frames per recording, T.
         duration: length of a recording in seconds.
-        train_subjects, val_subjects, test_subjects: people in each split.
-        repetitions: recordings of each person and gesture in the training split; validation and test have two.
-        max_shift: training recordings are shifted at random by up to so many pixels, `size` at most.
-        batch_size: samples a batch.
-        num_workers: worker processes of each loader; the frames lie in memory, so that 0 is fastest.
-        processes: processes that simulate; None takes one for each processor that this one may use.
-        seed: of people, recordings and the order of the training samples.
-        max_count: counts are clipped at it and divided by it; None leaves them as they are.
-        fixed_batches: make training batches of the same samples in every epoch, in another order.
-        cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
+        train_subjects: people in the training split.
+        val_subjects: people in the validation split.
+        test_subjects: people in the test split.
+        repetitions: recordings per person and gesture in the training split; validation and test have two.
+        max_shift: training recordings are shifted at random by up to this many pixels, from 0 to ``size``.
+        batch_size: samples per batch.
+        processes: processes that simulate; None takes one per processor available to this process.
+        cache_dir: folder of the cached frames; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
+        **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`; the seed also determines
+            people and recordings. Frames are held in memory, so ``num_workers=0`` is fastest.
 
     Raises:
-        ValueError: if an argument is out of range. ``setup`` raises one, naming the file, for a damaged cache.
+        ValueError: if an argument is out of range. ``setup`` raises one that names the file if the cache is damaged.
         RuntimeError: from ``prepare_data`` and ``setup``, if a process that simulates fails.
+
+    Example:
+        >>> import tempfile
+        >>> people = {"train_subjects": 1, "val_subjects": 1, "test_subjects": 1, "repetitions": 1}
+        >>> data = Gestures(time_steps=4, duration=0.2, processes=1, cache_dir=tempfile.mkdtemp(), **people)
+        >>> data.setup()
+        >>> x, y = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> x.shape, y.shape
+        (torch.Size([4, 11, 2, 32, 32]), torch.Size([11]))
     """
 
     num_classes = len(CLASS_NAMES)
@@ -65,20 +74,11 @@ class Gestures(FrameDataModule):
         repetitions: int = 2,
         max_shift: int = 2,
         batch_size: int = 32,
-        num_workers: int = 0,
         processes: int | None = None,
-        seed: int = 0,
-        max_count: int | None = None,
-        fixed_batches: bool = False,
         cache_dir: str | None = None,
+        **loader_options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            max_count=max_count,
-            fixed_batches=fixed_batches,
-        )
+        super().__init__(batch_size=batch_size, **loader_options)
         check_choice("size", size, (32, 64))
         for name, value in (
             ("train_subjects", train_subjects),
@@ -91,7 +91,7 @@ class Gestures(FrameDataModule):
         check_between("max_shift", max_shift, 0, size)
         if processes is not None:
             check_integer("processes", processes)
-        shape: dict[str, Any] = {"seed": seed, "size": size, "time_steps": time_steps, "duration": duration}
+        shape: dict[str, Any] = {"seed": self.seed, "size": size, "time_steps": time_steps, "duration": duration}
         self.splits = (
             Split("train", train_subjects, repetitions, **shape),
             Split("val", val_subjects, 2, **shape),
@@ -104,17 +104,17 @@ class Gestures(FrameDataModule):
         self.cache_dir = cache_dir
 
     def prepare_data(self) -> None:
-        """Simulate what the cache does not hold yet."""
+        """Simulate the splits that the cache does not hold yet."""
         for split in self.splits:
             self._frames(split)
 
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        """Training, validation and test recordings, each of its own people."""
+    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
+        """Return training, validation and test recordings, each of other people."""
         train, val, test = (FrameDataset(np.array(self._frames(split)), split.labels) for split in self.splits)
         return train, val, test
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Each recording shifted as a whole; never mirrored, since that would turn clockwise into counter-clockwise."""
+        """Shift each recording as a whole; it is never mirrored, because that would reverse the direction of motion."""
         return (shift(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _frames(self, split: Split) -> np.ndarray:
@@ -129,5 +129,5 @@ class Gestures(FrameDataModule):
 
 
 def _usable_processors() -> int:
-    # A batch system often grants fewer processors than the machine has.
+    # a batch system often grants fewer processors than the machine has
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

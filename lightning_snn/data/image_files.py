@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 as files: torchvision's layouts, and ``.npz``."""
+"""Readers of MNIST and CIFAR-10 files, in the layouts of torchvision and as ``.npz``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_snn.data.npz import read_npz
 
 NPZ_LAYOUTS = (("x_train", "y_train", "x_test", "y_test"), ("train_x", "train_y", "test_x", "test_y"))
 IDX_UINT8 = 8
-# What the pickle of a NumPy array names. Nothing here runs code of the file's choosing.
+# names that a pickled NumPy array refers to; a file cannot run any other code
 PICKLED_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -37,15 +37,15 @@ class Images:
 
 
 def read_mnist(root: str | os.PathLike[str]) -> tuple[Images, Images]:
-    """Training and test images of MNIST, shape ``(N, 1, 28, 28)``.
+    """Read the training and test images of MNIST, shape ``(N, 1, 28, 28)``.
 
     Args:
         root: an ``.npz`` file; or the folder that holds ``MNIST/raw/train-images-idx3-ubyte`` and its three
             companions, each plain or as ``.gz``; or ``MNIST/raw`` itself.
 
     Raises:
-        FileNotFoundError: if a file is missing; names it.
-        ValueError: if a file is truncated, corrupt or holds something else; names it.
+        FileNotFoundError: if a file is missing; the message names it.
+        ValueError: if a file is truncated, corrupt or of another format; the message names it.
     """
     root = Path(root).expanduser()
     if root.suffix == ".npz":
@@ -60,15 +60,15 @@ def read_mnist(root: str | os.PathLike[str]) -> tuple[Images, Images]:
 
 
 def read_cifar10(root: str | os.PathLike[str]) -> tuple[Images, Images]:
-    """Training and test images of CIFAR-10, shape ``(N, 3, 32, 32)``.
+    """Read the training and test images of CIFAR-10, shape ``(N, 3, 32, 32)``.
 
     Args:
         root: an ``.npz`` file; or the folder that holds ``cifar-10-batches-py/data_batch_1`` to ``data_batch_5`` and
             ``test_batch``; or ``cifar-10-batches-py`` itself.
 
     Raises:
-        FileNotFoundError: if a file is missing; names it.
-        ValueError: if a file is truncated, corrupt or holds something else; names it.
+        FileNotFoundError: if a file is missing; the message names it.
+        ValueError: if a file is truncated, corrupt or of another format; the message names it.
     """
     root = Path(root).expanduser()
     if root.suffix == ".npz":
@@ -80,7 +80,7 @@ def read_cifar10(root: str | os.PathLike[str]) -> tuple[Images, Images]:
 
 
 def _read_npz_images(path: Path, shape: tuple[int, int, int]) -> tuple[Images, Images]:
-    """Images stored as ``(N, H, W)`` or ``(N, H, W, C)``, under either naming of the four arrays."""
+    """Read images ``(N, H, W)`` or ``(N, H, W, C)``, under either naming of the four arrays."""
     train_images, train_labels, test_images, test_labels = read_npz(path, *NPZ_LAYOUTS)
     return _checked(train_images, train_labels, shape, path, path), _checked(
         test_images, test_labels, shape, path, path
@@ -90,7 +90,7 @@ def _read_npz_images(path: Path, shape: tuple[int, int, int]) -> tuple[Images, I
 def _checked(
     images: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int], images_path: Path, labels_path: Path
 ) -> Images:
-    """Images ``(N, H, W)`` or ``(N, H, W, C)`` as ``(N, C, H, W)``, with as many labels from 0 to 9."""
+    """Check images ``(N, H, W)`` or ``(N, H, W, C)`` and their labels, and return them as ``(N, C, H, W)``."""
     channels, height, width = shape
     if images.ndim == 3 and channels == 1:
         images = images[..., None]
@@ -101,19 +101,19 @@ def _checked(
         )
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 9:
         raise ValueError(
-            f"Expected {labels_path} to hold {len(images)} labels from 0 to 9, one an image, but got {labels.dtype} of "
-            f"shape {labels.shape}" + (f" up to {labels.max()}" if labels.size else "")
+            f"Expected {labels_path} to hold {len(images)} labels from 0 to 9, one per image, but got {labels.dtype} "
+            f"of shape {labels.shape}" + (f" up to {labels.max()}" if labels.size else "")
         )
     return Images(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.int64))
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
-    """Path and array of an IDX file: 0, 0, type, number of dimensions; each of them as big-endian uint32; data."""
+    """Read path and array of an IDX file: 0, 0, type, number of dimensions; their sizes, big-endian uint32; data."""
     path = folder / name
     if not path.is_file():
         path = folder / f"{name}.gz"
     if not path.is_file():
-        raise FileNotFoundError(f"Expected folder {folder} to hold {name} or {name}.gz, but it holds neither")
+        raise FileNotFoundError(f"Expected folder {folder} to hold {name} or {name}.gz, but got neither")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -121,7 +121,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
     start = 4 + 4 * dimensions
     if len(data) < start or tuple(data[:4]) != (0, 0, IDX_UINT8, dimensions):
         raise ValueError(
-            f"Expected {path} to begin as an IDX file of uint8 in {dimensions} dimensions, but it begins with "
+            f"Expected {path} to start as an IDX file of uint8 in {dimensions} dimensions, but it starts with "
             f"{data[:4].hex() or 'nothing'}"
         )
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, offset=4))
@@ -134,26 +134,26 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds arrays and plain values only: a pickle may otherwise name, and so run, any function."""
+    """Unpickler of arrays and plain values only, because a pickle can otherwise call any function."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PICKLED_NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
         return super().find_class(module, name)
 
 
 def _read_cifar_batch(path: Path) -> Images:
-    """A pickled dict of ``data``, uint8 rows of 3072 (channel, row, column), and ``labels``, a list."""
+    """Read a pickled dict of ``data``, uint8 rows of 3072 (channel, row, column), and ``labels``, a list."""
     if not path.is_file():
-        raise FileNotFoundError(f"Expected {path} to be a batch of CIFAR-10, but there is no such file")
+        raise FileNotFoundError(f"Expected {path} to be a batch of CIFAR-10, but it does not exist")
     try:
         with open(path, "rb") as file:
             batch = _ArrayUnpickler(file, encoding="bytes").load()
         data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise any exception
         raise ValueError(
             f"Expected {path} to be a pickled batch of CIFAR-10 with data and labels, but it is truncated, corrupt or "
-            f"something else: {type(error).__name__}: {error}"
+            f"of another format: {type(error).__name__}: {error}"
         ) from error
     if data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
         raise ValueError(f"Expected the data of {path} to be of shape (N, 3072), but got {data.shape}")

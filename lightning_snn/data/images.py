@@ -1,4 +1,4 @@
-"""Still images as input to spiking networks: MNIST and CIFAR-10, encoded over time on the model's device."""
+"""Data modules of still images, MNIST and CIFAR-10, which are encoded over time on the model's device."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from lightning_snn.data.augmentation import AutoAugment, cutout, shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset, LoadedBatch, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 
-# A module is callable, but only by its own name can a configuration file give one by its class.
+# a module is callable too, but a configuration file can give it by its class only if the type names it
 Encoder = nn.Module | Callable[[Tensor], Tensor]
 ENCODERS = ("direct", "poisson", "latency", "threshold")
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Any ``(image, label)`` data set, its images as tensors with a time axis of length 1.
+    """Wrapper of any ``(image, label)`` data set that returns images as tensors with a time axis of length 1.
 
     Args:
-        dataset: gives an image, as a PIL image, an array ``(H, W)`` or ``(H, W, C)``, or a tensor ``(C, H, W)``, of
-            uint8 or, if a tensor, of floats; and a label, an integer.
-        shape: ``(C, H, W)`` that every image must have.
+        dataset: data set of images and integer labels. An image is a PIL image, an array ``(H, W)`` or ``(H, W, C)``,
+            or a tensor ``(C, H, W)``, of uint8 or, if a tensor, of floats.
+        shape: ``(C, H, W)`` that each image must have.
 
     Items are ``(image (1, C, H, W), label)``; one of another shape or type raises a ValueError.
     """
 
-    def __init__(self, dataset: Any, shape: tuple[int, int, int]) -> None:
+    def __init__(self, dataset: Any, shape: tuple[int, ...]) -> None:
         self.dataset = dataset
         self.shape = shape
 
@@ -51,7 +51,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return image[None], int(label)
 
     def labels(self) -> np.ndarray:
-        """Label of every image: the data set's ``targets`` if it has them, else read one by one."""
+        """Return the label of each image: the ``targets`` of the data set if it has them, else read one by one."""
         targets = getattr(self.dataset, "targets", None)
         if targets is None or len(targets) != len(self):
             targets = [int(self.dataset[index][1]) for index in range(len(self))]
@@ -59,34 +59,33 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 class ImageDataModule(FrameDataModule):
-    """Base of the data modules of still images; see :class:`MNIST` and :class:`CIFAR10`.
+    """Base class of the data modules of still images; see :class:`MNIST` and :class:`CIFAR10`.
 
-    A batch is ``encoder((image - mean) / std)``, shape ``(T, B, C, H, W)``, with uint8 images divided by 255 and
-    floating-point ones taken as they are.
+    A batch is ``encoder((image - mean) / std)``, shape ``(T, B, C, H, W)``. uint8 images are divided by 255 first,
+    floating-point images are used unchanged.
 
     Args:
-        root: where the files lie; None takes ``train`` and ``test``.
-        train: any data set of ``(image, label)``, images uint8 or float, to use in place of files.
-        test: likewise, for the test.
+        root: path of the files; None takes ``train`` and ``test``.
+        train: any data set of ``(image, label)``, images uint8 or float, to use instead of files.
+        test: the same for the test set.
         time_steps: time steps of the encoded input, T.
-        encoder: ``"direct"`` repeats the image at every step, ``"poisson"`` draws a spike with the pixel as its
-            probability, ``"latency"`` gives one spike, the earlier the brighter, ``"threshold"`` gives the bright
-            pixels one spike at the only step, and needs ``time_steps`` of 1; or any callable, such as a module, that
-            maps images ``(B, C, H, W)`` to ``(T, B, C, H, W)`` on their device. One with parameters to train belongs
-            in the network instead.
-        mean: subtracted from each channel, of pixels in [0, 1]; needs ``std``. None leaves them as they are.
-        std: divides each channel.
-        val_fraction: share of the training images, of every class alike, that the validation set takes.
-        batch_size: samples a batch.
-        num_workers: worker processes of each loader.
-        seed: of the validation split and the order of the training samples.
-        fixed_batches: make training batches of the same samples in every epoch, in another order.
+        encoder: ``"direct"`` repeats the image at each time step, ``"poisson"`` draws spikes with the pixel as their
+            probability, ``"latency"`` emits one spike per pixel, earlier for brighter ones, and ``"threshold"`` emits
+            one spike per bright pixel at the only time step (``time_steps`` must be 1). Or any callable, such as a
+            module, that maps images ``(B, C, H, W)`` to ``(T, B, C, H, W)`` on their device; an encoder with
+            parameters to train belongs in the network instead.
+        mean: per channel, subtracted from pixels in [0, 1]; needs ``std``. None leaves them unchanged.
+        std: per channel, divides the pixels.
+        val_fraction: share of the training images of each class in the validation set.
+        batch_size: samples per batch.
+        **loader_options: ``num_workers``, ``seed`` and ``fixed_batches`` of
+            :class:`~lightning_snn.data.FrameDataModule`; the seed also determines the validation split.
 
     Raises:
         ValueError: if an argument is out of range or arguments contradict each other.
 
-    ``setup`` raises a FileNotFoundError for a missing file and a ValueError for a damaged one, by name. Nothing is
-    downloaded.
+    ``setup`` raises a FileNotFoundError if a file is missing and a ValueError if one is damaged; the message names it.
+    Nothing is downloaded.
     """
 
     num_classes = 10
@@ -95,19 +94,17 @@ class ImageDataModule(FrameDataModule):
         self,
         root: str | None = None,
         *,
-        train: Dataset | None = None,
-        test: Dataset | None = None,
+        train: Dataset[Any] | None = None,
+        test: Dataset[Any] | None = None,
         time_steps: int = 8,
         encoder: str | Encoder = "direct",
         mean: list[float] | None = None,
         std: list[float] | None = None,
         val_fraction: float = 0.1,
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        fixed_batches: bool = False,
+        **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, fixed_batches=fixed_batches)
+        super().__init__(batch_size=batch_size, max_count=None, **loader_options)
         if (train is None) != (test is None) or (root is None) == (train is None):
             raise ValueError(
                 "Expected either argument `root` or both arguments `train` and `test`, but got "
@@ -122,7 +119,7 @@ class ImageDataModule(FrameDataModule):
         for name, value in (("mean", mean), ("std", std)):
             if (mean is None) != (std is None) or (value is not None and len(value) != channels):
                 raise ValueError(
-                    f"Expected arguments `mean` and `std` to be both None or both {channels} numbers, one a channel, "
+                    f"Expected arguments `mean` and `std` to be both None or both {channels} numbers, one per channel, "
                     f"but got `{name}` {value}"
                 )
         if std is not None and min(std) <= 0:
@@ -146,11 +143,11 @@ class ImageDataModule(FrameDataModule):
         self.encoder = self._build_encoder(encoder) if isinstance(encoder, str) else encoder
 
     def read_files(self, root: str) -> tuple[Images, Images]:
-        """Training and test images from the files under ``root``."""
+        """Return the training and test images of the files at ``root``."""
         raise NotImplementedError(f"{type(self).__name__} must implement `read_files`")
 
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        """Training and validation images, both of the training part, and test images."""
+    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
+        """Return training and validation images, both of the training part, and test images."""
         train: FrameDataset | ImageDataset
         test: FrameDataset | ImageDataset
         if self.root is not None:
@@ -170,12 +167,12 @@ class ImageDataModule(FrameDataModule):
         return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """Pixels ``(1, B, C, H, W)`` as floats, uint8 ones divided by 255."""
+        """Return pixels ``(1, B, C, H, W)`` as floats; uint8 ones are divided by 255."""
         pixels = frames.transpose(0, 1)
         return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Turn a loaded batch into ``(x, y)``: pixels, augmented while training, standardized, encoded over time."""
+        """Convert a loaded batch to ``(x, y)``: pixels, augmented while training, standardized, encoded over time."""
         if not isinstance(batch, LoadedBatch):
             return batch
         (pixels,), labels = super().on_after_batch_transfer(batch, dataloader_idx)
@@ -185,8 +182,8 @@ class ImageDataModule(FrameDataModule):
         x = self.encoder(pixels)
         if x.shape[0] != self.time_steps or x.shape[1] != len(pixels):
             raise ValueError(
-                f"Expected argument `encoder` to give inputs of shape ({self.time_steps}, {len(pixels)}, ...), but got "
-                f"{tuple(x.shape)}"
+                f"Expected argument `encoder` to return inputs of shape ({self.time_steps}, {len(pixels)}, ...), but "
+                f"got {tuple(x.shape)}"
             )
         return x, labels
 
@@ -204,34 +201,52 @@ class ImageDataModule(FrameDataModule):
 
 
 class MNIST(ImageDataModule):
-    """MNIST: handwritten digits, ``(T, B, 1, 28, 28)``. Arguments are those of :class:`ImageDataModule`.
+    """MNIST: handwritten digits, ``(T, B, 1, 28, 28)``.
 
     ``root`` is an ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or the folder that holds
-    torchvision's ``MNIST/raw``.
+    ``MNIST/raw`` as torchvision writes it. Arguments are those of
+    :class:`~lightning_snn.data.images.ImageDataModule`.
+
+    Example:
+        >>> digits = [(np.full((28, 28), 10 * label, np.uint8), label) for label in range(10)] * 2
+        >>> data = MNIST(train=digits, test=digits, time_steps=4, batch_size=5, encoder="poisson")
+        >>> data.setup()
+        >>> x, y = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> x.shape, y.shape
+        (torch.Size([4, 5, 1, 28, 28]), torch.Size([5]))
     """
 
     class_names = tuple(str(digit) for digit in range(10))
     frame_shape = (1, 28, 28)
 
     def read_files(self, root: str) -> tuple[Images, Images]:
-        """Training and test images from the files under ``root``."""
+        """Return the training and test images of the files at ``root``."""
         return read_mnist(root)
 
 
 class CIFAR10(ImageDataModule):
-    """CIFAR-10: photographs of ten classes, ``(T, B, 3, 32, 32)``. Arguments are those of :class:`ImageDataModule`.
-
-    ``root`` is an ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or the folder that holds
-    torchvision's ``cifar-10-batches-py``.
+    """CIFAR-10: photographs of ten classes, ``(T, B, 3, 32, 32)``.
 
     Args:
-        augmentation: shift each training image by up to 4 pixels, black at the rim, and mirror every other one, at
-            random. The image stays still over the time steps.
+        root: an ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or the folder that holds
+            ``cifar-10-batches-py`` as torchvision writes it; None takes ``train`` and ``test``.
+        augmentation: shift each training image at random by up to 4 pixels, padding with black, and mirror it with
+            probability 1/2; all time steps alike.
         auto_augment: then apply the AutoAugment policy for CIFAR-10, which needs kornia.
-        cutout: then blank a square of this many pixels a side, to the mean where there is one; 0 leaves images whole.
+        cutout: then set a square with sides of this many pixels to the mean if there is one, else to zero; 0 disables
+            it.
+        **image_options: other arguments of :class:`~lightning_snn.data.images.ImageDataModule`.
 
     Raises:
         ImportError: if ``auto_augment`` is set and kornia is not installed.
+
+    Example:
+        >>> images = [(np.zeros((32, 32, 3), np.uint8), label) for label in range(10)] * 2
+        >>> data = CIFAR10(train=images, test=images, time_steps=2, batch_size=5, augmentation=True)
+        >>> data.setup()
+        >>> x, y = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> x.shape, y.shape
+        (torch.Size([2, 5, 3, 32, 32]), torch.Size([5]))
     """
 
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -241,46 +256,23 @@ class CIFAR10(ImageDataModule):
         self,
         root: str | None = None,
         *,
-        train: Dataset | None = None,
-        test: Dataset | None = None,
-        time_steps: int = 8,
-        encoder: str | Encoder = "direct",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-        val_fraction: float = 0.1,
         augmentation: bool = False,
         auto_augment: bool = False,
         cutout: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        fixed_batches: bool = False,
+        **image_options: Any,
     ) -> None:
-        super().__init__(
-            root,
-            train=train,
-            test=test,
-            time_steps=time_steps,
-            encoder=encoder,
-            mean=mean,
-            std=std,
-            val_fraction=val_fraction,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            fixed_batches=fixed_batches,
-        )
+        super().__init__(root, **image_options)
         check_integer("cutout", cutout, minimum=0)
         self.augmentation = augmentation
         self.auto_augment = AutoAugment() if auto_augment else None
         self.cutout = cutout
 
     def read_files(self, root: str) -> tuple[Images, Images]:
-        """Training and test images from the files under ``root``."""
+        """Return the training and test images of the files at ``root``."""
         return read_cifar10(root)
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels ``(1, B, C, H, W)`` changed as the arguments say, each image by its own draw."""
+        """Augment pixels ``(1, B, C, H, W)`` as configured, with an independent random draw per image."""
         if self.augmentation:
             x = shift(x, 4, mirror=True)
         if self.auto_augment is not None:

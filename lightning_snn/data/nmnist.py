@@ -1,9 +1,10 @@
-"""N-MNIST: the MNIST digits as an event camera on a moving mount saw them (Orchard et al. 2015)."""
+"""N-MNIST: the MNIST digits, recorded by an event camera on a moving mount (Orchard et al. 2015)."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +15,7 @@ from lightning_snn.checks import check_between, check_fraction, check_integer, c
 from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset, split_stratified
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
-from lightning_snn.data.frames import frame_events
+from lightning_snn.data.frames import check_divides, frame_events
 
 SENSOR_SIZE = (34, 34)
 OVERFLOW_ROW = 240
@@ -22,20 +23,20 @@ OVERFLOW_TICKS = 1 << 13
 
 
 def read_nmnist(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Events of one original N-MNIST file.
+    """Read the events of one original N-MNIST file.
 
-    An event is five bytes: x, y, ``p << 7 | t[22:16]``, ``t[15:8]``, ``t[7:0]``. A record with y = 240 is no event: it
-    marks an overflow of the recorder's clock and adds 2**13 us to the time of every event after it.
+    An event is five bytes: x, y, ``p << 7 | t[22:16]``, ``t[15:8]``, ``t[7:0]``. A record with y = 240 is not an event:
+    it marks an overflow of the recorder's clock and adds 2**13 us to the time of every event after it.
 
     Args:
         path: the ``.bin`` file.
 
     Returns:
-        ``x``, ``y`` and ``p`` (uint8, 1 is ON) and ``t`` (int64, us), each of shape ``(N,)``, in the file's order.
+        ``x``, ``y`` and ``p`` (uint8, 1 is ON), and ``t`` (int64, us), each of shape ``(N,)``, in the file's order.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty or truncated, or holds an event outside the sensor; names the file.
+        ValueError: if the file is empty or truncated, or holds an event outside the sensor; the message names it.
 
     Source: Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking neuromorphic datasets
     using saccades", Frontiers in Neuroscience 9, 2015, and the authors' ``Read_Ndataset.m``.
@@ -62,30 +63,32 @@ def read_nmnist(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, n
 class NMNIST(FrameDataModule):
     """N-MNIST, read in place from its original tree ``{Train,Test}/<digit>/*.bin`` and framed once into a cache.
 
-    The time bins are equal parts of the first ``duration`` milliseconds of a recording, whatever its own length, so
-    that frame t shows the same phase of the three saccades (about 100 ms each) in every sample; later events are left
-    out. Frames are counts saturated at 255. Of the whole set the default frames take 1.9 GB on disk.
+    The time bins are equal parts of the first ``duration`` milliseconds of a recording, whatever its length, so that
+    frame t shows the same phase of the three saccades (about 100 ms each) in every sample. Later events are dropped.
+    Frames are event counts saturated at 255. The default frames of the whole set take 1.9 GB on disk.
 
     Args:
-        root: the folder that holds ``Train`` and ``Test``, or its parent if that folder is called ``NMNIST`` or
+        root: the folder that holds ``Train`` and ``Test``, or its parent if that folder is named ``NMNIST`` or
             ``N-MNIST``.
-        time_steps: frames a sample, T; a multiple of 3 keeps saccades apart.
-        size: rows and columns of a frame: 34, or a divisor of it such as 17.
-        duration: time framed, in milliseconds from the start of a recording.
-        val_fraction: share of the training recordings, of every digit alike, that the validation set takes.
-        max_shift: training recordings are shifted at random by up to so many pixels, `size` at most.
-        max_count: counts are clipped at it and divided by it; None leaves them as they are.
-        batch_size: samples a batch.
-        num_workers: worker processes of each loader.
-        seed: of the validation split and the order of the training samples.
-        fixed_batches: make training batches of the same samples in every epoch, in another order.
-        cache_dir: folder of the cached frames; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
+        time_steps: frames per sample, T; a multiple of 3 keeps the saccades apart.
+        size: rows and columns of a frame: 34 or a divisor of it, such as 17.
+        duration: time covered by the frames, in milliseconds from the start of a recording.
+        val_fraction: share of the training recordings of each digit in the validation set.
+        max_shift: training recordings are shifted at random by up to this many pixels, from 0 to ``size``.
+        cache_dir: folder of the cached frames; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
+        **loader_options: arguments of :class:`~lightning_snn.data.FrameDataModule`; the seed also determines the
+            validation split.
 
     Raises:
         ValueError: if an argument is out of range.
 
-    ``setup`` raises a FileNotFoundError for a missing folder and a ValueError for a damaged file, by name. Nothing is
-    downloaded.
+    ``setup`` raises a FileNotFoundError if a folder is missing and a ValueError if a file is damaged; the message names
+    it. Nothing is downloaded.
+
+    Example:
+        >>> data = NMNIST("data/NMNIST", size=17, max_count=1)
+        >>> data.frame_shape, data.time_steps
+        ((2, 17, 17), 12)
     """
 
     num_classes = 10
@@ -100,51 +103,38 @@ class NMNIST(FrameDataModule):
         duration: float = 315.0,
         val_fraction: float = 0.1,
         max_shift: int = 2,
-        max_count: int | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        fixed_batches: bool = False,
         cache_dir: str | None = None,
+        **loader_options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            max_count=max_count,
-            fixed_batches=fixed_batches,
-        )
+        super().__init__(**loader_options)
         check_integer("time_steps", time_steps)
-        check_integer("size", size)
-        if SENSOR_SIZE[0] % size:
-            raise ValueError(
-                f"Expected argument `size` to divide the sensor's 34 pixels without a rest, but got {size}"
-            )
+        check_divides("size", size, SENSOR_SIZE[0], "pixels of the sensor")
         check_positive("duration", duration)
         check_fraction("val_fraction", val_fraction)
         check_integer("max_shift", max_shift, minimum=0)
         check_between("max_shift", max_shift, 0, size)
-        self.max_shift = max_shift
         self.root = root
         self.time_steps = time_steps
+        self.size = size
         self.frame_shape = (2, size, size)
         self.duration = duration
         self.val_fraction = val_fraction
+        self.max_shift = max_shift
         self.cache_dir = cache_dir
 
     def prepare_data(self) -> None:
-        """Frame the recordings into the cache unless they are there."""
+        """Frame the recordings into the cache, if it does not hold them yet."""
         for split in ("Train", "Test"):
             self._framed(split)
 
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        """Training and validation recordings, both from ``Train``, and those of ``Test``."""
+    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
+        """Return training and validation recordings, both from ``Train``, and those of ``Test``."""
         train, test = self._framed("Train"), self._framed("Test")
         kept, held_out = split_stratified(train.labels.numpy(), self.val_fraction, self.seed)
         return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Each recording shifted as a whole; never mirrored, since that would make other digits."""
+        """Shift each recording as a whole; it is never mirrored, because that would make other digits."""
         return (shift(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _framed(self, split: str) -> FrameDataset:
@@ -153,7 +143,7 @@ class NMNIST(FrameDataModule):
         parameters = {
             "format": 1,
             "time_steps": self.time_steps,
-            "size": self.frame_shape[1],
+            "size": self.size,
             "duration": self.duration,
             "sources": file_signature(files, folder),
         }
@@ -177,7 +167,7 @@ class NMNIST(FrameDataModule):
             t[covered],
             time_steps=self.time_steps,
             sensor_size=SENSOR_SIZE,
-            size=self.frame_shape[1:],
+            size=(self.size, self.size),
             start=0,
             duration=microseconds,
         )
@@ -189,12 +179,12 @@ def _find_root(root: Path) -> Path:
             return folder
     raise FileNotFoundError(
         "Expected argument `root` to be a folder that holds N-MNIST as Train/<digit>/*.bin and Test/<digit>/*.bin, "
-        f"but {root} {'holds no folder Train' if root.is_dir() else 'is not a folder'}"
+        f"but {root} {'has no folder Train' if root.is_dir() else 'is not a folder'}"
     )
 
 
 def _list_files(folder: Path) -> tuple[list[Path], np.ndarray]:
-    """The recordings of one split in the order of (digit, name), which no file system decides, and their digits."""
+    """Return the recordings of one split, sorted by (digit, name) whatever the file system, and their digits."""
     files, labels = [], []
     for digit in range(10):
         found = sorted((folder / str(digit)).glob("*.bin"))

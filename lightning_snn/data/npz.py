@@ -1,4 +1,4 @@
-"""Arrays of an ``.npz`` file, or an error that names the file."""
+"""Reader of ``.npz`` files whose errors name the file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 
 
 def read_npz(path: Path, *layouts: tuple[str, ...]) -> list[np.ndarray]:
-    """The arrays of the first layout whose names the file has all of.
+    """Read the arrays of the first layout whose names are all in the file.
 
     Args:
         path: the file.
         layouts: names of the arrays, in the order in which they are returned.
 
     Returns:
-        the arrays.
+        The arrays.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, corrupt, or has no layout's names; names it.
+        ValueError: if the file is truncated, corrupt, or matches no layout; the message names it.
     """
     wanted = " or ".join(", ".join(names) for names in layouts)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected {path} to be a file with the arrays {wanted}, but there is no such file")
+        raise FileNotFoundError(f"Expected {path} to be a file with the arrays {wanted}, but it does not exist")
     try:
         with zipfile.ZipFile(path):
             pass

@@ -1,4 +1,4 @@
-"""Spiking Heidelberg Digits: spoken digits as an artificial cochlea heard them (Cramer et al. 2022)."""
+"""Spiking Heidelberg Digits: spoken digits, converted to spikes by a model cochlea (Cramer et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tqdm import tqdm
 from lightning_snn.checks import check_between, check_integer
 from lightning_snn.data.base import FrameDataModule, FrameDataset
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
-from lightning_snn.data.frames import frame_events
-from lightning_snn.data.shd_files import LONGEST_SECONDS, UNITS, WHERE_FROM, SHDFile, find_shd
+from lightning_snn.data.frames import check_divides, frame_events
+from lightning_snn.data.shd_files import LONGEST_SECONDS, SOURCE, UNITS, SHDFile, find_shd
 
 ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GERMAN = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
@@ -28,47 +28,48 @@ class SHD(FrameDataModule):
     r"""Spiking Heidelberg Digits, read in place from ``shd_train.h5`` and ``shd_test.h5`` and binned once into a cache.
 
     Batches are ``(x [T, B, channels], y [B])``, where x counts the spikes of ``700 / channels`` neighboring units of
-    the cochlea in time bin ``floor(t T / duration)``. The files hold times as float16, 1 ms apart after the first
-    second; they are binned as they stand, in float64. Counts saturate at 255.
+    the cochlea in time bin ``floor(t T / duration)``. The files store times as float16, 1 ms apart after the first
+    second; they are binned unchanged, in float64. Counts saturate at 255.
 
-    Spikes from ``duration`` on are left out; ``setup`` says how many and keeps their numbers in ``left_out``. The
-    longest recording lasts some 1.4 s: ``time_steps=140, duration=1.4`` keeps every spike in bins of the same 10 ms.
+    Spikes at ``duration`` or later are left out; ``setup`` logs their numbers and stores them in ``left_out``. The
+    longest recording lasts about 1.4 s: ``time_steps=140, duration=1.4`` keeps every spike, in bins of the same 10 ms.
 
-    The validation set takes whole speakers of the training file. Most of the test file is spoken by two people, 4 and
-    5, whom training never hears, so a validation set of familiar voices would overrate a network and pick the wrong
-    checkpoint. Speakers are named instead of drawn, so that runs of different seeds are judged by the same voices;
-    the default takes the last two of the ten in the training file.
+    The validation set takes whole speakers of the training file. Two people, 4 and 5, speak most of the test file and
+    nothing of the training file, so a validation set of training speakers would overestimate the accuracy and select
+    the wrong checkpoint. Speakers are given instead of drawn, so that runs of different seeds are validated on the
+    same voices; the default takes the last two of the ten in the training file.
 
     Args:
-        root: the folder that holds the two files, or its parent if that folder is called ``SHD``.
-        time_steps: bins a sample, T, equal in time.
-        duration: time binned, in seconds from the start of a recording, at most 5.
-        channels: inputs of a step: 700 or a divisor of it.
-        val_speakers: speakers of the training file that the validation set takes, at least one.
-        max_shift: training recordings are shifted at random by up to so many channels, towards high or low pitch, at
-            most `channels`; what is shifted beyond the first or last channel is lost. 0 leaves them as they are.
-        max_count: counts are clipped at it and divided by it; None leaves them as they are.
-        batch_size: samples a batch.
-        num_workers: worker processes of each loader.
-        seed: of the order of the training samples.
-        fixed_batches: make training batches of the same samples in every epoch, in another order.
-        cache_dir: folder of the cached counts; None takes :func:`~lightning_snn.data.cache.cache_root`'s.
+        root: the folder that holds the two files, or its parent if that folder is named ``SHD``.
+        time_steps: time bins per sample, T, of equal duration.
+        duration: time covered by the bins, in seconds from the start of a recording, at most 5.
+        channels: inputs per time step: 700 or a divisor of it.
+        val_speakers: speakers of the training file in the validation set, at least one.
+        max_shift: training recordings are shifted at random by up to this many channels, from 0 to ``channels``,
+            towards high or low pitch; counts shifted beyond the first or last channel are lost.
+        batch_size: samples per batch.
+        cache_dir: folder of the cached counts; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
+        **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`.
 
     Raises:
-        ValueError: if an argument is out of range, or ``root`` is None: the message says where the files come from.
+        ValueError: if an argument is out of range, or ``root`` is None; then the message names the source of the files.
 
-    ``setup`` raises a FileNotFoundError for a missing file and a ValueError for a damaged one, by name, and an
-    ImportError where h5py is missing. Nothing is downloaded.
+    ``setup`` raises a FileNotFoundError if a file is missing and a ValueError if one is damaged; the message names it.
+    It raises an ImportError if h5py is missing. Nothing is downloaded.
 
     Source: Cramer, Stradmann, Schemmel and Zenke, "The Heidelberg spiking data sets for the systematic evaluation of
     spiking neural networks", IEEE Transactions on Neural Networks and Learning Systems 33, 2022.
+
+    Example:
+        >>> data = SHD("data/SHD", channels=70, time_steps=140, duration=1.4)
+        >>> data.frame_shape, data.num_classes
+        ((70,), 20)
     """
 
     num_classes = 20
     class_names = (*ENGLISH, *GERMAN)
-    frame_shape: tuple[int]  # type: ignore[assignment]
     left_out: dict[str, int]
-    """of each file, by its split, the spikes that are later than ``duration``"""
+    """number of spikes left out, per split"""
 
     def __init__(
         self,
@@ -79,31 +80,18 @@ class SHD(FrameDataModule):
         channels: int = 140,
         val_speakers: Sequence[int] = (10, 11),
         max_shift: int = 0,
-        max_count: int | None = None,
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        fixed_batches: bool = False,
         cache_dir: str | None = None,
+        **loader_options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            max_count=max_count,
-            fixed_batches=fixed_batches,
-        )
+        super().__init__(batch_size=batch_size, **loader_options)
         if root is None:
-            raise ValueError(f"Expected argument `root` to be a folder, but got None. {WHERE_FROM}")
+            raise ValueError(f"Expected argument `root` to be a folder, but got None. {SOURCE}")
         check_integer("time_steps", time_steps)
         check_between("duration", duration, 0.001, LONGEST_SECONDS)
-        check_integer("channels", channels)
-        if UNITS % channels:
-            raise ValueError(
-                f"Expected argument `channels` to divide the cochlea's {UNITS} units without a rest, but got {channels}"
-            )
+        check_divides("channels", channels, UNITS, "units of the cochlea")
         if not val_speakers:
-            raise ValueError(f"Expected argument `val_speakers` to name at least one speaker, but got {val_speakers}")
+            raise ValueError(f"Expected argument `val_speakers` to hold at least one speaker, but got {val_speakers}")
         for speaker in val_speakers:
             check_integer("val_speakers", speaker, minimum=0)
         check_integer("max_shift", max_shift, minimum=0)
@@ -111,6 +99,7 @@ class SHD(FrameDataModule):
         self.root = root
         self.time_steps = time_steps
         self.duration = float(duration)
+        self.channels = channels
         self.frame_shape = (channels,)
         self.val_speakers = tuple(val_speakers)
         self.max_shift = max_shift
@@ -118,12 +107,12 @@ class SHD(FrameDataModule):
         self.left_out = {}
 
     def prepare_data(self) -> None:
-        """Bin the recordings into the cache unless they are there."""
+        """Bin the recordings into the cache, if it does not hold them yet."""
         for split, path in find_shd(Path(self.root).expanduser()).items():
             self._binned(split, path)
 
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        """Recordings of the training and of the validation speakers, and those of the test file."""
+    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
+        """Return the recordings of the training speakers, of the validation speakers, and of the test file."""
         paths = find_shd(Path(self.root).expanduser())
         train, test = (self._binned(split, path) for split, path in paths.items())
         speakers = np.unique(train["speakers"]).tolist()
@@ -135,7 +124,7 @@ class SHD(FrameDataModule):
         self.left_out = {"train": int(train["left_out"].sum()), "test": int(test["left_out"].sum())}
         if any(self.left_out.values()):
             rank_zero_info(
-                f"SHD: spikes later than {self.duration:g} s are left out, {self.left_out['train']} in the training "
+                f"SHD: spikes at {self.duration:g} s or later are left out: {self.left_out['train']} in the training "
                 f"file and {self.left_out['test']} in the test file"
             )
         held_out = np.isin(train["speakers"], self.val_speakers)
@@ -147,20 +136,20 @@ class SHD(FrameDataModule):
         )
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """Network input ``(T, B, channels)``, float32, from loaded counts ``(B, T, channels, 1, 1)``."""
+        """Return the network input ``(T, B, channels)``, float32, of loaded counts ``(B, T, channels, 1, 1)``."""
         return super().preprocess(frames).flatten(2)
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Each recording shifted along the channels as a whole, as a voice of another pitch would be."""
+        """Shift each recording as a whole along the channels, like a voice of another pitch."""
         return (_shift_channels(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _binned(self, split: str, path: Path) -> dict[str, np.ndarray]:
-        """Counts, labels, speakers and numbers of spikes left out of all recordings of a file."""
+        """Return counts, labels, speakers and numbers of spikes left out of all recordings of a file."""
         parameters = {
             "format": 1,
             "time_steps": self.time_steps,
             "duration": self.duration,
-            "channels": self.frame_shape[0],
+            "channels": self.channels,
             "sources": file_signature([path], path.parent),
         }
         return cached_rows(
@@ -178,7 +167,7 @@ class SHD(FrameDataModule):
         with SHDFile(path) as recordings:
             for times, units, label, speaker in tqdm(recordings, f"Binning SHD {split}", unit="recording"):
                 covered = times < self.duration
-                # a cochlea is a sensor of one row and one polarity
+                # the cochlea is a sensor with one row and one polarity
                 row = np.zeros(np.count_nonzero(covered), np.int64)
                 counts = frame_events(
                     units[covered],
@@ -187,7 +176,7 @@ class SHD(FrameDataModule):
                     times[covered],
                     time_steps=self.time_steps,
                     sensor_size=(1, UNITS),
-                    size=(1, *self.frame_shape),
+                    size=(1, self.channels),
                     start=0,
                     duration=self.duration,
                 )[:, 0, 0]
@@ -204,7 +193,7 @@ def _dataset(binned: dict[str, np.ndarray]) -> FrameDataset:
 
 
 def _shift_channels(x: Tensor, channels: int) -> Tensor:
-    """Shift each sample of ``(T, B, C)`` by up to ``channels`` either way, zeros coming in; torch's CPU generator."""
+    """Shift each sample of ``(T, B, C)`` by up to ``channels`` either way, padding zeros; torch's CPU generator."""
     padded = functional.pad(x, (channels, channels))
     starts = torch.randint(0, 2 * channels + 1, (x.shape[1],)).tolist()
     return torch.stack([padded[:, sample, start : start + x.shape[2]] for sample, start in enumerate(starts)], 1)

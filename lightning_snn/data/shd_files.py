@@ -1,4 +1,4 @@
-"""The files of the Spiking Heidelberg Digits: where they come from, where they lie, what they hold."""
+"""Reader of the files of the Spiking Heidelberg Digits."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 
 UNITS = 700
 CLASSES = 20
-# The longest recording lasts some 1.4 s; times beyond this are in another unit than seconds.
+# the longest recording lasts about 1.4 s; larger times are not in seconds
 LONGEST_SECONDS = 5.0
-WHERE_FROM = (
+SOURCE = (
     "The Spiking Heidelberg Digits are published at https://zenkelab.org/resources/spiking-heidelberg-datasets-shd "
-    "under the license CC BY 4.0. Download shd_train.h5.gz and shd_test.h5.gz, unpack both with gunzip, and give the "
+    "under the license CC BY 4.0. Download shd_train.h5.gz and shd_test.h5.gz, unpack both with gunzip, and pass the "
     "folder that holds shd_train.h5 and shd_test.h5 as `root`. This library downloads nothing."
 )
 
 
 class Recording(NamedTuple):
-    """A spoken digit as spikes of a cochlea.
+    """Spoken digit as spikes of a cochlea.
 
     Attributes:
-        times: of the spikes in seconds, float64, shape ``(N,)``, rounded as the file's float16 has them.
-        units: channel of each spike, integers in ``[0, 700)``, shape ``(N,)``.
-        label: class, from 0: ten English digits, then ten German ones.
-        speaker: who speaks, from 0.
+        times: spike times in seconds, float64, shape ``(N,)``, rounded to float16 as in the file.
+        units: cochlea unit of each spike, integers in ``[0, 700)``, shape ``(N,)``.
+        label: class from 0: ten English digits, then ten German ones.
+        speaker: number of the speaker, from 0.
     """
 
     times: np.ndarray
@@ -37,24 +37,26 @@ class Recording(NamedTuple):
 
 
 class SHDFile:
-    """The recordings of one file, in its order, read one by one; a context manager that closes the file.
+    """Recordings of one file in the order of the file, read one by one; a context manager that closes the file.
 
-    Layout: ``spikes/times`` and ``spikes/units``, an array of any length for each recording; ``labels`` and
-    ``extra/speaker``, an integer for each; ``extra/keys``, the names of the 20 classes.
+    Layout: ``spikes/times`` and ``spikes/units``, an array of any length per recording; ``labels`` and
+    ``extra/speaker``, an integer per recording; ``extra/keys``, the names of the 20 classes.
 
     Args:
         path: ``shd_train.h5`` or ``shd_test.h5``.
 
     Raises:
         ImportError: if h5py is not installed.
-        ValueError: if the file is truncated, corrupt or holds something else; names it.
+        ValueError: if the file is truncated, corrupt or of another format; the message names it.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             import h5py
         except ImportError as error:
-            raise ImportError(f'Reading {path} needs h5py: pip install "lightning_snn[events]"') from error
+            raise ImportError(
+                f"Expected h5py to be installed, which reading {path} needs: pip install 'lightning-snn[events]'"
+            ) from error
         self.path = path
         try:
             self._file = h5py.File(path, "r")
@@ -67,7 +69,9 @@ class SHDFile:
             lengths = {name: self._dataset(name).len() for name in ("spikes/times", "spikes/units", "extra/speaker")}
             if set(lengths.values()) != {len(self)}:
                 found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-                raise ValueError(f"Expected {path} to hold one entry a recording, but got {len(self)} labels, {found}")
+                raise ValueError(
+                    f"Expected {path} to hold one entry per recording, but got {len(self)} labels, {found}"
+                )
             classes = self._dataset("extra/keys").len()
             if classes != CLASSES:
                 raise ValueError(f"Expected {path} to name {CLASSES} classes in extra/keys, but got {classes}")
@@ -90,13 +94,13 @@ class SHDFile:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Recording:
-        """Recording ``index``; a ValueError that names it and the file if its spikes are damaged."""
+        """Return recording ``index``; if its spikes are damaged, raise a ValueError that names it and the file."""
         times, units = self._read(self._times, index), self._read(self._units, index)
         found = f"{times.dtype} of shape {times.shape} and {units.dtype} of shape {units.shape}"
         if times.ndim != 1 or times.shape != units.shape or times.dtype.kind != "f" or units.dtype.kind not in "iu":
-            raise self._damaged(index, "as many times, floats, as units, integers", found)
+            raise self._damaged(index, "equally many times (floats) and units (integers)", found)
         if len(times):
-            # not the other way round: a comparison with NaN is false
+            # `not`, so that NaN fails the check
             if not (times.min() >= 0 and times.max() <= LONGEST_SECONDS):
                 bounds = f"times from {times.min()} to {times.max()}"
                 raise self._damaged(index, f"times in seconds, from 0 to {LONGEST_SECONDS:g}", bounds)
@@ -116,11 +120,11 @@ class SHDFile:
         return dataset
 
     def _integers(self, name: str, stop: int | None = None) -> np.ndarray:
-        """A number for each recording, int64, each from 0 and below ``stop``."""
+        """Return one integer per recording, int64, in ``[0, stop)``."""
         values = self._read(self._dataset(name), slice(None))
         if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
             raise ValueError(
-                f"Expected {name} of {self.path} to be one integer a recording, but got {values.dtype} of shape "
+                f"Expected {name} of {self.path} to be one integer per recording, but got {values.dtype} of shape "
                 f"{values.shape}"
             )
         if values.min() < 0 or (stop is not None and values.max() >= stop):
@@ -143,14 +147,14 @@ class SHDFile:
 
 
 def find_shd(root: Path) -> dict[str, Path]:
-    """The files of the splits ``"train"`` and ``"test"``.
+    """Return the files of the splits ``"train"`` and ``"test"``.
 
     Args:
-        root: the folder that holds ``shd_train.h5`` and ``shd_test.h5``, or its parent if it is called ``SHD``, as
-            tonic has it.
+        root: the folder that holds ``shd_train.h5`` and ``shd_test.h5``, or its parent if that folder is named ``SHD``,
+            as with tonic.
 
     Raises:
-        FileNotFoundError: if one is missing; names it and says where it is published.
+        FileNotFoundError: if a file is missing; the message names it and its source.
     """
     folder = next((folder for folder in (root, root / "SHD") if list(folder.glob("shd_*.h5*"))), root)
     paths = {split: folder / f"shd_{split}.h5" for split in ("train", "test")}
@@ -159,7 +163,7 @@ def find_shd(root: Path) -> dict[str, Path]:
             continue
         packed = path.with_name(f"{path.name}.gz")
         if packed.is_file():
-            raise FileNotFoundError(f"Expected {path}, but only {packed.name} is there: unpack it with gunzip {packed}")
+            raise FileNotFoundError(f"Expected {path}, but only {packed.name} exists. Unpack it with gunzip {packed}")
         found = "it is missing" if folder.is_dir() else f"{folder} is not a folder"
-        raise FileNotFoundError(f"Expected {path}, but {found}. {WHERE_FROM}")
+        raise FileNotFoundError(f"Expected {path}, but {found}. {SOURCE}")
     return paths

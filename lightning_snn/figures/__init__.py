@@ -21,6 +21,7 @@ from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
 from lightning_snn.figures.ttfs import jacobian_spectra, spike_time_histograms
 from lightning_snn.figures.uncertainty import risk_coverage_curve, uncertainty_histograms
+from lightning_snn.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,11 +70,6 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".png":
         raise ValueError(f"Expected argument `path` to end in .png, but got {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
-    try:
-        figure.savefig(unfinished, format="png")
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with write_atomically(target) as temporary:
+        figure.savefig(temporary, format="png")
     return target

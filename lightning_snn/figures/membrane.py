@@ -11,6 +11,7 @@ from lightning_snn.checks import check_integer, check_positive
 from lightning_snn.figures._style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, evenly, new_figure, numbers, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
@@ -35,8 +36,8 @@ def membrane_traces(
         membranes: for each layer, in order, its membrane potentials before the reset, shape `(T, N)`; values that are
             not finite are omitted.
         spikes: for each layer its spikes, of the same shape; any nonzero value is a spike.
-        thresholds: for each layer its threshold, a number or of shape `(N,)`; None if unknown. If the drawn neurons
-            have different thresholds, each is drawn in the color of its neuron.
+        thresholds: for each layer its threshold, a number, of shape `(N,)`, or `(T, N)` if it varies over time; None if
+            unknown. If the drawn neurons have different thresholds, each is drawn in the color of its neuron.
         neurons: number of neurons to draw per layer, 1 to 5.
         time_step_ms: duration of a time step in ms; None labels the axis in time steps.
 
@@ -70,17 +71,17 @@ def membrane_traces(
     for axes, (name, (membrane, fired, threshold)) in zip(panels, layers.items(), strict=True):
         time = (np.arange(len(membrane)) + 0.5) * step
         chosen = _chosen(membrane, fired, threshold, neurons)
-        alike = threshold is not None and len(set(threshold[chosen])) == 1
+        alike = threshold is not None and len(np.unique(threshold[:, chosen])) == 1
         if threshold is not None and alike:
-            axes.axhline(threshold[chosen[0]], color=INK, linestyle="--", linewidth=0.8, label="threshold")
-        drawn = np.append(membrane[:, chosen], [] if threshold is None else threshold[chosen])
+            axes.axhline(threshold[0, chosen[0]], color=INK, linestyle="--", linewidth=0.8, label="threshold")
+        drawn = np.append(membrane[:, chosen], [] if threshold is None else threshold[:, chosen])
         drawn = drawn[np.isfinite(drawn)]
         low, high = (drawn.min(), drawn.max()) if drawn.size else (0.0, 1.0)
         row = (high - low or 1.0) * 0.07
         for index, (neuron, color) in enumerate(zip(chosen, _COLORS, strict=False)):
             axes.plot(time, membrane[:, neuron], color=color, linewidth=0.9, label=f"neuron {neuron}")
             if threshold is not None and not alike:
-                axes.axhline(threshold[neuron], color=color, linestyle="--", linewidth=0.8)
+                _draw_threshold(axes, time, threshold[:, neuron], color)
             times = time[fired[:, neuron]]
             axes.vlines(times, high + row * (len(chosen) - index), high + row * (len(chosen) - index + 0.8), color)
         spiked = int(fired.any(0).sum())
@@ -114,19 +115,25 @@ def _layer(
     if thresholds[name] is None:
         return membrane, fired, None
     neurons = membrane.shape[1]
-    threshold = numbers(f"thresholds[{name!r}]", thresholds[name], f"a number or of shape ({neurons},)")
-    if threshold.shape not in ((), (neurons,)):
-        raise ValueError(
-            f"Expected argument `thresholds[{name!r}]` to be a number or of shape ({neurons},), but got shape "
-            f"{threshold.shape}"
-        )
-    return membrane, fired, np.broadcast_to(threshold, neurons)
+    expected = f"a number or of shape ({neurons},) or {membrane.shape}"
+    threshold = numbers(f"thresholds[{name!r}]", thresholds[name], expected)
+    if threshold.shape not in ((), (neurons,), membrane.shape):
+        raise ValueError(f"Expected argument `thresholds[{name!r}]` to be {expected}, but got shape {threshold.shape}")
+    return membrane, fired, np.broadcast_to(threshold, membrane.shape)
+
+
+def _draw_threshold(axes: Axes, time: np.ndarray, threshold: np.ndarray, color: str) -> None:
+    style = {"color": color, "linestyle": "--", "linewidth": 0.8}
+    if (threshold == threshold[0]).all():
+        axes.axhline(threshold[0], **style)
+    else:
+        axes.plot(time, threshold, **style)
 
 
 def _chosen(membrane: np.ndarray, fired: np.ndarray, threshold: np.ndarray | None, most: int) -> np.ndarray:
     """Return the indices of the neurons to draw, in the order of their activity."""
     count = fired.sum(0)
-    nearest = np.nan_to_num(membrane).max(0) - (0 if threshold is None else threshold)
+    nearest = (np.nan_to_num(membrane) - (0 if threshold is None else threshold)).max(0)
     order = np.lexsort((-nearest, -count))
     spiked = int((count > 0).sum())
     return order[evenly(spiked, most)] if spiked >= most else order[:most]

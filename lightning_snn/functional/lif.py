@@ -292,7 +292,7 @@ class _LIFScan(torch.autograd.Function):
         if state is not None:
             carried.copy_(state)
         last = None if before is None else before.to(accumulator)  # spikes of the step before
-        for t, (current, spike) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
+        for t, (current, fired) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
             membrane = membranes[t if differentiable else 0]
             # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
             torch.mul(carried, beta, out=membrane).add_(current)
@@ -301,12 +301,12 @@ class _LIFScan(torch.autograd.Function):
             if dynamics.pending_reset:
                 if last is not None:
                     minus_scaled(membrane, last, threshold, out=membrane)
-                surrogate.spike(membrane, threshold, out=spike)
+                surrogate.spike(membrane, threshold, out=fired)
                 carried = membrane if differentiable else carried.copy_(membrane)
             else:
-                surrogate.spike(membrane, threshold, out=spike)
-                reset(membrane, spike, threshold, dynamics, out=carried)
-            last = spike
+                surrogate.spike(membrane, threshold, out=fired)
+                reset(membrane, fired, threshold, dynamics, out=carried)
+            last = fired
         ctx.save_for_backward(
             membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, before, recurrent))
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_snn.checks import check_choice, check_integer
-from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow
+from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, TimeWindow
 from lightning_snn.methods.ttfs.windows import latency as latency
 from lightning_snn.metrics.functional import Reduction, accumulation_dtype
 from lightning_snn.metrics.probability import SampleMean

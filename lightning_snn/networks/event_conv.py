@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from lightning_snn.checks import check_integer, check_positive
+from lightning_snn.networks.neurons import NeuronFactory, make_neuron
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.neurons import LIF, LeakyIntegrator, RecurrentLIF
+from lightning_snn.nn.neurons import LIF, LeakyIntegrator, recurrent
 
 
 class EventConvNet(nn.Sequential):
-    """Strided convolutions find what is where; delayed synapses onto a recurrent layer tell in which order it was
-    there.
+    """Strided convolutions, and delayed synapses onto a recurrent layer that compares moments in time.
 
-    Decays are learned, one a channel. In every layer they start spread over `beta_range`, so that fast neurons see
-    the present and slow ones the past.
+    Decays are learned, one per channel. In each layer they start spread over `beta_range`, so that fast neurons respond
+    to the present and slow ones to the past.
 
     Args:
         input_shape: channels, height and width of a frame.
@@ -26,8 +26,9 @@ class EventConvNet(nn.Sequential):
         hidden: neurons of the recurrent layer.
         delays: steps by which the synapses onto the recurrent layer are delayed, each connection once per delay.
         beta_range: smallest and largest initial decay of a neuron per step.
-        gain: weights start as N(0, gain^2 / fan-in). Sparse events keep every layer awake from 2 on (5 to 10 % of the
+        gain: weights start as N(0, gain^2 / fan-in). From 2 on, sparse events keep each layer active (5 to 10 % of the
             neurons fire).
+        neuron: makes the neurons of a layer, see `MLP`; it receives ``beta`` and ``learn_beta`` if it takes them.
 
     Shape:
         `[T*B, C, H, W]` to `[T*B, num_classes]`.
@@ -42,6 +43,7 @@ class EventConvNet(nn.Sequential):
         delays: Sequence[int] = (0, 1, 2),
         beta_range: tuple[float, float] = (0.3, 0.95),
         gain: float = 2.0,
+        neuron: NeuronFactory = LIF,
     ) -> None:
         check_integer("num_classes", num_classes)
         check_integer("hidden", hidden)
@@ -53,7 +55,7 @@ class EventConvNet(nn.Sequential):
             kernel = 5 if index == 0 else 3
             layers += [
                 nn.Conv2d(size, out, kernel, stride=2, padding=kernel // 2),
-                LIF(torch.linspace(*beta_range, out), learn_beta=True),
+                make_neuron(neuron, beta=torch.linspace(*beta_range, out), learn_beta=True),
             ]
             size, height, width = out, -(-height // 2), -(-width // 2)
         super().__init__(
@@ -61,7 +63,7 @@ class EventConvNet(nn.Sequential):
             nn.Flatten(),
             SynapticDelays(delays),
             nn.Linear(len(delays) * size * height * width, hidden),
-            RecurrentLIF(hidden, torch.linspace(*beta_range, hidden), learn_beta=True),
+            recurrent(make_neuron(neuron, beta=torch.linspace(*beta_range, hidden), learn_beta=True), hidden),
             nn.Linear(hidden, num_classes),
             LeakyIntegrator(0.9, learn_beta=True),
         )

@@ -9,21 +9,23 @@ from torch import nn
 
 from lightning_snn.checks import check_fraction, check_integer, check_positive
 from lightning_snn.networks.inputs import input_features
-from lightning_snn.nn.neurons import LeakyIntegrator, RecurrentLIF
+from lightning_snn.networks.neurons import NeuronFactory, make_neuron
+from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Recurrent, RecurrentLIF, recurrent
 
 
 class RecurrentNet(nn.Sequential):
-    """Layers of recurrent LIF neurons before a leaky integrator, for what unfolds in time, such as speech.
+    """Layers of recurrent neurons before a leaky integrator, for inputs that unfold in time, such as speech.
 
-    Decays are learned, one a neuron. In every layer they start spread over `beta_range`, so that fast neurons hear
-    the sound of the moment and slow ones remember the beginning of the word.
+    Decays are learned, one per neuron. In each layer they start spread over `beta_range`, so that fast neurons respond
+    to the present sound and slow ones to the start of the word.
 
     Args:
         input_shape: number of inputs, or the shape of an input, which is flattened.
         num_classes: number of outputs.
         hidden: neurons of each recurrent layer, from the input on.
         beta_range: smallest and largest initial decay of a neuron per step.
-        gain: weights, those within a layer too, start as N(0, gain^2 / fan-in).
+        gain: weights, recurrent ones included, start as N(0, gain^2 / fan-in).
+        neuron: makes the neurons of a layer, see `MLP`; it receives ``beta`` and ``learn_beta`` if it takes them.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -39,6 +41,7 @@ class RecurrentNet(nn.Sequential):
         hidden: Sequence[int] = (256, 256),
         beta_range: tuple[float, float] = (0.5, 0.98),
         gain: float = 1.0,
+        neuron: NeuronFactory = LIF,
     ) -> None:
         check_integer("num_classes", num_classes)
         if not hidden:
@@ -52,7 +55,7 @@ class RecurrentNet(nn.Sequential):
             check_integer("hidden", size)
             layers += [
                 nn.Linear(features, size),
-                RecurrentLIF(size, torch.linspace(*beta_range, size), learn_beta=True),
+                recurrent(make_neuron(neuron, beta=torch.linspace(*beta_range, size), learn_beta=True), size),
             ]
             features = size
         super().__init__(*layers, nn.Linear(features, num_classes), LeakyIntegrator(0.9, learn_beta=True))
@@ -60,5 +63,5 @@ class RecurrentNet(nn.Sequential):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
                 nn.init.zeros_(layer.bias)
-            elif isinstance(layer, RecurrentLIF):
+            elif isinstance(layer, (Recurrent, RecurrentLIF)):
                 nn.init.normal_(layer.weight, std=gain / layer.features**0.5)

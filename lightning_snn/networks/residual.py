@@ -1,25 +1,23 @@
-"""Deep residual networks that need no normalization: shortcuts carry the drive of the membranes past the spikes."""
+"""Deep residual networks without normalization: shortcuts carry the input current of the membranes past the spikes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.checks import check_integer, check_positive
 from lightning_snn.networks.inputs import input_features
+from lightning_snn.networks.neurons import NeuronOrSignFactory, make_neuron
 from lightning_snn.nn.neurons import LIF
 from lightning_snn.nn.residual import MembraneResidual
 from lightning_snn.nn.sign import Sign
 
-Neurons = Literal["lif", "sign"]
-
 
 class ResidualMLP(nn.Sequential):
-    """A fully connected network of any depth: every layer of neurons adds a current to the one stream of drives.
+    """A fully connected network of any depth: each layer of neurons adds a current to one shared stream.
 
     The stream starts as a Linear of the input, each block adds ``Linear(neurons(stream))``, and the last neurons are
     read out by a Linear: `depth` layers of neurons, ``depth + 1`` of weights.
@@ -29,8 +27,7 @@ class ResidualMLP(nn.Sequential):
         num_classes: number of outputs.
         depth: layers of neurons.
         width: neurons of a layer.
-        neurons: "lif", or "sign" for a binary network with activations -1 and 1.
-        options: of every layer of neurons, such as ``{"beta": 0.5}`` or ``{"surrogate": "fast_sigmoid"}``.
+        neuron: makes the neurons of a layer, see `MLP`; by default `Sign`, a binary network with activations -1 and 1.
         gain: weights start as N(0, gain^2 / fan-in), larger than 0; biases at 0.
 
     Shape:
@@ -43,29 +40,27 @@ class ResidualMLP(nn.Sequential):
         num_classes: int = 10,
         depth: int = 20,
         width: int = 128,
-        neurons: Neurons = "sign",
-        options: dict[str, Any] | None = None,
+        neuron: NeuronOrSignFactory = Sign,
         gain: float = 1.0,
     ) -> None:
         for name, value in (("num_classes", num_classes), ("depth", depth), ("width", width)):
             check_integer(name, value)
         features = input_features(input_shape)
         blocks = [
-            MembraneResidual(nn.Sequential(_neurons(neurons, options), nn.Linear(width, width)))
-            for _ in range(depth - 1)
+            MembraneResidual(nn.Sequential(make_neuron(neuron), nn.Linear(width, width))) for _ in range(depth - 1)
         ]
         super().__init__(
             nn.Flatten(),
             nn.Linear(features, width),
             *blocks,
-            _neurons(neurons, options),
+            make_neuron(neuron),
             nn.Linear(width, num_classes),
         )
         _draw_weights(self, gain)
 
 
 class ResidualConvNet(nn.Sequential):
-    """A residual convolutional network: in every block neurons and a 3x3 convolution add to the stream of drives.
+    """A residual convolutional network: in each block neurons and a 3x3 convolution add a current to the stream.
 
     From the second stage on the first block of a stage halves height and width: its convolution has stride 2, and its
     shortcut averages 2x2 positions and changes the channels by a 1x1 convolution. A Linear reads out the stream itself
@@ -78,8 +73,7 @@ class ResidualConvNet(nn.Sequential):
         channels: channels of each stage.
         blocks: blocks of a stage.
         stem_stride: stride of the first convolution; 2 makes everything after it four times cheaper.
-        neurons: "lif", or "sign" for a binary network with activations -1 and 1.
-        options: of every layer of neurons, such as ``{"beta": 0.5}``.
+        neuron: makes the neurons of a layer, see `MLP`; `Sign` makes a binary network with activations -1 and 1.
         gain: weights start as N(0, gain^2 / fan-in), larger than 0; biases at 0.
         batch_norm: normalize after every convolution, for comparison; `SpikingBayes` refuses it.
 
@@ -97,8 +91,7 @@ class ResidualConvNet(nn.Sequential):
         channels: Sequence[int] = (16, 32, 64),
         blocks: int = 2,
         stem_stride: int = 1,
-        neurons: Neurons = "lif",
-        options: dict[str, Any] | None = None,
+        neuron: NeuronOrSignFactory = LIF,
         gain: float = 1.0,
         batch_norm: bool = False,
     ) -> None:
@@ -129,7 +122,7 @@ class ResidualConvNet(nn.Sequential):
                 shortcut: list[nn.Module] = [nn.AvgPool2d(2)] if halves else []
                 if size != out:
                     shortcut += convolution(size, out, 1)
-                branch = [_neurons(neurons, options), *convolution(size, out, 3, 2 if halves else 1)]
+                branch = [make_neuron(neuron), *convolution(size, out, 3, 2 if halves else 1)]
                 layers.append(MembraneResidual(nn.Sequential(*branch), nn.Sequential(*shortcut) if shortcut else None))
                 size = out
         super().__init__(
@@ -140,11 +133,6 @@ class ResidualConvNet(nn.Sequential):
         _draw_weights(self, gain)
         # convolutions run a quarter faster on a CPU
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _neurons(kind: Neurons, options: dict[str, Any] | None) -> nn.Module:
-    check_choice("neurons", kind, ("lif", "sign"))
-    return LIF(**(options or {})) if kind == "lif" else Sign(**(options or {}))
 
 
 def _draw_weights(network: nn.Module, gain: float) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.networks.inputs import check_frames
-from lightning_snn.networks.normalized import mean_readout, neurons, normalized_convolution
+from lightning_snn.networks.neurons import NeuronFactory, make_neuron
+from lightning_snn.networks.normalized import mean_readout, normalized_convolution
+from lightning_snn.nn.neurons import DetachedLIF
 
 
 class BasicBlock(nn.Module):
@@ -20,39 +21,40 @@ class BasicBlock(nn.Module):
         inputs: channels of the input.
         outputs: channels of the output.
         stride: of the first convolution.
-        lif: options of the neurons, see `ResNet`.
+        neuron: makes the neurons of a layer, see `MLP`.
 
-    The shortcut is the identity, or where channels or plane change a normalized 1x1 convolution of that stride.
+    The shortcut is the identity, or a normalized 1x1 convolution of that stride where channels or size change.
 
     Shape:
         `[T*B, inputs, H, W]` to `[T*B, outputs, H / stride, W / stride]`.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, lif: dict[str, Any] | None = None) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, neuron: NeuronFactory = DetachedLIF) -> None:
         super().__init__()
         self.branch = nn.Sequential(
             *normalized_convolution(inputs, outputs, stride=stride),
-            neurons(lif),
+            make_neuron(neuron),
             *normalized_convolution(outputs, outputs),
         )
         changes = inputs != outputs or stride != 1
         self.shortcut = nn.Sequential(*normalized_convolution(inputs, outputs, 1) if changes else ())
         self.stride = stride
-        self.neurons = neurons(lif)
+        self.neurons = make_neuron(neuron)
 
     def forward(self, x: Tensor) -> Tensor:
         # not by a stride of the 1x1 convolution, whose backward pass writes out of bounds on CPUs where fewer than 8
         # channels lie last in memory (oneDNN issue 6035)
         skipped = x[..., :: self.stride, :: self.stride]
-        return self.neurons(self.branch(x) + self.shortcut(skipped))
+        spikes: Tensor = self.neurons(self.branch(x) + self.shortcut(skipped))
+        return spikes
 
 
 class ResNet(nn.Sequential):
     """A residual network for small images: a 3x3 convolution with neurons, stages of `BasicBlock`, a mean readout.
 
     From the second stage on the first block of a stage has stride 2. All positions of the last stage are averaged and
-    read out by a Linear. Weights start as torch draws them; normalization takes the scale of a convolution out.
-    (`ResidualConvNet` is its relative without normalization.)
+    read out by a Linear. Weights start as torch draws them; normalization removes the scale of a convolution.
+    (`ResidualConvNet` is a residual network without normalization.)
 
     Args:
         input_shape: channels, height and width of a frame.
@@ -60,8 +62,7 @@ class ResNet(nn.Sequential):
         channels: channels of each stage; the first convolution has those of the first stage.
         blocks: blocks of each stage, or one number for all.
         hidden: neurons of a fully connected, normalized layer before the readout; None leaves it out.
-        lif: options of every layer of neurons, such as ``{"beta": 0.5}``, in place of those of Yu et al. 2024: beta
-            0.2, threshold 1, a detached reset by subtraction, and the derivative of ``sigmoid(4 x)`` as surrogate.
+        neuron: makes the neurons of a layer, see `MLP`; by default the LIF of Yu et al. 2024.
 
     Raises:
         ValueError: if an argument is outside its range, or `channels` and `blocks` differ in length.
@@ -77,7 +78,7 @@ class ResNet(nn.Sequential):
         channels: Sequence[int] = (16, 32, 64),
         blocks: int | Sequence[int] = 1,
         hidden: int | None = None,
-        lif: dict[str, Any] | None = None,
+        neuron: NeuronFactory = DetachedLIF,
     ) -> None:
         check_frames(input_shape, num_classes)
         depths = [blocks] * len(channels) if isinstance(blocks, int) else list(blocks)
@@ -90,16 +91,16 @@ class ResNet(nn.Sequential):
             check_integer("channels", outputs)
             check_integer("blocks", depth)
         size = channels[0]
-        layers: list[nn.Module] = [*normalized_convolution(input_shape[0], size), neurons(lif)]
+        layers: list[nn.Module] = [*normalized_convolution(input_shape[0], size), make_neuron(neuron)]
         for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
             for block in range(depth):
-                layers.append(BasicBlock(size, outputs, 2 if stage > 0 and block == 0 else 1, lif))
+                layers.append(BasicBlock(size, outputs, 2 if stage > 0 and block == 0 else 1, neuron))
                 size = outputs
         *average, readout = mean_readout(size, num_classes)
         if hidden is not None:
             check_integer("hidden", hidden)
             # without normalization none of them would fire at the start
-            average += [nn.Linear(size, hidden, bias=False), nn.BatchNorm1d(hidden), neurons(lif)]
+            average += [nn.Linear(size, hidden, bias=False), nn.BatchNorm1d(hidden), make_neuron(neuron)]
             readout = nn.Linear(hidden, num_classes)
         super().__init__(*layers, *average, readout)
         # a step of training is an eighth faster on a CPU
@@ -113,9 +114,9 @@ class ResNet18(ResNet):
         self,
         input_shape: tuple[int, int, int] = (3, 32, 32),
         num_classes: int = 10,
-        lif: dict[str, Any] | None = None,
+        neuron: NeuronFactory = DetachedLIF,
     ) -> None:
-        super().__init__(input_shape, num_classes, (64, 128, 256, 512), 2, lif=lif)
+        super().__init__(input_shape, num_classes, (64, 128, 256, 512), 2, neuron=neuron)
 
 
 class ResNet19(ResNet):
@@ -128,6 +129,6 @@ class ResNet19(ResNet):
         self,
         input_shape: tuple[int, int, int] = (3, 32, 32),
         num_classes: int = 10,
-        lif: dict[str, Any] | None = None,
+        neuron: NeuronFactory = DetachedLIF,
     ) -> None:
-        super().__init__(input_shape, num_classes, (128, 256, 512), (3, 3, 2), 256, lif)
+        super().__init__(input_shape, num_classes, (128, 256, 512), (3, 3, 2), 256, neuron)

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.networks.inputs import check_frames
-from lightning_snn.networks.normalized import mean_readout, neurons, normalized_convolution
+from lightning_snn.networks.neurons import NeuronFactory, make_neuron
+from lightning_snn.networks.normalized import mean_readout, normalized_convolution
+from lightning_snn.nn.neurons import DetachedLIF
 
 
 class VGG(nn.Sequential):
-    """Batch-normalized 3x3 convolutions with LIF neurons, halved by pooling; by default VGG-11.
+    """Batch-normalized 3x3 convolutions with neurons, halved by pooling; by default VGG-11.
 
-    An average commutes with the mean over time, as a maximum of spikes does not: "M" is for rectifiers, and for spikes
-    whose time is the code. All positions of the last layer are
-    averaged and read out by a Linear. Weights start as torch draws them; normalization takes the scale of a
-    convolution out.
+    An average commutes with the mean over time, and a maximum of spikes does not: "M" is for ReLU, and for spikes whose
+    time is the code. All positions of the last layer are averaged and read out by a Linear. Weights start as torch
+    draws them; normalization removes the scale of a convolution.
 
     Args:
         input_shape: channels, height and width of a frame.
         num_classes: number of outputs.
         channels: the layers in order: an integer is a convolution with so many output channels, "A" averages 2x2
             positions and "M" takes their maximum (an odd last row or column is left out).
-        lif: options of every layer of neurons, such as ``{"beta": 0.5}``, in place of those of Yu et al. 2024: beta
-            0.2, threshold 1, a detached reset by subtraction, and the derivative of ``sigmoid(4 x)`` as surrogate.
-        relu: rectifiers in place of LIF neurons, which is the ANN that `TimeToFirstSpike` maps; has no `lif`.
+        neuron: makes the neurons of a layer, see `MLP`; by default the LIF of Yu et al. 2024.
+        relu: ReLU in place of neurons: the ANN that `TimeToFirstSpike` maps; `neuron` is not used.
 
     Raises:
         ValueError: if an argument is outside its range, or the plane is too small for its pooling.
@@ -42,11 +42,9 @@ class VGG(nn.Sequential):
         input_shape: tuple[int, int, int] = (3, 32, 32),
         num_classes: int = 10,
         channels: Sequence[int | Literal["A", "M"]] = (64, 128, "A", 256, 256, "A", 512, 512, "A", 512, 512),
-        lif: dict[str, Any] | None = None,
+        neuron: NeuronFactory = DetachedLIF,
         relu: bool = False,
     ) -> None:
-        if relu and lif is not None:
-            raise ValueError(f"Expected argument `lif` to be None for rectifiers, but got {lif!r}")
         check_frames(input_shape, num_classes)
         size, height, width = input_shape
         layers: list[nn.Module] = []
@@ -58,7 +56,7 @@ class VGG(nn.Sequential):
             if isinstance(entry, str):
                 raise ValueError(f'Expected argument `channels` to hold integers, "A" and "M", but got {entry!r}')
             check_integer("channels", entry)
-            layers += [*normalized_convolution(size, entry), nn.ReLU() if relu else neurons(lif)]
+            layers += [*normalized_convolution(size, entry), nn.ReLU() if relu else make_neuron(neuron)]
             size = entry
         if not any(isinstance(layer, nn.Conv2d) for layer in layers):
             raise ValueError(f"Expected argument `channels` to hold at least one integer, but got {list(channels)}")

@@ -15,12 +15,14 @@ from lightning_snn.nn.neurons import (
     IF,
     LIF,
     AdaptiveLIF,
+    DetachedLIF,
     LeakyIntegrator,
     Neuron,
     Recurrent,
     RecurrentLIF,
     SynapticLIF,
     membrane,
+    recurrent,
 )
 from lightning_snn.nn.noise import posterior_noise, weight_draws
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
@@ -33,6 +35,7 @@ __all__ = [
     "LIF",
     "AdaptiveLIF",
     "Complement",
+    "DetachedLIF",
     "DirectEncoder",
     "GaussianNoise",
     "LatencyEncoder",
@@ -53,6 +56,7 @@ __all__ = [
     "is_spiking_layer",
     "membrane",
     "posterior_noise",
+    "recurrent",
     "register_spiking_layer",
     "run",
     "spiking_layers",

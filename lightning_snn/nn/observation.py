@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.neurons import Neuron, runs_by_its_equations
+from lightning_snn.nn.neurons import Neuron, membrane, runs_by_its_equations
 from lightning_snn.nn.noise import spike_noise
 from lightning_snn.nn.phase import rate_phase
 from lightning_snn.nn.registry import Conventions, conventions_of, spiking_layers
@@ -68,6 +68,26 @@ class LayerCall:
         if isinstance(self.layer, Neuron):
             return None if self._potentials is None else self._potentials[0]
         return self._kept_membrane
+
+    def relative_membrane(self) -> Tensor | None:
+        """Return the membrane potentials on a scale where rest is 0 and the firing threshold 1; None if not known."""
+        potentials, threshold = self.membrane(), self.threshold
+        if potentials is None or threshold is None:
+            return None
+        if not isinstance(self.layer, Neuron):
+            return potentials / threshold
+        rest = membrane(self.layer.initial_state(torch.zeros_like(potentials[0])))
+        return (potentials - rest) / (threshold - rest)
+
+    def free_membrane(self) -> Tensor | None:
+        """Return the relative membrane potentials that the same current gives neurons that never spike.
+
+        None if they do not follow from the current, as for layers of other libraries.
+        """
+        if not isinstance(self.layer, Neuron) or self.current is None or not runs_by_its_equations(self.layer):
+            return None
+        silent = torch.zeros_like(self.spikes)
+        return replace(self, spikes=silent, output=silent).relative_membrane()
 
     @cached_property
     def _potentials(self) -> tuple[Tensor, float | Tensor] | None:

@@ -111,6 +111,28 @@ class StatefulLayer(nn.Module):
         """Return the parameter behind a learned value, None if the value is fixed."""
         return self._parameters.get(_stored_name(name, self._ranges[name]))
 
+    def take_values(self, other: StatefulLayer) -> None:
+        """Take over the declared values of another layer; parameters and buffers are copied.
+
+        They come before the parameters that this layer has already, as if it had declared them first.
+        """
+        owned = dict(self._parameters)
+        self._parameters.clear()
+        for name, kind in other._ranges.items():
+            self._ranges[name] = kind
+            self._numbers.pop(name, None)
+            self._buffers.pop(f"{name}_channels", None)
+            stored = _stored_name(name, kind)
+            owned.pop(stored, None)
+            parameter = other.parameter_of(name)
+            if name in other._numbers:
+                self._numbers[name] = other._numbers[name]
+            elif parameter is not None:
+                self.register_parameter(stored, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+            else:
+                self.register_buffer(f"{name}_channels", other.get_buffer(f"{name}_channels").clone())
+        self._parameters.update(owned)
+
     def extra_repr(self) -> str:
         return ", ".join(
             _describe(name, self.value(name), self.parameter_of(name) is not None) for name in self._ranges

@@ -22,8 +22,8 @@ from lightning_snn.methods import RateBackprop, SurrogateGradient
 from lightning_snn.methods.rate import gradient_alignment
 from lightning_snn.methods.rate.third_party import rate_backward
 from lightning_snn.nn import RecurrentLIF
-from tests.contract import foreign
-from tests.contract.foreign import MODULES
+from tests.contract import third_party
+from tests.contract.third_party import MODULES
 from tests.support.training import time_first, trainer
 
 STEPS, CLASSES = 4, 3
@@ -42,7 +42,7 @@ def network(*more: nn.Module) -> nn.Sequential:
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library but its layers."""
+    """Module that uses only layers of the library."""
 
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def expected_of(net: nn.Module, *arguments: Any) -> dict[str, float]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `gradient_alignment` is called with."""
+    """Record the arguments of `gradient_alignment`."""
     made: list[tuple[Any, ...]] = []
 
     def record(*arguments: Any) -> Any:
@@ -90,8 +90,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return made
 
 
-class Watch(pl.Callback):
-    """At which steps something new was measured."""
+class StepRecorder(pl.Callback):
+    """Record the steps with a new measurement."""
 
     def __init__(self, calls: list) -> None:
         self.calls, self.steps = calls, []
@@ -115,11 +115,11 @@ def test_the_alignment_of_a_plain_module_is_logged_layer_by_layer():
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_it_measures_the_first_and_each_nth_step_once(calls: list, accumulate: int):
-    watch = Watch(calls)
+    recorder = StepRecorder(calls)
     options = {"max_epochs": 3, "accumulate_grad_batches": accumulate}
-    trainer(of_plain(every_n_steps=3), watch, **options).fit(Plain(), loader(8 // accumulate))
+    trainer(of_plain(every_n_steps=3), recorder, **options).fit(Plain(), loader(8 // accumulate))
     # the number of steps that were complete after the batch: the first of several that share a step is measured
-    assert watch.steps == ([1, 3, 6, 9] if accumulate == 1 else [0, 2, 5, 8, 11])
+    assert recorder.steps == ([1, 3, 6, 9] if accumulate == 1 else [0, 2, 5, 8, 11])
 
 
 def test_a_resumed_run_measures_at_the_same_steps(calls: list, tmp_path: Path):
@@ -127,10 +127,10 @@ def test_a_resumed_run_measures_at_the_same_steps(calls: list, tmp_path: Path):
     fitter.fit(Plain(), loader())
     fitter.save_checkpoint(tmp_path / "half.ckpt")
     calls.clear()
-    watch = Watch(calls)
-    resumed = trainer(of_plain(every_n_steps=4), watch, max_steps=13, max_epochs=-1)
+    recorder = StepRecorder(calls)
+    resumed = trainer(of_plain(every_n_steps=4), recorder, max_steps=13, max_epochs=-1)
     resumed.fit(Plain(), loader(), ckpt_path=tmp_path / "half.ckpt")
-    assert watch.steps == [6, 8, 12]
+    assert recorder.steps == [6, 8, 12]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -230,7 +230,7 @@ def test_a_recurrent_network_is_measured_in_windows_of_one_step():
     assert logged(fitter)["alignment/cosine/1"] < 0.9999
 
 
-def test_batches_of_another_form_are_read_as_one_says():
+def test_batches_of_another_form_are_read_by_read_batch():
     class BatchFirst(Plain):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().training_step(read(batch), batch_idx)
@@ -264,7 +264,7 @@ def test_a_network_that_is_built_late_is_measured():
 
 def test_a_missing_network_is_named_before_training():
     module = Plain()
-    with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds inner, but got 'net'"):
+    with pytest.raises(ValueError, match="`network` to name a module within Plain, which has inner, but got 'net'"):
         trainer(GradientAlignment(network="net")).fit(module, loader())
     assert module.steps == 0
 
@@ -275,7 +275,7 @@ def test_a_missing_network_is_named_before_training():
     ids=lambda options: next(iter(options)),
 )
 def test_what_is_of_a_network_by_itself_needs_one(options: dict[str, Any]):
-    with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds inner, but got 'netw"):
+    with pytest.raises(ValueError, match="`network` to name a module within Plain, which has inner, but got 'netw"):
         trainer(GradientAlignment(**options)).fit(Plain(), loader())
 
 
@@ -307,7 +307,7 @@ def test_a_network_that_has_no_rates_is_refused_by_name_before_training(layer: n
 )
 def test_a_batch_of_another_form_is_refused_before_the_first_step(collate: Any, got: str):
     module = Plain()
-    with pytest.raises(ValueError, match=rf"Expected a batch \(x \[T, B, ...\], .* `read_batch` .* but got .*{got}"):
+    with pytest.raises(ValueError, match=rf"Expected a batch \(x \[T, B, ...\], .* but got .*{got}.* `read_batch`"):
         trainer(of_plain(every_n_steps=100)).fit(module, loader(collate=collate))
     assert module.steps == 0
 
@@ -336,21 +336,21 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str):
 def test_without_arguments_the_gradients_are_those_of_the_module_s_training_step(make: Any):
     torch.manual_seed(0)
     module = make().eval()
-    x, y = foreign.X[:12], foreign.Y[:12]
-    twin = copy.deepcopy(module)
-    exact = vector_of(twin, nn.functional.cross_entropy(twin(x), y))
-    twin = copy.deepcopy(module)
-    rate_backward(twin, lambda each: nn.functional.cross_entropy(each(x), y))
-    rates = torch.cat([parameter.grad.flatten() for parameter in twin.parameters()])
+    x, y = third_party.X[:12], third_party.Y[:12]
+    copied = copy.deepcopy(module)
+    exact = vector_of(copied, nn.functional.cross_entropy(copied(x), y))
+    copied = copy.deepcopy(module)
+    rate_backward(copied, lambda each: nn.functional.cross_entropy(each(x), y))
+    rates = torch.cat([parameter.grad.flatten() for parameter in copied.parameters()])
     fitter = trainer(GradientAlignment(), max_steps=1)
-    fitter.fit(module, foreign.loader())
+    fitter.fit(module, third_party.loader())
     trained = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()} | {"all"}
     assert {name.split("/", 2)[2] for name in logged(fitter)} == trained
     cosine = torch.nn.functional.cosine_similarity(rates, exact, 0)
     assert logged(fitter)["alignment/cosine/all"] == pytest.approx(float(cosine), rel=1e-5)
     assert logged(fitter)["alignment/norm_ratio/all"] == pytest.approx(float(rates.norm() / exact.norm()), rel=1e-5)
     # constant currents of one layer and mean spikes have one gradient, membranes that are read out two
-    assert (float(cosine) > 0.999999) == (make not in (foreign.SnntorchLoop, foreign.SnntorchHidden))
+    assert (float(cosine) > 0.999999) == (make not in (third_party.SnntorchLoop, third_party.SnntorchHidden))
     # what is behind the last spikes, or their membranes
     assert logged(fitter)[f"alignment/cosine/{last_of(module)}"] == pytest.approx(1, abs=1e-5)
 
@@ -384,9 +384,9 @@ def _within(name: str, first: str, path: str) -> str:
 
 
 def test_both_runs_draw_the_same_random_numbers():
-    """Of torch, numpy and Python; a module that draws otherwise had another gradient behind its last spikes."""
+    """Cover torch, numpy, and Python: other random numbers would change the gradient behind the last spikes."""
 
-    class Draws(foreign.SnntorchLoop):
+    class Draws(third_party.SnntorchLoop):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             x, y = batch
             x = x + torch.rand_like(x) + np.random.random() + random.random()
@@ -394,14 +394,14 @@ def test_both_runs_draw_the_same_random_numbers():
 
     fitter = trainer(GradientAlignment(), max_steps=1)
     torch.manual_seed(0)
-    fitter.fit(Draws(), foreign.loader())
+    fitter.fit(Draws(), third_party.loader())
     assert logged(fitter)["alignment/cosine/second"] == pytest.approx(1, abs=1e-5)
     assert logged(fitter)["alignment/norm_ratio/second"] == pytest.approx(1, abs=1e-5)
     assert logged(fitter)["alignment/cosine/first"] < 0.99999
 
 
 def test_batches_of_any_form_are_measured_by_the_training_step():
-    class OfDicts(foreign.SnntorchLoop):
+    class OfDicts(third_party.SnntorchLoop):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             self.log("inside", 1.0)
             return super().training_step((batch["input"]["x"], batch["y"]), batch_idx)
@@ -410,7 +410,7 @@ def test_batches_of_any_form_are_measured_by_the_training_step():
         x, y = (torch.stack(part) for part in zip(*samples, strict=True))
         return {"input": {"x": x}, "y": y}
 
-    data = DataLoader(TensorDataset(foreign.X, foreign.Y), 12, collate_fn=collate)
+    data = DataLoader(TensorDataset(third_party.X, third_party.Y), 12, collate_fn=collate)
     fitter = trainer(GradientAlignment(), max_steps=1)
     fitter.fit(OfDicts(), data)
     assert 0 < logged(fitter)["alignment/cosine/first"] < 1
@@ -418,7 +418,7 @@ def test_batches_of_any_form_are_measured_by_the_training_step():
 
 def test_a_module_without_spiking_layers_is_refused_before_training():
     module = Plain(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
-    message = "a module with spiking layers of .*, for GradientAlignment, but got Plain without any"
+    message = "a module with spiking layers of .* for GradientAlignment, but got Plain without any"
     with pytest.raises(ValueError, match=message):
         trainer(GradientAlignment()).fit(module, loader())
     assert module.steps == 0

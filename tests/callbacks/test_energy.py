@@ -32,7 +32,7 @@ LOADER = DataLoader(list(zip(X, Y, strict=True)), 5)
 
 
 class Loop(pl.LightningModule):
-    """A module that knows nothing of the callback; its learning rate is 0. It keeps the spikes of every batch."""
+    """Module with a learning rate of 0 that records the spikes of every batch."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def without(prefix: str, values: dict[str, Any]) -> dict[str, float]:
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
-    """A figure takes longer than all else here."""
+    """Skip figures, which take most of the time."""
     monkeypatch.setattr("lightning_snn.callbacks.energy.may_write", lambda trainer: False)
 
 
@@ -128,7 +128,7 @@ def test_training_and_validation_are_measured_now_and_then(tmp_path):
 
 
 class RunsAgain(pl.Callback):
-    """Runs the network once more when a training batch ends, as a callback that tests on other data does."""
+    """Callback that runs the network again at the end of a training batch, like one that tests on other data."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         pl_module(X)
@@ -189,19 +189,19 @@ def test_a_chip_without_multiplications_has_joules_of_spikes_only(tmp_path):
     assert not {"joules", "joules_ann"} & {*analog, *(spiking.keys() - {"joules"})}
 
 
-def test_the_caveat_is_told_once_and_without_constants_never(tmp_path, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr("lightning_snn.callbacks.energy.rank_zero_info", told.append)
+def test_the_caveat_is_logged_once_and_without_constants_never(tmp_path, monkeypatch):
+    logged_texts: list[str] = []
+    monkeypatch.setattr("lightning_snn.callbacks.energy.rank_zero_info", logged_texts.append)
     callback = EnergyMonitor(constants="horowitz_int32")
     for _ in range(2):
         results_of(Loop(), callback, tmp_path)
     results_of(Loop(), EnergyMonitor(), tmp_path)
-    (caveat,) = told
+    (caveat,) = logged_texts
     assert "Memory traffic" in caveat
     assert "ISSCC 2014" in caveat
 
 
-def test_every_set_of_constants_says_what_it_is():
+def test_every_set_of_constants_has_a_source_and_a_caveat():
     assert {name: (each.joules_per_ac, each.joules_per_mac) for name, each in ENERGY_CONSTANTS.items()} == {
         "horowitz_float32": (0.9e-12, pytest.approx(0.9e-12 + 3.7e-12)),
         "horowitz_int32": (0.1e-12, pytest.approx(0.1e-12 + 3.1e-12)),
@@ -210,7 +210,7 @@ def test_every_set_of_constants_says_what_it_is():
     assert all("left out" in each.caveat and each.source for each in ENERGY_CONSTANTS.values())
 
 
-def test_a_test_brings_a_figure_and_a_table(tmp_path, monkeypatch):
+def test_a_test_writes_a_figure_and_a_table(tmp_path, monkeypatch):
     drawn = {}
 
     def draw(layers: Any, note: str) -> Any:
@@ -225,7 +225,7 @@ def test_a_test_brings_a_figure_and_a_table(tmp_path, monkeypatch):
     found = results_of(Loop(), callback, tmp_path)
     assert {file.name for file in (tmp_path / "kept").iterdir()} == {"cost_test.png", "cost_test.csv"}
     assert list(drawn["layers"]) == ["hidden", "readout"]
-    assert drawn["note"].endswith("By mine (a guess): nothing is left out")
+    assert drawn["note"].endswith("Based on mine (a guess): nothing is left out")
     with (tmp_path / "kept" / "cost_test.csv").open() as file:
         rows = {row["layer"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["all", "hidden", "readout", "lif"]
@@ -233,7 +233,7 @@ def test_a_test_brings_a_figure_and_a_table(tmp_path, monkeypatch):
     assert rows["lif"]["dense"] == ""
 
 
-def test_layers_that_are_not_counted_are_warned_of_once(tmp_path):
+def test_layers_that_are_not_counted_cause_one_warning(tmp_path):
     module, callback = Loop(), EnergyMonitor()
     module.attention = nn.MultiheadAttention(4, 2)
     with warnings.catch_warnings(record=True) as caught:
@@ -242,11 +242,11 @@ def test_layers_that_are_not_counted_are_warned_of_once(tmp_path):
         results_of(module, callback, tmp_path)
     messages = [str(warning.message) for warning in caught if "EnergyMonitor" in str(warning.message)]
     (message,) = messages
-    assert message.startswith("EnergyMonitor counts no synaptic operations of attention: its numbers are")
+    assert message.startswith("EnergyMonitor does not count the synaptic operations of attention. Its totals are")
 
 
 @pytest.mark.parametrize(
-    ("shapes", "told", "steps", "expected"),
+    ("shapes", "run_samples", "steps", "expected"),
     [
         ([(16, 32, 2, 8, 8), (32,)], 256, 16, 32),  # time first, 8 noisy samples side by side
         ([(32, 16, 2, 8, 8), (32,)], 32, 16, 32),
@@ -258,13 +258,15 @@ def test_layers_that_are_not_counted_are_warned_of_once(tmp_path):
         ([(8, 4, 6)], 8, 8, 4),  # two runs of half as many samples as time steps
         ([(10, 4, 6), (4, 10)], 20, 10, 4),  # as many classes as time steps
         ([(8, 8, 6)], 16, 8, 8),
-        ([(16, 32, 6)], 64, 0, 64),  # nothing tells which of the two it is
+        ([(16, 32, 6)], 64, 0, 64),  # both sizes are possible
         ([(), (5, 3)], 5, 0, 5),
         ([], 7, 0, 7),
     ],
 )
-def test_samples_are_found_in_a_batch(shapes, told, steps, expected):
-    assert _samples({"parts": [torch.zeros(shape) for shape in shapes], "name": "a batch"}, told, steps) == expected
+def test_samples_are_found_in_a_batch(shapes, run_samples, steps, expected):
+    assert (
+        _samples({"parts": [torch.zeros(shape) for shape in shapes], "name": "a batch"}, run_samples, steps) == expected
+    )
 
 
 class RunsTwice(pl.LightningModule):
@@ -291,12 +293,12 @@ class Lazy(RunsTwice):
 
 
 def test_lazy_layers_are_counted_and_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match=r"no synaptic operations of network\.0: its"):
+    with pytest.warns(UserWarning, match=r"does not count the synaptic operations of network\.0\. Its"):
         found = results_of(Lazy(), EnergyMonitor(), tmp_path, DataLoader([(torch.ones(5, 4, 1, 6),)], None))
     assert found["energy/test/dense"] == found["energy/test/dense/network.3"] == 2 * 5 * 12 * 3
 
 
-def test_samples_may_be_told(tmp_path):
+def test_samples_may_be_given_by_a_function(tmp_path):
     callback = EnergyMonitor(samples=lambda batch: 2 * len(batch[1]))
     assert results_of(Loop(), callback, tmp_path)["energy/test/ann_macs"] == 80
     plain = results_of(Loop(), EnergyMonitor(), tmp_path)["energy/test/dense"]
@@ -306,7 +308,7 @@ def test_samples_may_be_told(tmp_path):
 def test_what_has_no_spiking_layers_and_what_are_no_arguments_is_refused(tmp_path):
     module = Loop()
     module.lif = nn.Identity()
-    with pytest.raises(ValueError, match="spiking layers of .*, for EnergyMonitor, but got Loop without any"):
+    with pytest.raises(ValueError, match="spiking layers of .* for EnergyMonitor, but got Loop without any"):
         results_of(module, EnergyMonitor(), tmp_path)
     with pytest.raises(ValueError, match="`batches` to be an integer of at least 1, but got 0"):
         EnergyMonitor(0)
@@ -326,7 +328,7 @@ def test_the_figure_refuses_what_are_no_operations():
             figures.synaptic_operations(layers)
 
 
-def test_the_legend_of_the_figure_tells_colors_of_series_without_bars():
+def test_the_legend_of_the_figure_has_colors_of_series_without_bars():
     layer = {"effective_acs": 3, "effective_macs": 0, "dense": 60, "ann_macs": 12}
     figure = figures.synaptic_operations({"0": layer, "1": layer | {"effective_macs": 9}})
     colors = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}

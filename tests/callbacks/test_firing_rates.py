@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.methods import RateBackprop
-from tests.contract.foreign import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
+from tests.contract.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
 from tests.support.figures import record_drawn
 from tests.support.given_spikes import Given, data, spikes
 from tests.support.processes import on_two_processes
@@ -28,20 +28,20 @@ from tests.support.training import trainer
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """What is drawn as histograms; figures are empty, for speed."""
+    """Record the histograms; figures are empty, for speed."""
     record_drawn(monkeypatch, "spike_raster")
     return record_drawn(monkeypatch, "firing_rate_histograms")
 
 
 def logged(made: pl.Trainer, stage: str, suffix: str = "") -> dict[str, float]:
-    """Values by quantity and layer."""
+    """Return the logged values by quantity and layer."""
     start = f"firing_rates/{stage}/"
     values = {key.removeprefix(start): value.item() for key, value in made.callback_metrics.items() if start in key}
     return {key.removesuffix(suffix): value for key, value in values.items() if key.endswith(suffix)}
 
 
 def by_hand(values: Tensor) -> dict[str, float]:
-    """What should be logged of data `[B, T, 5]`."""
+    """Return the expected values for data `[B, T, 5]`."""
     counts = np.count_nonzero(values.numpy(), axis=(0, 1))
     steps = values.shape[0] * values.shape[1]
     found = {}
@@ -70,7 +70,7 @@ def test_each_nth_batch_of_training_and_validation_is_counted_and_no_other_is_ho
         parts = values.split(2)
         assert logged(made, stage) == pytest.approx(by_hand(torch.cat(parts[::2])), abs=1e-7)
         assert logged(made, stage) != pytest.approx(by_hand(values), abs=1e-7)
-    assert module.watched == [False] + [True, False, True, False, True] * 2
+    assert module.hooked == [False] + [True, False, True, False, True] * 2
 
 
 def test_every_epoch_is_counted_by_itself(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_loggers_get_histograms_after_each_epoch(tmp_path: Path, monkeypatch: py
     assert (counts[0], counts[-1], counts.sum()) == (2, 1, 5)
 
 
-def test_the_end_of_a_fit_a_validation_and_a_test_brings_figures(drawn, tmp_path: Path) -> None:
+def test_the_end_of_a_fit_a_validation_and_a_test_draws_figures(drawn, tmp_path: Path) -> None:
     def files(folder: str) -> set[str]:
         return {file.name for file in (tmp_path / folder).iterdir()}
 
@@ -201,7 +201,7 @@ def test_the_end_of_a_fit_a_validation_and_a_test_brings_figures(drawn, tmp_path
 
 
 class Uneven(IterableDataset):
-    """Batches of one process; the other has none."""
+    """Run one process with batches and one without."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         return iter([[part] for part in spikes().split(2)] if torch.distributed.get_rank() == 1 else [])

@@ -25,7 +25,7 @@ from lightning_snn.callbacks.hardware import (
 )
 from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
-from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from tests.support import training
 from tests.support.recipes import run_recipe
 from tests.support.scripts import run_script
@@ -57,7 +57,7 @@ def spiking_network() -> nn.Sequential:
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library."""
+    """Module independent of the library."""
 
     def __init__(self, network: nn.Module | None = None, schedule: Any = None) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ trainer = partial(training.trainer, max_epochs=4)
 
 
 def loss_of(network: nn.Module) -> float:
-    """The mean loss of the validation data, without the library's or Lightning's loops."""
+    """Return the mean loss of the validation data, without the loops of the library or Lightning."""
     network.eval()
     with torch.no_grad():
         return torch.stack([F.cross_entropy(network(x), y) for x, y in loader()]).mean().item()
 
 
 def quantized(network: nn.Module, bits: int = 2) -> nn.Module:
-    """A copy whose weights are replaced for good."""
+    """Return a copy whose weights are replaced permanently."""
     found = copy.deepcopy(network)
     for name, parameter in found.named_parameters():
         if name.endswith("weight"):
@@ -109,7 +109,7 @@ def quantized(network: nn.Module, bits: int = 2) -> nn.Module:
 
 
 class Keep(pl.Callback):
-    """The weights at the begin of each epoch, before other callbacks' hooks of it."""
+    """Record the weights at the start of each epoch, before the hooks of other callbacks."""
 
     def __init__(self) -> None:
         self.networks: list[nn.Module] = []
@@ -155,7 +155,7 @@ def test_clipped_weights_receive_no_gradient():
     assert inside.sum() == 160
 
 
-def test_weight_noise_is_anew_in_every_call_and_as_large_as_said():
+def test_weight_noise_is_redrawn_in_every_call_and_has_the_given_size():
     network = nn.Linear(200, 300, bias=False)
     constraints = HardwareConstraints(weight_noise=0.05)
     with Constrained(network, constraints), torch.no_grad():
@@ -226,7 +226,7 @@ def test_shortened_windows_tile_time():
 def test_a_network_without_neurons_refuses_what_concerns_times():
     for name, value in {"jitter": 0.1, "time_bits": 4, "latency_factor": 2.0, "slope_mismatch": 0.1}.items():
         with pytest.raises(
-            ValueError, match=f"Expected Sequential to have FirstSpike neurons for {name}, but got none"
+            ValueError, match=f"a module with FirstSpike neurons for {name}, but got Sequential without any"
         ):
             Constrained(plain_network(), HardwareConstraints(**{name: value}))
 
@@ -235,9 +235,9 @@ def test_layers_that_constraints_cannot_act_on_are_named():
     with pytest.raises(ValueError, match="linear or convolutional layers for constraints on weights"):
         Constrained(nn.Sequential(nn.ReLU()), TWO_BITS)
     parametrized = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
-    with pytest.raises(ValueError, match=r"computed from others \(parametrized\): 1$"):
+    with pytest.raises(ValueError, match=r"but got computed \(parametrized\) ones: 1$"):
         Constrained(parametrized, TWO_BITS)
-    with pytest.raises(ValueError, match="of unit slope for time_bits, but got 1"):
+    with pytest.raises(ValueError, match="with slope 1 for time_bits, but got 1"):
         Constrained(nn.Sequential(FirstSpike(), AlphaLinear(2, 2)), HardwareConstraints(time_bits=4))
 
 
@@ -260,7 +260,7 @@ def test_exported_integers_are_the_weights_of_the_constrained_forward():
         chip.get_submodule(name).weight.data = offset + scale * codes
     with Constrained(network, constraints):
         torch.testing.assert_close(network(X), chip(X), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="weight_bits for an export"):
+    with pytest.raises(ValueError, match="`weight_bits` for an export"):
         export_weights(network, HardwareConstraints())
 
 
@@ -268,7 +268,7 @@ CHANNELS = HardwareConstraints(weight_bits=3, weight_ranges="channel")
 
 
 def by_channel(weight: Tensor, transposed: bool = False) -> Tensor:
-    """Each output channel quantized as a layer of its own."""
+    """Compare with output channels that are quantized like separate layers."""
     channels = weight.transpose(0, 1) if transposed else weight
     found = torch.stack([quantize_weight(channel, 3) for channel in channels])
     return found.transpose(0, 1) if transposed else found
@@ -323,7 +323,7 @@ def test_with_ranges_a_channel_noise_is_as_large_as_the_channel():
 
 def test_transposed_convolutions_in_groups_are_refused_for_ranges_a_channel():
     network = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=2))
-    with pytest.raises(ValueError, match=r'in groups for weight_ranges="channel", but got 1$'):
+    with pytest.raises(ValueError, match=r'grouped transposed convolutions for weight_ranges="channel", but got 1$'):
         Constrained(network, CHANNELS)
     Constrained(network, TWO_BITS).close()
 
@@ -332,13 +332,13 @@ def test_transposed_convolutions_in_groups_are_refused_for_ranges_a_channel():
     ("options", "message"),
     [
         ({"weight_bits": 4, "weight_ranges": "row"}, "`weight_ranges` to be one of 'layer', 'channel', but got 'row'"),
-        ({"weight_ranges": "channel"}, "`weight_bits` or `weight_noise` to be set where `weight_ranges` is"),
+        ({"weight_ranges": "channel"}, "`weight_bits` or `weight_noise` to be set if `weight_ranges` is"),
         ({"jitter": -0.1}, "`jitter` to be a finite number of at least 0, but got -0.1"),
         ({"time_bits": 0}, "`time_bits` to be an integer of at least 1, but got 0"),
         ({"weight_bits": 17}, "`weight_bits` to be a number from 1 to 16, but got 17"),
         ({"weight_bits": 4, "weight_percentile": 0.999}, "`weight_percentile` to be a number from 50 to 100"),
-        ({"weight_percentile": 99.9}, "`weight_bits` to be set where `weight_percentile` is"),
-        ({"jitter_silent": True}, "`jitter` to be larger than 0 where `jitter_silent` is set"),
+        ({"weight_percentile": 99.9}, "`weight_bits` to be set if `weight_percentile` is"),
+        ({"jitter_silent": True}, "`jitter` to be larger than 0 if `jitter_silent` is set"),
         ({"latency_factor": 0.5}, "`latency_factor` to be a finite number of at least 1, but got 0.5"),
         ({"slope_mismatch": -1}, "`slope_mismatch` to be a number from 0 to 1, but got -1"),
         ({"weight_noise": float("nan")}, "`weight_noise` to be a finite number of at least 0, but got nan"),
@@ -372,7 +372,7 @@ def test_the_metric_is_measured_without_constraints_with_them_and_after_fine_tun
 
 
 def test_until_the_switch_training_is_the_same_to_the_last_bit():
-    """With noise in the measurements, and shuffled data."""
+    """Use noise in the measurements, and shuffled data."""
     with_it, without = Keep(), Keep()
     torch.manual_seed(1)
     trainer(without, max_epochs=3).fit(Plain(), loader(True), loader(True))
@@ -443,15 +443,15 @@ def test_schedules_go_on_with_learning_rates_times_the_factor(make: Any):
     assert scaled == pytest.approx(expected, rel=1e-9)
 
 
-def test_windows_are_set_to_the_largest_drive_of_the_validation_data_and_divided():
+def test_windows_are_set_to_the_largest_input_current_of_the_validation_data_and_divided():
     keep, module = Keep(), Plain(spiking_network())
     callback = fine_tuning(SPIKE_TIMES)
     trainer(keep, callback).fit(module, loader(), loader())
-    drives, network = [], keep.networks[2].eval()
-    network[2].register_forward_pre_hook(lambda _, drive: drives.append(drive[0].max()))
+    currents, network = [], keep.networks[2].eval()
+    network[2].register_forward_pre_hook(lambda _, inputs: currents.append(inputs[0].max()))
     loss_of(network)
     first, second = module.inner["net"][2], module.inner["net"][5]
-    assert first.window.item() == pytest.approx(max(drives).item() / 4, rel=1e-6)
+    assert first.window.item() == pytest.approx(max(currents).item() / 4, rel=1e-6)
     assert second.t_min == first.t_max == 1 + first.window
     assert 0 < second.window < 5
     # the clip and the grid are what differs
@@ -509,7 +509,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(stopped_after: int, 
 
 
 class Stop(pl.Callback):
-    """Ends a run that would go on."""
+    """Callback that ends a run early."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -523,7 +523,7 @@ def test_a_checkpoint_with_other_windows_is_refused(tmp_path: Path):
     fitter.fit(Plain(spiking_network()), loader(), loader())
     fitter.save_checkpoint(tmp_path / "three.ckpt")
     callback = fine_tuning(HardwareConstraints(time_bits=3, latency_factor=2))
-    with pytest.raises(ValueError, match=r"`latency_factor` to be that of the checkpoint, .* divided by 4, but got 2"):
+    with pytest.raises(ValueError, match=r"`latency_factor` to be that of the checkpoint, 4, but got 2"):
         trainer(callback).fit(Plain(spiking_network()), loader(), loader(), ckpt_path=tmp_path / "three.ckpt")
 
 
@@ -582,7 +582,7 @@ def test_the_best_epoch_is_one_under_constraints(tmp_path: Path):
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_stopping_early_compares_scores_under_constraints_only(mode: str):
     class Stuck(Plain):
-        """Whose score is the best it can be before the switch, and worse but constant after it."""
+        """Module with the best possible score before the switch, and a worse, constant one after it."""
 
         def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
             super().validation_step(batch, batch_idx)
@@ -626,7 +626,7 @@ def test_a_run_without_a_sanity_check_and_with_a_progress_bar_measures():
 
 
 class Save(pl.Callback):
-    """What every process ends with."""
+    """Return the results of one process."""
 
     def __init__(self, hardware: HardwareFineTuning, folder: Path) -> None:
         self.hardware, self.folder = hardware, folder
@@ -649,7 +649,7 @@ def test_all_processes_end_with_the_same_weights_windows_and_results(tmp_path: P
     assert first["state"]["inner.net.2.window"] < 5
 
 
-def test_layers_whose_weights_are_read_elsewhere_are_warned_of():
+def test_layers_whose_weights_are_read_elsewhere_cause_a_warning():
     class Reads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -658,7 +658,7 @@ def test_layers_whose_weights_are_read_elsewhere_are_warned_of():
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(self.called(x.flatten(1)), self.read.weight, self.read.bias)
 
-    with pytest.warns(UserWarning, match=r"not constrained, .* inner.net.read$"):
+    with pytest.warns(UserWarning, match=r"does not constrain .* inner.net.read$"):
         trainer(fine_tuning(), max_epochs=3).fit(Plain(Reads()), loader(), loader())
 
 
@@ -675,8 +675,8 @@ def test_an_exception_leaves_a_plain_module():
     assert not any(part._forward_pre_hooks for part in module.modules())
 
 
-def test_a_run_that_ends_before_the_switch_says_so():
-    with pytest.warns(UserWarning, match="ended before epoch 2, so that nothing was fine-tuned"):
+def test_a_run_that_ends_before_the_switch_warns():
+    with pytest.warns(UserWarning, match="ended before epoch 2, so the network was not fine-tuned"):
         trainer(fine_tuning(), Stop(1)).fit(Plain(), loader(), loader())
 
 
@@ -684,7 +684,11 @@ def test_a_run_that_ends_before_the_switch_says_so():
     ("callback", "options", "message"),
     [
         (fine_tuning(start_epoch=4), {}, "`start_epoch` to be smaller than the trainer's max_epochs = 4, but got 4"),
-        (fine_tuning(HardwareConstraints(jitter=0.1)), {}, "Plain to have FirstSpike neurons for jitter"),
+        (
+            fine_tuning(HardwareConstraints(jitter=0.1)),
+            {},
+            "a module with FirstSpike neurons for jitter, but got Plain without any",
+        ),
         (
             fine_tuning(),
             {"limit_val_batches": 0},
@@ -702,7 +706,7 @@ def test_what_cannot_be_done_is_refused_before_training(callback: pl.Callback, o
 
 def test_a_metric_that_is_not_logged_is_refused_after_the_first_epoch():
     module = Plain()
-    with pytest.raises(ValueError, match=r"which is .*val/accuracy, val/loss.*, but got 'val/nll'"):
+    with pytest.raises(ValueError, match=r"one of .*val/accuracy, val/loss.*, but got 'val/nll'"):
         trainer(fine_tuning(metric="val/nll")).fit(module, loader(), loader())
     assert len(module.rates) == len(loader())
 
@@ -758,7 +762,7 @@ def test_without_arguments_the_last_fifth_of_the_epochs_has_weights_of_8_bits_an
 
 
 class Logging(Plain):
-    """Logs constants."""
+    """Module that logs constants."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), CLASSES)))
@@ -787,5 +791,5 @@ def test_every_metric_has_a_name_of_its_own(names: list[str], loaders: int, expe
 
 
 def test_an_epoch_to_start_from_is_asked_for_where_a_run_has_no_number_of_epochs():
-    with pytest.raises(ValueError, match="argument `start_epoch` for a run without max_epochs, but got None"):
+    with pytest.raises(ValueError, match="argument `start_epoch` to be set for a run without max_epochs, but got None"):
         trainer(HardwareFineTuning(), max_epochs=-1, max_steps=3).fit(Plain(), loader(), loader())

@@ -26,7 +26,7 @@ from lightning_snn.callbacks.initialization import (
 )
 from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.methods import SurrogateGradient
-from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from lightning_snn.methods.ttfs.mapping import from_relu
 from tests.support import training
 
@@ -34,7 +34,7 @@ WIDTH, CLASSES = 64, 10
 
 
 def chain(layer: Any, *after: Any, depth: int = 7, scale: float = 1.0) -> nn.Sequential:
-    """A deep network of He-initialized layers."""
+    """Return a deep network of He-initialized layers."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -110,7 +110,7 @@ def test_weights_of_another_scale_fail(scale: float, large: bool):
     assert findings["spectral_radius", "9"].verdict == "fail"
 
 
-def test_layers_that_are_dead_for_some_samples_are_told():
+def test_layers_that_are_dead_for_some_samples_are_reported():
     network = chain(nn.Linear, nn.ReLU, depth=2)
     with torch.no_grad():
         network[2].weight[:, :].neg_().clamp_(max=0)
@@ -148,7 +148,7 @@ def test_batch_normalization_has_the_statistics_of_the_batch():
     assert all(layer.num_batches_tracked == 0 for layer in network if isinstance(layer, nn.BatchNorm1d))
 
 
-def test_a_rectifier_that_is_called_twice_is_two_layers():
+def test_a_relu_that_is_called_twice_is_two_layers():
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -175,15 +175,16 @@ def test_nothing_is_left_behind():
 
 
 @pytest.mark.parametrize(
-    ("network", "missing"), [(nn.Linear(WIDTH, CLASSES), "neurons"), (nn.Sequential(nn.ReLU()), "trained weights")]
+    ("network", "missing"),
+    [(nn.Linear(WIDTH, CLASSES), "spiking layers or ReLUs"), (nn.Sequential(nn.ReLU()), "layers with trained weights")],
 )
 def test_networks_without_layers_to_measure_are_refused(network: nn.Module, missing: str):
-    with pytest.raises(ValueError, match=f"layers of {missing}"):
+    with pytest.raises(ValueError, match=missing):
         check_initialization(network, batch())
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library. Its batches have no time axis."""
+    """Module independent of the library. Its batches have no time dimension."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -244,7 +245,7 @@ def test_a_failure_warns_or_ends_the_fit_before_its_first_step():
     assert module.steps == 4
 
 
-def test_a_rectifier_may_be_called_by_keyword():
+def test_a_relu_may_be_called_by_keyword():
     class Keyword(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -319,7 +320,7 @@ def test_the_loss_is_that_of_the_module_s_method(monkeypatch: pytest.MonkeyPatch
 
 def test_a_batch_without_time_and_a_missing_network_are_refused_before_the_first_step():
     module = Plain(chain(nn.Linear, nn.ReLU, depth=2))
-    with pytest.raises(ValueError, match=r"Expected a batch \(x \[T, B, ...\], .* `read_batch` .* but got tensors"):
+    with pytest.raises(ValueError, match=r"Expected a batch \(x \[T, B, ...\], .* but got tensors .* `read_batch`"):
         trainer(InitializationCheck(network="net")).fit(module, data())
     with pytest.raises(ValueError, match="`network` to name a module within Plain"):
         trainer(InitializationCheck(network="other")).fit(module, data())
@@ -352,9 +353,9 @@ def test_a_table_has_its_columns_one_below_the_other_and_remedies_below_it():
         "firing_rate    1      0.9    warn",
         "firing_rate    3      0      fail",
         "gradient_norm  0      1e-09",
-        "The network as a whole: fail",
-        "fail: firing_rate of 3 is 0: it is silent. Remedy: larger weights",
-        "warn: firing_rate of 1 is 0.9: it spikes. Remedy: smaller weights",
+        "Overall verdict: fail",
+        "fail: firing_rate of 3 is 0: it is silent. Remedy: larger weights.",
+        "warn: firing_rate of 1 is 0.9: it spikes. Remedy: smaller weights.",
     ]
 
 

@@ -41,7 +41,7 @@ class Module(pl.LightningModule):
 
 
 def fit(rank: int, callbacks: list[pl.Callback], module: Any = None) -> tuple[pl.Trainer, Any]:
-    """One step of one of two processes."""
+    """Run one step in one of two processes."""
     fitting = trainer(
         *callbacks,
         devices=2,
@@ -57,7 +57,7 @@ def fit(rank: int, callbacks: list[pl.Callback], module: Any = None) -> tuple[pl
 
 
 def measured(rank: int) -> dict[str, Any]:
-    """What a check logs, what it finds, and the weights after a step with and without it."""
+    """Return the logged values, the findings, and the weights after a step with and without a check."""
     check = InitializationCheck(network="network")
     trainer, module = fit(rank, [check])
     _, unchecked = fit(rank, [])
@@ -67,7 +67,7 @@ def measured(rank: int) -> dict[str, Any]:
 
 
 def failing_on_the_second(rank: int) -> str:
-    """What a check raises that fails on rank 1 only."""
+    """Return the error of a check that fails on rank 1 only."""
     check = InitializationCheck("raise", network="network", thresholds=NOTHING_PASSES if rank == 1 else None)
     try:
         fit(rank, [check])
@@ -100,12 +100,12 @@ def test_two_processes_train_as_without_the_check(tmp_path: Path):
 
 def test_a_failure_in_one_process_is_a_failure_of_all(tmp_path: Path):
     first, second = on_two_processes(failing_on_the_second, tmp_path)
-    assert first.endswith("another process says so")
+    assert first.endswith("a verdict of another process is 'fail'.")
     assert "gradient_ratio of all is" in second
 
 
 class Spiking(pl.LightningModule):
-    """Silent neurons, found by the module's own step; the batches of the two processes have other statistics."""
+    """Find silent neurons by the module's own step; the batches of the two processes have different statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Spiking(pl.LightningModule):
 
 
 def rescaled(rank: int) -> dict[str, Any]:
-    """The weights after a rescaling and before the first step."""
+    """Return the weights after a rescaling and before the first step."""
     check = InitializationCheck("rescale")
     _, module = fit(rank, [check], Spiking())
     return {"weight": module.rescaled[0], "factor": check.rescalings[0].factor}

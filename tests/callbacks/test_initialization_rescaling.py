@@ -35,7 +35,7 @@ def folded(x: Tensor = X) -> Callable[[Any], Tensor]:
 
 
 def distance(current: Tensor, beta: float = 0.9, threshold: float | Tensor = 1.0) -> float:
-    """Of the threshold from the mean of the free membrane, in standard deviations."""
+    """Return the distance of the threshold from the mean free membrane potential, in standard deviations."""
     membrane = leaky_integrate(current.detach(), beta) / threshold
     return ((1 - membrane.mean()) / membrane.std(correction=0)).item()
 
@@ -65,7 +65,7 @@ def test_the_threshold_is_xi_deviations_above_the_mean_membrane_of_every_layer(s
     assert torch.equal(network[-1].weight, last)
 
 
-def test_factor_and_distance_are_told():
+def test_factor_and_distance_are_returned():
     network = chain(10, 50, scale=0.1, bias=False)
     before = network[0].weight.clone()
     expected = distance(run(network[:1], X))
@@ -88,7 +88,7 @@ def test_silent_and_saturated_layers_end_up_alike():
     assert rates[0] == pytest.approx(rates[1], abs=0.01)
 
 
-def test_biases_larger_than_what_is_heard_are_taken_out():
+def test_biases_larger_than_the_input_are_removed():
     network = chain(10, 60, scale=0.01)
     current = run(network[:1], X)
     assert current.var((0, 1)).mean() < current.mean((0, 1)).var()
@@ -169,10 +169,10 @@ def test_recurrent_weights_within_neurons_feed_none(pooled: bool):
             outputs = []
             for each in x:
                 spikes, membrane = self.first(self.fc(each), spikes, membrane)
-                heard = spikes
+                received = spikes
                 if pooled:
-                    heard, later = self.second(3 * spikes, later)
-                outputs.append(self.out(heard))
+                    received, later = self.second(3 * spikes, later)
+                outputs.append(self.out(received))
             return torch.stack(outputs)
 
     torch.manual_seed(0)
@@ -182,7 +182,7 @@ def test_recurrent_weights_within_neurons_feed_none(pooled: bool):
     assert (first.weights, first.reason) == ("fc", "")
     assert first.factor > 10
     assert torch.equal(network.first.recurrent.weight, recurrent)
-    assert [each.reason for each in rest] == ["fc feeds first too"] * pooled
+    assert [each.reason for each in rest] == ["the weights of fc feed first too"] * pooled
 
 
 @pytest.mark.parametrize("folded_time", [False, True])
@@ -208,7 +208,7 @@ def test_neurons_in_two_places_with_weights_of_their_own_are_left(folded_time: b
     before = network.one.weight.clone()
     loss = folded() if folded_time else lambda net: net(X).square().mean()
     (found,) = rescale(network, loss)
-    assert found.reason == "several weights feed it, each in other calls"
+    assert found.reason == "its calls have different weights"
     assert torch.equal(network.one.weight, before)
     # by the same weights they are rescaled
     network.two = network.one
@@ -290,37 +290,37 @@ def test_what_cannot_be_rescaled_is_left_to_the_last_bit_with_the_reason():
     assert {name: each.reason for name, each in found.items()} == {
         "start": "no trained weights feed it",
         "one": "",
-        "two": "shared feeds one too",
-        "three": "its membrane does not scale with them",
+        "two": "the weights of shared feed one too",
+        "three": "its membrane potential does not scale with the weights",
         "four": "parametrized has no trained parameter `weight`",
-        "five": "the loss does not hear of its spikes",
+        "five": "the loss does not depend on its spikes",
     }
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"shared.weight", "shared.bias"}
     assert math.isfinite(found["three"].distance)
 
 
-def test_layers_that_hear_nothing_are_told_and_rounding_is_not_scaled_up():
+def test_layers_without_input_are_reported_and_rounding_is_not_scaled_up():
     silence = folded(torch.zeros(STEPS, 4, 10))
     found = rescale(chain(10, 20, 20, bias=False), silence)
-    assert [each.reason for each in found] == ["its membrane does not move"] * 2
+    assert [each.reason for each in found] == ["its membrane potential is constant"] * 2
     network = chain(10, 20)
     before = network[0].bias.clone()
     # what moves is due to the biases, which are taken out first
-    assert rescale(network, silence)[0].reason == "its membrane does not move"
+    assert rescale(network, silence)[0].reason == "its membrane potential is constant"
     assert torch.equal(network[0].bias, before)
 
 
 def test_a_module_whose_spiking_layers_do_not_run_is_refused():
     network = nn.ModuleDict({"used": nn.Linear(10, 3), "unused": LIF()})
-    with pytest.raises(ValueError, match="spiking layers run, to rescale, but got ModuleDict"):
+    with pytest.raises(ValueError, match="spiking layers run for a rescaling, but got ModuleDict"):
         rescale(network, lambda net: net["used"](X).mean())
     with pytest.raises(ValueError, match="`xi` to be .* larger than 0"):
         rescale(chain(10, 20), folded(), 0.0)
 
 
 class Digits(pl.LightningModule):
-    """A deep network of snntorch's neurons on digits, with weights that are far too small."""
+    """Deep network of snntorch's neurons for digits, with weights that are far too small."""
 
     def __init__(self, depth: int = 4, scale: float = 0.01) -> None:
         super().__init__()
@@ -374,7 +374,7 @@ def trained(check: InitializationCheck, loaders: tuple[DataLoader, DataLoader]) 
 def test_a_silent_network_learns_digits_when_it_is_rescaled(
     loaders: tuple[DataLoader, DataLoader], capsys: pytest.CaptureFixture[str]
 ):
-    expected = r"not expected to train well from its initialization: firing_rate of lif.*; on_fail='rescale'$"
+    expected = r"not expected to train well from its initialization: firing_rate of lif.*; use on_fail='rescale'\.$"
     with pytest.warns(UserWarning, match=expected):
         silent, *_ = trained(InitializationCheck(), loaders)
     assert "on_fail" not in capsys.readouterr().out
@@ -390,9 +390,9 @@ def test_a_silent_network_learns_digits_when_it_is_rescaled(
     )
     assert all(before[f"lif.{index}"] == 0 < 0.03 < after[f"lif.{index}"] < 0.2 for index in range(4))
     printed = capsys.readouterr().out
-    assert printed.count("The network as a whole: ") == 2
+    assert printed.count("Overall verdict: ") == 2
     assert rescalings_table(check.rescalings) in printed
-    assert [each.reason for each in check.rescalings] == [""] * 4 + ["the loss does not hear of its spikes"]
+    assert [each.reason for each in check.rescalings] == [""] * 4 + ["the loss does not depend on its spikes"]
     metrics = trainer.callback_metrics
     for name, value in after.items():
         assert metrics[f"initialization/firing_rate/{name}"] == before[name]
@@ -411,7 +411,7 @@ def test_what_fails_although_it_was_rescaled_is_a_warning():
     check = InitializationCheck(on_fail="rescale")
     data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
     with pytest.warns(
-        UserWarning, match="although it was rescaled: spike_derivative of lif.0 is 0. .*may help: a surrogate"
+        UserWarning, match="after rescaling: spike_derivative of lif.0 is 0. .*remedies: use a surrogate"
     ):
         trainer(check, max_epochs=1).fit(module, data)
     assert module.fc[0].weight is weights
@@ -419,7 +419,7 @@ def test_what_fails_although_it_was_rescaled_is_a_warning():
 
 
 @pytest.mark.parametrize(
-    ("on_fail", "when", "promised"), [("warn", "from its", True), ("rescale", "although it", False)]
+    ("on_fail", "when", "promised"), [("warn", "from its", True), ("rescale", "after rescaling", False)]
 )
 def test_rescaling_is_no_remedy_for_those_who_asked_for_it(on_fail: Any, when: str, promised: bool):
     check = InitializationCheck(on_fail, thresholds=Thresholds(firing_rate=Band((0.9, 1.0), (0.9, 1.0))))
@@ -427,7 +427,7 @@ def test_rescaling_is_no_remedy_for_those_who_asked_for_it(on_fail: Any, when: s
     with pytest.warns(UserWarning, match=f"not expected to train well {when}") as caught:
         trainer(check, max_epochs=1).fit(Digits(depth=1), data)
     (message,) = (str(each.message) for each in caught if "not expected to train well" in str(each.message))
-    assert "scale its incoming weights up" in message
+    assert "scale up the weights before the layer" in message
     assert ("on_fail='rescale'" in message) == promised
 
 
@@ -451,4 +451,4 @@ def test_rescalings_are_tuples_of_what_was_done():
     lines = rescalings_table([Rescaling("lif", "fc", 12.5, 0.25, 3.0), left]).splitlines()
     assert lines[0].split("  ")[0] == "layer"
     assert lines[1].split() == ["lif", "fc", "12.5", "0.25", "3"]
-    assert lines[2].endswith("left: no trained weights feed it")
+    assert lines[2].endswith("not changed: no trained weights feed it")

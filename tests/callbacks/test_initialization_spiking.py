@@ -31,7 +31,7 @@ STEPS = 6
 
 
 class Loop(nn.Module):
-    """snntorch's way, a loop over time steps that passes the membranes along; spikes and last membranes come back."""
+    """snntorch loop over time steps that passes on the membrane potentials and returns spikes and last potentials."""
 
     def __init__(self, *sizes: int, beta: float = 0.9, steps: int = STEPS, **options: Any) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def test_the_gain_is_that_of_the_jacobian_through_time():
     y = torch.arange(60) % 4
 
     def later(spikes: Tensor) -> Tensor:
-        """Spikes of the second layer from those of the first, `[4, 6]` to `[4, 5]`."""
+        """Return spikes of the second layer from those of the first, `[4, 6]` to `[4, 5]`."""
         membrane, spiked = torch.zeros(5), []
         for each in spikes:
             # the reset is detached
@@ -204,10 +204,10 @@ def test_the_network_of_snntorch_s_tutorial_passes_on_digits_and_silent_or_satur
     silent = measure_initialization(scaled(Loop(784, 1000, 10, beta=0.95, steps=10), 0.01), loss)
     assert {"firing_rate", "dead_share", "membrane_sd"} <= failed(silent)
     assert named(silent)["firing_rate", "lif.0"].value == 0
-    assert "scale its incoming weights up" in named(silent)["firing_rate", "lif.0"].remedy
+    assert "scale up the weights before the layer" in named(silent)["firing_rate", "lif.0"].remedy
     saturated = measure_initialization(scaled(Loop(784, 1000, 10, beta=0.95, steps=10), 100), loss)
     assert "membrane_sd" in failed(saturated)
-    assert "scale its incoming weights down" in named(saturated)["membrane_sd", "lif.0"].remedy
+    assert "scale down the weights before the layer" in named(saturated)["membrane_sd", "lif.0"].remedy
 
 
 def test_our_networks_pass_on_events_and_silent_or_saturated_they_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -244,10 +244,10 @@ def test_the_ratio_names_the_weights_across_which_it_arises(name: str, factor: f
     batch = 3 * X.expand(STEPS, -1, -1), torch.ones(12, 4)
     found = named(check_initialization(network, batch, lambda outputs, y: F.mse_loss(outputs.mean(0), y)))
     assert found["gradient_ratio", "all"].verdict == "fail"
-    assert found["gradient_ratio", "all"].remedy.startswith(f"look first at {name}, whose weights may be too {too}: ")
+    assert found["gradient_ratio", "all"].remedy.startswith(f"check {name} first, whose weights may be too {too}: ")
 
 
-def test_a_last_gradient_of_0_is_told_as_that():
+def test_a_last_gradient_of_0_has_its_own_reason():
     network = scaled(nn.Sequential(nn.Linear(8, 16), LIF(), nn.Linear(16, 4)), 0.01)
     found = named(check_initialization(network, (X.expand(STEPS, -1, -1), Y)))["gradient_ratio", "all"]
     assert (found.value, found.verdict) == (float("inf"), "fail")
@@ -309,7 +309,7 @@ def test_a_membrane_that_is_read_out_is_not_judged_by_its_spikes():
     assert {each.verdict for (_, layer), each in found.items() if layer == "lif.1"} == {None}
     assert ("depth_gain", "all") not in found
     assert found["firing_rate", "lif.0"].verdict == "ok"
-    # where the loss hears the spikes they are
+    # they are if the loss depends on the spikes
     assert named(measure_initialization(network, of_spikes(2 * X, Y)))["firing_rate", "lif.1"].verdict == "warn"
 
 
@@ -319,7 +319,7 @@ def test_spikes_without_a_derivative_fail():
     network.lif[0].spike_grad = lambda values: (values > 0).float()
     found = named(measure_initialization(network, of_spikes(2 * X, Y)))
     assert found["spike_derivative", "lif.0"].verdict == "fail"
-    assert found["spike_derivative", "lif.0"].remedy == "a surrogate derivative of the spike"
+    assert found["spike_derivative", "lif.0"].remedy == "use a surrogate derivative for spikes"
     assert found["gradient_norm", "fc.0"].value == 0
     assert ("spike_derivative", "lif.1") not in found
 
@@ -418,7 +418,7 @@ def test_a_copy_has_state_of_its_own_without_graph_and_without_inference():
     assert copied.kept is not network.kept
     assert copied.data is network.data
     network.handle = (each for each in ())  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="Expected a Loop that `copy.deepcopy` can copy, .* but got: cannot pickle"):
+    with pytest.raises(ValueError, match="Expected a Loop that `copy.deepcopy` can copy .* but got: cannot pickle"):
         detached_copy(network)
 
 
@@ -440,7 +440,7 @@ def test_a_copy_has_its_trainer_logs_nothing_and_is_not_compiled():
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library. Its batches are dicts, and its step changes them."""
+    """Module independent of the library. Its batches are dicts, and its step changes them."""
 
     def __init__(self, network: nn.Module, automatic: bool = True, result: Any = None) -> None:
         super().__init__()
@@ -486,11 +486,13 @@ def test_the_loss_is_that_of_the_module_s_own_step_on_the_whole_batch(result: An
 def test_a_loss_that_names_no_loss_and_manual_optimization_are_refused():
     with pytest.raises(ValueError, match="training step that returns a loss, or a dict with one.*'str'"):
         fit(Plain(Loop(8, 4), result=lambda loss: "nothing"), InitializationCheck())
-    with pytest.raises(ValueError, match="automatic optimization .* `network` .* but got one with manual optimization"):
+    with pytest.raises(
+        ValueError, match="automatic optimization .* but got one with manual optimization. Pass `network`"
+    ):
         fit(Plain(Loop(8, 4), automatic=False), InitializationCheck())
-    with pytest.raises(ValueError, match="layers of neurons or rectifiers for InitializationCheck, but got Plain"):
+    with pytest.raises(ValueError, match="spiking layers or ReLUs for InitializationCheck, but got Plain"):
         fit(Plain(nn.Linear(8, 4)), InitializationCheck())
-    with pytest.raises(ValueError, match="on_fail='rescale'\\), but got Plain, which has rectifiers only"):
+    with pytest.raises(ValueError, match="on_fail='rescale'\\), but got Plain, which has only ReLUs"):
         fit(Plain(nn.Sequential(nn.Linear(8, 4), nn.ReLU())), InitializationCheck(on_fail="rescale"))
 
 

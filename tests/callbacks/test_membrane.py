@@ -23,7 +23,7 @@ FIRST, LAST = X[:8], X[8:]
 
 
 class Module(pl.LightningModule):
-    """A module that is evaluated; trained is a parameter that nothing else uses."""
+    """Module for evaluation; only an unrelated parameter is trained."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def by_hand(current: Tensor, threshold: float = 1.0, leaks: bool = False) -> tup
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is drawn, by its name and arguments, instead of drawing."""
+    """Record the name and arguments of each figure instead of drawing it."""
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "lightning_snn.figures.membrane_traces",
@@ -173,7 +173,7 @@ def test_every_nth_epoch_of_a_fit_is_measured_and_no_sanity_check(drawn):
 
 
 class Watches(pl.Callback):
-    """In which epochs of a fit something was drawn."""
+    """Return the epochs of a fit with a drawing."""
 
     def __init__(self, drawn: list[Any]) -> None:
         self.drawn, self.epochs = drawn, list[int]()
@@ -245,7 +245,7 @@ def test_layers_without_a_known_membrane_are_named_once_and_the_others_drawn(dra
 
     module = Both(nn.Sequential(connection(), snntorch.Leaky(beta=0.9), Fires()))
     found = trainer(MembraneTrace(every_n_epochs=1), max_epochs=3)
-    with pytest.warns(UserWarning, match=r"MembraneTrace knows no membrane of net\.2,") as caught:
+    with pytest.warns(UserWarning, match=r"MembraneTrace neither draws nor logs net\.2: the membrane") as caught:
         found.fit(module, loader(), loader())
     assert sum("MembraneTrace" in str(warning.message) for warning in caught) == 1
     assert [set(figure["m"]) for figure in drawn] == [{"net.1"}] * 3
@@ -253,7 +253,9 @@ def test_layers_without_a_known_membrane_are_named_once_and_the_others_drawn(dra
         "membrane/val/mean/net.1",
         "membrane/val/sd/net.1",
     }
-    with pytest.raises(ValueError, match="Expected a spiking layer whose membrane is known .* of none of net.1;"):
+    with pytest.raises(
+        ValueError, match="Expected a spiking layer with a known membrane potential .* but got only net.1. "
+    ):
         trainer(MembraneTrace()).test(Ours(nn.Sequential(connection(), Fires())), loader(), verbose=False)
 
 

@@ -18,11 +18,11 @@ from lightning_snn.data import NoisyCurve
 from lightning_snn.methods import Prediction, SurrogateGradient
 from tests.support.training import one_step, trainer
 
-ROW = {"passes", "seconds", "accuracy", "bit_accuracy", "nll", "ece"}
+ROW = {"epochs", "seconds", "accuracy", "bit_accuracy", "nll", "ece"}
 
 
 class Blobs(pl.LightningDataModule):
-    """Two classes; 12 training batches."""
+    """Return data of two classes, with 12 training batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Blobs(pl.LightningDataModule):
 
 
 class Sure(SurrogateGradient):
-    """Says also how probable each output's spike is."""
+    """Returns the spike probability of each output too."""
 
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         found = super().predict(network, x)
@@ -58,7 +58,7 @@ def test_rows_come_at_equal_parts_of_a_pass_and_the_last_one_is_what_a_test_find
     scores, learner, data = PassScores(times=3), module(), Blobs()
     made = trainer(scores, max_epochs=2)
     made.fit(learner, data)
-    assert [row["passes"] for row in scores.rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert [row["epochs"] for row in scores.rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert all(set(row) == ROW for row in scores.rows)
     seconds = [row["seconds"] for row in scores.rows]
     assert 0 < seconds[0] < seconds[-1]
@@ -106,7 +106,7 @@ def test_rows_outlive_an_interruption(tmp_path):
     made.save_checkpoint(tmp_path / "one.ckpt")
     resumed = PassScores()
     trainer(resumed, max_epochs=2).fit(module(), Blobs(), ckpt_path=tmp_path / "one.ckpt")
-    assert [row["passes"] for row in resumed.rows] == [1, 2]
+    assert [row["epochs"] for row in resumed.rows] == [1, 2]
     assert {**resumed.rows[0], "bit_accuracy": 0} == {**scores.rows[0], "bit_accuracy": 0}
     assert resumed.rows[1]["seconds"] > resumed.rows[0]["seconds"]
 
@@ -121,7 +121,7 @@ def test_without_test_data_the_fit_does_not_start(monkeypatch):
     monkeypatch.setattr(SpikingModule, "training_step", lambda self, batch, batch_idx: steps.append(batch_idx))
     without = pl.LightningDataModule.from_datasets(TensorDataset(Blobs().x, Blobs().y))
     for data, got in ((Blobs().train_dataloader(), "no data module"), (without, "LightningDataModule")):
-        with pytest.raises(ValueError, match=f"a data module .* for PassScores, .* but got {got} and SpikingModule"):
+        with pytest.raises(ValueError, match=f"a data module .* for PassScores, but got {got} and SpikingModule"):
             trainer(PassScores(), max_epochs=1).fit(module(), data)
     assert not steps
 

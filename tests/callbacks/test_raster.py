@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.callbacks import SpikeRaster
-from tests.contract.foreign import Ours, SnntorchLoop, SpikingJellyMulti, loader
+from tests.contract.third_party import Ours, SnntorchLoop, SpikingJellyMulti, loader
 from tests.support.figures import record_drawn
 from tests.support.given_spikes import STEPS, Echo, Given, data, spikes
 from tests.support.training import trainer
@@ -19,7 +19,7 @@ from tests.support.training import trainer
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """What is drawn; figures are empty, for speed."""
+    """Record the drawings; figures are empty, for speed."""
     return record_drawn(monkeypatch, "spike_raster")
 
 
@@ -33,7 +33,7 @@ def test_the_first_samples_of_the_first_batch_are_drawn(drawn, tmp_path: Path) -
     assert {file.name for file in tmp_path.iterdir()} == {"raster_val.png", "raster_val_1.png"}
 
 
-def test_a_batch_of_fewer_samples_brings_fewer_figures(drawn, tmp_path: Path) -> None:
+def test_a_batch_of_fewer_samples_has_fewer_figures(drawn, tmp_path: Path) -> None:
     trainer(SpikeRaster(samples=5, folder=tmp_path)).test(Given(), data(spikes(), 2), verbose=False)
     assert {file.name for file in tmp_path.iterdir()} == {"raster_test.png", "raster_test_1.png"}
 
@@ -42,7 +42,7 @@ def test_each_nth_epoch_is_drawn_and_each_validation_and_test(drawn, tmp_path: P
     made, module = trainer(SpikeRaster(2, folder=tmp_path), max_epochs=4, num_sanity_val_steps=1), Given()
     made.fit(module, data(spikes()), data(spikes()))
     assert len(drawn) == 2
-    assert module.watched.count(True) == 2
+    assert module.hooked.count(True) == 2
     made.validate(module, data(spikes()), verbose=False)
     assert len(drawn) == 3
     made.test(module, data(spikes()), verbose=False)
@@ -51,7 +51,7 @@ def test_each_nth_epoch_is_drawn_and_each_validation_and_test(drawn, tmp_path: P
 
 
 def test_each_stage_has_its_own_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training is drawn in the first epoch, and a validation that comes in every second is drawn all the same."""
+    """Draw training in the first epoch, and a validation that runs in every second epoch too."""
     drawn: list[tuple[int, str]] = []
     monkeypatch.setattr(
         "lightning_snn.callbacks.raster.log_rasters",
@@ -95,7 +95,9 @@ def test_layers_of_other_steps_are_left_out_by_name(drawn, tmp_path: Path) -> No
             self.third(batch[0][:, 0])
             return super().forward(batch)
 
-    with pytest.warns(UserWarning, match=f"raster_test has layers of {STEPS} time steps and leaves out third of 1"):
+    with pytest.warns(
+        UserWarning, match=f"raster_test shows layers with {STEPS} time steps and leaves out third with 1"
+    ):
         trainer(SpikeRaster(folder=tmp_path)).test(Longer(), data(spikes()), verbose=False)
     assert list(drawn[0]) == ["first", "second"]
 
@@ -112,7 +114,7 @@ def test_of_a_layer_in_several_places_the_first_is_drawn(drawn, tmp_path: Path) 
     np.testing.assert_array_equal(drawn[0]["first"].numpy(), spikes()[0].numpy())
 
 
-def test_steps_without_spiking_layers_bring_no_figure(drawn, tmp_path: Path) -> None:
+def test_steps_without_spiking_layers_draw_no_figure(drawn, tmp_path: Path) -> None:
     class Idle(Given):
         def forward(self, batch: list[Tensor]) -> Tensor:
             return self.weight**2

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -21,7 +20,6 @@ from torchmetrics.classification import MulticlassCalibrationError
 import lightning_snn.callbacks.report as report_module
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import Report
-from lightning_snn.callbacks.report import write_json
 from lightning_snn.methods import Prediction
 from lightning_snn.metrics.activity import record_activity
 from tests.support import training
@@ -56,11 +54,11 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture
 def drawn() -> None:
-    """Asks for figures; drawing takes longer than everything else here."""
+    """Enable figures, which take most of the time."""
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library but its layers."""
+    """Module that uses only layers of the library."""
 
     def __init__(self, returns: str = "probabilities") -> None:
         super().__init__()
@@ -148,7 +146,7 @@ def test_the_library_s_module_and_the_report_agree(tmp_path: Path) -> None:
 
 
 def rows_by_hand(probabilities: Tensor, targets: Tensor, classes: int) -> list[dict[str, float | None]]:
-    """Sample by sample."""
+    """Return the rows, computed sample by sample."""
     pairs = list(zip(probabilities.tolist(), targets.tolist(), strict=True))
     rows = []
     for label in range(classes):
@@ -197,7 +195,7 @@ def test_each_class_has_its_own_numbers(tmp_path: Path) -> None:
     assert report.results["accuracy"] == pytest.approx(sum(row["accuracy"] * row["samples"] for row in found[:3]) / 24)
 
 
-def test_probabilities_of_half_precision_are_told_by_class_too(tmp_path: Path) -> None:
+def test_probabilities_of_half_precision_are_reported_by_class_too(tmp_path: Path) -> None:
     class Half(Plain):
         def test_step(self, batch: Any, batch_idx: int) -> Any:
             probabilities = self.outputs(batch[0]).softmax(-1)
@@ -295,7 +293,7 @@ def test_hooks_are_there_during_a_recorded_batch_only(tmp_path: Path) -> None:
     ("returns", "got"),
     [("loss", "Tensor"), ("other keys", r"a dict with the keys \['output', 'label'\]"), ("nothing", "NoneType")],
 )
-def test_what_a_test_step_lacks_is_said(tmp_path: Path, returns: str, got: str) -> None:
+def test_missing_outputs_of_a_test_step_raise_an_error(tmp_path: Path, returns: str, got: str) -> None:
     class Counting(Plain):
         def test_step(self, batch: Any, batch_idx: int) -> Any:
             batches.append(batch_idx)
@@ -428,15 +426,6 @@ def test_a_regression_has_numbers_but_no_confusion(tmp_path: Path, drawn: None) 
     assert report.results["mse"] == 0.5
     assert "accuracy" not in report.results
     assert {path.name for path in report.folder.iterdir()} == {"metrics.json", "raster.png", "events.png"}
-
-
-def test_json_is_whole_or_absent_and_has_no_nan(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "numbers.json", {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": 2}})
-    assert json.loads(path.read_text()) == {"a": None, "b": [1.0, None], "c": {"d": 2}}
-    with pytest.raises(TypeError):
-        write_json(path, {"a": np.zeros(2)})
-    assert json.loads(path.read_text())["c"] == {"d": 2}
-    assert [file.name for file in tmp_path.iterdir()] == ["numbers.json"]
 
 
 def test_callbacks_do_not_know_the_library_s_module() -> None:

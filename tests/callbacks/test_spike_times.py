@@ -20,7 +20,7 @@ IMAGES = torch.rand(50, 6, generator=torch.Generator().manual_seed(0)).mul(1.2).
 
 
 class Plain(pl.LightningModule):
-    """A module that knows nothing of the library."""
+    """Module independent of the library."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ def test_spikes_latency_and_overflow_are_those_counted_by_hand(drawn):
     net = network()
     found = measured(SpikeTimes(network="net", bins=4), net)
     first = net[:3](IMAGES)
-    drives = [net[1](IMAGES), net[3](first)]
-    spikes = [(drive > 0).sum().item() for drive in drives]
+    currents = [net[1](IMAGES), net[3](first)]
+    spikes = [(current > 0).sum().item() for current in currents]
     assert found["test/spikes_per_neuron"] == pytest.approx(sum(spikes) / (50 * 13))
     assert found["test/spikes_per_neuron/2"] == pytest.approx(spikes[0] / (50 * 8))
     assert found["test/spikes_per_neuron/4"] == pytest.approx(spikes[1] / (50 * 5))
     assert found["test/spikes_per_neuron/0"] == pytest.approx((IMAGES > 0).float().mean().item())
-    early = (drives[0] > 0.5).sum() + (drives[1] > 2.0).sum()
+    early = (currents[0] > 0.5).sum() + (currents[1] > 2.0).sum()
     assert early > 0
     assert found["test/overflow_fraction"] == pytest.approx(early.item() / (50 * 13))
     assert found["test/latency"] == 3.5
@@ -102,7 +102,7 @@ def test_constraints_show_in_the_histograms(drawn):
     with Constrained(net, HardwareConstraints(time_bits=1)):
         measured(SpikeTimes(network="net", bins=8), net)
     ((rates, _),) = drawn
-    # the only instant beside silence is the begin of the window
+    # the only possible time of a spike is the start of the window
     assert torch.equal(rates["layer 2"] > 0, torch.arange(8) == 0)
 
 
@@ -117,11 +117,13 @@ def test_the_figure_lies_in_the_folder_and_a_fast_dev_run_writes_none(tmp_path: 
 
 
 def test_what_has_no_first_spikes_is_refused():
-    with pytest.raises(ValueError, match=r"network of first spikes for SpikeTimes, but 'net' is Sequential without"):
+    with pytest.raises(ValueError, match=r"layers for SpikeTimes, but got 'net', a Sequential without any"):
         measured(SpikeTimes(network="net"), nn.Sequential(SpikeEncoder(), nn.Linear(6, 5)))
-    with pytest.raises(ValueError, match="`network` to name a module within Plain, which holds net, but got 'network'"):
+    with pytest.raises(ValueError, match="`network` to name a module within Plain, which has net, but got 'network'"):
         measured(SpikeTimes(network="network"), network())
-    with pytest.raises(ValueError, match="a module with `FirstSpike`, .* layers for SpikeTimes, but Plain has none"):
+    with pytest.raises(
+        ValueError, match="a module with `FirstSpike`, .* layers for SpikeTimes, but got Plain without any"
+    ):
         measured(SpikeTimes(), nn.Sequential(SpikeEncoder(), nn.Linear(6, 5)))
     with pytest.raises(ValueError, match="`bins` to be an integer of at least 1, but got 0"):
         SpikeTimes(bins=0)

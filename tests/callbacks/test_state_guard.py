@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import StateGuard
-from lightning_snn.callbacks.layer_state import is_anew, places, used_places
+from lightning_snn.callbacks.layer_state import find_states, is_reset, used_states
 from lightning_snn.nn import RecurrentLIF
 from lightning_snn.nn.registry import _REGISTERED, Conventions
 from tests.support import training
@@ -31,7 +31,7 @@ def loader(batch_size: int = 8, samples: int = len(X)) -> DataLoader:
 
 
 class Module(pl.LightningModule):
-    """A classifier by the mean over time of what a network gives, with no reset of its own."""
+    """Classifier by the mean over time of a network's output, without a reset."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ trainer = partial(training.trainer, max_epochs=2, num_sanity_val_steps=0)
 
 
 def leaks(module: pl.LightningModule, batches: Any = None, **options: Any) -> dict[str, list[str]]:
-    """What `StateGuard` finds in a fit with validation, with nothing said more or less than that."""
+    """Return the leaks that `StateGuard` finds in a fit with validation; it warns if and only if there are any."""
     guard = StateGuard()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer(guard, **options).fit(module, batches or loader(), loader())
-    said = [str(warning.message) for warning in caught if "StateGuard" in str(warning.message)]
-    assert bool(said) == bool(guard.leaks), said
+    warned = [str(warning.message) for warning in caught if "StateGuard" in str(warning.message)]
+    assert bool(warned) == bool(guard.leaks), warned
     assert not any(each._forward_pre_hooks for each in module.modules())
     return guard.leaks
 
@@ -90,7 +90,7 @@ class ResetsItself(Module):
 
 
 class Detached(Module):
-    """As `Module`, with no graph from batch to batch, so that training goes on."""
+    """`Module` without a graph from batch to batch, so that training continues."""
 
     def on_train_batch_end(self, *_: Any) -> None:
         for each in self.modules():
@@ -109,7 +109,7 @@ def test_hidden_state_that_nobody_resets_is_named_with_its_remedy():
     (message,) = (str(warning.message) for warning in caught if "StateGuard" in str(warning.message))
     assert "leaks into a training batch of Detached: net.1 (Leaky) starts from `mem`." in message
     assert "graph" not in message
-    assert "Call `reset_mem()` of each neuron of snntorch at the beginning of `forward`" in message
+    assert "Call `reset_mem()` of each snntorch neuron at the start of `forward`" in message
 
 
 def test_the_leak_is_real():
@@ -125,7 +125,7 @@ def test_the_leak_is_real():
 def test_a_leak_is_raised_before_the_optimizer_steps_and_before_backward_fails():
     module = Module(hidden())
     made = trainer(StateGuard("raise"))
-    with pytest.raises(RuntimeError, match=r"net\.1 \(Leaky\) .* hangs on the graph of the earlier batch"):
+    with pytest.raises(RuntimeError, match=r"net\.1 \(Leaky\) .* has the autograd graph of the earlier batch"):
         made.fit(module, loader())
     assert made.global_step == 1
     assert len(module.losses) == 2
@@ -177,13 +177,13 @@ def test_both_layers_are_named_in_one_message():
 
 
 def test_a_smaller_batch_starts_from_zero_and_is_no_leak():
-    """snntorch sets aside a state of another shape: batches of 8, 4 leak nothing, where 8, 8 do."""
+    """snntorch discards a state of another shape: batches of 8, 4 do not leak; 8, 8 do."""
     found = [leaks(Detached(hidden()), loader(8, samples), limit_val_batches=0, max_epochs=1) for samples in (12, 16)]
     assert found == [{}, {"net.1": ["mem"]}]
 
 
 class Explicit(Module):
-    """The loop of snntorch's tutorials; its neurons keep their last membranes, which nothing uses."""
+    """Loop of snntorch's tutorials; its neurons keep their last membrane potentials, which nothing uses."""
 
     begin: Callable[[Any, Tensor], Tensor | None] = staticmethod(lambda neurons, x: neurons.init_leaky())
 
@@ -200,11 +200,11 @@ class Explicit(Module):
 @pytest.mark.parametrize(
     "begin", [lambda neurons, x: neurons.init_leaky(), lambda neurons, x: torch.zeros(len(x), HIDDEN)]
 )
-def test_an_explicit_loop_that_starts_anew_is_no_leak(begin):
+def test_an_explicit_loop_that_starts_from_a_reset_state_is_no_leak(begin):
     module = Explicit(between(snntorch.Leaky(beta=0.9)))
     module.begin = begin
     assert leaks(module) == {}
-    assert not is_anew(module.net[1].mem)  # kept, and stale
+    assert not is_reset(module.net[1].mem)  # kept, and stale
 
 
 def test_an_explicit_loop_that_starts_from_none_or_from_the_last_membrane_leaks():
@@ -254,7 +254,7 @@ def test_state_that_leaks_from_training_into_validation_is_found_in_its_first_ba
 
 
 def test_state_that_leaks_from_validation_into_training_is_found():
-    """It was made in inference mode, which is no obstacle."""
+    """The state was created in inference mode."""
 
     class Half(Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -305,7 +305,8 @@ def test_spikingjelly_leaks_until_it_is_reset(jelly):
     even = loader(10)
     guard = StateGuard()
     with pytest.warns(
-        UserWarning, match=r"net\.1 \(LIFNode\) starts from `v`\. Call `functional\.reset_net\(network\)`"
+        UserWarning,
+        match=r"net\.1 \(LIFNode\) starts from `v`\. Call SpikingJelly's `functional\.reset_net\(network\)`",
     ):
         trainer(guard).fit(jelly(False), even, even)
     assert guard.leaks == {"net.1": ["v"]}
@@ -319,11 +320,11 @@ def test_the_mask_of_spikingjellys_dropout_leaks_too(jelly):
     assert leaks(jelly(True, dropout=True)) == {}
 
 
-# modules of one's own
+# third-party modules
 
 
 class Remembers(nn.Module):
-    """A recurrent cell that keeps what it gave."""
+    """Recurrent cell that keeps its output."""
 
     def __init__(self, kept: str = "tensor") -> None:
         super().__init__()
@@ -341,7 +342,7 @@ class Remembers(nn.Module):
 
 
 class Fires(nn.Module):
-    """Spikes without a state."""
+    """Spiking layer without a state."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + ((x > 0).float() - x).detach()
@@ -354,14 +355,14 @@ def fires(monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
 
 
 @pytest.mark.parametrize(("kept", "place"), [("tensor", "state"), ("tuple", "state[0]")])
-def test_a_recurrent_module_of_ones_own_that_keeps_its_state_is_found(fires, kept, place):
-    with pytest.warns(UserWarning, match="Set the state of Remembers anew at the beginning of each batch"):
+def test_a_third_party_recurrent_module_that_keeps_its_state_is_found(fires, kept, place):
+    with pytest.warns(UserWarning, match="Reset the state of Remembers at the start of each batch"):
         trainer(StateGuard()).fit(Module(between(Remembers(kept), fires())), loader())
     assert leaks(Module(between(Remembers(kept), fires()))) == {"net.1": [place]}
 
 
 @pytest.mark.parametrize("passes", [lambda h: h.detach(), lambda h: h.detach().clone()], ids=["tensor", "copy"])
-def test_state_that_a_module_passes_to_a_cell_is_found_where_it_is_kept(fires, passes):
+def test_state_that_a_module_passes_to_a_cell_is_found_in_the_module(fires, passes):
     class Keeps(Module):
         h: Tensor | None = None
 
@@ -377,9 +378,9 @@ def test_state_that_a_module_passes_to_a_cell_is_found_where_it_is_kept(fires, p
     assert leaks(Keeps(net), limit_val_batches=0) == {"Keeps": ["h"]}
 
 
-def test_a_neuron_of_ones_own_leaks_even_where_no_spike_tells(monkeypatch):
+def test_a_third_party_neuron_leaks_even_if_no_spike_shows_it(monkeypatch):
     class Neuron(nn.Module):
-        """A threshold that nothing reaches."""
+        """Neuron with a threshold that is never reached."""
 
         v: Tensor | None = None
 
@@ -393,7 +394,7 @@ def test_a_neuron_of_ones_own_leaks_even_where_no_spike_tells(monkeypatch):
 
 
 class Rests(nn.Module):
-    """A neuron whose membrane goes on from what is there, and which can be put to rest."""
+    """Neuron that keeps its membrane potential and can be reset to its resting potential."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -442,14 +443,14 @@ def test_a_state_that_a_call_overwrites_by_what_was_there_is_not_used():
             return self.spikes
 
     module = Overwrites()
-    among = [place for place, _ in places(module)]
-    used = used_places(module, among, (torch.tensor([[-1.0, 1.0]]),), {})
+    among = [place for place, _ in find_states(module)]
+    used = used_states(module, among, (torch.tensor([[-1.0, 1.0]]),), {})
     assert [str(place) for place in used] == ["state"]
 
 
-def test_what_is_kept_but_is_no_state_of_samples_raises_no_alarm(fires):
+def test_kept_tensors_that_are_no_state_of_samples_cause_no_warning(fires):
     class Keeps(nn.Module):
-        """A record, a cache, statistics over batches, and a state that is made anew."""
+        """A record, a cache, statistics over batches, and a state that is created in every call."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -472,10 +473,10 @@ def test_what_is_kept_but_is_no_state_of_samples_raises_no_alarm(fires):
     module = Module(between(nn.Sequential(Keeps(), nn.Dropout(0.5), fires(), nn.BatchNorm1d(HIDDEN))))
     assert leaks(module) == {}
     assert module.net[1][0].last.grad_fn is None  # validation came last
-    assert not is_anew(module.net[1][0].mean)
+    assert not is_reset(module.net[1][0].mean)
 
 
-def test_a_lightning_module_that_keeps_a_record_is_tested_without_a_trace():
+def test_a_lightning_module_that_keeps_a_record_is_tested_on_copies():
     """Its copy has the trainer, but logs nothing."""
 
     class Records(ResetsItself):
@@ -499,13 +500,13 @@ def test_a_lightning_module_that_keeps_a_record_is_tested_without_a_trace():
     assert leaks(Records(hidden())) == {}
 
 
-def test_a_module_that_cannot_be_copied_is_said_and_trained(fires):
+def test_a_module_that_cannot_be_copied_is_reported_and_trained(fires):
     class Uncopied(Remembers):
         def __deepcopy__(self, memo: Any) -> Any:
             raise TypeError("not me")
 
     module = Module(between(Uncopied(), fires()))
-    with pytest.warns(UserWarning, match=r"cannot tell whether Uncopied goes on from `state`.*TypeError\('not me'\)"):
+    with pytest.warns(UserWarning, match=r"cannot check whether Uncopied starts from `state`.*TypeError\('not me'\)"):
         trainer(StateGuard()).fit(module, loader())
     assert len(module.losses) == 2 * len(loader())
 
@@ -552,7 +553,7 @@ def test_reset_takes_spikingjellys_modules_too(jelly):
     assert module.losses == reference.losses
 
 
-def test_reset_still_tells_of_leaks_that_it_knows_no_cure_for(fires):
+def test_reset_still_reports_leaks_that_it_cannot_reset(fires):
     with pytest.warns(UserWarning, match=r"net\.1 \(Remembers\) starts from `state`"):
         trainer(StateGuard("reset")).fit(Module(between(Remembers(), fires())), loader())
 
@@ -560,16 +561,16 @@ def test_reset_still_tells_of_leaks_that_it_knows_no_cure_for(fires):
 # when, and what is refused
 
 
-def test_batches_are_looked_at_first_and_then_every_nth(monkeypatch):
-    looked: list[int] = []
+def test_the_first_batches_and_then_every_nth_are_checked(monkeypatch):
+    checked: list[int] = []
     monkeypatch.setattr(
-        StateGuard, "_hook", lambda self, module, stage: looked.append(module.trainer.fit_loop.batch_idx)
+        StateGuard, "_observe", lambda self, module, stage: checked.append(module.trainer.fit_loop.batch_idx)
     )
     trainer(StateGuard(every_n_batches=4), max_epochs=1).fit(ResetsItself(hidden()), loader(2))
-    assert looked == [0, 1, 2, 4, 8]
+    assert checked == [0, 1, 2, 4, 8]
 
 
-def test_a_leak_is_said_once_a_fit():
+def test_a_leak_is_reported_once_per_fit():
     guard = StateGuard(every_n_batches=1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -579,7 +580,7 @@ def test_a_leak_is_said_once_a_fit():
     assert guard.leaks == {"net.1": ["mem"]}
 
 
-def test_looking_changes_neither_states_nor_random_numbers():
+def test_checks_change_neither_states_nor_random_numbers():
     class Noisy(Detached):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x + torch.rand_like(x))
@@ -614,7 +615,7 @@ def test_arguments_outside_their_range_are_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    ("state", "anew"),
+    ("state", "expected"),
     [
         (torch.zeros(3, 4), True),
         (torch.zeros(1, 4), True),
@@ -625,5 +626,5 @@ def test_arguments_outside_their_range_are_refused(options, message):
         (torch.zeros(0), True),
     ],
 )
-def test_a_state_is_anew_where_all_samples_have_the_same(state, anew):
-    assert is_anew(state) == anew
+def test_a_state_is_reset_if_all_samples_have_the_same(state, expected):
+    assert is_reset(state) == expected

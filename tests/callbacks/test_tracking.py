@@ -21,7 +21,6 @@ from lightning_snn.callbacks.tracking import (
     log_text,
     may_write,
     output_folder,
-    write_whole,
 )
 from tests.support import training
 from tests.support.wandb_runs import WandbRun
@@ -31,7 +30,7 @@ COUNTS, EDGES = [2.0, 0.0, 6.0], [0.0, 1.0, 2.0, 4.0]
 
 
 class Calls:
-    """An experiment that remembers what it was asked."""
+    """Experiment that records its calls."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, tuple, dict[str, Any]]] = []
@@ -41,7 +40,7 @@ class Calls:
 
 
 class StubTensorBoard(TensorBoardLogger):
-    """TensorBoard's logger where its package is not installed."""
+    """TensorBoard's logger without its package."""
 
     def __init__(self) -> None:
         self.calls = Calls()
@@ -100,7 +99,7 @@ def test_files_are_the_same_with_any_loggers(tmp_path: Path, loggers: list[str])
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_process_that_does_not_write_tells_where_others_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_write_returns_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loggers = StubTensorBoard(), StubWandb()
     elsewhere = on_another_process(monkeypatch, *loggers)
     assert not may_write(elsewhere)
@@ -150,7 +149,7 @@ MARKDOWN = """\
 | c, "d" |  |"""
 
 
-def test_wandb_gets_each_kind_with_lightning_s_step_beside_it(tmp_path: Path) -> None:
+def test_wandb_gets_each_kind_with_lightning_s_step(tmp_path: Path) -> None:
     logger = StubWandb()
     log_everything(trainer(logger), tmp_path)
     found = {key: value for metrics, step in logger.logged for key, value in metrics.items()}
@@ -193,12 +192,12 @@ def test_numbers_of_any_kind_make_a_histogram(convert: Callable[[list[float]], A
     ("counts", "edges", "complaint"),
     [
         ([], [0.0], r"`counts` to be numbers \[N\], but got shape \(0,\)"),
-        ([1.0, -1.0], [0.0, 1.0, 2.0], r"`counts` to be at most 512 numbers of at least 0, .* and the least -1"),
-        ([[1.0]], [0.0, 1.0], r"`counts` to be at most 512 numbers of at least 0, but got the shape \(1, 1\)"),
+        ([1.0, -1.0], [0.0, 1.0, 2.0], r"`counts` to be at most 512 numbers of at least 0, .* and minimum -1"),
+        ([[1.0]], [0.0, 1.0], r"`counts` to be at most 512 numbers of at least 0, but got shape \(1, 1\)"),
         ([1.0] * 513, range(514), r"`counts` to be at most 512 numbers"),
         ([float("nan")], [0.0, 1.0], "`counts` to be finite"),
         ([1.0], [0.0, float("inf")], "`edges` to be finite"),
-        ([1.0], [0.0, 1.0, 2.0], r"`edges` to be 2 increasing numbers, .* got the shape \(3,\), from 0 to 2"),
+        ([1.0], [0.0, 1.0, 2.0], r"`edges` to be 2 increasing numbers, .* got shape \(3,\), from 0 to 2"),
         ([1.0, 1.0], [0.0, 1.0, 1.0], "`edges` to be 3 increasing numbers"),
     ],
 )
@@ -208,7 +207,7 @@ def test_bad_histograms_are_refused_with_any_logger(counts: Any, edges: Any, com
 
 
 def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`rows` to have a cell for each of 2 columns, but row 1 has 1"):
+    with pytest.raises(ValueError, match="`rows` to have 2 cells per row, one per column, but got 1 in row 1"):
         log_table(trainer(), "table", COLUMNS, [["a", 1], ["b"]], tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -216,11 +215,3 @@ def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
 def test_cells_may_be_tensors_and_arrays_of_one_number(tmp_path: Path) -> None:
     path = log_table(trainer(), "table", COLUMNS, [[np.int64(3), torch.tensor(0.25)]], tmp_path)
     assert path.read_text() == "class,accuracy\n3,0.25\n"
-
-
-def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
-    path = write_whole(tmp_path / "text.txt", "before")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "after \ud800")
-    assert path.read_text() == "before"
-    assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]

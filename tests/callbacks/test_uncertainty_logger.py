@@ -44,7 +44,7 @@ def outside() -> DataLoader:
 
 
 class Plain(pl.LightningModule):
-    """An ordinary network whose `forward` gives logits."""
+    """Network that does not spike; its `forward` returns logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class ByStep(Plain):
         return {"prediction": self(batch[0]).softmax(1), "target": batch[1]}
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        raise AssertionError("the step has told already")
+        raise AssertionError("the step already returns predictions")
 
 
 class Sampling(Plain):
-    """Draws its predictions' samples."""
+    """Module that draws the samples of its predictions."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         x = batch[0] if isinstance(batch, (list, tuple)) else batch
@@ -91,7 +91,7 @@ class Sampling(Plain):
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Most tests look at numbers only."""
+    """Skip figures: most tests check numbers only."""
     if "figure" not in request.node.name:
         monkeypatch.setattr("lightning_snn.callbacks.uncertainty.may_write", lambda _: False)
 
@@ -111,7 +111,7 @@ def scored(
 
 
 def by_hand(logits: Tensor, y: Tensor, bins: int = 15) -> dict[str, float]:
-    """Everything again, in numpy."""
+    """Compute the expected scores in numpy."""
     p, y = np.exp(log_softmax(logits.detach().double().numpy(), axis=1)), y.numpy()
     confidence, right = p.max(1), p.argmax(1) == y
     ece = 0.0
@@ -169,11 +169,13 @@ def test_batches_of_another_form_are_read_by_the_argument():
     module = Dicts()
     read = UncertaintyLogger(read_batch=lambda batch: (batch["x"], batch["y"]))
     assert scored(read, module, data) == pytest.approx(by_hand(logits_of(module), Y), abs=1e-6)
-    with pytest.raises(ValueError, match=r"a batch \(x, y \[B\]\) for UncertaintyLogger, .* but got dict"):
+    with pytest.raises(
+        ValueError, match=r"a batch \(x, y \[B\]\) for UncertaintyLogger, but got dict. Pass `read_batch`"
+    ):
         scored(UncertaintyLogger(), module, data)
 
 
-def test_samples_bring_mutual_information():
+def test_samples_have_mutual_information():
     samples = (2 * torch.randn(4, N, CLASSES)).softmax(-1)
 
     class Fixed(Plain):
@@ -196,7 +198,7 @@ def test_inputs_from_outside_are_ranked_against_those_of_the_test(given: Any):
     assert found["ood_auroc"] == pytest.approx(mannwhitneyu(outer, inner).statistic / (N * len(outer)), abs=1e-6)
     assert 0 < found["ood_auroc"] < 0.5  # large inputs make a network surer
     assert "ood_auroc_mutual_information" in scored(UncertaintyLogger(given), Sampling())
-    with pytest.raises(ValueError, match="`ood_dataloader` to give at least one batch, but got none"):
+    with pytest.raises(ValueError, match="`ood_dataloader` to return at least one batch, but got none"):
         scored(UncertaintyLogger([]), module)
 
 
@@ -323,14 +325,14 @@ def test_training_is_the_same_to_the_last_bit(kind: str):
 
 def test_of_a_sanity_check_the_first_batch_is_predicted_and_nothing_is_scored(monkeypatch: pytest.MonkeyPatch):
     callback = UncertaintyLogger()
-    asked, log = mock.Mock(wraps=callback._ask), mock.Mock(wraps=callback._log)
-    monkeypatch.setattr(callback, "_ask", asked)
+    asked, log = mock.Mock(wraps=callback._predict), mock.Mock(wraps=callback._log)
+    monkeypatch.setattr(callback, "_predict", asked)
     monkeypatch.setattr(callback, "_log", log)
     module = Plain()
     trainer(callback, num_sanity_val_steps=2, limit_val_batches=2).fit(module, loader(), loader())
     assert asked.call_count == 1 + 2
     assert log.call_count == 2  # the temperature and the scores, of the validation
-    assert callback._kept == callback._scored == {}
+    assert callback._collected == callback._scored == {}
 
 
 @pytest.mark.parametrize(
@@ -351,8 +353,8 @@ def test_what_forward_gives_is_refused_before_training_with_a_remedy(forward: An
             return self.net(batch[0]).sum()
 
     Other.forward = forward
-    remedies = "argument `predict` .* a `predict_step`, or a step that returns .*prediction.*target"
-    with pytest.raises(ValueError, match=f"from its `forward` of Other .*, but got {got}; {remedies}"):
+    remedies = "Pass `predict` .* a `predict_step`, or return .*prediction.*target.* from the step"
+    with pytest.raises(ValueError, match=f"from its `forward` of Other .*, but got {got}. {remedies}"):
         trainer(UncertaintyLogger()).fit(Other(), loader(), loader())
     assert not steps
 
@@ -362,11 +364,11 @@ class Rates(Plain):
         return self.net(x).sigmoid()
 
 
-def test_rates_that_are_taken_for_logits_are_warned_of_once():
+def test_rates_that_are_treated_as_logits_cause_one_warning():
     fitter = trainer(UncertaintyLogger(), max_epochs=2)
     with pytest.warns(UserWarning, match='within \\[0, 1\\], .* outputs="logits"; .* `predict`') as warned:
         fitter.fit(Rates(), loader(), loader())
-    assert len([each for each in warned if "taken for logits" in str(each.message)]) == 1
+    assert len([each for each in warned if "treated as logits" in str(each.message)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -377,11 +379,11 @@ def test_rates_that_are_taken_for_logits_are_warned_of_once():
         ({}, Plain),
         ({}, type("Silent", (Plain,), {"forward": lambda self, x: 0 * self.net(x)})),
     ],
-    ids=["said", "predicted", "logits", "silent"],
+    ids=["argument", "predicted", "logits", "silent"],
 )
-def test_nothing_is_warned_of_where_outputs_are_known(options: dict[str, Any], kind: type[Plain], recwarn: Any):
+def test_known_outputs_cause_no_warning(options: dict[str, Any], kind: type[Plain], recwarn: Any):
     scored(UncertaintyLogger(**options), kind())
-    assert not [each for each in recwarn if "taken for logits" in str(each.message)]
+    assert not [each for each in recwarn if "treated as logits" in str(each.message)]
 
 
 def test_several_loggers_receive_the_values(tmp_path: Path):
@@ -446,7 +448,7 @@ def test_what_is_no_prediction_of_classes_is_refused():
             scored(UncertaintyLogger(predict=predict, **options), Plain())
 
     refused(
-        "probabilities from `predict` of Plain for UncertaintyLogger, .* but got values from -.*; logits need outputs=",
+        "from `predict` of Plain for UncertaintyLogger, .* but got values from -.* For logits pass outputs=",
         lambda module, batch: module(batch[0]),
     )
     refused("probabilities .* but got a tensor of torch.int64 and shape", lambda m, batch: m(batch[0]).argmax(1))
@@ -457,10 +459,13 @@ def test_what_is_no_prediction_of_classes_is_refused():
         lambda module, batch: Prediction(module(batch[0]), categorical=False),
     )
     soft = type("Soft", (Plain,), {"forward": lambda self, x: self.net(x).softmax(1)})()
-    with pytest.raises(ValueError, match="logits from its `forward` of Soft .* class probabilities need outputs="):
+    with pytest.raises(ValueError, match="logits from its `forward` of Soft .* For class probabilities pass outputs="):
         scored(UncertaintyLogger(), soft)
     assert "nll" in scored(UncertaintyLogger(outputs="probabilities"), soft)
-    with pytest.raises(ValueError, match=r"classes, integers of shape \(15,\), as the targets .* torch.float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"the targets for UncertaintyLogger to be classes, integers of shape \(15,\), .* torch.float32",
+    ):
         scored(UncertaintyLogger(), Plain(), DataLoader(TensorDataset(X, Y.float()), 15))
 
 

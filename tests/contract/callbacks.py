@@ -1,4 +1,4 @@
-"""Which callbacks are enrolled: a new one adds a row and is put through every promise on modules that are not ours."""
+"""Table of the callbacks under test: a new callback adds a row, and every contract is tested on third-party modules."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from lightning_snn.callbacks import (
     StateGuard,
     UncertaintyLogger,
 )
-from tests.contract.foreign import Foreign, Ours, SnntorchLoop
+from tests.contract.third_party import Ours, SnntorchLoop, ThirdPartyModule
 
 
 @dataclass(frozen=True)
 class CallbackRow:
-    """A callback as it is put to the test.
+    """Row of a callback under test.
 
     Attributes:
-        name: what the tests call it.
-        make: builds the callback, which may write into a folder.
-        another: builds a second one for the same run; None builds the same.
-        module: on which it is tested where one module is enough.
-        keys: what the names of its metrics begin with; empty if it logs none.
-        trains_from: the epoch from which on it takes part in training; None if it never does.
-        exceptions: promises that it does not keep, and why.
+        name: name in the tests.
+        make: function that builds the callback, which may write into a folder.
+        another: function that builds a second one for the same run; None uses `make`.
+        module: module for tests that need only one.
+        keys: prefix of the names of its metrics; empty if it logs none.
+        trains_from: first epoch in which it changes training; None if it never does.
+        exceptions: contracts that it does not keep, with reasons.
     """
 
     name: str
     make: Callable[[Path], pl.Callback]
     another: Callable[[Path], pl.Callback] | None = None
-    module: type[Foreign] = SnntorchLoop
+    module: type[ThirdPartyModule] = SnntorchLoop
     keys: str = ""
     trains_from: int | None = None
     exceptions: Mapping[str, str] = field(default_factory=dict)

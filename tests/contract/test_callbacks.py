@@ -1,4 +1,4 @@
-"""The promises made of every callback, on modules that are not ours."""
+"""Contracts of every callback, on third-party modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from tests.contract.callbacks import CALLBACKS, CallbackRow
-from tests.contract.foreign import MODULES, Foreign, Ours, SnntorchLoop, loader
+from tests.contract.third_party import MODULES, Ours, SnntorchLoop, ThirdPartyModule, loader
 from tests.support import training
 from tests.support.figures import save_nothing
 from tests.support.processes import on_two_processes
@@ -26,7 +26,7 @@ TABLE = CALLBACKS
 EPOCHS = 2
 
 
-def build(make: Callable[[], Foreign]) -> Foreign:
+def build(make: Callable[[], ThirdPartyModule]) -> ThirdPartyModule:
     torch.manual_seed(0)
     return make()
 
@@ -36,7 +36,9 @@ def trainer(folder: Path, callbacks: Sequence[pl.Callback], **options: Any) -> p
     return training.trainer(*callbacks, **(chosen | options))
 
 
-def fit(module: Foreign, folder: Path, callbacks: Sequence[pl.Callback], seed: int = 1, **options: Any) -> pl.Trainer:
+def fit(
+    module: ThirdPartyModule, folder: Path, callbacks: Sequence[pl.Callback], seed: int = 1, **options: Any
+) -> pl.Trainer:
     torch.manual_seed(seed)
     made = trainer(folder, callbacks, **options)
     made.fit(module, loader(shuffle=True), loader())
@@ -44,20 +46,20 @@ def fit(module: Foreign, folder: Path, callbacks: Sequence[pl.Callback], seed: i
 
 
 def hooks(module: torch.nn.Module) -> int:
-    """Hooks of all kinds on a module and within it."""
+    """Count the hooks of all kinds on a module and its children."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(each, kind)) for each in module.modules() for kind in kinds)
 
 
 def own_attributes(module: torch.nn.Module) -> dict[str, set[str]]:
-    """Names of what each module within a module holds."""
+    """Return the names of the attributes of each module within a module."""
     return {
         name: {*vars(each), *each._modules, *each._parameters, *each._buffers} for name, each in module.named_modules()
     }
 
 
 class Remember(Logger):
-    """A logger of one's own: keeps what it is given, and knows no figures."""
+    """Logger that stores all records and has no figures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,23 +90,23 @@ def _without_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("make", MODULES, ids=lambda make: make.__name__)
-def test_training_goes_on_to_the_last_bit_as_without_it(
-    row: CallbackRow, make: Callable[[], Foreign], tmp_path: Path
+def test_training_is_bit_identical_without_it(
+    row: CallbackRow, make: Callable[[], ThirdPartyModule], tmp_path: Path
 ) -> None:
-    plain, watched = build(make), build(make)
-    keys = list(watched.state_dict())
-    for module, callbacks in ((plain, []), (watched, [row.make(tmp_path / "figures")])):
+    plain, monitored = build(make), build(make)
+    keys = list(monitored.state_dict())
+    for module, callbacks in ((plain, []), (monitored, [row.make(tmp_path / "figures")])):
         fit(module, tmp_path, callbacks).test(module, loader(), verbose=False)
-    assert len(plain.losses) == len(watched.losses) == EPOCHS * len(loader())
-    same = [bool(torch.equal(a, b)) for a, b in zip(plain.losses, watched.losses, strict=True)]
+    assert len(plain.losses) == len(monitored.losses) == EPOCHS * len(loader())
+    same = [bool(torch.equal(a, b)) for a, b in zip(plain.losses, monitored.losses, strict=True)]
     unchanged = len(same) if row.trains_from is None else row.trains_from * len(loader())
     assert all(same[:unchanged])
     assert row.trains_from is None or not all(same)
-    assert list(watched.state_dict()) == keys
-    assert own_attributes(watched) == own_attributes(plain)
-    assert hooks(watched) == 0
+    assert list(monitored.state_dict()) == keys
+    assert own_attributes(monitored) == own_attributes(plain)
+    assert hooks(monitored) == 0
     if row.trains_from is None:
-        for before, after in zip(plain.parameters(), watched.parameters(), strict=True):
+        for before, after in zip(plain.parameters(), monitored.parameters(), strict=True):
             assert torch.equal(before, after)
 
 
@@ -147,7 +149,7 @@ def test_several_loggers_get_the_same_values(row: CallbackRow, tmp_path: Path) -
     csv = CSVLogger(str(tmp_path / "logs"))
     made = fit(module, tmp_path, [row.make(tmp_path / "figures")], logger=[first, csv, second])
     made.test(module, loader(), verbose=False)
-    assert str(first.records) == str(second.records)  # in which nan is nan
+    assert str(first.records) == str(second.records)  # as text, so that nan equals nan
     assert not row.keys or any(name.startswith(row.keys) for name in first.names)
 
 
@@ -163,9 +165,9 @@ def test_several_instances_share_a_run(row: CallbackRow, tmp_path: Path) -> None
         assert any(name.startswith(prefix) for name in remembered.names), prefix
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(row: CallbackRow, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(row: CallbackRow, tmp_path: Path) -> None:
     class Seeded(pl.Callback):
-        """Random numbers of a step depend on its number only; checkpoints of Lightning do not hold the generator."""
+        """Make random numbers depend on the step only; checkpoints of Lightning do not contain the generator."""
 
         def __init__(self, stops: bool) -> None:
             self.stops = stops
@@ -176,7 +178,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(row: CallbackRow, tmp_pa
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             trainer.should_stop = self.stops
 
-    def train(module: Foreign, folder: Path, stops: bool = False, checkpoint: Path | None = None) -> None:
+    def train(module: ThirdPartyModule, folder: Path, stops: bool = False, checkpoint: Path | None = None) -> None:
         saved = ModelCheckpoint(str(folder), save_last=True)
         callbacks = [Seeded(stops), row.make(tmp_path / "figures"), saved]
         made = trainer(tmp_path, callbacks, enable_checkpointing=True)
@@ -217,7 +219,7 @@ def test_a_sanity_check_logs_nothing_of_it(row: CallbackRow, tmp_path: Path) -> 
 
 
 def on_rank(rank: int) -> dict[str, Any]:
-    """One run with each callback over two processes."""
+    """Run each callback in two processes."""
     folder = Path(os.environ["CALLBACK_FOLDER"])
     found: dict[str, Any] = {}
     launched = {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "localhost"}
@@ -260,13 +262,13 @@ def test_over_two_processes_both_log_the_same_and_train_alike(tmp_path: Path) ->
             assert first[row.name]["losses"] == first[f"plain {row.module.__name__}"]["losses"], row.name
 
 
-def test_every_public_callback_is_enrolled() -> None:
+def test_every_public_callback_has_a_row() -> None:
     from lightning_snn import callbacks
 
     public = {name for name in callbacks.__all__ if issubclass_of_callback(getattr(callbacks, name))}
-    enrolled = {type(row.make(Path("unused"))).__name__ for row in TABLE}
-    elsewhere = {"SpikeTimes", "PassScores"}  # networks of first spikes only; tests of its own data
-    assert public - elsewhere == enrolled
+    tested = {type(row.make(Path("unused"))).__name__ for row in TABLE}
+    elsewhere = {"SpikeTimes", "PassScores"}  # only for time-to-first-spike networks; only for test data of its own
+    assert public - elsewhere == tested
 
 
 def issubclass_of_callback(value: object) -> bool:

@@ -144,7 +144,7 @@ def test_a_hole_is_filled_with_a_number_a_channel_and_nothing_else_changes() -> 
 def test_a_cutout_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="`size` to be an integer of at least 0, but got -1"):
         cutout(torch.rand(1, 2, 3, 8, 8), -1)
-    with pytest.raises(ValueError, match=r"`fill` to hold 3 numbers, one a channel, but got \[0.5\]"):
+    with pytest.raises(ValueError, match=r"`fill` to hold 3 numbers, one per channel, but got \[0.5\]"):
         cutout(torch.rand(1, 2, 3, 8, 8), 2, [0.5])
 
 

@@ -192,14 +192,14 @@ def test_the_trainer_gives_each_epoch_its_own_order_and_a_resumed_run_the_same_o
 
 
 @pytest.mark.parametrize("options", [{}, {"fixed_batches": True}, {"num_workers": 1}])
-def test_a_run_stopped_in_the_midst_of_an_epoch_goes_on_with_the_next_batch(tmp_path, options) -> None:
-    class SaveInTheMidst(pl.Callback):
+def test_a_run_stopped_within_an_epoch_resumes_with_the_next_batch(tmp_path, options) -> None:
+    class SaveWithinEpoch(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
             if trainer.global_step == 6:
                 trainer.save_checkpoint(tmp_path / "six.ckpt")
 
     whole, resumed = Recorder(), Recorder()
-    trainer(SaveInTheMidst(), max_epochs=3).fit(whole, Toy(batch_size=3, **options))
+    trainer(SaveWithinEpoch(), max_epochs=3).fit(whole, Toy(batch_size=3, **options))
     trainer(max_epochs=3).fit(resumed, Toy(batch_size=3, **options), ckpt_path=tmp_path / "six.ckpt")
     batches = [y.tolist() for _, y in whole.seen["train"]]
     assert len(batches) == 12
@@ -219,7 +219,7 @@ def test_augmentation_is_applied_while_training_and_never_else() -> None:
 
 
 def test_a_loader_before_setup_and_an_empty_set_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="Expected `setup` of Toy to have run"):
+    with pytest.raises(RuntimeError, match="Expected `setup` of Toy to be called"):
         Toy().train_dataloader()
 
     class Empty(Toy):

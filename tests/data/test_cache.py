@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 
 from lightning_snn.data.cache import (
-    atomic_folder,
     cache_key,
     cache_root,
     cached_rows,
     file_signature,
     load_checked,
-    save_atomic,
     save_rows,
 )
 
 FRAMES = {"frames": ((None, 2), np.uint8)}
+
+
+def save(path: Path, **arrays: np.ndarray) -> Path:
+    rows = zip(*arrays.values(), strict=True)
+    return save_rows(path, [dict(zip(arrays, values, strict=True)) for values in rows])
 
 
 def test_the_root_is_the_argument_else_the_environment_else_the_home(monkeypatch, tmp_path) -> None:
@@ -54,7 +57,7 @@ def test_the_signature_of_a_file_follows_its_size_and_time_but_not_its_folder(tm
 @pytest.mark.parametrize("mmap", [True, False])
 def test_saved_arrays_are_read_back(mmap: bool, tmp_path) -> None:
     frames = np.arange(6, dtype=np.uint8).reshape(3, 2)
-    path = save_atomic(tmp_path / "set", frames=frames, labels=np.array([1, 2, 3]))
+    path = save(tmp_path / "set", frames=frames, labels=np.array([1, 2, 3]))
     read = load_checked(path, {**FRAMES, "labels": ((3,), np.int64)}, mmap=mmap)
     assert np.array_equal(read["frames"], frames)
     assert read["labels"].tolist() == [1, 2, 3]
@@ -88,9 +91,11 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path) -> None:
 
 
 def test_of_two_writers_the_first_to_finish_keeps_the_name(tmp_path) -> None:
-    with atomic_folder(tmp_path / "set") as folder:
-        (folder / "slow").touch()
-        save_atomic(tmp_path / "set", fast=np.zeros(1))
+    def slow():
+        save(tmp_path / "set", fast=np.zeros(1))
+        yield {"slow": np.zeros(1)}
+
+    save_rows(tmp_path / "set", slow())
     assert [file.name for file in (tmp_path / "set").iterdir()] == ["fast.npy"]
     assert [file.name for file in tmp_path.iterdir()] == ["set"]
 
@@ -108,7 +113,7 @@ def test_rows_are_made_only_when_they_are_not_cached(tmp_path) -> None:
 
 
 def test_a_damaged_file_is_named_with_what_was_expected(tmp_path) -> None:
-    path = save_atomic(tmp_path / "set", frames=np.zeros((1000, 2), np.uint8))
+    path = save(tmp_path / "set", frames=np.zeros((1000, 2), np.uint8))
     file = path / "frames.npy"
     whole = file.read_bytes()
     for damaged in (whole[:-1], whole[:50], b"", b"junk" * 100):

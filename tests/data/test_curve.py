@@ -1,4 +1,4 @@
-"""The simulated curve: where its samples are, what they say, how they are encoded."""
+"""The simulated curve: positions, values and encoding of its samples."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_a_batch_is_a_population_in_spikes_and_a_value():
 def test_neurons_of_the_gap_are_silent_in_training():
     module = NoisyCurve()
     module.setup()
-    heard = module.encoder(module.train_set.tensors[0])[0].any(0)
+    spiked = module.encoder(module.train_set.tensors[0])[0].any(0)
     centers = torch.linspace(-1, 5, 100)
-    assert not heard[(centers > 1.2) & (centers < 2.3)].any()
-    assert heard[(centers > 0.05) & (centers < 0.95)].all()
+    assert not spiked[(centers > 1.2) & (centers < 2.3)].any()
+    assert spiked[(centers > 0.05) & (centers < 0.95)].all()
 
 
 def test_the_grid_is_encoded_as_samples_are():

@@ -140,7 +140,7 @@ def test_a_first_packet_that_looks_like_a_header_line_is_a_packet(tmp_path: Path
         (b"", "a.aedat to be an AEDAT 3.1 file"),
         (b"#!AER-DAT2.0\r\n", "a.aedat to be an AEDAT 3.1 file, .*starts with b'#!AER-DAT2.0'"),
         (HEADER[:20], "header line at byte 14 of .*a.aedat to end, but it does not"),
-        (HEADER, "a.aedat to hold valid polarity events, but it holds none"),
+        (HEADER, "a.aedat to hold valid polarity events, but got none"),
         (HEADER + b"\x01" * 20, "a.aedat to hold 28 bytes from byte .*truncated"),
         (HEADER + polarity_packet(random_events(0.1, 0))[:-1], "a.aedat to hold 160 bytes from byte .*truncated"),
         (HEADER + packet(1, b"", 8, 2, 3), "a.aedat to hold a packet header at byte .*number of events 3"),
@@ -273,11 +273,11 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
             None,
             "user02_lab/3.npy to hold .*truncated or corrupt",
         ),
-        ("tonic", "DVSGesture/ibmGestureTrain/user02_lab/11.npy", b"", "11.npy to be named by its class, 0 to 10"),
-        ("tonic", "DVSGesture/ibmGestureTest/user24_led/a.npy", b"", "a.npy to be named by its class, 0 to 10"),
+        ("tonic", "DVSGesture/ibmGestureTrain/user02_lab/11.npy", b"", "11.npy to be named after its class, 0 to 10"),
+        ("tonic", "DVSGesture/ibmGestureTest/user24_led/a.npy", b"", "a.npy to be named after its class, 0 to 10"),
         ("spikingjelly", "events_np/train/3/user02_lab_0.npz", None, "user02_lab_0.npz to hold .*truncated or corrupt"),
         ("original", "DvsGesture/user02_lab.aedat", None, "user02_lab.aedat to hold .*truncated"),
-        ("original", "DvsGesture/user02_lab_labels.csv", b"class\n", "labels.csv to begin with class,startTime_usec"),
+        ("original", "DvsGesture/user02_lab_labels.csv", b"class\n", "labels.csv to start with class,startTime_usec"),
         (
             "original",
             "DvsGesture/user02_lab_labels.csv",
@@ -298,7 +298,7 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
         ),
         ("original", "DvsGesture/trials_to_test.txt", b"user01_led.aedat\n", "disjoint, but both name .*user01_led"),
         ("original", "DvsGesture/trials_to_test.txt", b"user99.aedat\n", "user99.aedat, because .* but it is missing"),
-        ("original", "DvsGesture/trials_to_test.txt", b"", "to hold test recordings, but it holds none"),
+        ("original", "DvsGesture/trials_to_test.txt", b"", "to hold test recordings, but got none"),
     ],
 )
 def test_a_damaged_file_is_named(layout: str, file: str, content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -314,13 +314,13 @@ def test_a_damaged_file_is_named(layout: str, file: str, content: bytes | None, 
     [
         (np.zeros((0, 4)), "to hold at least one event, but it is empty"),
         (np.zeros((5, 3)), r"shape \(N, 4\), .*but got float64 of shape \(5, 3\)"),
-        (np.array([[0, 0, 0.5, 0]]), "to hold whole numbers"),
+        (np.array([[0, 0, 0.5, 0]]), "to hold integers"),
         (np.array([[0, 0, 0, np.nan]]), "finite times"),
         (np.array([[128, 0, 0, 0]]), r"user02_lab/3.npy to hold DVS128 events: .*`x` to lie in \[0, 128\)"),
         (np.array([[1, 0, -1, 0]]), r"user02_lab/3.npy to hold DVS128 events: .*`p` to lie in \[0, 2\)"),
         (
             np.array([[0, 0, 0, 0], [0, 0, 0, 6_000_000]]),
-            "to last at most 600 s, its times being in ms, but got 6000 s",
+            "to last at most 600 s, with times in ms, but got 6000 s",
         ),
     ],
 )
@@ -334,9 +334,9 @@ def test_wrong_events_are_refused_with_their_file(events: np.ndarray, message: s
 @pytest.mark.parametrize(
     ("layout", "missing", "message"),
     [
-        ("tonic", "DVSGesture/ibmGestureTest", "to hold test recordings, but it holds none"),
+        ("tonic", "DVSGesture/ibmGestureTest", "to hold test recordings, but got none"),
         ("tonic", "DVSGesture", "holds one of ibmGestureTrain, events_np/train, trials_to_train.txt .*none of them"),
-        ("spikingjelly", "events_np/test", "to hold test recordings, but it holds none"),
+        ("spikingjelly", "events_np/test", "to hold test recordings, but got none"),
         ("original", "DvsGesture/trials_to_test.txt", "trials_to_test.txt to list the test recordings"),
         ("original", "DvsGesture/user01_led_labels.csv", "user01_led_labels.csv, because .*it is missing"),
         ("original", "DvsGesture/user01_led.aedat", "user01_led.aedat, because .*it is missing"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -121,7 +121,7 @@ def test_without_fixed_batches_samples_are_shuffled():
     assert partition([sorted(batch) for batch in model.epochs[0]]) != partition([sorted(b) for b in model.epochs[1]])
 
 
-def test_a_loader_of_fixed_batches_tells_the_number_of_samples():
+def test_a_loader_of_fixed_batches_reports_the_number_of_samples():
     module = Numbers(batch_size=5, fixed_batches=True)
     module.setup()
     loader = module.train_dataloader()
@@ -134,7 +134,9 @@ def test_every_data_module_of_the_command_line_takes_fixed_batches():
     kinds = GROUPS["data"].classes()
     assert {"MNIST", "CIFAR10", "NMNIST", "Gestures"} <= set(kinds)
     for kind in kinds.values():
-        assert inspect.signature(kind).parameters["fixed_batches"].default is False
+        parser = ArgumentParser()
+        parser.add_class_arguments(kind, "data")
+        assert parser.get_defaults().data.fixed_batches is False
     assert data.Gestures(fixed_batches=True).fixed_batches
     assert data.MNIST("mnist.npz", fixed_batches=True).fixed_batches
     assert data.CIFAR10("cifar.npz", fixed_batches=True).fixed_batches

@@ -106,7 +106,7 @@ def test_no_events_give_empty_frames_over_a_given_time() -> None:
     frames = frame_events(none, none, none, none, time_steps=2, sensor_size=(4, 4), start=0, duration=10)
     assert frames.shape == (2, 2, 4, 4)
     assert frames.sum() == 0
-    with pytest.raises(ValueError, match="`start` and `duration` to be given when there are no events"):
+    with pytest.raises(ValueError, match="`start` and `duration` to be given if there are no events"):
         frame_events(none, none, none, none, time_steps=2, sensor_size=(4, 4))
 
 
@@ -120,10 +120,10 @@ def test_no_events_give_empty_frames_over_a_given_time() -> None:
         ({"t": np.array([0, 10])}, r"`t` to lie in \[0, 10\), but got times from 0 to 10"),
         ({"t": np.array([-1, 5])}, r"`t` to lie in \[0, 10\), but got times from -1 to 5"),
         ({"t": np.array([0.0, np.nan])}, r"`t` to lie in"),
-        ({"t": np.array([0])}, "one length, but got shapes"),
+        ({"t": np.array([0])}, "the same length, but got shapes"),
         ({"time_steps": 0}, "`time_steps` to be an integer of at least 1, but got 0"),
-        ({"size": (4, 3)}, "`size` to divide the sensor's 8 columns without a rest, but got 3"),
-        ({"size": (16, 4)}, "`size` to divide the sensor's 8 rows without a rest, but got 16"),
+        ({"size": (4, 3)}, "`size` to divide the 8 columns of the sensor, but got 3"),
+        ({"size": (16, 4)}, "`size` to divide the 8 rows of the sensor, but got 16"),
         ({"duration": 0}, "`duration`.*but got 0"),
         ({"duration": float("nan")}, "`duration`.*but got nan"),
     ],

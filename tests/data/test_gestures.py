@@ -163,7 +163,7 @@ def test_a_process_that_fails_leaves_no_cache_behind(tmp_path: Path, monkeypatch
     (broken / "sitecustomize.py").write_text("import os\nos._exit(3)\n")
     with monkeypatch.context() as context:
         context.syspath_prepend(broken)
-        with pytest.raises(RuntimeError, match="Simulating recording 0 failed: its process ended with exit code 3"):
+        with pytest.raises(RuntimeError, match="that simulates recording 0 to succeed, but got exit code 3"):
             tiny(cache, processes=2).prepare_data()
     assert list(cache.iterdir()) == []
 
@@ -302,7 +302,7 @@ def turning(frames: torch.Tensor) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "convolutional"])
 def test_models_of_time_summed_frames_cannot_tell_the_directions(kind: str, tmp_path_factory) -> None:
-    """They tell the other gestures well above chance, 1 / 11; with time, one number tells the directions."""
+    """They distinguish the other gestures well above chance, 1 / 11; with time, one number gives the direction."""
     folder = tmp_path_factory.getbasetemp() / "moderate"
     data = Gestures(train_subjects=32, repetitions=3, val_subjects=16, test_subjects=16, cache_dir=str(folder))
     data.setup()

@@ -152,7 +152,7 @@ def test_the_cache_follows_the_parameters_and_the_files(root: Path) -> None:
     ("damage", "message"),
     [
         ("root", "`root` to be a folder that holds N-MNIST .*is not a folder"),
-        ("Train", "`root` to be a folder that holds N-MNIST .*holds no folder Train"),
+        ("Train", "`root` to be a folder that holds N-MNIST .*has no folder Train"),
         ("Train/4", "Train/4 to hold N-MNIST recordings .*but got none"),
         ("Test", "Test/0 to hold N-MNIST recordings"),
     ],

@@ -124,7 +124,7 @@ def test_spikes_after_the_duration_are_left_out_and_counted(root: Path, caplog: 
     assert data.left_out == {"train": 0, "test": late}
     assert x[:, 0].sum() == 1
     assert x.sum() == sum(len(recording.times) for recording in recordings) - late
-    assert f"later than 1 s are left out, 0 in the training file and {late} in the test file" in caplog.text
+    assert f"1 s or later are left out: 0 in the training file and {late} in the test file" in caplog.text
 
 
 def test_a_longer_duration_keeps_every_spike_and_says_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -260,7 +260,7 @@ def test_a_packed_file_is_to_be_unpacked(root: Path) -> None:
     path = root / "shd_test.h5"
     (root / "shd_test.h5.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"only shd_test.h5.gz is there: unpack it with gunzip .*\.gz"):
+    with pytest.raises(FileNotFoundError, match=r"only shd_test.h5.gz exists. Unpack it with gunzip .*\.gz"):
         module(root).setup()
 
 
@@ -291,19 +291,19 @@ def with_recording(times: Any, units: Any) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b"not a file of ours"), "shd_test.h5 to be an HDF5 file"),
         (lambda path: damage(path, "spikes/units", None), "shd_test.h5 to hold .*but spikes/units is missing"),
         (lambda path: damage(path, "extra", None), "but extra/speaker is missing"),
-        (lambda path: damage(path, "labels", np.arange(19)), "entry a recording, but got 19 labels, 20 spikes/times"),
+        (lambda path: damage(path, "labels", np.arange(19)), "entry per recording, but got 19 labels, 20 spikes/times"),
         (lambda path: damage(path, "extra/speaker", np.arange(21)), "20 spikes/units, 21 extra/speaker"),
         (lambda path: damage(path, "labels", np.arange(1, 21)), r"labels .* to be in \[0, 20\), but .* from 1 to 20"),
-        (lambda path: damage(path, "labels", np.arange(20.0)), "labels .* to be one integer a recording, .*float64"),
+        (lambda path: damage(path, "labels", np.arange(20.0)), "labels .* to be one integer per recording, .*float64"),
         (lambda path: write(path, speak(20, (4, 5), seed=2), keys=35), "name 20 classes in extra/keys, but got 35"),
         (with_recording([0.1, 0.2], [3, 700]), r"recording 7 .*units in \[0, 700\), but got units from 3 to 700"),
-        (with_recording([0.1, 0.2], [3]), r"recording 7 .*as many times, floats, as units, .*\(2,\) and .*\(1,\)"),
+        (with_recording([0.1, 0.2], [3]), r"recording 7 .*equally many times .* and units .*\(2,\) and .*\(1,\)"),
         (with_recording([-0.1, 0.2], [3, 4]), "recording 7 .*times in seconds, from 0 to 5"),
         (with_recording([0.1, np.nan], [3, 4]), "recording 7 .*times in seconds"),
         (with_recording([100.0, 900.0], [3, 4]), "recording 7 .*times in seconds, .* from 100.0 to 900.0"),
     ],
 )
-def test_a_damaged_or_foreign_file_is_named_and_leaves_no_cache(
+def test_a_damaged_or_other_file_is_named_and_leaves_no_cache(
     root: Path, change: Callable[[Path], None], message: str
 ) -> None:
     change(root / "shd_test.h5")
@@ -322,7 +322,7 @@ def test_a_recording_without_spikes_is_silence(root: Path) -> None:
 
 def test_a_missing_h5py_is_an_error_that_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r'shd_train.h5 needs h5py: pip install "lightning_snn\[events\]"'):
+    with pytest.raises(ImportError, match=r"shd_train.h5 needs: pip install 'lightning-snn\[events\]'"):
         module(root).setup()
 
 

@@ -32,7 +32,7 @@ from lightning_snn.data.simulator import (
     simulate_split,
 )
 from lightning_snn.data.simulator.body import LEFT, RIGHT, bend_arms, hand_paths, move, wander
-from lightning_snn.data.simulator.sensor import Sensor, count_events, make_sensor
+from lightning_snn.data.simulator.sensor import Sensor, make_sensor, simulate_sensor
 
 OFF, ON = 0, 1
 STEP = 0.0125
@@ -49,7 +49,7 @@ def person(seed: int = 0) -> Subject:
 
 
 def quiet_sensor(size: int, threshold: float = 0.2, refractory: float = 1e-4) -> Sensor:
-    """A camera that never fires by itself."""
+    """A camera without noise events."""
     thresholds = np.full((size, size), threshold, np.float32)
     return Sensor(thresholds, 1.1 * thresholds, np.zeros((size, size), np.float32), 0.0, refractory=refractory)
 
@@ -58,7 +58,7 @@ def test_a_brighter_patch_gives_on_events_and_a_darker_one_off_events() -> None:
     brightness = np.full((40, 12, 12), 0.3, np.float32)
     brightness[10:, 1:5, 1:5] = 0.9
     brightness[10:, 7:11, 7:11] = 0.1
-    counts = count_events(brightness, quiet_sensor(12), STEP, bandwidth=40.0, noise=0.0, rng=generator()).sum(axis=0)
+    counts = simulate_sensor(brightness, quiet_sensor(12), STEP, bandwidth=40.0, noise=0.0, rng=generator()).sum(axis=0)
     # ln(0.93 / 0.33) / 0.2 = 5.2 ON and ln(0.33 / 0.13) / 0.22 = 4.2 OFF thresholds, from a level known to half a one.
     assert set(np.unique(counts[ON, 1:5, 1:5])) <= {4, 5}
     assert set(np.unique(counts[OFF, 7:11, 7:11])) <= {3, 4}
@@ -68,8 +68,8 @@ def test_a_brighter_patch_gives_on_events_and_a_darker_one_off_events() -> None:
 
 def test_a_still_scene_without_noise_gives_no_events() -> None:
     brightness = np.broadcast_to(generator().uniform(0.05, 1.0, (8, 8)).astype(np.float32), (200, 8, 8))
-    assert count_events(brightness, quiet_sensor(8), STEP, 40.0, noise=0.0, rng=generator()).sum() == 0
-    assert count_events(brightness, quiet_sensor(8), STEP, 40.0, noise=0.1, rng=generator()).sum() > 100
+    assert simulate_sensor(brightness, quiet_sensor(8), STEP, 40.0, noise=0.0, rng=generator()).sum() == 0
+    assert simulate_sensor(brightness, quiet_sensor(8), STEP, 40.0, noise=0.1, rng=generator()).sum() > 100
 
 
 def test_events_keep_track_of_the_low_pass_filtered_logarithm_of_brightness() -> None:
@@ -79,14 +79,14 @@ def test_events_keep_track_of_the_low_pass_filtered_logarithm_of_brightness() ->
     waves = np.sin(2 * np.pi * frequency * time[:, None, None, None] + phase).sum(axis=1)
     brightness = np.exp(waves - 1.5).astype(np.float32)
     sensor = quiet_sensor(6)
-    counts = count_events(brightness, sensor, STEP, bandwidth=6.0, noise=0.0, rng=generator()).astype(np.float64)
-    told = (counts[:, ON] * sensor.on_threshold - counts[:, OFF] * sensor.off_threshold).cumsum(axis=0)
+    counts = simulate_sensor(brightness, sensor, STEP, bandwidth=6.0, noise=0.0, rng=generator()).astype(np.float64)
+    summed = (counts[:, ON] * sensor.on_threshold - counts[:, OFF] * sensor.off_threshold).cumsum(axis=0)
 
     def error(bandwidth: float) -> float:
         light = np.log(brightness.astype(np.float64) + sensor.dark)
         keep = np.exp(-2 * np.pi * bandwidth * STEP)
         level = light[:1] + lfilter([1 - keep], [1, -keep], light - light[:1], axis=0)
-        return np.abs(level - level[0] - told).max() / sensor.off_threshold.max()
+        return np.abs(level - level[0] - summed).max() / sensor.off_threshold.max()
 
     assert error(6.0) < 1.5
     assert error(24.0) > 3
@@ -109,7 +109,7 @@ def test_a_pixel_fires_no_faster_than_its_dead_time_allows(refractory: float, st
     brightness = np.empty((20, 4, 4), np.float32)
     brightness[::2], brightness[1::2] = 0.01, 10.0
     sensor = quiet_sensor(4, refractory=refractory)
-    counts = count_events(brightness, sensor, step, bandwidth=1e4, noise=0.0, rng=generator())
+    counts = simulate_sensor(brightness, sensor, step, bandwidth=1e4, noise=0.0, rng=generator())
     # Unhindered, a step between 0.01 and 10 is worth ln(10.03 / 0.04) / 0.2 = 27.6 ON or 25.1 OFF events.
     assert counts[1::2, ON].max() == most
     assert counts[2::2, OFF].min() == min(most, 24)
@@ -118,7 +118,7 @@ def test_a_pixel_fires_no_faster_than_its_dead_time_allows(refractory: float, st
 def test_pixels_fire_by_themselves_at_the_rates_of_the_sensor() -> None:
     sensor, seconds = make_sensor(32), 50.0
     brightness = np.full((int(seconds / STEP), 32, 32), 0.3, np.float32)
-    counts = count_events(brightness, sensor, STEP, 40.0, noise=0.0, rng=generator()).sum(axis=0, dtype=np.int64)
+    counts = simulate_sensor(brightness, sensor, STEP, 40.0, noise=0.0, rng=generator()).sum(axis=0, dtype=np.int64)
     hot = sensor.hot_rate > 0
     assert hot.sum() == 3
     expected = (sensor.hot_rate[hot] + sensor.background_rate) * seconds
@@ -132,14 +132,14 @@ def test_pixels_fire_by_themselves_at_the_rates_of_the_sensor() -> None:
 def test_dim_pixels_are_noisier_and_slower() -> None:
     def noise_events(brightness: float) -> int:
         images = np.full((400, 8, 8), brightness, np.float32)
-        return int(count_events(images, quiet_sensor(8), STEP, 40.0, noise=0.03, rng=generator()).sum())
+        return int(simulate_sensor(images, quiet_sensor(8), STEP, 40.0, noise=0.03, rng=generator()).sum())
 
     assert noise_events(0.02) > 5 * noise_events(0.2)
 
     def delay(bandwidth: float) -> float:
         images = np.full((60, 8, 8), 0.1, np.float32)
         images[10:] = 1.0
-        counts = count_events(images, quiet_sensor(8), STEP, bandwidth, noise=0.0, rng=generator())
+        counts = simulate_sensor(images, quiet_sensor(8), STEP, bandwidth, noise=0.0, rng=generator())
         events = counts[:, ON].sum(axis=(1, 2))
         return float((np.arange(60) - 10) @ events / events.sum()) * STEP
 
@@ -511,7 +511,7 @@ def test_a_process_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_p
     started = follow_processes(monkeypatch)
     (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RuntimeError, match="Simulating recording 0 failed: its process ended with exit code 3"):
+    with pytest.raises(RuntimeError, match="that simulates recording 0 to succeed, but got exit code 3"):
         list(simulate_split(TINY, 2))
     assert all(worker.poll() is not None for worker in started)
 
@@ -521,7 +521,7 @@ def test_a_process_that_fails_later_is_reported(monkeypatch: pytest.MonkeyPatch)
     recordings = simulate_split(Split("train", subjects=100, repetitions=4), 2)
     next(recordings)
     started[1].kill()
-    with pytest.raises(RuntimeError, match=r"Simulating recording \d+ failed: its process ended with exit code -9"):
+    with pytest.raises(RuntimeError, match=r"that simulates recording \d+ to succeed, but got exit code -9"):
         list(recordings)
     assert all(worker.poll() is not None for worker in started)
 

@@ -124,14 +124,15 @@ def test_it_can_be_copied_and_says_what_it_is():
 
 @pytest.mark.parametrize("network", [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()), LIF()], ids=repr)
 def test_a_network_without_neurons_inside_is_refused(network):
-    with pytest.raises(ValueError, match="network with LIF or Sign layers inside for NoisySpikes, but got none"):
+    with pytest.raises(ValueError, match="network with neurons or Sign layers inside for NoisySpikes, but got none"):
         NoisySpikes().prepare(network)
 
 
 def test_neurons_of_the_other_order_are_refused_by_name():
     network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(LIF(order="leak_then_reset")), LIF())
-    with pytest.raises(ValueError, match=r"NoisySpikes, but got 1\.0 \(order='leak_then_reset'\)$"):
+    with pytest.raises(ValueError, match=r'got 1\.0: LIF \(fires by noise in mode "step" only: noise_mode="step"\)$'):
         NoisySpikes().prepare(network)
+    assert isinstance(NoisySpikes(noise_mode="step").prepare(network), nn.Module)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import lightning_snn.metrics.ttfs as ttfs_metrics
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder, SpikePool2d
 from lightning_snn.methods.ttfs.events import simulate
-from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder, SpikePool2d
 from lightning_snn.methods.ttfs.mapping import from_relu
 from lightning_snn.methods.ttfs.windows import calibrate, cascade
 from lightning_snn.metrics.ttfs import (

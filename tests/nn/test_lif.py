@@ -214,7 +214,7 @@ def test_moments_drive_noisy_neurons():
 
 
 def test_moments_outside_posterior_noise_are_refused():
-    with pytest.raises(RuntimeError, match="LIF was driven by a Gaussian current outside `posterior_noise`"), folded(2):
+    with pytest.raises(RuntimeError, match="LIF received a Gaussian current outside `posterior_noise`"), folded(2):
         LIF()(Moments(torch.zeros(4, 3), torch.ones(4, 3)))
 
 
@@ -238,12 +238,12 @@ def test_an_integrator_sums_moments_as_those_of_independent_steps(channels):
         (lambda: LIF(beta=1.5), "argument `beta` to be a number from 0 to 1, but got 1.5"),
         (lambda: LIF(beta=[0.5, -0.1]), "argument `beta` to be a number from 0 to 1, but got -0.1"),
         (lambda: LIF(beta=math.nan), "argument `beta` to be a number from 0 to 1, but got nan"),
-        (lambda: LIF(beta=[[0.5]]), r"argument `beta` to be a number or one a channel, but got the shape \(1, 1\)"),
+        (lambda: LIF(beta=[[0.5]]), r"argument `beta` to be a number or one per channel, but got the shape \(1, 1\)"),
         (
             lambda: LIF(beta=[0.5, 0.6], channels=3),
             r"argument `beta` to be a number or 3 numbers, but got the shape \(2,\)",
         ),
-        (lambda: LIF(beta="0.9"), "argument `beta` to be a number or one a channel, but got '0.9'"),
+        (lambda: LIF(beta="0.9"), "argument `beta` to be a number or one per channel, but got '0.9'"),
         (
             lambda: LIF(beta=1.0, learn_beta=True),
             "argument `beta` to be a number between 0 and 1, both excluded, but got 1.0",

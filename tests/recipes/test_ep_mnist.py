@@ -35,27 +35,27 @@ def test_the_defaults_are_one_spike_a_pixel_and_fixed_batches(hidden, tmp_path, 
     assert cli.trainer.max_epochs == 3
 
 
-def test_it_learns_beside_adam_and_tells_both(digits: Path, tmp_path: Path, monkeypatch, capsys):
+def test_it_learns_next_to_adam_and_reports_both(digits: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli = run_recipe("ep_mnist", monkeypatch, "--data.root", str(digits), *TINY, *QUICK)
     (scores,) = (each for each in cli.trainer.callbacks if isinstance(each, PassScores))
-    assert [row["passes"] for row in scores.rows][-1] == 2
-    assert len({row["passes"] for row in scores.rows}) == len(scores.rows) >= 6
+    assert [row["epochs"] for row in scores.rows][-1] == 2
+    assert len({row["epochs"] for row in scores.rows}) == len(scores.rows) >= 6
     assert scores.rows[-1]["accuracy"] > 0.6  # chance is 0.1
     assert scores.rows[-1]["bit_accuracy"] > 0.9
 
     recipe = load_recipe("ep_mnist")
-    for name, value in {"PASSES": 2, "BATCH": 10, "LEARNING_RATE": 0.03}.items():
+    for name, value in {"EPOCHS": 2, "BATCH": 10, "LEARNING_RATE": 0.03}.items():
         monkeypatch.setattr(recipe, name, value)
     rows = recipe.by_adam(cli, recipe.IndependentSpikes())
-    assert [row["passes"] for row in rows] == [1, 2]
+    assert [row["epochs"] for row in rows] == [1, 2]
     assert rows[-1]["accuracy"] > 0.2
     assert rows[-1]["bit_accuracy"] > 0.85
     assert np.isnan(recipe.by_adam(cli, SurrogateGradient())[-1]["bit_accuracy"])
     assert (cli.datamodule.batch_size, cli.datamodule.fixed_batches) == (120, True)
 
-    told = recipe.table({"EP": scores.rows, "Adam": rows}).splitlines()
-    assert [line.split()[:2] for line in told[1:]] == [["EP", "1"], ["EP", "2"], ["Adam", "1"], ["Adam", "2"]]
+    lines = recipe.table({"EP": scores.rows, "Adam": rows}).splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["EP", "1"], ["EP", "2"], ["Adam", "1"], ["Adam", "2"]]
 
 
 def test_independent_spikes_descend_the_likelihood_of_every_output():

@@ -33,15 +33,15 @@ def test_it_is_less_certain_in_the_gap(tmp_path: Path, monkeypatch: pytest.Monke
     sd = recipe.deviation(prediction)
     assert torch.all(sd**2 < prediction.variance[:, 0])  # which has the noise of observations too
     truth = cli.datamodule.truth(places)
-    found = recipe.scores(prediction.mean[:, 0], sd, truth, places, cli.datamodule.seen)
+    found = recipe.scores(prediction.mean[:, 0], sd, truth, places, cli.datamodule.intervals)
     among, gap = found["among the data"], found["in the gap"]
     assert among["mean squared error"] < 0.1 < gap["mean squared error"]
     assert gap["standard deviation"] > 1.3 * among["standard deviation"]
 
-    monkeypatch.setattr(recipe, "PASSES", 20)
+    monkeypatch.setattr(recipe, "EPOCHS", 20)
     adam = recipe.by_adam(cli, x)
     assert adam.shape == places.shape
-    of_adam = recipe.scores(adam, torch.zeros_like(sd), truth, places, cli.datamodule.seen)
+    of_adam = recipe.scores(adam, torch.zeros_like(sd), truth, places, cli.datamodule.intervals)
     assert of_adam["among the data"]["mean squared error"] < 0.1
     assert of_adam["among the data"]["within two of them"] == 0
 

@@ -37,7 +37,7 @@ def start(cache: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell starts its background jobs deaf to Ctrl-C, and their children stay so
+        # a shell starts background jobs that ignore Ctrl-C, and their children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 

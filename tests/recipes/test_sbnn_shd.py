@@ -83,7 +83,7 @@ def test_other_networks_and_methods_take_the_same_data(
     assert (results["network"], results["method"]) == (network, method)
 
 
-def test_it_learns_what_only_the_order_of_spikes_tells_apart(
+def test_it_learns_classes_that_differ_only_in_the_order_of_spikes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ STEPS = 20
 
 
 class Echo(nn.Module):
-    """A spiking layer that emits what it is given, one time step per call."""
+    """Spiking layer whose spikes are its input, one time step per call."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
@@ -23,16 +23,16 @@ register_spiking_layer(Echo)
 
 
 class Given(pl.LightningModule):
-    """Two spiking layers whose spikes are the data `[B, T, N]`; the second has the first two neurons only."""
+    """Two spiking layers whose spikes are the data `[B, T, N]`; the second has only the first two neurons."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = Echo(), Echo()
         self.weight = nn.Parameter(torch.zeros(()))
-        self.watched: list[bool] = []
+        self.hooked: list[bool] = []
 
     def forward(self, batch: list[Tensor]) -> Tensor:
-        self.watched.append(bool(self.first._forward_hooks))
+        self.hooked.append(bool(self.first._forward_hooks))
         for spikes in batch[0].unbind(1):
             self.first(spikes)
             self.second(spikes[:, :2])

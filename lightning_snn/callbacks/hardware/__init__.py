@@ -1,7 +1,7 @@
-"""Fine-tuning for hardware: training at full precision first, then under the limits of a chip.
+"""Fine-tuning for hardware: training at full precision first, then under the constraints of a chip.
 
-Gradients stay exact but for rounding and clipping, which are straight-through. Spike times are those of networks of
-time to first spike, after Stanojevic et al. 2024, arXiv 2306.08744; weights are those of any network.
+Gradients are exact except for rounding and clipping, which are straight-through. Constraints on spike times apply to
+time-to-first-spike networks, after Stanojevic et al. 2024, arXiv 2306.08744; those on weights apply to any network.
 """
 
 from lightning_snn.callbacks.hardware.constrained import Constrained, export_weights, shorten_windows

@@ -1,4 +1,4 @@
-"""What hardware does to weights and spike times, as plain data."""
+"""Constraints of hardware on weights and spike times, as plain data."""
 
 from __future__ import annotations
 
@@ -24,31 +24,34 @@ WeightRanges = Literal["layer", "channel"]
 
 @dataclass(frozen=True)
 class HardwareConstraints:
-    """What a chip does to weights and spike times; the defaults do nothing.
+    """Constraints of a chip on weights and spike times; the defaults do nothing.
 
-    Weights are those of every linear and convolutional layer, each layer by itself; biases, that is thresholds, keep
-    full precision. Times are those of `FirstSpike` neurons and, but for their slopes, of the `SpikeEncoder`. What is
-    random is drawn anew with every batch: training meets many chips, and a measurement is the mean over some.
+    Constraints on weights act on every linear and convolutional layer separately; biases, and so thresholds, keep full
+    precision. Constraints on times act on `FirstSpike` neurons and, except for their slopes, on the `SpikeEncoder`.
+    Random quantities are drawn in every batch, so training sees many chips, and a measurement is a mean over some.
 
     Args:
         jitter: standard deviation of spike times, in units of the input window, at least 0.
-        jitter_silent: whether silent neurons are jittered too, so that some of them spike; for comparison.
-        time_bits: spike times are rounded to 2^time_bits instants of their window, 1 to 16; None leaves them
+        jitter_silent: whether jitter acts on silent neurons too, so that some of them spike; for comparison.
+        time_bits: bits of spike times, 1 to 16: they are rounded to 2^time_bits instants of their window. None leaves
+            them continuous.
+        weight_bits: bits of quantized weights, 1 to 16: 2^weight_bits values over their range. None leaves weights
             continuous.
-        weight_bits: weights are rounded to 2^weight_bits levels over their range, 1 to 16; None leaves them continuous.
-        weight_percentile: percentage of the weights that make up a range, larger than 50 and at most 100; the others
-            are clipped to it.
-        weight_ranges: whether a "layer" has one range of weights, or each output "channel" of it one of its own, as
-            chips have that scale the sum of every column. Batch normalization that went into the weights leaves
-            channels of very different sizes, of which the small ones get few levels of a range of the layer.
-        latency_factor: what windows are divided by, at least 1. Spikes that would come before their window come as it
-            begins.
+        weight_percentile: percentage of the weights within the range, larger than 50 and at most 100. The others are
+            clipped to it.
+        weight_ranges: "layer" for one range of weights per layer, or "channel" for one per output channel, as on chips
+            that scale the sum of each column. Batch normalization that was merged into the weights makes channels very
+            different in size, and the small ones use few values of the range of a layer.
+        latency_factor: divisor of the windows, at least 1. Earlier spikes occur at the start of their window.
         slope_mismatch: standard deviation of the slopes of membrane potentials around 1, from 0 to 1.
-        weight_noise: standard deviation of weights, as a fraction of the largest magnitude among those of one range,
-            at least 0.
+        weight_noise: standard deviation of weights, as a fraction of the largest magnitude in their range, at least 0.
 
     Raises:
-        ValueError: if an argument is outside its range, or refines another that is not set.
+        ValueError: if an argument is out of range, or depends on another that is not set.
+
+    Example:
+        >>> HardwareConstraints(weight_bits=1).weight(torch.tensor([[-1.0, 0.2, 0.6, 1.0]]))
+        tensor([[-1.,  1.,  1.,  1.]])
     """
 
     jitter: float = 0.0
@@ -62,7 +65,7 @@ class HardwareConstraints:
     weight_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        _ = self.times  # which checks its part
+        _ = self.times  # checks its part
         check_between("latency_factor", self.latency_factor, 1, float("inf"))
         check_between("weight_noise", self.weight_noise, 0, float("inf"))
         check_percentile("weight_percentile", self.weight_percentile)
@@ -70,17 +73,17 @@ class HardwareConstraints:
         if self.weight_bits is not None:
             check_bits("weight_bits", self.weight_bits)
         elif self.weight_percentile != 100:
-            raise ValueError("Expected argument `weight_bits` to be set where `weight_percentile` is, but got None")
+            raise ValueError("Expected argument `weight_bits` to be set if `weight_percentile` is, but got None")
         if self.weight_ranges != "layer" and not self.on_weights:
             raise ValueError(
-                "Expected argument `weight_bits` or `weight_noise` to be set where `weight_ranges` is, but got neither"
+                "Expected argument `weight_bits` or `weight_noise` to be set if `weight_ranges` is, but got neither"
             )
         if self.jitter_silent and self.jitter == 0:
-            raise ValueError("Expected argument `jitter` to be larger than 0 where `jitter_silent` is set, but got 0")
+            raise ValueError("Expected argument `jitter` to be larger than 0 if `jitter_silent` is set, but got 0")
 
     @property
     def times(self) -> TimeConstraints:
-        """The part that neurons of time to first spike apply themselves."""
+        """Constraints that time-to-first-spike neurons apply themselves."""
         return TimeConstraints(self.jitter, self.jitter_silent, self.time_bits, self.slope_mismatch)
 
     @property
@@ -96,11 +99,11 @@ class HardwareConstraints:
         return [name for name in names if getattr(self, name) != getattr(neutral, name)]
 
     def weight(self, weight: Tensor, channel_dimension: int = 0) -> Tensor:
-        """What a chip computes with instead of a layer's weights: they are quantized, then noisy.
+        """Return the weights that a chip uses instead of a layer's weights: quantized, then noisy.
 
         Args:
-            weight: of a layer.
-            channel_dimension: of the weight, that of the output channels.
+            weight: weight of a layer.
+            channel_dimension: dimension of the weight that is the output channels.
         """
         dimension = channel_dimension if self.weight_ranges == "channel" else None
         if self.weight_bits is not None:
@@ -111,15 +114,16 @@ class HardwareConstraints:
         return weight
 
     def integers(self, weight: Tensor, channel_dimension: int = 0) -> IntegerWeights:
-        """What a chip stores of a layer's weights.
+        """Return the integers that a chip stores for a layer's weights.
 
         Args:
-            weight, channel_dimension: as for `weight`.
+            weight: weight of a layer.
+            channel_dimension: dimension of the weight that is the output channels.
 
         Raises:
             ValueError: if `weight_bits` is not set.
         """
         if self.weight_bits is None:
-            raise ValueError("Expected argument `constraints` to have weight_bits for an export, but got None")
+            raise ValueError("Expected argument `constraints` to have `weight_bits` for an export, but got None")
         dimension = channel_dimension if self.weight_ranges == "channel" else None
         return integer_weights(weight, self.weight_bits, self.weight_percentile, dimension)

@@ -1,4 +1,4 @@
-"""What a trainer is asked for in the midst of a run: validation unseen, other learning rates, scores forgotten."""
+"""Changes to a running fit: silent validation, scaled learning rates, and reset best scores."""
 
 from __future__ import annotations
 
@@ -12,32 +12,40 @@ from torch import Tensor
 
 
 def validate(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
-    """A metric of the validation data by its name, or "all" that it logs, within a fit; callbacks, loggers and random
-    numbers notice nothing."""
+    """Validate within a fit, without effect on callbacks, loggers, and random numbers.
+
+    Args:
+        trainer: trainer of the fit.
+        metric: name of a metric that the validation logs, or "all".
+
+    Returns:
+        Metrics by name, in alphabetical order.
+    """
     loop, stage = trainer.fit_loop.epoch_loop.val_loop, trainer.state.stage
     callbacks, loggers = trainer.callbacks, trainer.loggers  # type: ignore[attr-defined]
-    known = [(logged, dict(logged)) for logged in _logged(trainer)]
+    tables: list[dict[str, Any]] = [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics]
+    saved = [(table, dict(table)) for table in tables]
     try:
         trainer.callbacks, trainer.loggers = [], []  # type: ignore[attr-defined]
         trainer.validating = True
         trainer.callback_metrics.clear()
         with isolate_rng():
-            # the same noise whenever a network is measured
+            # the same noise in each of these validations
             torch.manual_seed(0)
             loop.run()
-        # where a module logs without `sync_dist` every process has its own
-        found = values(trainer, metric)
+        # processes differ if the module logs without `sync_dist`
+        found = logged_metrics(trainer, metric)
         return {name: found[name].clone() for name in sorted(found)}
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers  # type: ignore[attr-defined]
         trainer.state.stage = stage
-        for logged, before in known:
-            logged.clear()
-            logged.update(before)
+        for table, before in saved:
+            table.clear()
+            table.update(before)
 
 
-def forget_best(trainer: pl.Trainer) -> None:
-    """Let checkpoints of the best epoch, and stopping early, begin anew: scores from now on are of another network."""
+def reset_best_scores(trainer: pl.Trainer) -> None:
+    """Reset the best scores of `ModelCheckpoint` and `EarlyStopping`, because the network changes."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.best_k_models = {}
@@ -48,27 +56,25 @@ def forget_best(trainer: pl.Trainer) -> None:
         stopping.best_score = torch.full_like(stopping.best_score, torch.inf if stopping.mode == "min" else -torch.inf)
 
 
-def _logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
-    return [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics]
-
-
-def values(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
-    """What was logged last, by name: one metric, or "all".
+def logged_metrics(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
+    """Return the metrics that were logged last, by name: one metric, or "all".
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is no metric of that name.
     """
     logged = trainer.callback_metrics
     if metric == "all":
         return dict(logged)
     if metric not in logged:
         found = ", ".join(logged) or "nothing"
-        raise ValueError(f"Expected argument `metric` to be what validation logs, which is {found}, but got {metric!r}")
+        raise ValueError(
+            f"Expected argument `metric` to be logged by the validation (one of {found}), but got {metric!r}"
+        )
     return {metric: logged[metric]}
 
 
 def scale_learning_rates(trainer: pl.Trainer, factor: float) -> None:
-    """Multiply the learning rates of all optimizers, and those that their schedules come back to."""
+    """Multiply the learning rates of all optimizers and the base values of their schedules."""
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
             for name in ("lr", "initial_lr", "max_lr", "min_lr"):
@@ -80,5 +86,5 @@ def scale_learning_rates(trainer: pl.Trainer, factor: float) -> None:
         for name in ("base_lrs", "max_lrs"):
             if hasattr(scheduler, name):
                 setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
-        # those that chain others
+        # of schedulers that combine others
         schedulers += getattr(scheduler, "_schedulers", [])

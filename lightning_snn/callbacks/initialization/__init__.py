@@ -1,4 +1,4 @@
-"""Whether a network can be trained as it was initialized: measured, judged, and mended if asked to."""
+"""Check of a network's initialization: measurements, verdicts, and rescaling of the weights."""
 
 from lightning_snn.callbacks.initialization.callback import InitializationCheck
 from lightning_snn.callbacks.initialization.findings import Finding, findings_table, overall

@@ -1,4 +1,4 @@
-"""Whether a network can be trained as it was initialized, said with the first batch."""
+"""Callback that checks a network's initialization on the first batch."""
 
 from __future__ import annotations
 
@@ -22,50 +22,49 @@ from lightning_snn.nn.observation import named_spiking_layers
 
 
 class InitializationCheck(pl.Callback):
-    """Says with the first batch of a fit whether activity and gradients go through the network, and what helps if not.
+    """Check that activity and gradients pass through the network, on the first batch of a fit.
 
-    Measured is what `measure_initialization` finds, before the first step and on copies, in the precision of the
-    parameters: training goes on to the last bit as it would without this callback. It is printed at once as a table
-    with verdicts, reasons and remedies, and logged as `initialization/QUANTITY/LAYER`, one record at the end of the
-    first epoch. A fit that resumes from a checkpoint is not measured. Of several processes each measures its own part
-    of the first batch; what is logged is the mean, what is printed that of the first, and a failure in one is a failure
-    of all.
+    It measures the quantities of `measure_initialization` before the first step, on copies and in the precision of the
+    parameters, so training is bit-identical with and without this callback. It prints a table with verdicts, reasons,
+    and remedies at once, and logs `initialization/QUANTITY/LAYER`, one record at the end of the first epoch. A fit that
+    resumes from a checkpoint is not measured. With several processes, each measures its own part of the first batch;
+    the mean is logged, the table of the first process is printed, and a failure in one process is a failure of all.
 
-    It works on any LightningModule with spiking layers or rectifiers. The loss is, in this order: `loss`; that of the
-    task of the module's `method`, as a `SpikingModule` has one; the module's own `training_step`, run on a copy with
-    the whole first batch, the logging left out. The first two take a network that maps `[T*B, ...]` to one tensor
-    `[T*B, ...]`, run by itself on `samples` samples; naming `network` or giving `read_batch` chooses that too, with the
-    cross-entropy of the mean over time. A network without time takes a batch of one time step.
+    It works on any LightningModule with spiking layers or ReLUs. The loss is the first of these that is available:
+    `loss`; the loss of the task of the module's `method`, which a `SpikingModule` has; the module's own
+    `training_step`, run on a copy with the whole first batch and without its logging. The first two run a network alone
+    on `samples` samples; it maps `[T*B, ...]` to one tensor `[T*B, ...]`. Setting `network` or `read_batch` selects
+    this too, with the cross-entropy of the mean over time. A network without time takes a batch of one time step.
 
-    With ``on_fail="rescale"`` a failure has the weights rescaled, in place and alike in all processes, by `rescale`, a
-    fluctuation-driven initialization. Then all is measured, printed and logged once more, as
-    `initialization_rescaled/QUANTITY/LAYER`, and what fails still is a warning.
+    With ``on_fail="rescale"``, a failure rescales the weights by `rescale`, a fluctuation-driven initialization, in
+    place and equally in all processes. Then all is measured, printed, and logged again, as
+    `initialization_rescaled/QUANTITY/LAYER`, and remaining failures are a warning.
 
     Args:
-        on_fail: what a verdict "fail" brings: "warn", "raise" or "rescale".
-        network: name of the network within the module, dots and all, to run by itself; None is "network" where it has
-            to be run by itself.
-        loss: from outputs `[T, B, ...]` and targets to a scalar.
-        read_batch: from a batch to ``(x [T, B, ...], y [B, ...])``; None takes batches that are just that.
-        samples: how many samples of the batch to use for a network by itself, from the first.
-        thresholds: when it passes; None are the defaults.
-        xi: for "rescale", distance of the threshold from the mean membrane in standard deviations, larger than 0.
+        on_fail: response to a verdict "fail": "warn", "raise", or "rescale".
+        network: name of the network within the module, such as "model.network", to run it alone; None is "network" if
+            the network is run alone.
+        loss: function from outputs `[T, B, ...]` and targets to a scalar.
+        read_batch: function from a batch to ``(x [T, B, ...], y [B, ...])``; None expects batches that are such pairs.
+        samples: number of samples of the batch, from the first, for a network that is run alone.
+        thresholds: limits of the verdicts; None uses the defaults.
+        xi: for "rescale", distance of the threshold from the mean membrane potential in standard deviations, larger
+            than 0.
         name: first part of all keys.
 
     Attributes:
-        findings: what was found.
-        rescalings: what became of each spiking layer; empty without a rescaling.
-        rescaled_findings: what was found after that.
+        findings: findings of the first batch.
+        rescalings: result of the rescaling for each spiking layer; empty without a rescaling.
+        rescaled_findings: findings after the rescaling.
 
     Raises:
-        ValueError: if an argument is outside its range; when the fit starts, if the module has no such network, no
-            layers to measure or rescale, or optimizes by hand without a `loss`; with the first batch, if it has another
-            form than `network` needs, or the module cannot be copied.
-        RuntimeError: with the first batch, for ``on_fail="raise"``, naming what failed.
+        ValueError: if an argument is out of range; at the start of a fit, if the module has no such network, has no
+            layers to measure or rescale, or uses manual optimization without a `loss`; in the first batch, if its form
+            does not fit `network`, or if the module cannot be copied.
+        RuntimeError: in the first batch, if ``on_fail="raise"`` and a verdict is "fail"; the message names it.
 
     Example:
-        >>> trainer = Trainer(callbacks=[InitializationCheck(on_fail="rescale")])
-        >>> trainer.fit(module, data)
+        >>> trainer = pl.Trainer(callbacks=[InitializationCheck(on_fail="rescale", xi=2.0)], logger=False)
     """
 
     def __init__(
@@ -91,25 +90,25 @@ class InitializationCheck(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.findings, self.rescalings, self.rescaled_findings = [], [], []
-        if not self._by_itself(pl_module):
+        if not self._runs_network(pl_module):
             check_training_step(pl_module, self)
-        measured = self._measured(pl_module)
+        measured = self._measured_module(pl_module)
         check_layers(measured)
         if self.on_fail == "rescale" and not named_spiking_layers(measured):
             raise ValueError(
                 "Expected a module with spiking layers for InitializationCheck(on_fail='rescale'), but got "
-                f"{type(measured).__name__}, which has rectifiers only"
+                f"{type(measured).__name__}, which has only ReLUs"
             )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # with accumulated gradients several batches come before the first step
+        # with accumulated gradients several batches precede the first step
         if trainer.global_step > 0 or self.findings:
             return
-        module, run = self._measured(pl_module), self._run(trainer, pl_module, batch)
+        module, run = self._measured_module(pl_module), self._run(trainer, pl_module, batch)
         self.findings = measure_initialization(module, run, self.thresholds)
-        self._tell(trainer, pl_module, self.findings, self.name)
+        self._report(trainer, pl_module, self.findings, self.name)
         message = self._failure(trainer, self.findings, "from its initialization")
         if message is None:
             return
@@ -122,47 +121,47 @@ class InitializationCheck(pl.Callback):
         if trainer.is_global_zero:
             print(f"\n{rescalings_table(self.rescalings)}")
         self.rescaled_findings = measure_initialization(module, run, self.thresholds)
-        self._tell(trainer, pl_module, self.rescaled_findings, f"{self.name}_rescaled")
-        message = self._failure(trainer, self.rescaled_findings, "although it was rescaled")
+        self._report(trainer, pl_module, self.rescaled_findings, f"{self.name}_rescaled")
+        message = self._failure(trainer, self.rescaled_findings, "after rescaling")
         if message is not None:
             rank_zero_warn(message)
 
-    def _by_itself(self, pl_module: pl.LightningModule) -> bool:
-        """Whether a network is run by itself, and not by the module's training step."""
+    def _runs_network(self, pl_module: pl.LightningModule) -> bool:
+        """Return whether the network is run alone, and not by the module's training step."""
         chosen = (self.network, self.loss, self.read_batch, task_loss(pl_module))
         return any(each is not None for each in chosen)
 
-    def _measured(self, pl_module: pl.LightningModule) -> nn.Module:
-        return network_of(pl_module, self.network or "network") if self._by_itself(pl_module) else pl_module
+    def _measured_module(self, pl_module: pl.LightningModule) -> nn.Module:
+        return network_of(pl_module, self.network or "network") if self._runs_network(pl_module) else pl_module
 
     def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Run:
-        if not self._by_itself(pl_module):
+        if not self._runs_network(pl_module):
             return training_run(trainer, pl_module, batch, self)
         x, y = read_batch(batch, self.read_batch, type(self).__name__)
         return folded_loss((x[:, : self.samples], y[: self.samples]), self.loss or task_loss(pl_module))
 
-    def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, findings: list[Finding], name: str) -> None:
+    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, findings: list[Finding], name: str) -> None:
         values = {f"{name}/{each.quantity}/{each.layer}": each.value for each in findings}
-        # one record, not one of each step of the epoch; it comes of this batch alone
+        # one record for this batch, and not one for each step of the epoch
         pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, batch_size=1)
         table = findings_table(findings)
         log_text(trainer, name, table)
         if trainer.is_global_zero:
-            print(f"\n{table}")  # below the progress bar
+            print(f"\n{table}")  # starts a new line after the progress bar
 
     def _failure(self, trainer: pl.Trainer, findings: list[Finding], when: str) -> str | None:
-        """What failed, the same in all processes: None if nothing did in any."""
+        """Return a message about the failures; None if no process has any."""
         failed = overall(findings) == "fail"
         if not trainer.strategy.reduce_boolean_decision(failed, all=False):
             return None
         found = [each for each in findings if each.verdict == "fail"]
-        reasons = "; ".join(map(str, found)) or "another process says so"
+        reasons = "; ".join(map(str, found)) or "a verdict of another process is 'fail'"
         remedies = [*dict.fromkeys(each.remedy for each in found)]
-        known = {each.layer for each in findings if each.quantity == "membrane_mean"}
+        rescalable = {each.layer for each in findings if each.quantity == "membrane_mean"}
         if self.on_fail != "rescale" and any(
-            each.layer in known and each.remedy in (WEAKER, STRONGER) for each in found
+            each.layer in rescalable and each.remedy in (WEAKER, STRONGER) for each in found
         ):
-            remedies.append("on_fail='rescale'")
-        return f"The network is not expected to train well {when}: {reasons}" + (
-            f". What may help: {'; '.join(remedies)}" if remedies else ""
+            remedies.append("use on_fail='rescale'")
+        return f"The network is not expected to train well {when}: {reasons}." + (
+            f" Possible remedies: {'; '.join(remedies)}." if remedies else ""
         )

@@ -1,4 +1,4 @@
-"""What is found in a network before training: values, verdicts, and what to do about them."""
+"""Findings about a network before training: values, verdicts, reasons, and remedies."""
 
 from __future__ import annotations
 
@@ -8,53 +8,58 @@ from typing import NamedTuple
 
 from lightning_snn.callbacks.initialization.thresholds import Band, Verdict
 
-WEAKER = "scale its incoming weights down, or raise its threshold"
-STRONGER = "scale its incoming weights up, or lower its threshold"
-_VANISHING = "larger weights, a wider surrogate derivative, skip connections, normalization, or fewer layers"
-_EXPLODING = "smaller weights, a narrower or lower surrogate derivative, normalization, or clipped gradients"
-_HE = "weights of standard deviation sqrt(2 / fan-in), or normalization"
-_SLOPES = "slopes of 1: `FirstSpike` after a Linear, `nn.from_relu`, or `copy_relu` from a ReLU network"
+WEAKER = "scale down the weights before the layer, or raise its threshold"
+STRONGER = "scale up the weights before the layer, or lower its threshold"
+_VANISHING = "use larger weights, a wider surrogate derivative, skip connections, normalization, or fewer layers"
+_EXPLODING = "use smaller weights, a narrower or lower surrogate derivative, normalization, or gradient clipping"
+_HE = "use weights of standard deviation sqrt(2 / fan-in), or normalization"
+_SLOPES = "make slopes 1: use `FirstSpike` after a Linear, `nn.from_relu`, or `copy_relu` from a ReLU network"
+_ACTIVE = "use larger weights or biases"
 
-# by quantity, and by whether the value is too small or too large: the reason, and the remedy
+# by quantity, and by whether the value is too large: the reason, and the remedy
 _ADVICE = {
-    ("firing_rate", False): ("it is silent or nearly so", STRONGER),
-    ("firing_rate", True): ("it spikes all the time", WEAKER),
-    ("dead_share", True): ("many of its neurons never spike, and learn slowly or not at all", STRONGER),
-    ("saturated_share", True): ("many of its neurons spike in nearly every step, and tell nothing", WEAKER),
-    ("membrane_sd", False): ("its membranes hardly move beside the threshold", STRONGER),
-    ("membrane_sd", True): ("its membranes are far from the threshold, where surrogate derivatives vanish", WEAKER),
-    ("spike_gain", False): ("gradients vanish in it", _VANISHING),
-    ("spike_gain", True): ("gradients explode in it", _EXPLODING),
-    ("spike_derivative", False): ("its spikes pass no gradient on", "a surrogate derivative of the spike"),
+    ("firing_rate", False): ("the layer is silent or nearly silent", STRONGER),
+    ("firing_rate", True): ("the layer spikes all the time", WEAKER),
+    ("dead_share", True): ("many neurons never spike, so they learn slowly or not at all", STRONGER),
+    ("saturated_share", True): ("many neurons spike in nearly every time step and carry no information", WEAKER),
+    ("membrane_sd", False): ("the membrane potentials hardly vary compared with the threshold", STRONGER),
+    ("membrane_sd", True): ("many membrane potentials are far from the threshold, so their gradients vanish", WEAKER),
+    ("spike_gain", False): ("gradients vanish in this layer", _VANISHING),
+    ("spike_gain", True): ("gradients explode in this layer", _EXPLODING),
+    ("spike_derivative", False): ("no gradient passes through its spikes", "use a surrogate derivative for spikes"),
     ("depth_gain", False): ("gradients vanish over depth", _VANISHING),
     ("depth_gain", True): ("gradients explode over depth", _EXPLODING),
     ("gradient_ratio", False): ("the first weights learn far more slowly than the last", _VANISHING),
     ("gradient_ratio", True): ("the first weights learn far faster than the last", _EXPLODING),
-    ("spectral_radius", False): ("its Jacobian shrinks gradients", _HE),
-    ("spectral_radius", True): ("its Jacobian stretches gradients", _HE),
-    ("active_fraction", False): ("few of its neurons are active", "larger weights or biases"),
-    ("active_fraction", True): ("nearly all of its neurons are active: it is almost linear", "smaller biases"),
-    ("silent_samples", True): ("no neuron of it is active for some samples", "larger weights or biases"),
-    ("smallest_slope", False): ("neurons with slopes near 0 explode, and below 0 they never spike", _SLOPES),
+    ("spectral_radius", False): ("the Jacobian of this layer shrinks gradients", _HE),
+    ("spectral_radius", True): ("the Jacobian of this layer amplifies gradients", _HE),
+    ("active_fraction", False): ("few neurons are active", _ACTIVE),
+    ("active_fraction", True): ("nearly all neurons are active, so the layer is almost linear", "use smaller biases"),
+    ("silent_samples", True): ("no neuron of the layer is active for some samples", _ACTIVE),
+    ("smallest_slope", False): (
+        "gradients explode for slopes near 0, and neurons with negative slopes never spike",
+        _SLOPES,
+    ),
 }
-_NO_NUMBER = (
-    "the values are not finite, or no gradient comes at all",
-    "finite inputs, thresholds above 0, and layers that are not silent",
+_NOT_A_NUMBER = (
+    "the values are not finite, or there is no gradient",
+    "check that inputs are finite, thresholds are positive, and layers are not silent",
 )
-_OVERFLOW = "it overflows", "first see to the layers above"
-_NO_LAST = "the gradient of the last weights is 0, as behind a silent layer", "first see to the layers above"
+_OVERFLOW = "the value overflows"
+_NO_LAST_GRADIENT = "the gradient of the last weights is 0, for example behind a silent layer"
+_FIX_OTHERS_FIRST = "fix the layers listed above first"
 
 
 class Finding(NamedTuple):
-    """One measured value.
+    """One measured value with a verdict.
 
     Attributes:
-        quantity: what was measured.
-        layer: where; "all" is the whole network.
-        value: the value.
-        verdict: "ok", "warn" or "fail"; None where a value is for information only.
-        reason: what a value that is not ok means.
-        remedy: what helps against it.
+        quantity: name of the measured quantity.
+        layer: name of the layer; "all" is the whole network.
+        value: measured value.
+        verdict: "ok", "warn", or "fail"; None for a value without a verdict.
+        reason: meaning of a value that is not ok.
+        remedy: advice for a value that is not ok.
     """
 
     quantity: str
@@ -68,42 +73,42 @@ class Finding(NamedTuple):
         return f"{self.quantity} of {self.layer} is {self.value:.4g}"
 
 
-def judged(quantity: str, layer: str, value: float, band: Band) -> Finding:
-    """A finding with the verdict of a band."""
-    return advised(quantity, layer, value, band.verdict(value), value > band.passes[1])
+def judge_by_band(quantity: str, layer: str, value: float, band: Band) -> Finding:
+    """Return a finding with the verdict of a band."""
+    return with_advice(quantity, layer, value, band.verdict(value), value > band.passes[1])
 
 
-def advised(quantity: str, layer: str, value: float, verdict: Verdict, large: bool) -> Finding:
-    """A finding with a verdict, and with reason and remedy if it is not ok; `large`: it is so by being too large."""
+def with_advice(quantity: str, layer: str, value: float, verdict: Verdict, too_large: bool) -> Finding:
+    """Return a finding with a verdict and, if it is not ok, the reason and remedy for a too large or small value."""
     if verdict == "ok":
         return Finding(quantity, layer, value, verdict)
     if value != value:
-        advice = _NO_NUMBER
+        advice = _NOT_A_NUMBER
     elif value == math.inf:
-        advice = _NO_LAST if quantity == "gradient_ratio" else _OVERFLOW
+        advice = (_NO_LAST_GRADIENT if quantity == "gradient_ratio" else _OVERFLOW, _FIX_OTHERS_FIRST)
     else:
-        advice = _ADVICE[quantity, large]
+        advice = _ADVICE[quantity, too_large]
     return Finding(quantity, layer, value, verdict, *advice)
 
 
 def overall(findings: Sequence[Finding]) -> Verdict:
-    """The worst verdict."""
+    """Return the worst verdict."""
     verdicts = {each.verdict for each in findings}
     return "fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "ok"
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """Findings as lines of text: a table, the verdict of the whole, and what to do about what is not ok."""
+    """Return findings as text: a table, the overall verdict, and reasons and remedies for all that are not ok."""
     rows = [("quantity", "layer", "value", "verdict")]
     rows += [(each.quantity, each.layer, f"{each.value:.4g}", each.verdict or "") for each in findings]
-    found = [f"The network as a whole: {overall(findings)}"]
+    lines = [f"Overall verdict: {overall(findings)}"]
     for verdict in ("fail", "warn"):
         chosen = [each for each in findings if each.verdict == verdict]
-        found += [f"{verdict}: {each}: {each.reason}. Remedy: {each.remedy}" for each in chosen]
-    return "\n".join([*aligned(rows), *found])
+        lines += [f"{verdict}: {each}: {each.reason}. Remedy: {each.remedy}." for each in chosen]
+    return "\n".join([*align_columns(rows), *lines])
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of cells as lines, with columns one below the other."""
+def align_columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,13 +1,13 @@
-"""Simulated event-camera gestures: an event camera looks at people who make the 11 gestures of DVS128 Gesture.
+"""Simulator of event-camera recordings of people who make the 11 gestures of DVS128 Gesture.
 
-The recordings are *simulated*: accuracies on them are not comparable with published ones on DVS128 Gesture. Only the
-direction of motion separates the classes of each pair in ``DIRECTION_PAIRS``.
+The recordings are *simulated*: accuracies on them are not comparable with published ones on DVS128 Gesture. The
+classes of each pair in ``DIRECTION_PAIRS`` differ only in the direction of motion.
 
-This package needs numpy alone, so that processes which generate recordings start without importing torch.
+This package imports only NumPy, so that processes that generate recordings start without torch.
 
-The events of a real DVS128 camera: Lichtsteiner, Posch, Delbruck, "A 128x128 120 dB 15 us latency asynchronous temporal
-contrast vision sensor", IEEE J. Solid-State Circuits 43(2), 2008. The gestures: Amir et al., "A low power, fully
-event-based gesture recognition system", CVPR 2017.
+Sources: for the events of a DVS128 camera, Lichtsteiner, Posch, Delbruck, "A 128x128 120 dB 15 us latency asynchronous
+temporal contrast vision sensor", IEEE J. Solid-State Circuits 43(2), 2008; for the gestures, Amir et al., "A low power,
+fully event-based gesture recognition system", CVPR 2017.
 """
 
 from __future__ import annotations

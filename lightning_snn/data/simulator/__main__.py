@@ -1,4 +1,4 @@
-"""A process of `parallel`: ``python -m lightning_snn.data.simulator SPLIT FIRST STRIDE`` writes frames to stdout."""
+"""Worker of `parallel`: ``python -m lightning_snn.data.simulator SPLIT FIRST STRIDE`` writes frames to stdout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .recording import Split
 
 
 def main() -> None:
-    """Recordings FIRST, FIRST + STRIDE, ... of the split, a JSON object, one after the other."""
-    # Ctrl-C reaches every process of the terminal; the one that reads ends this one, without a traceback from each.
+    """Write the recordings FIRST, FIRST + STRIDE, ... of SPLIT, a JSON object, one after the other."""
+    # Ctrl-C reaches every process of the terminal; the parent ends this one, so that only one traceback is printed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     split = Split(**json.loads(sys.argv[1]))
     for index in range(int(sys.argv[2]), len(split), int(sys.argv[3])):

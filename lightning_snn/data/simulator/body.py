@@ -1,8 +1,8 @@
 """People and their movements: seeded subjects, and the joint positions of each gesture over time.
 
-Lengths are meters, times seconds, angles radians. World axes as the camera sees them: x to the right, y down, z from
-the subject towards the camera; the origin lies midway between the shoulders. The subject faces the camera, so that the
-right arm is on the left of the image. "Clockwise" is as the camera sees it.
+Lengths are in meters, times in seconds, angles in radians. World axes as seen by the camera: x to the right, y down, z
+from the subject towards the camera; the origin is midway between the shoulders. The subject faces the camera, so the
+right arm is on the left of the image. "Clockwise" is as seen by the camera.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLASS_NAMES = (
 )
 
 RIGHT, LEFT = 0, 1
-# +1 where an arm's outward direction is +x in the image.
+# sign of x in the image of the outward direction of each arm
 OUTWARD = np.array([-1.0, 1.0])
 
 Array = NDArray[np.float64]
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Subject:
-    """One person, with the clothes, the wall behind and the habits that stay the same over their recordings."""
+    """One person, with clothes, background wall and habits, which are the same in all of their recordings."""
 
     shoulder_width: float
     upper_arm: float
@@ -68,12 +68,12 @@ class Subject:
 
 
 def draw_subject(rng: np.random.Generator) -> Subject:
-    """Draw a person. Reflectances are fractions of the light sent back, in (0, 1)."""
+    """Draw a random person; reflectances are fractions of the light, in (0, 1)."""
     size = rng.normal(1.0, 0.07)
     build = np.exp(rng.normal(0.0, 0.15))
     background = np.exp(rng.uniform(np.log(0.06), np.log(0.75)))
     skin = np.exp(rng.uniform(np.log(0.18), np.log(0.65)))
-    # People are seen because they differ from the wall: draw again where skin would vanish against it.
+    # a person is visible only in contrast to the wall, so draw again if the skin is about as bright
     while abs(np.log(skin / background)) < 0.45:
         skin = np.exp(rng.uniform(np.log(0.18), np.log(0.65)))
         background = np.exp(rng.uniform(np.log(0.06), np.log(0.75)))
@@ -119,12 +119,12 @@ def move(class_index: int, subject: Subject, time: Array, rng: np.random.Generat
 
     Args:
         class_index: gesture, an index into ``CLASS_NAMES``.
-        subject: who moves.
+        subject: the person.
         time: instants in seconds, shape ``(S,)``.
-        rng: draws this recording's phase, tempo, amplitude, place and their wobble.
+        rng: draws phase, tempo, amplitude, place of this recording, and their variation over time.
 
     Returns:
-        The joints at each instant, before the camera.
+        The joints at each instant.
     """
     hands = hand_paths(class_index, subject, time, rng) * subject.reach
     place = np.stack([wander(time, 0.012, rng), wander(time, 0.008, rng), np.zeros_like(time)], axis=-1)
@@ -135,7 +135,7 @@ def move(class_index: int, subject: Subject, time: Array, rng: np.random.Generat
     hands[..., 0] *= OUTWARD[:, None]
     shoulders = np.zeros_like(hands)
     shoulders[..., 0] = OUTWARD[:, None] * subject.shoulder_width / 2
-    # The trunk gives way a little to the moving arms.
+    # the trunk follows the moving arms a little
     place = place + 0.04 * hands.mean(axis=0)
     shoulders = shoulders + place
     hands = shoulders + hands
@@ -145,14 +145,15 @@ def move(class_index: int, subject: Subject, time: Array, rng: np.random.Generat
 
 
 def wander(time: Array, amplitude: float, rng: np.random.Generator) -> Array:
-    """A slow random function of time, ``(S,)``, of root mean square ``amplitude``: three sinusoids of 0.15-0.8 Hz."""
+    """Return a slow random function of time, ``(S,)``, with RMS ``amplitude``: three sinusoids of 0.15-0.8 Hz."""
     frequency = rng.uniform(0.15, 0.8, (3, 1))
     phase = rng.uniform(0.0, 2 * np.pi, (3, 1))
-    return amplitude * np.sqrt(2 / 3) * np.sin(2 * np.pi * frequency * time + phase).sum(axis=0)
+    position: Array = amplitude * np.sqrt(2 / 3) * np.sin(2 * np.pi * frequency * time + phase).sum(axis=0)
+    return position
 
 
 def bend_arms(shoulders: Array, hands: Array, pole: Array, upper_arm: float, forearm: float) -> tuple[Array, Array]:
-    """Elbows of two-bone arms from shoulder and hand, bent towards ``pole``; hands out of reach are drawn in.
+    """Return elbows, bent towards ``pole``, and hands of two-bone arms; hands out of reach are moved into reach.
 
     With d the distance from shoulder to hand, the elbow lies ``(d^2 + u^2 - f^2) / 2d`` along the line and off it
     towards the pole, so that both bones keep their lengths u and f.
@@ -169,7 +170,7 @@ def bend_arms(shoulders: Array, hands: Array, pole: Array, upper_arm: float, for
 
 
 def hand_paths(class_index: int, subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """Hand paths of a gesture from each shoulder in arm lengths, ``(2, S, 3)``: outward, down, towards the camera."""
+    """Return hand paths relative to the shoulders in arm lengths, ``(2, S, 3)``: outward, down, towards the camera."""
     match class_index:
         case 0:
             return _clap(subject, time, rng)
@@ -178,7 +179,7 @@ def hand_paths(class_index: int, subject: Subject, time: Array, rng: np.random.G
         case 3 | 4 | 5 | 6:
             arm = RIGHT if class_index in (3, 4) else LEFT
             clockwise = class_index in (3, 5)
-            # With y down, increasing angle is clockwise where outward is +x, that is for the left arm.
+            # y points down, so increasing angles are clockwise if outward is +x, which is the left arm
             turn = OUTWARD[arm] if clockwise else -OUTWARD[arm]
             return _one_arm(arm, _circle(turn, subject, time, rng), time, rng)
         case 7:
@@ -195,14 +196,14 @@ def hand_paths(class_index: int, subject: Subject, time: Array, rng: np.random.G
 
 
 def _phase(tempo: float, subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """Phase in radians of a movement of about ``tempo`` Hz with wobble; starts anywhere in the cycle."""
-    frequency = tempo * subject.tempo * np.exp(rng.normal(0.0, 0.08))
+    """Return the phase in radians of a movement of about ``tempo`` Hz, which varies; the initial phase is random."""
+    frequency = tempo * subject.tempo * float(np.exp(rng.normal(0.0, 0.08)))
     return rng.uniform(0.0, 2 * np.pi) + 2 * np.pi * frequency * time + wander(time, 0.25, rng)
 
 
 def _size(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """Relative extent of a movement over time: the subject's habit, this recording's, and a wobble."""
-    return subject.amplitude * np.exp(rng.normal(0.0, 0.08)) * (1 + wander(time, 0.07, rng))
+    """Return the relative extent of a movement over time: subject, recording, and variation within it."""
+    return subject.amplitude * float(np.exp(rng.normal(0.0, 0.08))) * (1 + wander(time, 0.07, rng))
 
 
 def _path(outward: Array | float, down: Array | float, front: Array | float, time: Array) -> Array:
@@ -210,12 +211,12 @@ def _path(outward: Array | float, down: Array | float, front: Array | float, tim
 
 
 def _midline(subject: Subject) -> float:
-    """The body's midline seen from a shoulder, in arm lengths outward."""
+    """Return the outward coordinate of the body's midline relative to a shoulder, in arm lengths."""
     return -0.5 * subject.shoulder_width / subject.reach
 
 
 def _one_arm(arm: int, path: Array, time: Array, rng: np.random.Generator) -> Array:
-    """One arm moves, the other hangs."""
+    """Return the paths of both hands if one arm moves along ``path`` and the other hangs."""
     hanging = _path(
         0.12 + abs(rng.normal(0.0, 0.06)) + wander(time, 0.01, rng), 0.9, 0.15 + wander(time, 0.02, rng), time
     )
@@ -231,7 +232,7 @@ def _clap(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
 
 
 def _wave(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """The forearm swings about a raised elbow."""
+    """Swing the forearm around a raised elbow."""
     angle = 0.60 * _size(subject, time, rng) * np.sin(_phase(1.9, subject, time, rng))
     angle = angle + rng.normal(0.0, 0.12) + wander(time, 0.05, rng)
     pivot_outward = 0.32 + subject.spread + rng.normal(0.0, 0.05)
@@ -240,7 +241,7 @@ def _wave(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
 
 
 def _circle(turn: float, subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """The hand goes round beside the body. ``turn`` (+1 or -1) is the sense of the angle and enters nothing else."""
+    """Circle the hand next to the body; ``turn`` (+1 or -1) is the direction and affects nothing else."""
     phase = _phase(1.25, subject, time, rng)
     angle = phase[0] + turn * (phase - phase[0])
     radius = 0.42 * _size(subject, time, rng)
@@ -259,7 +260,7 @@ def _circle(turn: float, subject: Subject, time: Array, rng: np.random.Generator
 
 
 def _roll(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """The forearms go round each other before the chest, in either sense."""
+    """Roll the forearms around each other in front of the chest, in either direction."""
     phase = rng.choice([-1.0, 1.0]) * _phase(1.8, subject, time, rng)
     radius = 0.20 * _size(subject, time, rng)
     down = 0.32 + subject.raise_ + rng.normal(0.0, 0.06) + wander(time, 0.02, rng)
@@ -273,7 +274,7 @@ def _roll(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
 
 
 def _drum(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """The hands strike downwards in turn."""
+    """Strike downwards with both hands in turn."""
     phase = _phase(2.1, subject, time, rng)
     height = 0.42 * _size(subject, time, rng)
     down = 0.55 + subject.raise_ + rng.normal(0.0, 0.06)
@@ -288,7 +289,7 @@ def _drum(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
 
 
 def _guitar(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """One hand strums at the belly, the other holds and slides along the neck of the guitar."""
+    """Strum with one hand at the belly, and slide the other along the neck of the guitar."""
     strum = 0.22 * _size(subject, time, rng) * np.sin(_phase(2.6, subject, time, rng))
     strumming = _path(
         _midline(subject) + 0.12 + rng.normal(0.0, 0.05) + 0.3 * strum,
@@ -307,7 +308,7 @@ def _guitar(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
 
 
 def _other(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """Something improvised: one or both hands swing along a random line or figure that no other class has."""
+    """Improvise: one or both hands swing along a random line or figure that no other class has."""
     kind = rng.integers(4)
     phase = _phase(1.5, subject, time, rng)
     size = _size(subject, time, rng)
@@ -324,6 +325,6 @@ def _other(subject: Subject, time: Array, rng: np.random.Generator) -> Array:
         sweep = 0.35 * size * swing
         down = 0.25 + rng.normal(0.0, 0.1)
         return np.stack([_path(0.05 + side * sweep, down, 0.55, time) for side in (-1, 1)])
-    # One hand draws a figure of eight.
+    # one hand draws a figure of eight
     figure = _path(0.3 + 0.35 * size * swing, 0.15 + 0.3 * size * np.sin(2 * phase), 0.5, time)
     return _one_arm(int(rng.integers(2)), figure, time, rng)

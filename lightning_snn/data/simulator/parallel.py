@@ -1,7 +1,7 @@
-"""A split simulated by several processes.
+"""Simulation of a split by several processes.
 
-The processes are plain commands rather than `multiprocessing` workers: those import the user's main script again, which
-fails without an ``if __name__ == "__main__"`` guard and otherwise loads torch in every process.
+The processes are plain commands instead of `multiprocessing` workers, which import the user's main script again. That
+fails without an ``if __name__ == "__main__"`` guard, and otherwise loads torch in every process.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .sensor import Counts
 
 
 def simulate_split(split: Split, processes: int) -> Iterator[Counts]:
-    """Every recording of a split in order, behind a progress bar; the same for any number of processes.
+    """Simulate all recordings of a split in order, with a progress bar; the same for any number of processes.
 
     Args:
         split: the recordings.
-        processes: how many to simulate at a time.
+        processes: number of processes that simulate.
 
-    Returns:
-        for each recording its frames, shape ``(time_steps, 2, size, size)``, uint8.
+    Yields:
+        The frames of each recording, shape ``(time_steps, 2, size, size)``, uint8.
 
     Raises:
-        RuntimeError: if a process fails; its own error stands above.
+        RuntimeError: if a process fails; its own traceback is printed before.
     """
     with tqdm(total=len(split), desc=f"Simulating {split.name} gestures", unit="recording", disable=None) as bar:
         source = map(split.frames, range(len(split))) if processes == 1 else _from_processes(split, processes)
@@ -44,7 +44,7 @@ def _from_processes(split: Split, processes: int) -> Iterator[Counts]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        # Else `-m` puts the working folder first, and a json.py that lies there is imported instead of Python's.
+        # otherwise `-m` puts the working folder first, and a json.py in it would be imported instead of Python's
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -66,7 +66,8 @@ def _from_processes(split: Split, processes: int) -> Iterator[Counts]:
             data = worker.stdout.read(size)
             if len(data) < size:
                 raise RuntimeError(
-                    f"Simulating recording {index} failed: its process ended with exit code {worker.wait()}"
+                    f"Expected the process that simulates recording {index} to succeed, but got exit code "
+                    f"{worker.wait()}"
                 )
             yield np.frombuffer(data, np.uint8).reshape(shape)
     finally:

@@ -1,4 +1,4 @@
-"""Recordings: one person makes one gesture under one light before the camera; and the plan of a whole split."""
+"""Recordings of one person who makes one gesture under one light, and the recordings of a whole split."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lightning_snn.checks import check_choice, check_integer, check_positive
 
 from .body import CLASS_NAMES, Subject, draw_subject, move
 from .scene import LIGHTS, UNSEEN_LIGHT, Light, render
-from .sensor import Counts, count_events, make_sensor
+from .sensor import Counts, make_sensor, simulate_sensor
 
 SIMULATOR_VERSION = 1
-"""Changes whenever the same arguments would give other events, so that caches are not mixed."""
+"""Changes whenever the same arguments would give other events, so that caches are not reused."""
 
 DIRECTION_PAIRS = ((3, 4), (5, 6))
-"""Classes that differ in nothing but the direction of motion."""
+"""Pairs of classes that differ only in the direction of motion."""
 
 SPLITS = ("train", "val", "test")
-# Seconds between two images at most, and seconds simulated before the recording starts.
+# largest time between two images, and time simulated before the recording starts, in seconds
 LONGEST_STEP = 0.0125
 LEAD_TIME = 0.1
-# Of a frame in seconds; below it the lead time alone would fill the memory.
+# of a frame, in seconds; with shorter ones the lead time alone would fill the memory
 SHORTEST_FRAME = 1e-4
 
 _sensor = lru_cache(make_sensor)
@@ -40,22 +40,22 @@ def simulate_counts(
     time_steps: int = 16,
     duration: float = 1.6,
 ) -> tuple[Counts, float]:
-    """Record one gesture at the simulation's own resolution in time, 12.5 ms or finer.
+    """Simulate one gesture at the time resolution of the simulation, 12.5 ms or finer.
 
-    Pixel noise is sampled once a step, so that frames shorter than 12.5 ms hold more noise events in all.
+    Pixel noise is sampled once per time step, so shorter frames than 12.5 ms hold more noise events in total.
 
     Args:
         class_index: gesture, an index into ``CLASS_NAMES``.
-        subject: who makes it.
-        light: how the room is lit.
-        key: of all randomness in this recording.
+        subject: the person.
+        light: the light in the room.
+        key: seed of all random numbers of this recording.
         size: height and width of the sensor in pixels.
-        time_steps: frames that the counts can be summed to; the steps divide evenly among them.
+        time_steps: number of frames; the number of time steps is a multiple of it.
         duration: length in seconds.
 
     Returns:
-        Events in each step, shape ``(S, 2, size, size)`` with polarity 0 OFF and 1 ON, where S is a multiple of
-        ``time_steps``; and the length of a step in seconds.
+        Events in each time step, shape ``(S, 2, size, size)`` with polarity 0 OFF and 1 ON, where S is a multiple of
+        ``time_steps``; and the length of a time step in seconds.
 
     Raises:
         ValueError: if ``class_index``, ``size``, ``time_steps`` or ``duration`` is out of range.
@@ -69,7 +69,7 @@ def simulate_counts(
     motion_key, scene_key, sensor_key = (np.random.Generator(np.random.Philox(child)) for child in _children(key))
     motion = move(class_index, subject, time, motion_key)
     brightness = render(subject, motion, light, size, scene_key)
-    counts = count_events(brightness, _sensor(size), step, light.bandwidth, light.noise, sensor_key)
+    counts = simulate_sensor(brightness, _sensor(size), step, light.bandwidth, light.noise, sensor_key)
     return counts[lead:], step
 
 
@@ -82,13 +82,13 @@ def simulate_frames(
     time_steps: int = 16,
     duration: float = 1.6,
 ) -> Counts:
-    """Record one gesture as event counts in equal bins of time; arguments as for :func:`simulate_counts`.
+    """Simulate one gesture as event counts in equal time bins; arguments as for :func:`simulate_counts`.
 
     Returns:
-        Event counts, shape ``(time_steps, 2, size, size)``, polarity 0 OFF and 1 ON; a cell counts to 255 at most.
+        Event counts, shape ``(time_steps, 2, size, size)``, polarity 0 OFF and 1 ON; counts saturate at 255.
     """
     counts, _ = simulate_counts(class_index, subject, light, key, size, time_steps, duration)
-    frames = counts.reshape(time_steps, -1, 2, size, size).sum(axis=1, dtype=np.uint16)
+    frames: NDArray[np.uint16] = counts.reshape(time_steps, -1, 2, size, size).sum(axis=1, dtype=np.uint16)
     return np.minimum(frames, 255).astype(np.uint8)
 
 
@@ -101,13 +101,13 @@ def simulate_events(
     time_steps: int = 16,
     duration: float = 1.6,
 ) -> NDArray[np.void]:
-    """Record one gesture as a stream of events; arguments as for :func:`simulate_counts`.
+    """Simulate one gesture as a stream of events; arguments as for :func:`simulate_counts`.
 
-    A pixel's events within one step are spread evenly over it.
+    The events of a pixel within one time step are spread evenly over it.
 
     Returns:
         Events ordered in time: a structured array with fields x, y (pixels), p (0 OFF, 1 ON) and t (microseconds from
-        the start). Counting them in ``time_steps`` bins gives :func:`simulate_frames` where no cell exceeds 255.
+        the start). Counting them in ``time_steps`` bins gives :func:`simulate_frames`, if no cell exceeds 255.
     """
     counts, step = simulate_counts(class_index, subject, light, key, size, time_steps, duration)
     when, polarity, y, x = np.nonzero(counts)
@@ -135,25 +135,25 @@ def _check_shape(size: int, time_steps: int, duration: float) -> None:
 
 
 def _children(key: np.random.SeedSequence) -> list[np.random.SeedSequence]:
-    """Three keys made from ``key`` without changing it, as its own ``spawn`` would."""
+    """Return three keys derived from ``key``, the same as those of its ``spawn`` but without changing it."""
     return [np.random.SeedSequence(key.entropy, spawn_key=(*key.spawn_key, child)) for child in range(3)]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A set of recordings: each of its subjects makes each gesture ``repetitions`` times.
+    """Recordings of one split: each of its subjects makes each gesture ``repetitions`` times.
 
-    A recording is keyed by ``(seed, split, subject, class, repetition)`` alone. Subjects of different splits are
-    different people. Lights of a training or validation recording are drawn from ``LIGHTS``; of the test recordings
-    every other repetition is under ``UNSEEN_LIGHT``.
+    A recording depends only on ``(seed, split, subject, class, repetition)``. Subjects of different splits are
+    different people. The light of a recording is drawn from ``LIGHTS``, but every other repetition of the test split
+    is under ``UNSEEN_LIGHT``.
 
     Args:
         name: "train", "val" or "test".
         subjects: number of people.
-        repetitions: recordings of each person and gesture.
-        seed: of the people and recordings.
+        repetitions: recordings per person and gesture.
+        seed: integer from 0 that determines people and recordings.
         size: height and width in pixels.
-        time_steps: frames a recording.
+        time_steps: frames per recording.
         duration: length of a recording in seconds.
 
     Raises:
@@ -182,21 +182,22 @@ class Split:
 
     @property
     def subject_numbers(self) -> NDArray[np.int64]:
-        """Person in each recording, counted from 0 within the split, shape ``(N,)``."""
+        """Number of the person in each recording, from 0 within the split, shape ``(N,)``."""
         return np.arange(len(self)) // (self.repetitions * len(CLASS_NAMES))
 
     @property
     def under_unseen_light(self) -> NDArray[np.bool_]:
-        """Which recordings are under the light kept for the test split, shape ``(N,)``."""
-        return (self.name == "test") & (np.arange(len(self)) % self.repetitions % 2 == 1)
+        """Mask of the recordings under ``UNSEEN_LIGHT``, shape ``(N,)``."""
+        odd: NDArray[np.bool_] = np.arange(len(self)) % self.repetitions % 2 == 1
+        return odd if self.name == "test" else np.zeros_like(odd)
 
     def subject(self, number: int) -> Subject:
-        """The person of this number."""
+        """Return the person of this number."""
         key = np.random.SeedSequence(self.seed, spawn_key=(SPLITS.index(self.name), number))
         return draw_subject(np.random.Generator(np.random.Philox(key)))
 
     def frames(self, index: int) -> Counts:
-        """One recording as counts, shape ``(time_steps, 2, size, size)``."""
+        """Simulate one recording as counts, shape ``(time_steps, 2, size, size)``."""
         number, label = int(self.subject_numbers[index]), int(self.labels[index])
         key = np.random.SeedSequence(
             self.seed, spawn_key=(SPLITS.index(self.name), number, label, index % self.repetitions)

@@ -1,4 +1,4 @@
-"""What the lens sees: lights, and the drawing of a moving body as soft capsules over a wall."""
+"""Images of the scene: lights, and a moving body drawn as soft capsules in front of a wall."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .body import LEFT, RIGHT, Motion, Subject
+from .body import LEFT, RIGHT, Array, Motion, Subject
 
 Frames = NDArray[np.float32]
 
-# Height and width in meters of what the camera sees at the subject's distance.
+# height and width of the field of view at the subject's distance, in meters
 FIELD_OF_VIEW = 1.75
 CAMERA_DISTANCE = 2.4
-# Place of the image's center below the shoulders, in meters.
-VIEW_CENTRE = 0.12
-# Width in pixels over which an edge goes from one side's brightness to the other's.
+# distance of the image center below the shoulders, in meters
+VIEW_CENTER = 0.12
+# width of the brightness transition at an edge, in pixels
 EDGE_WIDTH = 1.2
 
 
 @dataclass(frozen=True)
 class Light:
-    """A way to light the room.
+    """Light in the room.
 
     Args:
-        name: what it is called.
-        gain: brightness of a white wall; the pixels' dark level is 0.03 on this scale.
+        name: name of the light.
+        gain: brightness of a white wall; the dark level of the pixels is 0.03 on this scale.
         gradient: largest relative change of brightness from the center of the image to its edge.
         noise: standard deviation of the relative shot noise of a white wall at gain 1, within 10 ms.
         bandwidth: cut-off frequency of the photoreceptor in hertz; pixels are slower in dim light.
@@ -45,7 +45,7 @@ LIGHTS = (
     Light("daylight", gain=2.0, gradient=0.35, noise=0.02, bandwidth=60.0),
     Light("lab", gain=0.4, gradient=0.20, noise=0.03, bandwidth=20.0),
 )
-# Kept for the test split alone.
+# used in the test split only
 UNSEEN_LIGHT = Light("desk lamp", gain=0.2, gradient=0.5, noise=0.03, bandwidth=14.0)
 
 
@@ -53,26 +53,27 @@ def render(subject: Subject, motion: Motion, light: Light, size: int, rng: np.ra
     """Draw a moving subject under a light.
 
     Args:
-        subject: measures, reflectances and texture.
+        subject: body measures, reflectances and textures.
         motion: joints at S instants.
         light: gain and gradient.
         size: height and width of the image in pixels.
-        rng: draws the wall's pattern, the direction of the light and where textures begin.
+        rng: draws the pattern of the wall, the direction of the light and the phases of textures.
 
     Returns:
         Brightness on the scale of ``Light.gain``, shape ``(S, size, size)``.
     """
     steps = len(motion.neck)
-    image = np.empty((steps, size, size), dtype=np.float32)
+    image: Frames = np.empty((steps, size, size), dtype=np.float32)
     image[:] = subject.background * (1 + subject.background_texture * _pattern(size, rng))
 
-    def stroke(start: NDArray, end: NDArray, radius: float, reflectance: float, texture: float = 0.0) -> None:
+    def stroke(start: Array, end: Array, radius: float, reflectance: float, texture: float = 0.0) -> None:
         length = float(np.linalg.norm(end - start, axis=-1).max())
-        begin, finish, scale = *(_project(point, size)[0] for point in (start, end)), _project(start, size)[1]
+        first, scale = _project(start, size)
+        last, _ = _project(end, size)
         draw_capsule(
             image,
-            begin,
-            finish,
+            first,
+            last,
             radius * scale,
             reflectance,
             texture,
@@ -100,14 +101,15 @@ def render(subject: Subject, motion: Motion, light: Light, size: int, rng: np.ra
         stroke(elbow, hand, 0.9 * subject.limb_radius, sleeve, subject.limb_texture)
         stroke(hand, hand, subject.hand_radius, subject.skin)
 
-    return image * np.float32(light.gain) * _illumination(light, size, rng)
+    brightness: Frames = image * np.float32(light.gain) * _illumination(light, size, rng)
+    return brightness
 
 
 def draw_capsule(
     image: Frames,
-    start: NDArray,
-    end: NDArray,
-    radius: NDArray,
+    start: Array,
+    end: Array,
+    radius: Array,
     reflectance: float,
     texture: float,
     cycles: float,
@@ -115,16 +117,17 @@ def draw_capsule(
 ) -> None:
     """Draw over ``image``, in place, all points within ``radius`` of the segment from ``start`` to ``end``.
 
-    Only a window around the capsule is touched, of one shape for all instants so that they are drawn together.
+    Only a window around the capsule is changed, of the same shape at all instants so that they are drawn together.
 
     Args:
         image: shape ``(S, H, W)``.
-        start, end: ends of the segment in pixels (x, y), shape ``(S, 2)``.
+        start: one end of the segment in pixels (x, y), shape ``(S, 2)``.
+        end: the other end.
         radius: in pixels, shape ``(S,)``.
         reflectance: brightness, in (0, 1).
         texture: relative contrast of the stripes along the segment, in [0, 1).
         cycles: number of stripes.
-        phase: where the stripes begin, in radians.
+        phase: phase of the stripes at ``start``, in radians.
     """
     steps, height, width = image.shape
     span = np.abs(end - start).max(axis=0) / 2 + float(radius.max()) + EDGE_WIDTH
@@ -142,9 +145,9 @@ def draw_capsule(
 
     along = np.clip(offset_x * (axis_x / length_squared) + offset_y * (axis_y / length_squared), 0, 1)
     distance = np.sqrt((offset_x - along * axis_x) ** 2 + (offset_y - along * axis_y) ** 2)
-    radius = radius.astype(np.float32)[:, None, None]
-    coverage = np.clip((radius - distance) * np.float32(1 / EDGE_WIDTH) + np.float32(0.5), 0, 1)
-    brightness: Frames = np.float32(reflectance) * (1 - np.float32(0.3) * np.minimum(distance / radius, 1) ** 2)
+    width_at = radius.astype(np.float32)[:, None, None]
+    coverage = np.clip((width_at - distance) * np.float32(1 / EDGE_WIDTH) + np.float32(0.5), 0, 1)
+    brightness: Frames = np.float32(reflectance) * (1 - np.float32(0.3) * np.minimum(distance / width_at, 1) ** 2)
     if texture > 0:
         brightness *= 1 + np.float32(texture) * np.sin(np.float32(2 * np.pi * cycles) * along + np.float32(phase))
 
@@ -154,27 +157,29 @@ def draw_capsule(
     pixels[index] = behind + coverage * (brightness - behind)
 
 
-def _project(point: NDArray, size: int) -> tuple[NDArray, NDArray]:
-    """Pixel coordinates ``(S, 2)`` and pixels per meter ``(S,)`` of points ``(S, 3)`` before a pinhole camera."""
+def _project(point: Array, size: int) -> tuple[Array, Array]:
+    """Return pixel coordinates ``(S, 2)`` and pixels per meter ``(S,)`` of points ``(S, 3)`` in a pinhole camera."""
     scale = size / FIELD_OF_VIEW * CAMERA_DISTANCE / (CAMERA_DISTANCE - point[:, 2])
-    shifted = point[:, :2] - np.array([0.0, VIEW_CENTRE])
+    shifted = point[:, :2] - np.array([0.0, VIEW_CENTER])
     return shifted * scale[:, None] + size / 2, scale
 
 
 def _pattern(size: int, rng: np.random.Generator) -> Frames:
-    """A smooth random pattern of mean 0 and values in [-1, 1], shape ``(size, size)``."""
+    """Return a smooth random pattern of mean 0 and values in [-1, 1], shape ``(size, size)``."""
     coarse = rng.uniform(-1.0, 1.0, (7, 7))
     position = np.linspace(0, 5.999, size)
     cell = position.astype(int)
     weight = np.zeros((size, 7))
     weight[np.arange(size), cell] = 1 - (position - cell)
     weight[np.arange(size), cell + 1] = position - cell
-    return (weight @ coarse @ weight.T).astype(np.float32)
+    pattern: Frames = (weight @ coarse @ weight.T).astype(np.float32)
+    return pattern
 
 
 def _illumination(light: Light, size: int, rng: np.random.Generator) -> Frames:
-    """Relative brightness of the light over the image, shape ``(size, size)``: a plane that falls off to one side."""
+    """Return the relative brightness over the image, shape ``(size, size)``: a plane that falls off to one side."""
     direction = rng.uniform(0, 2 * np.pi)
     position = np.linspace(-1, 1, size)
     plane = np.cos(direction) * position[None, :] + np.sin(direction) * position[:, None]
-    return (1 + light.gradient * plane / np.sqrt(2)).astype(np.float32)
+    brightness: Frames = (1 + light.gradient * plane / np.sqrt(2)).astype(np.float32)
+    return brightness

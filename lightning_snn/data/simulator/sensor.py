@@ -1,12 +1,12 @@
-"""An event camera: brightness in, ON and OFF events out.
+"""Event camera, which turns brightness into ON and OFF events.
 
 A pixel follows the logarithm of its brightness I through a first-order photoreceptor,
 
     dL/dt = 2 pi f (log(I + dark) - L),
 
-and fires an ON event each time L has risen by its ON threshold above the level R at its last event, an OFF event each
-time it has fallen by its OFF threshold below; R then moves to that level. What happens within the refractory period is
-lost: a step holds as many events as periods fit into it, and a step shorter than one period a single event.
+and emits an ON event each time L exceeds its value R at the last event by the ON threshold, and an OFF event each time
+L falls below R by the OFF threshold; R then moves by that threshold. Events within the refractory period are lost: a
+time step holds as many events as refractory periods fit into it, but at least one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ Counts = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sensor:
-    """The properties of one camera.
+    """Properties of one camera.
 
     Args:
-        on_threshold, off_threshold: change of log brightness that makes an event, shape ``(H, W)``.
-        hot_rate: events per second and polarity that a pixel fires by itself, shape ``(H, W)``; zero except for a few.
-        background_rate: events per second and polarity of every pixel.
+        on_threshold: increase of log brightness that causes an ON event, shape ``(H, W)``.
+        off_threshold: decrease of log brightness that causes an OFF event, shape ``(H, W)``.
+        hot_rate: additional noise events per second and polarity of each pixel, shape ``(H, W)``; zero except for a few
+            hot pixels.
+        background_rate: noise events per second and polarity of every pixel.
         dark: brightness that a pixel reports in darkness, on the scale of ``Light.gain``.
         refractory: dead time after an event in seconds.
     """
@@ -40,7 +42,7 @@ class Sensor:
 
 
 def make_sensor(size: int, threshold: float = 0.2, mismatch: float = 0.1) -> Sensor:
-    """The one camera of each size that all recordings share.
+    """Return the camera that all recordings of one size share.
 
     Args:
         size: height and width in pixels.
@@ -56,7 +58,7 @@ def make_sensor(size: int, threshold: float = 0.2, mismatch: float = 0.1) -> Sen
     return Sensor(on_threshold, off_threshold, hot_rate.reshape(size, size).astype(np.float32))
 
 
-def count_events(
+def simulate_sensor(
     brightness: NDArray[np.float32],
     sensor: Sensor,
     step: float,
@@ -64,23 +66,23 @@ def count_events(
     noise: float,
     rng: np.random.Generator,
 ) -> Counts:
-    """Count the events of each pixel in each step of time.
+    """Count the events of each pixel in each time step.
 
     Args:
-        brightness: shape ``(S, H, W)``, positive, constant within a step.
+        brightness: shape ``(S, H, W)``, positive, constant within a time step.
         sensor: the camera.
         step: seconds between two images.
         bandwidth: cut-off frequency of the photoreceptor in hertz.
         noise: standard deviation of the relative shot noise of brightness 1 within 10 ms.
-        rng: draws shot noise, background activity and the level from which each pixel starts.
+        rng: draws shot noise, background activity and the initial level of each pixel.
 
     Returns:
-        Events in each step, shape ``(S, 2, H, W)``; the channel is the polarity, 0 OFF and 1 ON.
+        Events in each time step, shape ``(S, 2, H, W)``; the channel is the polarity, 0 OFF and 1 ON.
     """
     steps, *shape = brightness.shape
     light = brightness + np.float32(sensor.dark)
     level = np.log(light)
-    # Photons arrive as a Poisson process: relative noise falls with the root of brightness and of time.
+    # photons arrive as a Poisson process: relative noise falls with the square roots of brightness and of time
     level += (
         rng.standard_normal(level.shape, dtype=np.float32) * np.float32(noise * np.sqrt(0.01 / step)) / np.sqrt(light)
     )
@@ -105,7 +107,7 @@ def count_events(
 
 
 def _add_spontaneous_events(counts: Counts, sensor: Sensor, step: float, rng: np.random.Generator) -> None:
-    """Add background activity and hot pixels: independent Poisson processes, drawn as one process and shared out."""
+    """Add background activity and hot pixels: independent Poisson processes, drawn as one process and distributed."""
     steps = len(counts)
     rate = np.broadcast_to(sensor.background_rate + sensor.hot_rate, counts.shape[1:])
     cumulative = np.cumsum(rate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,9 +88,10 @@ def _recurrent(layer: RecurrentLIF, posterior: Posterior) -> BayesianLayer:
     own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
     # the prior does not depend on the weights at hand, which a resumed run does not have
     prior_scale = posterior.prior_scale * _BUILT_GAIN / posterior.gain
-    made: BayesianLayer = _like_recurrent(
-        BayesRecurrentLIF, layer, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
+    made = BayesRecurrentLIF.around(
+        layer, layer.features, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
     )
+    made.weight.data = layer.weight.detach().clone()
     return made
 
 
@@ -105,7 +105,7 @@ def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Mo
     """Return the plain layer with the given weights in place of a Bayesian one."""
     made: nn.Module
     if isinstance(layer, BayesRecurrentLIF):
-        made = _like_recurrent(RecurrentLIF, layer)
+        made = RecurrentLIF.around(layer, layer.features)
     elif isinstance(layer, BayesLinear):
         made = nn.Linear(layer.in_features, layer.out_features, bias is not None)
     else:
@@ -120,30 +120,13 @@ def to_plain(layer: BayesianLayer, weight: Tensor, bias: Tensor | None) -> nn.Mo
     return made.train(layer.training)
 
 
-def _like_recurrent(kind: type[RecurrentLIF], layer: RecurrentLIF, **options: Any) -> Any:
-    """Return a recurrent layer of another kind with the same neurons."""
-    # the values come with the state: a learned decay may have rounded to 1, with which no layer can be built
-    beta, threshold = (
-        torch.full_like(value, 0.5) if isinstance(value, Tensor) else value for value in (layer.beta, layer.threshold)
-    )
-    learned = (layer.parameter_of(name) is not None for name in ("beta", "threshold"))
-    neuron = (beta, threshold, layer.reset_mode, layer.detach_reset, layer.surrogate, *learned)
-    made = kind(layer.features, *neuron, **options)
-    # what differs is the posterior; `assign` keeps device and dtype of each
-    made.load_state_dict(copy.deepcopy(layer.state_dict()), strict=False, assign=True)
-    for name, parameter in layer.named_parameters():
-        if name in dict(made.named_parameters()):
-            made.get_parameter(name).requires_grad_(parameter.requires_grad)
-    return made
-
-
 def _geometry(layer: Any) -> tuple[Any, ...]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
     return tuple(getattr(layer, name) for name in names)
 
 
 def _follow_layer(made: BayesianLayer, layer: nn.Module) -> None:
-    """Give the twin the device, dtype, memory format, training mode and frozen parameters of the layer."""
+    """Give the new layer the device, dtype, memory format, training mode and frozen parameters of the layer."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     made.to(weight)

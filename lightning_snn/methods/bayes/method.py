@@ -32,7 +32,7 @@ from lightning_snn.methods.bayes.conversion import POSTERIOR_RULES, Posterior, i
 from lightning_snn.methods.bayes.layers import BayesianLayer, BayesianMap
 from lightning_snn.methods.bayes.monitor import Watch
 from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
-from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals
+from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals, register_stateless_layer
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import Refusal, refuse
 from lightning_snn.nn.module_tree import replace_layers
@@ -258,7 +258,12 @@ def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
         if layer in known or not owns or is_convertible(layer) or isinstance(layer, (BayesianLayer, StatefulLayer)):
             continue
         padding = getattr(layer, "padding_mode", "zeros")
-        reason = POSTERIOR_RULES.reason(layer) if padding == "zeros" else f"padding_mode={padding!r}"
+        if padding != "zeros":
+            reason = f"padding_mode={padding!r}"
+        elif isinstance(layer, nn.modules.batchnorm._NormBase):
+            reason = "normalization has no Bayesian counterpart"
+        else:
+            reason = POSTERIOR_RULES.reason(layer)
         refused.append(Refusal(name, layer, reason))
     return refused
 
@@ -298,3 +303,6 @@ def _connect_traces(network: nn.Module) -> None:
 def _decays_differ(one: Neuron, other: Neuron) -> bool:
     learned = one.parameter_of("beta") is not None or other.parameter_of("beta") is not None
     return learned or bool(one.value("beta") != other.value("beta"))
+
+
+register_stateless_layer(BayesianMap)

@@ -1,17 +1,18 @@
-"""Expectation propagation: distributions over weights that learn by messages between layers."""
+"""Expectation propagation: weight distributions trained by messages between layers."""
 
+from lightning_snn.methods.ep.batch_update import BatchUpdate, update_batch
 from lightning_snn.methods.ep.chain import Chain, MessageNetwork
 from lightning_snn.methods.ep.conversion import convert
 from lightning_snn.methods.ep.fingerprint import fingerprint
 from lightning_snn.methods.ep.firing import FiringProbability, SpikeLogOdds, firing_network
 from lightning_snn.methods.ep.layers import MessageLayer
-from lightning_snn.methods.ep.local import hear
 from lightning_snn.methods.ep.method import ExpectationPropagation
 from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights, Natural
 
 __all__ = [
+    "BatchUpdate",
     "Chain",
     "ExpectationPropagation",
     "FiringProbability",
@@ -28,6 +29,6 @@ __all__ = [
     "draw_output",
     "fingerprint",
     "firing_network",
-    "hear",
     "output_moments",
+    "update_batch",
 ]

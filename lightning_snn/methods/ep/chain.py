@@ -1,4 +1,4 @@
-"""A network as message passing sees it: weights, then neurons, then what lies between them and the next weights."""
+"""Blocks of a network for message passing: fixed layers, weights, and the neurons after them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from lightning_snn.methods.ep.transforms import Transform, transform_of
 
 @dataclass(frozen=True)
 class Block:
-    """Fixed stages, weights and the neurons after them; the last block has none, its potentials are read out."""
+    """Fixed layers, weights, and neurons.
+
+    Attributes:
+        before: fixed layers in front of the weights.
+        layer: the weights.
+        neuron: neurons after the weights; None in the last block, whose potentials are the output.
+    """
 
     before: tuple[Transform, ...]
     layer: MessageLayer
@@ -22,18 +28,38 @@ class Block:
 
 @dataclass(frozen=True)
 class Chain:
-    """The blocks of a network, and its output."""
+    """Blocks of a network in order, and its output.
+
+    Attributes:
+        blocks: at least one.
+        output: likelihood of the targets given the potentials of the last block.
+
+    Example:
+        >>> from lightning_snn.methods.ep import ExpectationPropagation
+        >>> network = ExpectationPropagation().prepare(nn.Sequential(nn.Flatten(), nn.Linear(8, 3)))
+        >>> len(network.chain.blocks), network.chain.blocks[0].neuron
+        (1, None)
+    """
 
     blocks: tuple[Block, ...]
     output: SpikeOutput | ValueOutput
 
 
 class MessageNetwork(nn.Sequential):
-    """A network prepared for message passing: layers in a row, the output last. Called, it runs on its mean weights."""
+    """Network prepared for message passing: layers in order, the output last.
+
+    A call runs the network with the means of its weights.
+
+    Example:
+        >>> from lightning_snn.methods.ep import ExpectationPropagation
+        >>> network = ExpectationPropagation().prepare(nn.Sequential(nn.Linear(8, 3)))
+        >>> [type(layer).__name__ for layer in network]
+        ['MessageLayer', 'SpikeOutput']
+    """
 
     @property
     def chain(self) -> Chain:
-        """The network as message passing sees it."""
+        """Blocks and output of the network."""
         *layers, output = self
         assert isinstance(output, (SpikeOutput, ValueOutput))
         blocks: list[Block] = []
@@ -47,8 +73,8 @@ class MessageNetwork(nn.Sequential):
                 blocks.append(Block(tuple(before), weights, layer))
                 before, weights = [], None
             else:
-                stage = transform_of(layer)
-                assert stage is not None
-                before.append(stage)
+                transform = transform_of(layer)
+                assert transform is not None
+                before.append(transform)
         assert weights is not None
         return Chain((*blocks, Block(tuple(before), weights, None)), output)

@@ -1,4 +1,4 @@
-"""Batches told apart by what they hold, not by when a loader gives them."""
+"""Identification of batches by their content, whatever the order in which a loader yields them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ _POSITION, _MIX = -7046029254386353131, -4658895280553007687
 
 
 def fingerprint(x: Tensor, y: Tensor) -> int:
-    """A number that is the same for the same samples in any order, and otherwise differs, but for one case in 2^60.
+    """Return a hash of a batch that does not depend on the order of its samples.
+
+    Two different batches have the same hash with a probability of about 2^-60. The call synchronizes with the device.
 
     Args:
         x: inputs `[B, ...]`.
         y: targets `[B, ...]`.
 
-    Reads the result from the device: once a batch.
+    Example:
+        >>> x, y = torch.rand(4, 3), torch.arange(4)
+        >>> fingerprint(x, y) == fingerprint(x.flip(0), y.flip(0))
+        True
+        >>> fingerprint(x, y) == fingerprint(x.flip(0), y)
+        False
     """
-    samples = _hashes(x) ^ _mixed(_hashes(y) + 1)
-    return int(_mixed(samples).sum())
+    samples = _hash_samples(x) ^ _mix(_hash_samples(y) + 1)
+    return int(_mix(samples).sum())
 
 
-def _hashes(values: Tensor) -> Tensor:
-    """A number for each sample, in which position matters."""
+def _hash_samples(values: Tensor) -> Tensor:
+    """Return a hash of each sample that depends on the positions of its values, shape `[B]`."""
     bits = values.detach().contiguous().flatten(1) if values.dim() > 1 else values.detach().contiguous()[:, None]
     bits = bits.view(_INTEGERS[bits.element_size()]).long()
-    places = torch.arange(1, bits.shape[1] + 1, device=bits.device)
-    return (_mixed(places * _POSITION) * (bits + 1)).sum(1)
+    positions = torch.arange(1, bits.shape[1] + 1, device=bits.device)
+    return (_mix(positions * _POSITION) * (bits + 1)).sum(1)
 
 
-def _mixed(values: Tensor) -> Tensor:
+def _mix(values: Tensor) -> Tensor:
     values = (values ^ (values >> 31)) * _MIX
     return values ^ (values >> 29)

@@ -1,4 +1,4 @@
-"""Linear and convolutional layers whose weights are distributions, held as natural parameters."""
+"""Linear and convolutional layers with a distribution over each weight, stored as natural parameters."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights, Natu
 
 
 class MessageLayer(nn.Module):
-    """A linear layer that learns by messages: a distribution over each weight, the prior it began with, and sites.
+    """Linear layer trained by messages: a distribution over each weight, its prior, and the sites of batches.
 
-    Called on a tensor it is the linear layer of its mean weights, or of the most probable ones (`hard`).
+    A call applies the linear map with the means of the weights, or with the most probable weights (`hard`).
 
-    Attributes:
+    Args:
         linear: the linear map; a bias is the last column of the weights.
+        like: an empty `[O, I]` with dtype and device of the weights.
         family: the kind of weights.
         hard: use the most probable weights in place of their means.
+
+    Attributes:
+        linear, family, hard: as above.
         precision, precision_mean: natural parameters `[O, I]`.
-        prior_precision, prior_precision_mean: those of the prior.
-        sites: what the batches have added.
+        prior_precision, prior_precision_mean: natural parameters of the prior.
+        sites: contributions of the batches.
+
+    Example:
+        >>> layer = MessageLayer(DenseMap(bias=True), torch.empty(3, 5), GaussianWeights(1.0, 0.2))
+        >>> layer(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
     """
 
     precision: nn.Parameter
@@ -45,46 +54,46 @@ class MessageLayer(nn.Module):
 
     @property
     def natural(self) -> Natural:
-        """The natural parameters, apart from autograd."""
+        """Natural parameters, detached."""
         return Natural(self.precision.detach(), self.precision_mean.detach())
 
     @property
     def prior(self) -> Natural:
-        """The natural parameters of the prior."""
+        """Natural parameters of the prior."""
         return Natural(self.prior_precision, self.prior_precision_mean)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Means and variances of the weights as they predict."""
+        """Return means and variances `[O, I]` of the weights that predict."""
         if self.hard and isinstance(self.family, LevelWeights):
             return self.family.most_probable(self.natural)
         return self.family.moments(self.natural)
 
     def draw(self) -> Tensor:
-        """Weights drawn from their distribution, with torch's generator; most probable ones where they are `hard`."""
+        """Sample weights `[O, I]` with torch's generator; the most probable ones if the layer is `hard`."""
         if not self.hard or not isinstance(self.family, LevelWeights):
             return self.family.draw(self.natural)
         mean, variance = self.moments()
         return mean + variance.sqrt() * torch.randn_like(mean)
 
-    def without(self, site: Natural | None) -> Natural:
-        """The cavity: natural parameters without a site, precisions of Gaussian weights kept positive."""
+    def cavity(self, site: Natural | None) -> Natural:
+        """Return the natural parameters without a site; precisions of Gaussian weights stay positive."""
         if site is None:
             return self.natural
         precision, precision_mean = (values - part for values, part in zip(self.natural, site, strict=True))
-        # levels have a prior precision of 0, and are no less a distribution where theirs is negative
+        # levels have a prior precision of 0; theirs may be negative and the distribution is still proper
         least = torch.where(self.prior_precision > 0, 1e-3 * self.prior_precision, -torch.inf)
         return Natural(torch.maximum(precision, least), precision_mean)
 
-    def without_share(self, share: Tensor) -> Natural:
-        """The cavity where sites are not told apart: a share of all that data has added is taken away."""
+    def average_cavity(self, share: Tensor) -> Natural:
+        """Return the natural parameters without a share of the contribution of all data, for unknown sites."""
         added = (values - prior for values, prior in zip(self.natural, self.prior, strict=True))
-        return self.without(Natural(*(share * values for values in added)))
+        return self.cavity(Natural(*(share * values for values in added)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear.apply(x, self.moments()[0])
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        self.sites.settle(self.natural)
+        self.sites.update(self.natural)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def extra_repr(self) -> str:
@@ -92,19 +101,11 @@ class MessageLayer(nn.Module):
 
 
 def linear_map_of(layer: nn.Linear | nn.Conv2d) -> LinearMap:
-    """The linear map of a layer.
-
-    Raises:
-        ValueError: for a padding that is no number of zeros.
-    """
+    """Return the linear map of a layer, whose padding is a number of zeros."""
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         return DenseMap(bias)
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        raise ValueError(
-            f"Expected padding by a number of zeros, but got padding={layer.padding!r}, "
-            f"padding_mode={layer.padding_mode!r}"
-        )
+    assert not isinstance(layer.padding, str)
     return ConvolutionMap(
         layer.in_channels,
         pair(layer.kernel_size),
@@ -117,6 +118,6 @@ def linear_map_of(layer: nn.Linear | nn.Conv2d) -> LinearMap:
 
 
 def empty_weights(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """An empty `[O, I]` for the weights of a layer and, where it has one, its bias."""
+    """Return an empty `[O, I]` for the weights of a layer and for its bias, if it has one."""
     columns = layer.weight[0].numel() + (layer.bias is not None)
     return layer.weight.new_empty(len(layer.weight), columns)

@@ -1,4 +1,4 @@
-"""What a layer would know without the batch at hand: the cavity, by what is remembered of the batches before."""
+"""Memories of past updates, from which the cavity of a batch follows: what the layers know without that batch."""
 
 from __future__ import annotations
 
@@ -12,90 +12,102 @@ from torch import Tensor, nn
 from lightning_snn.methods.ep.fingerprint import fingerprint
 from lightning_snn.methods.ep.layers import MessageLayer
 from lightning_snn.methods.ep.weights import Natural
+from lightning_snn.processes import world_size
 
 MemoryName = Literal["per_batch", "average", "adf"]
 
 
 class Memory(nn.Module):
-    """Base of the memories, and the one that remembers nothing (assumed-density filtering, "adf"): data that come
-    twice count twice."""
+    """Base class of the memories, which itself keeps nothing.
+
+    This is assumed-density filtering, "adf": a batch that is seen twice counts twice.
+    """
 
     def cavities(self, layers: Sequence[MessageLayer], x: Tensor, y: Tensor, train_size: int | None) -> list[Natural]:
-        """Natural parameters of each layer without this batch.
+        """Return the natural parameters of each layer without this batch.
 
         Args:
             layers: the layers with weights.
             x: inputs `[B, ...]`.
             y: targets `[B, ...]`.
-            train_size: number of training samples over all processes; None where it is not known.
+            train_size: number of training samples over all processes; None if it is unknown.
         """
         return [layer.natural for layer in layers]
 
-    def strength(self, layers: Sequence[MessageLayer]) -> int:
-        """What displacements by the batch of the last `cavities` are multiplied by, before processes average theirs."""
+    def update_scale(self, layers: Sequence[MessageLayer]) -> int:
+        """Return the factor of displacements by the batch of the last `cavities`, before processes average theirs."""
         return 1
 
-    def remember(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
-        """Take note of the displacements that were asked for by the batch of the last `cavities`."""
+    def record(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
+        """Record the displacements that the batch of the last `cavities` requests."""
 
 
 class AverageMemory(Memory):
-    """Takes an average batch away once all data have been heard."""
+    """Memory of the total update: an average batch is subtracted from the second epoch on.
 
-    heard: Tensor
+    Attributes:
+        samples_seen: number of samples so far, over all processes; a buffer.
+    """
+
+    samples_seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("heard", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("samples_seen", torch.zeros((), dtype=torch.int64))
 
     def cavities(self, layers: Sequence[MessageLayer], x: Tensor, y: Tensor, train_size: int | None) -> list[Natural]:
+        """Return the natural parameters of each layer without this batch; see `Memory.cavities`.
+
+        Raises:
+            ValueError: if the number of training samples is unknown.
+        """
         if train_size is None:
             raise ValueError(
-                'Expected the number of training samples to be known for `memory="average"`, but the loader does not '
-                'tell it: choose "per_batch" or "adf"'
+                'Expected the number of training samples to be known for `memory="average"`, but the data loader has '
+                'no length. Use "per_batch" or "adf"'
             )
-        again, share = self.heard >= train_size, len(y) / train_size
-        self.heard += len(y) * processes()
-        return [layer.without_share(again.to(layer.precision.dtype) * share) for layer in layers]
+        again, share = self.samples_seen >= train_size, len(y) / train_size
+        self.samples_seen += len(y) * world_size()
+        return [layer.average_cavity(again.to(layer.precision.dtype) * share) for layer in layers]
 
 
 class BatchMemory(Memory):
-    """Keeps what each batch has said, in the layers' `sites`, and finds it by what the batch holds."""
+    """Memory of the update by each batch, in the layers' `sites`; batches are identified by their content."""
 
     def __init__(self) -> None:
         super().__init__()
         self._batch = (0, 0)
 
     def cavities(self, layers: Sequence[MessageLayer], x: Tensor, y: Tensor, train_size: int | None) -> list[Natural]:
-        """As of `Memory`.
+        """Return the natural parameters of each layer without this batch; see `Memory.cavities`.
 
         Raises:
-            ValueError: if all samples were heard before, but not in this batch.
+            ValueError: if all samples were seen before, but not in this batch.
         """
         for layer in layers:
-            layer.sites.settle(layer.natural)
+            layer.sites.update(layer.natural)
         key, sites = fingerprint(x, y), layers[0].sites
-        # a padded sampler may give each process but one a sample twice
-        if key not in sites and train_size is not None and sites.samples + len(y) > train_size + processes() - 1:
+        # a padded sampler may give all but one process a sample twice
+        if key not in sites and train_size is not None and sites.samples + len(y) > train_size + world_size() - 1:
             raise ValueError(
-                'Expected the same samples in each batch at every pass, as `memory="per_batch"` keeps what each batch '
-                f"said, but got a batch of {len(y)} samples that none of the {len(sites)} batches before was. Shuffle "
-                "batches, not samples: `FixedBatches` as the loader's `batch_sampler`, `fixed_batches=True` of our "
-                "data modules, or `shuffle=False`, all without random augmentation or encoding; or choose "
-                '`memory="average"`, or "adf" for a single pass over new data'
+                'Expected the same samples in each batch in every epoch for `memory="per_batch"`, which keeps the '
+                f"update by each batch, but got a batch of {len(y)} samples that differs from the {len(sites)} batches "
+                "before. Shuffle batches, not samples: `FixedBatches` as the loader's `batch_sampler`, "
+                "`fixed_batches=True` of our data modules, or `shuffle=False`, all without random augmentation or "
+                'encoding; or use `memory="average"`, or "adf" for a single epoch on new data'
             )
         self._batch = (key, len(y))
-        return [layer.without(layer.sites.site(key)) for layer in layers]
+        return [layer.cavity(layer.sites.site(key)) for layer in layers]
 
-    def strength(self, layers: Sequence[MessageLayer]) -> int:
-        # batches that were heard before move little, and bear to be summed over processes; new ones would overshoot
-        return processes() if self._batch[0] in layers[0].sites else 1
+    def update_scale(self, layers: Sequence[MessageLayer]) -> int:
+        # known batches move the layers little, so their displacements may be summed; those of new ones would overshoot
+        return world_size() if self._batch[0] in layers[0].sites else 1
 
-    def remember(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
+    def record(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
         tags = [tag.tolist() for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))]
         for layer, displacement in zip(layers, displacements, strict=True):
             parts = zip(*(_gathered(values) for values in displacement), strict=True)
-            layer.sites.ask(
+            layer.sites.register(
                 layer.natural, [(key, size, Natural(*part)) for (key, size), part in zip(tags, parts, strict=True)]
             )
 
@@ -103,15 +115,10 @@ class BatchMemory(Memory):
 MEMORIES: dict[MemoryName, type[Memory]] = {"per_batch": BatchMemory, "average": AverageMemory, "adf": Memory}
 
 
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _gathered(values: Tensor) -> list[Tensor]:
-    """A tensor of each process, in the order of their ranks."""
-    if processes() == 1:
+    """Return the tensor of each process, in the order of their ranks."""
+    if world_size() == 1:
         return [values]
-    every = [torch.empty_like(values) for _ in range(processes())]
+    every = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(every, values.contiguous())
     return every

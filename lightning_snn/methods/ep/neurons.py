@@ -1,4 +1,4 @@
-"""Neurons and outputs of message passing: factors between a potential and a spike, or a value."""
+"""Neurons and outputs for message passing: factors between a potential and a spike, or a value."""
 
 from __future__ import annotations
 
@@ -18,94 +18,107 @@ from lightning_snn.methods.ep.transforms import Signal
 from lightning_snn.nn.registry import register_spiking_layer
 
 
-@register_spiking_layer
-class MessageNeuron(nn.Module):
-    """Neurons that spike once or not at all: ``P(spike) = f(u)``, a step or a sigmoid.
-
-    Called on potentials they spike where that is at least as likely as not, ``u >= 0``.
-
-    Args:
-        activation: "heaviside", "probit" or "sigmoid".
-    """
+class _SpikeFactor(nn.Module):
+    """Factor ``P(spike | u) = f(u)`` between a membrane potential u and a spike."""
 
     def __init__(self, activation: Activation) -> None:
         super().__init__()
         self.activation: Activation = activation
-
-    def forward(self, u: Tensor) -> Tensor:
-        return (u >= 0).to(u.dtype)
-
-    def probability(self, potential: Potential) -> Tensor:
-        """Probability of a spike, potentials being Gaussian."""
-        return spike_probability(potential.mean, potential.variance, self.activation)
-
-    def signal(self, potential: Potential) -> Signal:
-        """Mean and variance of the spikes, potentials being Gaussian."""
-        p = self.probability(potential)
-        return Signal(p, p * (1 - p))
-
-    def draw(self, u: Tensor) -> Tensor:
-        """Spikes drawn for given potentials."""
-        return torch.bernoulli(spike_probability(u, torch.zeros_like(u), self.activation))
-
-    def message(self, potential: Potential, log_odds: Tensor) -> Message:
-        """What the log-odds of a spike, by the layers after it, say about its potential."""
-        return spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
     def extra_repr(self) -> str:
         return self.activation
 
 
-class SpikeOutput(nn.Module):
-    """One output neuron a class, each a spike by itself; the one of the label spikes and no other.
+@register_spiking_layer
+class MessageNeuron(_SpikeFactor):
+    """Neurons that spike at most once: ``P(spike) = f(u)``, with f a step or a sigmoid.
 
-    Class probabilities are those of exactly one spike: the softmax of the neurons' log-odds. Called on potentials
-    `[B, C]` it gives these log-odds, or, of neurons without noise, the potentials.
+    A call returns a spike where it is at least as likely as no spike, ``u >= 0``.
 
     Args:
         activation: "heaviside", "probit" or "sigmoid".
+
+    Example:
+        >>> MessageNeuron("probit")(torch.tensor([-0.5, 0.0, 2.0]))
+        tensor([0., 1., 1.])
     """
 
-    def __init__(self, activation: Activation) -> None:
-        super().__init__()
-        self.activation: Activation = activation
+    def forward(self, u: Tensor) -> Tensor:
+        return (u >= 0).to(u.dtype)
+
+    def probability(self, potential: Potential) -> Tensor:
+        """Return the probability of a spike, given Gaussian potentials."""
+        return spike_probability(potential.mean, potential.variance, self.activation)
+
+    def signal(self, potential: Potential) -> Signal:
+        """Return mean and variance of the spikes, given Gaussian potentials."""
+        p = self.probability(potential)
+        return Signal(p, p * (1 - p))
+
+    def draw(self, u: Tensor) -> Tensor:
+        """Sample spikes, given potentials."""
+        return torch.bernoulli(spike_probability(u, torch.zeros_like(u), self.activation))
+
+    def message(self, potential: Potential, log_odds: Tensor) -> Message:
+        """Return the message to the potentials, given the log-odds of spikes from the layers after them."""
+        return spike_message(potential.mean, potential.variance, log_odds, self.activation)
+
+
+class SpikeOutput(_SpikeFactor):
+    """One independent output neuron per class; the neuron of the label spikes and no other.
+
+    Class probabilities are those of exactly one spike: the softmax of the neurons' log-odds. A call on potentials
+    `[B, C]` returns these log-odds, or the potentials of neurons without noise.
+
+    Args:
+        activation: "heaviside", "probit" or "sigmoid".
+
+    Example:
+        >>> SpikeOutput("sigmoid")(torch.tensor([[-2.0, 0.5]])).round(decimals=4)
+        tensor([[-2.0000,  0.5000]])
+    """
 
     def forward(self, u: Tensor) -> Tensor:
-        return u if self.activation == "heaviside" else self.read(_certain(u))
+        if self.activation == "heaviside":
+            return u
+        nothing = torch.zeros_like(u)
+        return self.read(Potential(u, nothing, nothing, u))
 
     def read(self, potential: Potential) -> Tensor:
-        """Log-odds `[B, C]` of a spike of each output."""
+        """Return the log-odds `[B, C]` of a spike of each output."""
         return log_odds_of_spike(potential.mean, potential.variance, self.activation)
 
     def message(self, potential: Potential, labels: Tensor) -> Message:
-        """What labels `[B]` say about the potentials `[B, C]`.
+        """Return the message from labels `[B]` to the potentials `[B, C]`.
 
         Raises:
-            ValueError: for potentials of another shape, as of a convolution at the end, or labels that are no integers.
+            ValueError: for potentials of another shape, for example of a convolution at the end, or labels that are not
+                integers.
         """
         if potential.mean.dim() != 2:
             raise ValueError(
-                f"Expected one output a class, of shape (batch, classes), but got {tuple(potential.mean.shape)}"
+                f"Expected one output per class, of shape (batch, classes), but got {tuple(potential.mean.shape)}"
             )
         if labels.dim() != 1 or labels.is_floating_point():
             raise ValueError(
-                f"Expected an integer label a sample, of shape (batch,), but got {labels.dtype} of shape "
+                f"Expected one integer label per sample, of shape (batch,), but got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}"
             )
         spikes = torch.zeros_like(potential.mean, dtype=torch.bool).scatter_(1, labels.long()[:, None], True)
         log_odds = torch.where(spikes, torch.inf, -torch.inf).to(potential.mean.dtype)
         return spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
-    def extra_repr(self) -> str:
-        return self.activation
-
 
 class ValueOutput(nn.Module):
-    """Potentials read out as values with Gaussian noise.
+    """Potentials as values with Gaussian noise.
 
     Args:
         noise_variance: of the observations, larger than 0.
-        learned: let the noise variance follow the data, by expectation maximization.
+        learned: fit the noise variance to the data by expectation maximization.
+
+    Example:
+        >>> ValueOutput(torch.tensor(0.01), learned=False)(torch.tensor([[0.5]]))
+        tensor([[0.5000]])
     """
 
     noise_variance: Tensor
@@ -122,32 +135,27 @@ class ValueOutput(nn.Module):
         return u
 
     def read(self, potential: Potential) -> Tensor:
-        """Mean values `[B, ...]`."""
+        """Return the mean values `[B, ...]`."""
         return potential.mean
 
     def message(self, potential: Potential, values: Tensor) -> Message:
-        """What observed values `[B, ...]` say about the potentials.
+        """Return the message from observed values `[B, ...]` to the potentials.
 
         Raises:
-            ValueError: for values of another shape than the potentials, as without the axis of the output units.
+            ValueError: for values of another shape than the potentials, for example without the axis of output units.
         """
         if values.shape != potential.mean.shape:
             raise ValueError(
-                f"Expected the values of a regression to be of the output's shape {tuple(potential.mean.shape)}, but "
+                f"Expected the values of a regression to have the output's shape {tuple(potential.mean.shape)}, but "
                 f"got {tuple(values.shape)}"
             )
         return value_message(potential.mean, potential.variance, values, self.noise_variance.detach())
 
     def expected_noise(self, potential: Potential, message: Message, values: Tensor) -> Tensor:
-        """The noise variance that explains observations best, given what they say: ``E[(y - u)^2]``."""
+        """Return the noise variance that best explains observations after their message, ``E[(y - u)^2]``."""
         mean = potential.mean + potential.variance * message.score
         variance = potential.variance - potential.variance.square() * message.curvature
         return ((values - mean).square() + variance).mean()
 
     def extra_repr(self) -> str:
         return f"learned={self.learned}"
-
-
-def _certain(u: Tensor) -> Potential:
-    nothing = torch.zeros_like(u)
-    return Potential(u, nothing, nothing, u)

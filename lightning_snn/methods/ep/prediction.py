@@ -1,4 +1,4 @@
-"""What a network with distributions for weights says: in closed form with one pass, or by drawing."""
+"""Outputs of a network with weight distributions: moments in closed form, or samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from lightning_snn.methods.ep.transforms import Signal
 
 
 class OutputMoments(NamedTuple):
-    """Potentials of the output, `[B, ...]`, and the part of their variance that is due to uncertain weights, of all
-    layers; more data would reduce it. The rest is the noise of hidden spikes."""
+    """Moments of the output potentials, `[B, ...]`.
+
+    Attributes:
+        potential: means and variances.
+        epistemic: the part of the variance that is due to uncertain weights of all layers. More data would reduce it.
+            The rest is the noise of hidden spikes.
+    """
 
     potential: Potential
     epistemic: Tensor
@@ -22,16 +27,28 @@ class OutputMoments(NamedTuple):
 
 @torch.no_grad()
 def output_moments(chain: Chain, x: Tensor) -> OutputMoments:
-    """Moments of the output for inputs `[B, ...]`, by one forward pass.
+    """Compute the moments of the output potentials in one forward pass.
 
-    The law of total variance is followed from layer to layer: with weights of moments m and s, and inputs x of
+    The law of total variance is applied layer by layer: with weights of mean m and variance s, and inputs x of
     variance ``D = D_e + D_s``, potentials have ``V_e = s (x^2 + D_e) + m^2 D_e`` and ``V_s = (m^2 + s) D_s``.
+
+    Args:
+        chain: the network.
+        x: inputs `[B, ...]`.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_snn.methods.ep import ExpectationPropagation
+        >>> network = ExpectationPropagation().prepare(nn.Sequential(nn.Linear(8, 3)))
+        >>> potential, epistemic = output_moments(network.chain, torch.rand(2, 8))
+        >>> torch.equal(potential.variance, epistemic)
+        True
     """
     signal, epistemic = Signal(x, None), torch.zeros_like(x)
     for block in chain.blocks:
-        for stage in block.before:
-            epistemic = stage.spread(signal, epistemic)
-            signal = stage.forward(signal)
+        for transform in block.before:
+            epistemic = transform.propagate_variance(signal, epistemic)
+            signal = transform.forward(signal)
         potential, epistemic = _potential(block, signal, epistemic)
         if block.neuron is not None:
             epistemic = epistemic_spike_variance(potential.mean, potential.variance, epistemic, block.neuron.activation)
@@ -53,11 +70,26 @@ def _potential(block: Block, signal: Signal, epistemic: Tensor) -> tuple[Potenti
 
 @torch.no_grad()
 def draw_output(chain: Chain, x: Tensor) -> Tensor:
-    """Potentials of the output for inputs `[B, ...]` under one draw of all weights and of every hidden spike."""
+    """Sample the output potentials with one draw of all weights and of every hidden spike.
+
+    Args:
+        chain: the network.
+        x: inputs `[B, ...]`.
+
+    Returns:
+        Potentials `[B, ...]`; draws are from torch's generator.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_snn.methods.ep import ExpectationPropagation
+        >>> network = ExpectationPropagation().prepare(nn.Sequential(nn.Linear(8, 3)))
+        >>> draw_output(network.chain, torch.rand(2, 8)).shape
+        torch.Size([2, 3])
+    """
     signal = Signal(x, None)
     for block in chain.blocks:
-        for stage in block.before:
-            signal = stage.forward(signal)
+        for transform in block.before:
+            signal = transform.forward(signal)
         u = block.layer.linear.apply(signal.mean, block.layer.draw())
         if block.neuron is not None:
             signal = Signal(block.neuron.draw(u), None)

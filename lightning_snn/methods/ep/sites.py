@@ -1,8 +1,8 @@
-"""What every batch has told a layer, so that it is not counted twice when the batch comes round again."""
+"""Sites: the contribution of each batch to a layer, kept so that a batch is not counted twice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,15 +12,15 @@ from lightning_snn.methods.ep.weights import Natural
 
 
 class SiteMemory(nn.Module):
-    """Sites of batches, by the key of the batch: the natural parameters that each added to a layer.
+    """Sites of batches by key: the natural parameters that each batch has added to a layer.
 
-    The layer moves only when the optimizer steps. Until then the displacements that were asked for are pending; then
-    they are settled: every site moves by its share of what the layer really moved, whatever learning rate, clipping,
-    accumulation or averaging over processes made of it. Sites are part of the state dict; they are not buffers,
-    which processes would overwrite with those of the first.
+    The layer changes only when the optimizer steps. Displacements that batches request are pending until then. `update`
+    then changes every site by its share of the actual change, whatever learning rate, clipping, accumulation or
+    averaging over processes made of the request. Sites are part of the state dict. They are not buffers, because
+    processes would overwrite buffers with those of the first process.
     """
 
-    _place: Tensor
+    _device: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,12 +28,12 @@ class SiteMemory(nn.Module):
         self._sizes: dict[int, int] = {}
         self._pending: list[tuple[int, int, Natural]] = []
         self._before: Natural | None = None
-        # follows the layer to its device, where loaded sites belong
-        self.register_buffer("_place", torch.empty(0), persistent=False)
+        # follows the layer to its device, for sites that are loaded
+        self.register_buffer("_device", torch.empty(0), persistent=False)
 
     @property
     def samples(self) -> int:
-        """How many samples the batches hold whose sites are kept."""
+        """Number of samples in the batches with a site."""
         return sum(self._sizes.values())
 
     def __contains__(self, key: int) -> bool:
@@ -43,25 +43,34 @@ class SiteMemory(nn.Module):
         return len(self._sites)
 
     def site(self, key: int) -> Natural | None:
-        """The site of a batch, None of one that never came."""
+        """Return the site of a batch, or None for an unknown batch."""
         return self._sites.get(key)
 
-    def ask(self, now: Natural, displacements: list[tuple[int, int, Natural]]) -> None:
-        """Note displacements `(key, samples, natural parameters)` that the next step of the optimizer should make."""
+    def register(self, now: Natural, displacements: list[tuple[int, int, Natural]]) -> None:
+        """Register the displacements that the next step of the optimizer should make.
+
+        Args:
+            now: natural parameters of the layer.
+            displacements: key, number of samples and displacement for each batch.
+        """
         if self._before is None:
             self._before = Natural(*(values.detach().clone() for values in now))
         self._pending += displacements
 
-    def settle(self, now: Natural) -> None:
-        """Move sites by what the layer has moved since displacements were asked for; nothing, if it has not."""
+    def update(self, now: Natural) -> None:
+        """Change sites by the change of the layer since displacements were registered; none if it did not change.
+
+        Args:
+            now: natural parameters of the layer.
+        """
         before = self._before
         if before is None or all(torch.equal(after, earlier) for after, earlier in zip(now, before, strict=True)):
             return
-        moved = Natural(*(after.detach() - earlier for after, earlier in zip(now, before, strict=True)))
+        change = Natural(*(after.detach() - earlier for after, earlier in zip(now, before, strict=True)))
         if len(self._pending) == 1:
-            shares = [moved]  # to the last bit, so that the layer stays the sum of prior and sites
+            shares = [change]  # bitwise, so that the layer stays the sum of prior and sites
         else:
-            shares = _shared_out(moved, [displacement for _, _, displacement in self._pending])
+            shares = _shares(change, [displacement for _, _, displacement in self._pending])
         for (key, size, _), share in zip(self._pending, shares, strict=True):
             old = self._sites.get(key)
             self._sites[key] = share if old is None else Natural(*(a + b for a, b in zip(old, share, strict=True)))
@@ -82,24 +91,24 @@ class SiteMemory(nn.Module):
             parts = [state_dict[prefix + name] for name in ("keys", "sizes", *Natural._fields)]
             for key, size, *natural in zip(parts[0].tolist(), parts[1].tolist(), *parts[2:], strict=True):
                 self._sites[key], self._sizes[key] = (
-                    Natural(*(values.to(self._place.device, copy=True) for values in natural)),
+                    Natural(*(values.to(self._device.device, copy=True) for values in natural)),
                     size,
                 )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> SiteMemory:
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SiteMemory:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._sites = {key: Natural(*map(fn, site)) for key, site in self._sites.items()}
-        self._pending = [(key, size, Natural(*map(fn, asked))) for key, size, asked in self._pending]
+        self._pending = [(key, size, Natural(*map(fn, requested))) for key, size, requested in self._pending]
         self._before = None if self._before is None else Natural(*map(fn, self._before))
         return self
 
 
-def _shared_out(moved: Natural, asked: list[Natural]) -> list[Natural]:
-    """A move shared out among several displacements: along their sum by what each asked for, the rest evenly."""
+def _shares(change: Natural, requested: list[Natural]) -> list[Natural]:
+    """Split a change among displacements: in proportion to each along their sum, and the rest evenly."""
     shares = []
-    for step, parts in zip(moved, zip(*asked, strict=True), strict=True):
+    for step, parts in zip(change, zip(*requested, strict=True), strict=True):
         total = torch.stack(parts).sum(0)
         fraction = (step * total).sum() / (total * total).sum().clamp(min=torch.finfo(total.dtype).tiny)
-        rest = (step - fraction * total) / len(asked)
+        rest = (step - fraction * total) / len(requested)
         shares.append([fraction * part + rest for part in parts])
     return [Natural(*share) for share in zip(*shares, strict=True)]

@@ -1,7 +1,7 @@
-"""Families of weight distributions: how natural parameters become moments, and how a batch moves them.
+"""Families of weight distributions: moments from natural parameters, and updates by a batch.
 
 Every weight has a distribution ``q(w)`` proportional to ``base(w) exp(h w - P w^2 / 2)`` with natural parameters
-``P`` (precision) and ``h`` (precision times mean). Sites of batches are added to these and taken away.
+``P`` (precision) and ``h`` (precision times mean). Sites of batches are added to and subtracted from these.
 """
 
 from __future__ import annotations
@@ -18,19 +18,36 @@ from lightning_snn.functional.linear_maps import LinearMap
 WeightName = Literal["gaussian", "sign", "binary", "categorical"]
 WEIGHTS: tuple[WeightName, ...] = ("gaussian", "sign", "binary", "categorical")
 
-# the largest change of a weight's log-odds in one iteration: farther, the expansion that the step rests on is void
+# largest change of a weight's log-odds in one iteration; beyond it, the expansion behind the step does not hold
 _LARGEST_STEP = 1.0
 
 
 class Natural(NamedTuple):
-    """Natural parameters `[O, I]`: precisions, and precisions times means."""
+    """Natural parameters of the weights.
+
+    Attributes:
+        precision: precisions P, `[O, I]`.
+        precision_mean: precisions times means, h, `[O, I]`.
+
+    Example:
+        >>> natural = Natural(torch.full((3, 5), 4.0), torch.full((3, 5), 2.0))
+        >>> (natural.precision_mean / natural.precision).unique()
+        tensor([0.5000])
+    """
 
     precision: Tensor
     precision_mean: Tensor
 
 
 class Observation(NamedTuple):
-    """What a batch says to a layer: means and variances of its inputs, its potentials, and the messages to these."""
+    """Messages of a batch to a layer.
+
+    Attributes:
+        x: means of the inputs, `[B, ...]`.
+        variance: variances of the inputs, `[B, ...]`; None for known inputs.
+        potential: Gaussian potentials.
+        message: messages to the potentials.
+    """
 
     x: Tensor
     variance: Tensor | None
@@ -39,44 +56,61 @@ class Observation(NamedTuple):
 
 
 class GaussianWeights:
-    """Gaussian weights ``N(0, variance)``, of which a share is drawn once and for all as the prior's mean.
+    """Gaussian weights ``N(0, v)``, whose prior means are drawn once with a share f of the variance.
 
-    With all means at 0 the hidden units of a layer would hear the same messages for ever; split as
-    ``m0 ~ N(0, f v)``, ``w ~ N(m0, (1 - f) v)`` the prior is still ``N(0, v)`` as a whole.
+    With all means at 0 the hidden units of a layer would always receive the same messages. The split prior
+    ``m0 ~ N(0, f v)``, ``w ~ N(m0, (1 - f) v)`` is still ``N(0, v)`` in total.
+
+    Args:
+        variance: v, larger than 0.
+        split: f, in [0, 1).
+
+    Example:
+        >>> weights = GaussianWeights(variance=2.0, split=0.5)
+        >>> mean, variance = weights.moments(weights.prior(torch.empty(3, 5)))
+        >>> variance.unique()
+        tensor([1.])
     """
 
     def __init__(self, variance: float, split: float) -> None:
         self.variance, self.split = variance, split
 
     def prior(self, like: Tensor) -> Natural:
-        """Natural parameters of the prior, drawn with torch's generator."""
+        """Return the natural parameters of the prior, drawn with torch's generator."""
         mean = torch.randn_like(like) * (self.split * self.variance) ** 0.5
         precision = torch.full_like(like, 1 / ((1 - self.split) * self.variance))
         return Natural(precision, precision * mean)
 
     def moments(self, natural: Natural) -> tuple[Tensor, Tensor]:
-        """Means and variances `[O, I]`."""
+        """Return means and variances `[O, I]`."""
         variance = natural.precision.reciprocal()
         return natural.precision_mean * variance, variance
 
     def draw(self, natural: Natural) -> Tensor:
-        """Weights drawn from their distribution."""
+        """Sample weights `[O, I]` with torch's generator."""
         mean, variance = self.moments(natural)
         return mean + variance.sqrt() * torch.randn_like(mean)
 
     def step(
         self,
         linear: LinearMap,
-        seen: Observation,
+        observation: Observation,
         natural: Natural,
         cavity: Natural,
         damping: Tensor,
         solver_iterations: int,
     ) -> Natural:
-        """The damped step towards cavity times messages: its exact mean, and the messages' curvature."""
+        """Return the damped step towards cavity times messages: its exact mean, and the messages' curvature."""
         mean, _ = self.moments(natural)
         solved, site = gaussian_sites(
-            linear, seen.x, seen.variance, seen.potential, seen.message, cavity, mean, solver_iterations
+            linear,
+            observation.x,
+            observation.variance,
+            observation.potential,
+            observation.message,
+            cavity,
+            mean,
+            solver_iterations,
         )
         precision = natural.precision + damping * (cavity.precision + site - natural.precision)
         return Natural(precision, precision * (mean + damping * (solved - mean)))
@@ -86,13 +120,19 @@ class GaussianWeights:
 
 
 class LevelWeights:
-    """Weights of a few levels, all equally probable a priori; those of a bias stay Gaussian.
+    """Discrete weights with a few levels of equal prior probability; biases are Gaussian.
 
     Args:
-        levels: the values `[K]` that a weight may take, K at least 2, rising.
-        jitter: standard deviation of the log-odds of two levels that a weight starts with, over 2: hidden units that
-            start alike would stay alike.
-        bias_variance: prior variance of the bias in the last column; None for layers without one.
+        levels: the values `[K]` of a weight in ascending order, K at least 2.
+        jitter: half the standard deviation of the initial log-odds between the extreme levels. Hidden units that start
+            with equal weights would keep them.
+        bias_variance: prior variance of the bias in the last column; None for layers without bias.
+
+    Example:
+        >>> weights = LevelWeights([-1.0, 1.0], jitter=0.0, bias_variance=None)
+        >>> mean, variance = weights.moments(weights.prior(torch.empty(3, 5)))
+        >>> mean.unique(), variance.unique()
+        (tensor([0.]), tensor([1.]))
     """
 
     def __init__(self, levels: Sequence[float], jitter: float, bias_variance: float | None) -> None:
@@ -100,23 +140,23 @@ class LevelWeights:
 
     @property
     def amplitude(self) -> float:
-        """Half the distance of the extreme levels."""
+        """Half the distance between the extreme levels."""
         return (self.levels[-1] - self.levels[0]) / 2
 
     def prior(self, like: Tensor) -> Natural:
-        """Natural parameters of the prior, drawn with torch's generator."""
+        """Return the natural parameters of the prior, drawn with torch's generator."""
         precision, precision_mean = torch.zeros_like(like), torch.randn_like(like) * (self.jitter / self.amplitude)
         if self.bias_variance is not None:
             precision[:, -1], precision_mean[:, -1] = 1 / self.bias_variance, 0.0
         return Natural(precision, precision_mean)
 
     def moments(self, natural: Natural) -> tuple[Tensor, Tensor]:
-        """Means and variances `[O, I]`."""
+        """Return means and variances `[O, I]`."""
         mean, variance, _ = self._moments(natural)
         return mean, variance
 
     def most_probable(self, natural: Natural) -> tuple[Tensor, Tensor]:
-        """The most probable levels, with variance 0; a bias keeps its mean and variance."""
+        """Return the most probable levels, with variance 0; a bias keeps its mean and variance."""
         mean, variance = self._moments(natural)[:2]
         levels = mean.new_tensor(self.levels)
         chosen = levels[self._log_probabilities(natural, levels).argmax(-1)]
@@ -128,7 +168,7 @@ class LevelWeights:
         )
 
     def draw(self, natural: Natural) -> Tensor:
-        """Weights drawn from their distribution, with torch's generator."""
+        """Sample weights `[O, I]` with torch's generator."""
         levels = natural.precision.new_tensor(self.levels)
         probabilities = self._log_probabilities(natural, levels).softmax(-1)
         chosen = torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:-1])
@@ -140,23 +180,23 @@ class LevelWeights:
     def step(
         self,
         linear: LinearMap,
-        seen: Observation,
+        observation: Observation,
         natural: Natural,
         cavity: Natural,
         damping: Tensor,
         solver_iterations: int,
     ) -> Natural:
-        """The damped step towards cavity times messages; log-odds move by a bounded amount."""
+        """Return the damped step towards cavity times messages; the change of log-odds is bounded."""
         moments = self._moments(natural)
         limit = torch.full_like(natural.precision[:1], _LARGEST_STEP / self.amplitude)
         if self.bias_variance is not None:
             limit[:, -1] = torch.inf
         moved = quantized_sites(
             linear,
-            seen.x,
-            seen.variance,
-            seen.potential,
-            seen.message,
+            observation.x,
+            observation.variance,
+            observation.potential,
+            observation.message,
             cavity,
             natural,
             moments,
@@ -177,7 +217,7 @@ class LevelWeights:
         return mean, variance, center
 
     def _log_probabilities(self, natural: Natural, levels: Tensor) -> Tensor:
-        """Of each level, up to a constant, `[O, I, K]`; the column of the bias is left out."""
+        """Return the log-probability of each level up to a constant, `[O, I, K]`, without the column of the bias."""
         end = None if self.bias_variance is None else -1
         precision, precision_mean = (values[:, :end, None] for values in natural)
         return levels * (precision_mean - 0.5 * levels * precision)

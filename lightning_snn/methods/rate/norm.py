@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_snn.functional.rate import batch_norm_of_rates
 from lightning_snn.methods.rate.rules import Plan, RateRule, WindowMean, register_rate_rule
+from lightning_snn.processes import world_size
 
 
 class BatchNormRule(RateRule):
@@ -118,7 +119,7 @@ class SyncBatchNormRule(BatchNormRule):
 
     @property
     def _processes(self) -> int:
-        return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
+        return world_size(self._group)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
         """The mean, in which each process counts by its samples: their last batches may differ."""

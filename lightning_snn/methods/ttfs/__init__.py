@@ -1,18 +1,14 @@
 """Time to first spike: ReLU networks as networks of neurons that spike at most once."""
 
+from lightning_snn.methods.ttfs.alpha import AlphaConv2d, AlphaLinear, bound_row_sums
+from lightning_snn.methods.ttfs.encoder import SpikeEncoder
 from lightning_snn.methods.ttfs.events import EventRecord, SpikeTable, safe_window, simulate
-from lightning_snn.methods.ttfs.layers import (
-    AlphaConv2d,
-    AlphaLinear,
-    FirstSpike,
-    OffsetMap,
-    SpikeEncoder,
-    SpikePool2d,
-    TimeWindow,
-    bound_row_sums,
-)
-from lightning_snn.methods.ttfs.mapping import OneToOne, TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
 from lightning_snn.methods.ttfs.method import TimeToFirstSpike
+from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
+from lightning_snn.methods.ttfs.pooling import SpikePool2d
+from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
+from lightning_snn.methods.ttfs.time_window import TimeWindow
 from lightning_snn.methods.ttfs.windows import calibrate, cascade, grow, latency, rescale
 
 __all__ = [
@@ -31,6 +27,7 @@ __all__ = [
     "bound_row_sums",
     "calibrate",
     "cascade",
+    "first_spike_layers",
     "from_relu",
     "grow",
     "latency",

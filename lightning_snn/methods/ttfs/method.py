@@ -1,15 +1,15 @@
-r"""Time to first spike: networks of neurons that spike at most once, trained on exact gradients of spike times.
+r"""Time to first spike: networks of neurons that spike at most once, trained with exact gradients of spike times.
 
-Neurons integrate their inputs while those spike, then rise with unit slope to a threshold; the earlier they spike, the
-larger the value. In closed form that is :math:`\hat x = \max(0, W \hat x + D)` of the time that remains: forward pass,
-gradients and with them the path of any first-order optimizer are those of the ReLU network with weights W and biases D.
-Exact so long as windows are long enough for the largest value, up to rounding; they grow with it, which changes no
-output. Spike times matter once hardware disturbs them: see the callback `HardwareFineTuning`.
+Neurons integrate their inputs during the input window; then their potential rises with unit slope to a threshold. Early
+spikes are large values. In closed form the remaining times are :math:`\hat x = \max(0, W \hat x + D)`: forward pass,
+gradients and the trajectory of any first-order optimizer are those of the ReLU network with weights W and biases D.
+Exact up to rounding if windows are long enough for the largest value; they grow with it, which does not change outputs.
+Spike times matter if hardware perturbs them: see the callback `HardwareFineTuning`.
 Cost: that of the ReLU network, whatever the resolution of time; there are no time steps.
 
-After Stanojevic et al. 2024, arXiv 2306.08744; maps of skip connections and the activity penalty are ours. Not to be
-confused with `LatencyEncoder`, which codes inputs by the step of their spike, nor with surrogate gradients: nothing
-here is approximated.
+After Stanojevic et al. 2024, arXiv 2306.08744. The conversion of skip connections and the activity penalty are ours.
+This is neither `LatencyEncoder`, which codes inputs by the step of their spike, nor a surrogate gradient: nothing is
+approximated.
 """
 
 from __future__ import annotations
@@ -26,36 +26,40 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.functional.ttfs import OVERFLOWS, Overflow
 from lightning_snn.methods.base import Method, Step
-from lightning_snn.methods.ttfs.layers import first_spike_layers
 from lightning_snn.methods.ttfs.mapping import from_relu
+from lightning_snn.methods.ttfs.neurons import first_spike_layers
 from lightning_snn.methods.ttfs.windows import grow, latency
 from lightning_snn.nn.folding import run
 
 
 class TimeToFirstSpike(Method):
-    r"""Maps a ReLU network to first spikes and trains it so; the objective is the loss, on exact spike times.
+    r"""Training of a ReLU network as a network of first-spike neurons; the objective is the loss on exact spike times.
 
-    A batch is ``(x [1, B, ...], y [B])``: a static input is presented once. Of more time steps each is a presentation
-    of its own, forgotten at the next; the task's readout combines their outputs.
+    A batch is ``(x [1, B, ...], y [B])``: a static input is presented once. Further time steps are independent
+    presentations, and the task's readout combines their outputs.
 
     Args:
-        input_range: (low, high) of the inputs: low stays silent, high spikes at once, what is outside is clamped.
-        input_shape: shape of a sample, `[C, H, W]` for images. None is enough for networks that begin with a linear
-            layer, of as many inputs as that has.
-        activity_penalty: :math:`\lambda` of the penalty :math:`\lambda \sum_i \hat x_i` a sample, over hidden neurons,
-            at least 0; makes spikes fewer.
-        gamma: windows grow in training to gamma times the largest activation, at least 1: large ones rarely overflow,
-            small ones are quick. None keeps the windows.
-        overflow: what spikes do that would come before their window: "pass", "clip" or "error", see `FirstSpike`.
-        skips: spikes that skip layers are sent through a "delay" line, or are "relay"ed by further neurons.
-        time_domain: compute every activation by way of its absolute spike time, with its rounding.
+        input_range: (low, high) of the inputs: low causes no spike, high spikes at time 0, values outside are clamped.
+        input_shape: shape of a sample, `[C, H, W]` for images. None is sufficient for networks that start with a linear
+            layer, which has the number of inputs.
+        activity_penalty: :math:`\lambda` of the penalty :math:`\lambda \sum_i \hat x_i` per sample over hidden neurons,
+            at least 0; reduces the number of spikes.
+        gamma: windows grow while training to gamma times the largest activation, at least 1: long windows rarely
+            overflow, short windows have a low latency. None keeps the windows.
+        overflow: effect on spikes that would come before their window: "pass", "clip" or "error", see `FirstSpike`.
+        skips: spikes that skip layers go through a "delay" line, or are "relay"ed by additional neurons.
+        time_domain: compute each activation from its absolute spike time, with the rounding of that time.
 
     Raises:
         ValueError: if an argument is outside its range.
 
     Example:
-        >>> network = nn.Sequential(nn.Linear(784, 340), nn.ReLU(), nn.Linear(340, 10))
-        >>> module = SpikingModule(network, TimeToFirstSpike(activity_penalty=1e-3), num_classes=10)
+        >>> method = TimeToFirstSpike(activity_penalty=1e-3)
+        >>> network = method.prepare(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)))
+        >>> step = method.training_step(network, torch.rand(1, 6, 8), torch.arange(6) % 3)
+        >>> step.objective.backward()
+        >>> method.predict(network, torch.rand(1, 5, 8)).mean.shape
+        torch.Size([5, 3])
     """
 
     citation = """@article{stanojevic2024high,
@@ -95,10 +99,11 @@ class TimeToFirstSpike(Method):
         self.gamma, self.overflow, self.skips, self.time_domain = gamma, overflow, skips, time_domain
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """The network mapped to first spikes; a copy of one that consists of `FirstSpike` layers already.
+        """Return the network converted to first-spike neurons, or a copy of a network that has `FirstSpike` layers.
 
         Raises:
-            ValueError: naming what has no exact image, or if `input_shape` is missing.
+            ValueError: if the network has no TTFS equivalent; the message names each refused layer or operation with
+                its reason. Or if `input_shape` is missing or does not match the network.
         """
         if first_spike_layers(network):
             mapped = copy.deepcopy(network)
@@ -112,12 +117,12 @@ class TimeToFirstSpike(Method):
     def _sample_shape(self, network: nn.Module) -> Sequence[int]:
         if self.input_shape is not None:
             return self.input_shape
-        # a Flatten, say, tells nothing of what it flattens
+        # other layers, for example Flatten, do not have the shape of their inputs
         first = next((module for module in network.modules() if next(module.children(), None) is None), network)
         if not isinstance(first, nn.Linear):
             raise ValueError(
-                "Expected argument `input_shape` to be the shape of a sample for a network that does not begin with a "
-                f"linear layer but with {type(first).__name__}, but got None"
+                "Expected argument `input_shape` to be the shape of a sample for a network that starts with "
+                f"{type(first).__name__} and not with Linear, but got None"
             )
         return (first.in_features,)
 
@@ -132,7 +137,7 @@ class TimeToFirstSpike(Method):
         return replace(step, objective=objective, metrics=self._adapt(network))
 
     def _adapt(self, network: nn.Module) -> dict[str, Tensor]:
-        """Let windows grow; before the optimizer's step is as good as after it, as the batch alone says how far."""
+        """Grow windows; this depends on the batch only, so it may precede the optimizer's step."""
         metrics: dict[str, Tensor] = {}
         overflows = [layer.overflow_fraction for layer in first_spike_layers(network).values()]
         counted = [overflow for overflow in overflows if overflow is not None]
@@ -153,7 +158,7 @@ class TimeToFirstSpike(Method):
 
 @contextmanager
 def _recorded(network: nn.Module, activity: list[Tensor] | None) -> Iterator[None]:
-    """Within this context every layer's remaining times are summed up into a list; None records nothing."""
+    """Append the sum of each layer's remaining times to a list within this context; None records nothing."""
     layers = {} if activity is None else first_spike_layers(network)
 
     def add(layer: nn.Module, inputs: Any, remaining: Tensor) -> None:

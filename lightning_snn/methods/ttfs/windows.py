@@ -1,13 +1,13 @@
-r"""Windows of time-to-first-spike networks: where they begin, how long they last, how they grow in training.
+r"""Windows of time-to-first-spike networks: their start, their length and their growth while training.
 
-With unit slopes the network's function does not depend on its windows so long as no spike would come before `t_min`, so
-that windows may be adapted at any time. They matter for latency, and for what hardware does to spike times. Layers of
-other slopes keep their windows: their function depends on them.
+With unit slopes the function of the network does not depend on its windows if no spike would come before `t_min`, so
+windows may be adapted at any time. They determine latency and the effects of hardware on spike times. Layers with other
+slopes keep their windows, because their function depends on them.
 
-Where processes train together (``torch.distributed``), `calibrate` and `grow` make them agree on windows; every process
-has to call them.
+If processes train together (``torch.distributed``), `calibrate` and `grow` set the same windows on all of them; every
+process has to call them.
 
-After Stanojevic et al. 2024, arXiv 2306.08744; calibration, quantiles and agreement among processes are ours.
+After Stanojevic et al. 2024, arXiv 2306.08744. Calibration, quantiles and synchronization of processes are ours.
 """
 
 from __future__ import annotations
@@ -24,17 +24,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_fraction, check_positive
-from lightning_snn.methods.ttfs.layers import FirstSpike, SpikeEncoder, TimeWindow, first_spike_layers
+from lightning_snn.methods.ttfs.encoder import SpikeEncoder
+from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
+from lightning_snn.methods.ttfs.time_window import TimeWindow
+from lightning_snn.processes import is_distributed
 
 _INPUT_WINDOW = 1.0
 
 
 def cascade(network: nn.Module) -> None:
-    """Let every window begin where the last window of its presynaptic neurons ends: ``t_min = max t_max``.
+    """Start each window at the end of the last presynaptic window: ``t_min = max t_max``.
 
     Args:
-        network: one that names its neurons in causal order (`spiking`) and whom they hear (`sources`), or a chain of
-            spiking layers, in order of registration.
+        network: one with the names of its neurons in causal order (`spiking`) and of their presynaptic layers
+            (`sources`), or a chain of spiking layers in order of registration.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 8), FirstSpike(2.0), nn.Linear(8, 8), FirstSpike(3.0))
+        >>> cascade(network)
+        >>> network[1].t_min.item(), network[3].t_min.item()
+        (1.0, 3.0)
     """
     with torch.no_grad():
         for layer, presynaptic in _wiring(network):
@@ -48,7 +57,19 @@ def cascade(network: nn.Module) -> None:
 
 
 def latency(network: nn.Module) -> Tensor:
-    """When the readout is read: where the last window ends, in units of the input window, a scalar in float64."""
+    """Return the time at which the readout is read, the end of the last window.
+
+    Args:
+        network: as in `cascade`.
+
+    Returns:
+        A scalar in float64, in units of the input window.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 8), FirstSpike(2.0), nn.Linear(8, 3))
+        >>> latency(network)
+        tensor(3., dtype=torch.float64)
+    """
     layers = _in_order(network)
     return _end(layers) if layers else torch.tensor(_INPUT_WINDOW, dtype=torch.float64)
 
@@ -56,25 +77,31 @@ def latency(network: nn.Module) -> Tensor:
 def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
     r"""Lengthen windows after a training step, :math:`\Delta \leftarrow \max(\Delta, \gamma \max \hat x)`.
 
-    Where one grows the others follow, as in `cascade`.
+    Later windows are shifted, as in `cascade`.
 
     Args:
         network: as in `cascade`. Layers with ``adaptive = False`` keep their windows.
-        gamma: how many times the largest remaining time of the batch a window has to last, at least 1.
+        gamma: smallest length of a window, in units of the largest remaining time of the batch, at least 1.
 
     Returns:
-        the largest part of its window that a layer used before, a scalar in float64: above 1 a spike would have come
-        before `t_min`. None where no window is adaptive.
+        The largest part of its window that any layer used before, a scalar in float64: above 1 a spike would have come
+        before `t_min`. None if no window is adaptive.
 
     Raises:
         ValueError: if `gamma` is outside its range.
+
+    Example:
+        >>> layer = FirstSpike(window=1.0)
+        >>> _ = layer(torch.tensor([[0.5, 2.0]]))
+        >>> grow(nn.Sequential(layer), gamma=10.0), layer.window
+        (tensor(2., dtype=torch.float64), tensor(20., dtype=torch.float64))
     """
     check_between("gamma", gamma, 1, float("inf"))
     layers = [layer for layer in _in_order(network) if isinstance(layer, FirstSpike) and layer.adaptive]
     if not layers:
         return None
     windows = [_times(layer)[0] for layer in layers]
-    used = _used_at_once(layers, windows)
+    used = _used_fraction(layers, windows)
     grows = used is None or gamma * used.item() > 1
     if grows:
         with torch.no_grad():
@@ -82,13 +109,13 @@ def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
                 torch.zeros_like(window) if layer.peak is None else layer.peak
                 for layer, window in zip(layers, windows, strict=True)
             ]
-            # a step that overflowed in half precision is skipped, and must not leave endless windows behind
+            # a step that overflowed in half precision is skipped and must not cause infinite windows
             peaks = torch.nan_to_num(torch.stack(largest).double(), nan=0.0, posinf=0.0, neginf=0.0)
-            _agree(peaks, "MAX")
+            _all_reduce(peaks, "MAX")
             used = (peaks / torch.stack(windows)).amax()
             torch._foreach_maximum_(windows, (gamma * peaks).unbind())
     if grows or not _is_mapped(network):
-        # whoever maps a network lets its windows follow each other; layers that were made one by one begin anywhere
+        # windows of a converted network are consecutive; those of layers made one by one may start anywhere
         cascade(network)
     for layer in layers:
         layer.forget_peak()
@@ -98,7 +125,7 @@ def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
 def calibrate(
     network: nn.Module, batches: Tensor | Iterable[Tensor], zeta: float = 0.5, quantile: float | None = None
 ) -> None:
-    r"""Set windows from activations on data, :math:`\Delta = (1 + \zeta) X`, and `cascade`.
+    r"""Set windows from activations on data, :math:`\Delta = (1 + \zeta) X`, and then `cascade`.
 
     The network runs in evaluation mode, without constraints and clipping.
 
@@ -106,14 +133,20 @@ def calibrate(
         network: as in `cascade`.
         batches: inputs of the network `[B, ...]`, one batch or several.
         zeta: margin above X, larger than -1.
-        quantile: X is this quantile of the remaining times of emitted spikes, to 0.05 %, for networks that clip what
-            comes earlier (``overflow="clip"``); None takes the largest.
+        quantile: X is this quantile of the remaining times of emitted spikes, with a precision of 0.05 %, for networks
+            that clip earlier spikes (``overflow="clip"``); None takes the largest.
 
     Raises:
         ValueError: if an argument is outside its range, or there is no batch.
 
     Warns:
-        UserWarning: naming layers that never spiked; they keep their windows.
+        UserWarning: if layers never spiked, with their names; they keep their windows.
+
+    Example:
+        >>> network = nn.Sequential(FirstSpike())
+        >>> calibrate(network, torch.tensor([[0.5, 2.0]]), zeta=0.5)
+        >>> network[0].window
+        tensor(3., dtype=torch.float64)
     """
     check_between("zeta", zeta, -1, float("inf"))
     if zeta == -1:
@@ -139,7 +172,7 @@ def calibrate(
             for handle in handles:
                 handle.remove()
     if empty:
-        raise ValueError("Expected argument `batches` to hold at least one batch, but got none")
+        raise ValueError("Expected argument `batches` to have at least one batch, but got none")
     silent = []
     for name, layer in layers.items():
         largest = records[name].value()
@@ -153,10 +186,20 @@ def calibrate(
 
 
 def rescale(network: nn.Module, factor: float) -> None:
-    """Multiply the windows of all unit-slope layers by a factor larger than 0, and `cascade`.
+    """Multiply the windows of all unit-slope layers by a factor, and then `cascade`.
+
+    Args:
+        network: as in `cascade`.
+        factor: larger than 0.
 
     Raises:
         ValueError: if `factor` is not positive.
+
+    Example:
+        >>> network = nn.Sequential(FirstSpike(window=2.0))
+        >>> rescale(network, 0.5)
+        >>> network[0].window
+        tensor(1., dtype=torch.float64)
     """
     check_positive("factor", factor)
     for layer in first_spike_layers(network).values():
@@ -165,7 +208,7 @@ def rescale(network: nn.Module, factor: float) -> None:
 
 
 def _in_order(network: nn.Module) -> list[TimeWindow]:
-    """Spiking layers in causal order; encoders apart."""
+    """Return the spiking layers in causal order, without encoders."""
     mapped = _mapped(network)
     if mapped is not None:
         return [layer for _, layer in mapped.spiking]
@@ -175,7 +218,7 @@ def _in_order(network: nn.Module) -> list[TimeWindow]:
 
 
 def _wiring(network: nn.Module) -> list[tuple[TimeWindow, list[TimeWindow]]]:
-    """Spiking layers in causal order, each with those that it hears; none for those that hear inputs."""
+    """Return the spiking layers in causal order, each with its presynaptic layers, without inputs."""
     mapped = _mapped(network)
     if mapped is None:
         chain = _in_order(network)
@@ -186,29 +229,29 @@ def _wiring(network: nn.Module) -> list[tuple[TimeWindow, list[TimeWindow]]]:
 
 
 def _mapped(network: nn.Module) -> Any:
-    """The first module that names its neurons and whom they hear; None if there is none."""
+    """Return the first module that names its neurons and their presynaptic layers, or None."""
     return next(filter(_is_mapped, network.modules()), None)
 
 
 def _is_mapped(module: nn.Module) -> bool:
-    # `hasattr` would look through all that a module holds, and this runs once a training step
+    # faster than `hasattr`, which searches all parameters and modules; this runs once per training step
     return hasattr(type(module), "sources") or "sources" in module.__dict__
 
 
 def _times(layer: TimeWindow) -> tuple[Tensor, Tensor]:
-    """Window and t_min; as attributes of a module they would take longer to find than to add."""
+    """Return window and t_min; attribute access of a module would take longer than their sum."""
     buffers: dict[str, Any] = layer._buffers
     return buffers["window"], buffers["t_min"]
 
 
 def _end(layers: list[TimeWindow]) -> Tensor:
-    windows, begins = zip(*map(_times, layers), strict=True)
-    return (torch.stack(begins) + torch.stack(windows)).amax()
+    windows, starts = zip(*map(_times, layers), strict=True)
+    return (torch.stack(starts) + torch.stack(windows)).amax()
 
 
-def _used_at_once(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
-    """What `grow` returns, where it takes less time to look than to grow: on the CPU of one process, one by one."""
-    if not windows[0].is_cpu or _is_distributed():
+def _used_fraction(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
+    """Return the result of `grow` without growing, on the CPU of one process, where this is faster; else None."""
+    if not windows[0].is_cpu or is_distributed():
         return None
     parts = []
     for layer, window in zip(layers, windows, strict=True):
@@ -219,7 +262,7 @@ def _used_at_once(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | N
 
 @contextmanager
 def _unconstrained(network: nn.Module) -> Iterator[None]:
-    """Within this context layers are evaluated as if there were no hardware."""
+    """Evaluate layers without constraints and clipping within this context."""
     training = {module: module.training for module in network.modules()}
     constraints = {module: module.constraints for module in training if isinstance(module, TimeWindow)}
     modes = {module: (module.overflow, module.time_domain) for module in training if isinstance(module, FirstSpike)}
@@ -250,7 +293,7 @@ def _record(record: _Record, layer: nn.Module, inputs: tuple[Tensor, ...]) -> No
 
 
 class _Largest:
-    """The largest drive over batches and processes."""
+    """Largest potential over batches and processes."""
 
     def __init__(self, device: torch.device) -> None:
         self._largest = torch.zeros((), dtype=torch.float64, device=device)
@@ -259,15 +302,15 @@ class _Largest:
         self._largest = torch.maximum(self._largest, u.amax().to(self._largest))
 
     def value(self) -> float:
-        _agree(self._largest, "MAX")
+        _all_reduce(self._largest, "MAX")
         return self._largest.item()
 
 
 class _Quantile:
-    """A quantile of positive drives over batches and processes, without keeping them.
+    """Quantile of positive potentials over batches and processes, without storing them.
 
-    Positive floats are ordered as their bits read as integers: the upper ones are the bins of a histogram whose
-    relative width is 2^-11 at every scale.
+    Positive floats have the order of their bits as integers: the upper bits are the bins of a histogram whose relative
+    width is 2^-11 at every scale.
     """
 
     _DROPPED_BITS = 12
@@ -281,8 +324,8 @@ class _Quantile:
         self._counts += torch.bincount(bits >> self._DROPPED_BITS, minlength=len(self._counts))
 
     def value(self) -> float:
-        _agree(self._counts, "SUM")
-        # on the CPU, as PyTorch refuses cumsum on GPUs where deterministic algorithms are asked for
+        _all_reduce(self._counts, "SUM")
+        # on the CPU, because cumsum has no deterministic implementation on GPUs
         cumulative = self._counts.cpu().cumsum(0)
         if cumulative[-1] == 0:
             return 0.0
@@ -291,11 +334,7 @@ class _Quantile:
         return torch.tensor((place + 1) << self._DROPPED_BITS, dtype=torch.int32).view(torch.float32).item()
 
 
-def _agree(values: Tensor, operation: str) -> None:
-    """Combine values of all processes in place; "MAX" or "SUM"."""
-    if _is_distributed():
+def _all_reduce(values: Tensor, operation: str) -> None:
+    """Combine values of all processes in place, by "MAX" or "SUM"."""
+    if is_distributed():
         dist.all_reduce(values, getattr(dist.ReduceOp, operation))
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

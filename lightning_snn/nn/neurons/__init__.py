@@ -11,9 +11,9 @@ from lightning_snn.nn.neurons.base import (
     without_autocast,
 )
 from lightning_snn.nn.neurons.integrator import LeakyIntegrator
-from lightning_snn.nn.neurons.lif import IF, LIF
+from lightning_snn.nn.neurons.lif import IF, LIF, DetachedLIF
 from lightning_snn.nn.neurons.probes import elementwise_refusal, gain_refusal
-from lightning_snn.nn.neurons.recurrent import Recurrent, RecurrentLIF
+from lightning_snn.nn.neurons.recurrent import Recurrent, RecurrentLIF, recurrent
 from lightning_snn.nn.neurons.synaptic import SynapticLIF
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "IF",
     "LIF",
     "AdaptiveLIF",
+    "DetachedLIF",
     "LeakyIntegrator",
     "Neuron",
     "Recurrent",
@@ -30,6 +31,7 @@ __all__ = [
     "gain_refusal",
     "membrane",
     "noise_refusal",
+    "recurrent",
     "runs_by_its_equations",
     "widened",
     "without_autocast",

@@ -16,7 +16,7 @@ from lightning_snn.functional.lif import (
     lif_rest,
 )
 from lightning_snn.functional.noisy_lif import NoiseMode, noisy_lif
-from lightning_snn.functional.surrogate import Surrogate, SurrogateName
+from lightning_snn.functional.surrogate import Sigmoid, Surrogate, SurrogateName
 from lightning_snn.nn.neurons.base import Neuron, membrane
 from lightning_snn.nn.noise import SpikeNoise
 from lightning_snn.nn.stateful import PerChannel
@@ -183,3 +183,33 @@ class IF(LIF):
         channels: int | None = None,
     ) -> None:
         super().__init__(1.0, threshold, reset, detach_reset, surrogate, False, learn_threshold, channels)
+
+
+class DetachedLIF(LIF):
+    """`LIF` with the constants of batch-normalized networks: a short memory and a reset without a gradient.
+
+    After Yu et al. 2024 (arXiv 2410.11488), whose surrogate is the derivative of ``sigmoid(4 x)``, of height 1.
+
+    Args:
+        beta: decay of the membrane potential per step, in [0, 1]; a number, or one per channel.
+        threshold: firing threshold, larger than 0; a number, or one per channel.
+        surrogate: derivative of the spike, see `LIF`.
+        learn_beta: train the decay (its logit).
+        learn_threshold: train the threshold (its logarithm).
+        channels: number of channels if a number should become one value per channel.
+
+    Example:
+        >>> DetachedLIF().detach_reset
+        True
+    """
+
+    def __init__(
+        self,
+        beta: PerChannel = 0.2,
+        threshold: PerChannel = 1.0,
+        surrogate: SurrogateName | Surrogate = Sigmoid(0.25),
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(beta, threshold, "subtract", True, surrogate, learn_beta, learn_threshold, channels)

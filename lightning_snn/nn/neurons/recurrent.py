@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_snn.checks import check_integer
 from lightning_snn.functional.lif import PendingState, Reset, lif, reset_membrane
@@ -124,6 +125,25 @@ class RecurrentLIF(LIF):
         self.features = features
         self.weight = recurrent_weight(features)
 
+    @classmethod
+    def around(cls, neuron: LIF, features: int, **options: Any) -> Self:
+        """Return recurrent neurons with the constants, decays and thresholds of a `LIF`; learned ones are copied.
+
+        Args:
+            neuron: the neurons.
+            features: number of neurons.
+            options: further arguments of the class.
+        """
+        made = cls(
+            features,
+            reset=neuron.reset_mode,
+            detach_reset=neuron.detach_reset,
+            surrogate=neuron.surrogate,
+            **options,
+        )
+        made.take_values(neuron)
+        return made
+
     @property
     def noise_modes(self) -> tuple[NoiseMode, ...]:  # type: ignore[override]
         """Readings of Gaussian currents that the neurons know; no trace exists for recurrent weights."""
@@ -151,6 +171,22 @@ class RecurrentLIF(LIF):
 
     def extra_repr(self) -> str:
         return f"{self.features}, {super().extra_repr()}"
+
+
+def recurrent(neuron: Neuron, features: int) -> Neuron:
+    """Return neurons with recurrent weights: `RecurrentLIF` for a `LIF`, whose scan is fused, else `Recurrent`.
+
+    Args:
+        neuron: the neurons; their values are taken over.
+        features: number of neurons.
+
+    Example:
+        >>> type(recurrent(LIF(), 8)).__name__, type(recurrent(AdaptiveLIF(), 8)).__name__
+        ('RecurrentLIF', 'Recurrent')
+    """
+    if type(neuron) is LIF and neuron.order == "reset_then_leak":
+        return RecurrentLIF.around(neuron, features)
+    return Recurrent(neuron, features)
 
 
 def recurrent_weight(features: int) -> nn.Parameter:

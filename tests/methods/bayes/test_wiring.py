@@ -104,7 +104,7 @@ def test_inside_a_module_of_unknown_structure_nothing_is_known():
 def test_a_chain_drives_the_next_neurons():
     one, other, first, second = bayes(), bayes(), LIF(), LIF()
     wiring = trace_wiring(nn.Sequential(one, nn.Flatten(), first, other, nn.AvgPool1d(2), second, bayes()))
-    assert wiring.drives == {one: [first], other: [second]}
+    assert wiring.targets == {one: [first], other: [second]}
     assert not wiring.stacked
     assert wiring.known == {first, second}
 
@@ -114,7 +114,7 @@ def test_a_stream_drives_the_neurons_of_every_later_block():
     neurons = [LIF(), LIF(), LIF()]
     blocks = [MembraneResidual(nn.Sequential(lif, layer)) for lif, layer in zip(neurons[:2], increments, strict=True)]
     wiring = trace_wiring(nn.Sequential(inputs, *blocks, neurons[2]))
-    assert wiring.drives == {inputs: neurons, increments[0]: neurons[1:], increments[1]: neurons[2:]}
+    assert wiring.targets == {inputs: neurons, increments[0]: neurons[1:], increments[1]: neurons[2:]}
     assert not wiring.stacked | wiring.elsewhere
 
 
@@ -128,7 +128,7 @@ def test_what_is_read_out_or_drives_other_neurons_is_heard_elsewhere():
     readout, shared, before_sign = bayes(), bayes(), bayes()
     wiring = trace_wiring(nn.Sequential(shared, LIF(), shared, Sign(), before_sign, Sign(), readout))
     assert wiring.elsewhere == {shared, before_sign, readout}
-    assert wiring.drives.keys() == {shared}
+    assert wiring.targets.keys() == {shared}
 
 
 @pytest.mark.parametrize("between", [GaussianNoise(0.5), LeakyIntegrator(), Opaque(nn.Flatten())])
@@ -136,7 +136,7 @@ def test_neurons_behind_a_module_of_unknown_structure_are_not_known(between):
     source, lif, readout = bayes(), LIF(), bayes()
     wiring = trace_wiring(nn.Sequential(source, between, lif, readout))
     assert not wiring.known
-    assert source not in wiring.drives
+    assert source not in wiring.targets
     assert not wiring.stacked
     assert trace_wiring(nn.Sequential(between, LIF())).known  # nothing is behind it
     stacked = trace_wiring(nn.Sequential(source, between, readout)).stacked

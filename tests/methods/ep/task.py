@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF
 from lightning_snn.methods import ExpectationPropagation, Progress
-from lightning_snn.methods.ep import MessageLayer, MessageNetwork, Natural, hear
-from lightning_snn.methods.ep.local import Heard
+from lightning_snn.methods.ep import MessageLayer, MessageNetwork, Natural, update_batch
+from lightning_snn.methods.ep.batch_update import BatchUpdate
 from lightning_snn.methods.task import Regression
 
 
@@ -64,7 +64,7 @@ def prepared(network: nn.Module, regression: bool = False, seed: int = 0, **opti
     return network
 
 
-def heard(
+def updated(
     network: MessageNetwork,
     x: Tensor,
     y: Tensor,
@@ -72,11 +72,11 @@ def heard(
     damping: float = 0.3,
     solver_iterations: int = 5,
     cavities: Sequence[Natural] | None = None,
-) -> Heard:
-    """What a batch says to the network as it is."""
+) -> BatchUpdate:
+    """Return the update by a batch of the network as it is."""
     cavities = [block.layer.natural for block in network.chain.blocks] if cavities is None else cavities
     with torch.no_grad():
-        return hear(network.chain, cavities, x, y, iterations, damping, solver_iterations)
+        return update_batch(network.chain, cavities, x, y, iterations, damping, solver_iterations)
 
 
 class Steps:
@@ -91,7 +91,7 @@ class Steps:
         self.optimizer = self.method.configure_optimizer(self.network)
 
     def ask(self, x: Tensor, y: Tensor, train_size: int | None = None) -> None:
-        """Hear a batch `[B, ...]` and leave the displacement in the gradients."""
+        """Leave the displacement that a batch `[B, ...]` requests in the gradients."""
         self.method.progress = Progress(0.0, train_size)
         self.method.training_step(self.network, x[None], y).objective.backward()
 
@@ -102,16 +102,16 @@ class Steps:
             self.ask(x[batch], y[batch], train_size)
             self.optimizer.step()
 
-    def settled(self) -> None:
-        """Sites as the next batch would find them."""
+    def update_sites(self) -> None:
+        """Update sites as the next batch would."""
         for layer in self.layers:
-            layer.sites.settle(layer.natural)
+            layer.sites.update(layer.natural)
 
 
 def assert_prior_and_sites_add_up(layers: Sequence[MessageLayer], tolerance: float = 1e-10) -> None:
     """The natural parameters of every layer are those of its prior and of all its sites."""
     for layer in layers:
-        layer.sites.settle(layer.natural)
+        layer.sites.update(layer.natural)
         sites = list(layer.sites._sites.values())
         assert sites
         for values, prior, *parts in zip(layer.natural, layer.prior, *sites, strict=True):

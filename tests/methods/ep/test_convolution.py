@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF
 from lightning_snn.methods.ep import Natural, output_moments
-from tests.methods.ep.task import Steps, digits, heard, prepared
+from tests.methods.ep.task import Steps, digits, prepared, updated
 
 
 def assert_alike(one: list[Natural], other: list[Natural]) -> None:
@@ -24,7 +24,7 @@ def test_a_kernel_as_large_as_the_image_is_a_dense_layer(options):
     images = x.view(60, 2, 4, 4)
     convolution = nn.Sequential(nn.Conv2d(2, 6, 4), LIF(), nn.Flatten(), nn.Linear(6, 3)).double()
     matrix = nn.Sequential(nn.Flatten(), nn.Linear(32, 6), LIF(), nn.Linear(6, 3)).double()
-    found, expected = (heard(prepared(network, **options), images, y, 6) for network in (convolution, matrix))
+    found, expected = (updated(prepared(network, **options), images, y, 6) for network in (convolution, matrix))
     assert_alike(found.natural, expected.natural)
     torch.testing.assert_close(found.log_evidence, expected.log_evidence)
 
@@ -42,13 +42,13 @@ def test_a_convolution_learns_from_positions_as_a_dense_layer_from_samples(bias,
 
     dense = nn.Linear(12, 3, bias).double()
     settings = {"regression": True, "noise_variance": 0.1} | options
-    found = heard(prepared(layer, **settings), x, values)
-    expected = heard(prepared(dense, **settings), patches(x), values.permute(0, 2, 3, 1).reshape(-1, 3))
+    found = updated(prepared(layer, **settings), x, values)
+    expected = updated(prepared(dense, **settings), patches(x), values.permute(0, 2, 3, 1).reshape(-1, 3))
     assert_alike(found.natural, expected.natural)
     positions = values[0, 0].numel()
     torch.testing.assert_close(found.log_evidence, positions * expected.log_evidence)
-    # what one position alone says is less
-    alone = heard(
+    # one position alone carries less information
+    alone = updated(
         prepared(dense, **settings), patches(x)[::positions], values.permute(0, 2, 3, 1).reshape(-1, 3)[::positions]
     )
     assert not torch.allclose(alone.natural[0].precision, expected.natural[0].precision)

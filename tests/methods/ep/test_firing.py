@@ -46,10 +46,10 @@ def test_a_network_keeps_its_weights_and_the_given_one_stays_as_it_is():
     network = MLP(6, 3, [5]).double()
     x = torch.rand(4, 6, dtype=torch.float64)
     before = run(network, x[None])
-    twin = firing_network(network)
+    fired = firing_network(network)
     hidden = FiringProbability()(nn.functional.linear(x, network[1].weight, network[1].bias))
     expected = SpikeLogOdds()(nn.functional.linear(hidden, network[3].weight, network[3].bias))
-    torch.testing.assert_close(twin(x), expected)
+    torch.testing.assert_close(fired(x), expected)
     torch.testing.assert_close(firing_network(network, outputs_spike=False)(x).detach(), network[3](hidden).detach())
     assert torch.equal(run(network, x[None]), before)
-    assert twin[0][1].weight is not network[1].weight
+    assert fired[0][1].weight is not network[1].weight

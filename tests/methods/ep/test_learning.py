@@ -1,4 +1,4 @@
-"""What expectation propagation learns and says: tasks, closed form against draws, and what it refuses."""
+"""Learning and prediction by expectation propagation: tasks, closed form against draws, and refused arguments."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_bias_of_discrete_weights_is_free_to_learn_what_is_common(weights):
     mean, _ = steps.layers[0].moments()
     assert mean[0, -1] > 1.5
     assert (mean[1:, -1] < -1.5).all()
-    torch.testing.assert_close(mean[:, :-1], torch.zeros(3, 24).double())  # inputs said nothing
+    torch.testing.assert_close(mean[:, :-1], torch.zeros(3, 24).double())  # inputs carry no information
 
 
 def test_learned_noise_is_that_of_the_data():
@@ -115,7 +115,7 @@ def test_a_target_of_another_shape_is_refused_before_anything_moves(sizes):
     assert torch.equal(steps.layers[0].precision, before)
 
 
-def test_labels_are_integers_one_a_sample():
+def test_labels_are_integers_one_per_sample():
     x, y = digits(20)
     gradients = []
     for dtype in (torch.int64, torch.uint8):
@@ -123,8 +123,8 @@ def test_labels_are_integers_one_a_sample():
         steps.ask(x, y.to(dtype))
         gradients.append(steps.layers[0].precision_mean.grad)
     assert torch.equal(*gradients)
-    for wrong, told in ((y.double(), "torch.float64 of shape .20,."), (y[:, None], "torch.int64 of shape .20, 1.")):
-        with pytest.raises(ValueError, match=f"integer label a sample.*{told}"):
+    for wrong, found in ((y.double(), "torch.float64 of shape .20,."), (y[:, None], "torch.int64 of shape .20, 1.")):
+        with pytest.raises(ValueError, match=f"integer label per sample.*{found}"):
             Steps(dense(24, 3)).ask(x, wrong)
 
 
@@ -243,7 +243,7 @@ def test_arguments_out_of_range_are_refused_by_name(name, value):
 @pytest.mark.parametrize("name", ["weights", "prior_variance", "prior_split", "amplitude"])
 def test_lists_of_another_length_than_the_weight_layers_are_refused(name):
     value = {"weights": ["sign"] * 3, "prior_split": [0.5] * 3}.get(name, [1.0] * 3)
-    with pytest.raises(ValueError, match=f"`{name}` to be one for all or 2, one a weight layer"):
+    with pytest.raises(ValueError, match=f"`{name}` to be one for all layers or 2, one per weight layer"):
         SpikingModule(dense(24, 6, 3), ExpectationPropagation(**{name: value}), num_classes=3)
 
 

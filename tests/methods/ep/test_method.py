@@ -1,4 +1,4 @@
-"""Expectation propagation as a method: what its steps do to posterior and sites, and what it remembers."""
+"""Expectation propagation as a method: effects of its steps on posterior and sites, and its memories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lightning_snn.methods import ExpectationPropagation, Progress
 from lightning_snn.methods.ep import Natural
-from tests.methods.ep.task import Steps, assert_prior_and_sites_add_up, dense, digits, heard
+from tests.methods.ep.task import Steps, assert_prior_and_sites_add_up, dense, digits, updated
 
 TOLERANCES = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -21,7 +21,7 @@ def copied(steps: Steps) -> list[Natural]:
 def test_the_gradient_is_minus_the_displacement_that_the_batch_asks_for():
     x, y = digits(50)
     steps = Steps(dense(24, 6, 3))
-    expected = heard(steps.network, x, y).natural
+    expected = updated(steps.network, x, y).natural
     steps.ask(x, y)
     for layer, new in zip(steps.layers, expected, strict=True):
         for parameter, after in zip((layer.precision, layer.precision_mean), new, strict=True):
@@ -42,8 +42,8 @@ def test_a_second_visit_starts_from_the_cavity_and_leaves_cavity_and_new_site(we
     cavities = [
         Natural(*(a - b for a, b in zip(*pair, strict=True))) for pair in zip(copied(steps), sites, strict=True)
     ]
-    expected = heard(steps.network, x[parts[0]], y[parts[0]], cavities=cavities).natural
-    again = heard(steps.network, x[parts[0]], y[parts[0]]).natural
+    expected = updated(steps.network, x[parts[0]], y[parts[0]], cavities=cavities).natural
+    again = updated(steps.network, x[parts[0]], y[parts[0]]).natural
     steps.take(x, y, parts[:1])
     assert_prior_and_sites_add_up(steps.layers)
     for layer, new, twice in zip(steps.layers, expected, again, strict=True):
@@ -58,7 +58,7 @@ def test_half_a_step_moves_posterior_and_site_halfway():
     whole, half = (Steps(dense(24, 6, 3), step_size=size) for size in (1.0, 0.5))
     for steps in (whole, half):
         steps.take(x, y, [torch.arange(50)])
-        steps.settled()
+        steps.update_sites()
     for full, part in zip(whole.layers, half.layers, strict=True):
         (key,) = full.sites._sites
         for a, b, prior, site in zip(full.natural, part.natural, full.prior, part.sites.site(key), strict=True):
@@ -70,11 +70,11 @@ def test_taking_a_site_away_and_adding_it_again_changes_nothing():
     x, y = digits(60)
     steps = Steps(dense(24, 6, 3), iterations=3)
     steps.take(x, y, torch.arange(60).split(20))
-    steps.settled()
+    steps.update_sites()
     for layer in steps.layers:
         for key in layer.sites._sites:
             site = layer.sites.site(key)
-            for values, without, part in zip(layer.natural, layer.without(site), site, strict=True):
+            for values, without, part in zip(layer.natural, layer.cavity(site), site, strict=True):
                 torch.testing.assert_close(without + part, values, rtol=1e-14, atol=1e-12)
         assert (layer.precision > 0).all()
 
@@ -91,20 +91,20 @@ def test_batches_are_found_in_any_order_and_with_their_samples_in_any_order():
     assert {len(layer.sites) for layer in steps.layers} == {6}
 
 
-class Telling(ExpectationPropagation):
-    """Tells what cavities it starts from."""
+class Recording(ExpectationPropagation):
+    """Records the cavities that it starts from."""
 
     def training_step(self, network, x, y):
         self.started = []
-        ask = self.remembered.cavities
+        ask = self.update_memory.cavities
 
         def asked(*arguments):
             self.started = ask(*arguments)
             return self.started
 
-        self.remembered.cavities = asked
+        self.update_memory.cavities = asked
         step = super().training_step(network, x, y)
-        del self.remembered.cavities
+        del self.update_memory.cavities
         return step
 
 
@@ -112,7 +112,7 @@ def cavities_of_passes(memory: str) -> list[tuple[Natural, Natural, Natural]]:
     """Cavity, posterior and prior before each of 4 steps on 2 batches, of 40 and 20 samples."""
     x, y = digits(60)
     parts = (torch.arange(40), torch.arange(40, 60))
-    method = Telling(memory=memory, iterations=2)
+    method = Recording(memory=memory, iterations=2)
     torch.manual_seed(0)
     network = method.prepare(dense(24, 3))
     optimizer, layer = method.configure_optimizer(network), network.chain.blocks[0].layer
@@ -169,7 +169,7 @@ def test_a_batch_that_diverges_is_skipped_and_keeps_its_site():
     parts = torch.arange(60).split(20)
     steps = Steps(dense(24, 6, 3), iterations=3)
     steps.take(x, y, parts, 60)
-    steps.settled()
+    steps.update_sites()
     before, sites = copied(steps), [copy.deepcopy(layer.sites._sites) for layer in steps.layers]
     steps.method.progress = Progress(1.0, 60)
     steps.method.damping = torch.nan
@@ -179,10 +179,10 @@ def test_a_batch_that_diverges_is_skipped_and_keeps_its_site():
     steps.optimizer.zero_grad()
     step.objective.backward()
     steps.optimizer.step()
-    steps.settled()
-    for layer, old, remembered in zip(steps.layers, before, sites, strict=True):
+    steps.update_sites()
+    for layer, old, kept in zip(steps.layers, before, sites, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(layer.natural, old, strict=True))
-        assert layer.sites._sites.keys() == remembered.keys()
+        assert layer.sites._sites.keys() == kept.keys()
     steps.method.damping = 0.3
     steps.take(x, y, parts, 60)
     assert_prior_and_sites_add_up(steps.layers)

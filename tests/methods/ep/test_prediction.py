@@ -1,4 +1,4 @@
-"""What networks of weight distributions say in one pass, against drawn weights and spikes."""
+"""Predictions of weight distributions in one pass, against drawn weights and spikes."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Objective(nn.Module):
         self.network = self.method.prepare(dense(24, 6, 3))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        self.method.progress = Progress(0.0, SAMPLES)  # over all processes, as the module tells
+        self.method.progress = Progress(0.0, SAMPLES)  # over all processes, as the module reports
         return self.method.training_step(self.network, x[None], y).objective
 
 
@@ -42,8 +42,8 @@ def one_pass(objective: Objective, processes: int) -> None:
         optimizer.step()
 
 
-def told(objective: Objective) -> dict[str, Tensor]:
-    """Posterior, prior and sites, and how often new samples are told right."""
+def measured(objective: Objective) -> dict[str, Tensor]:
+    """Posterior, prior and sites, and the accuracy on new samples."""
     x, y = digits(500, seed=1)
     right = objective.method.predict(objective.network, x[None]).mean.argmax(1) == y
     return {
@@ -62,7 +62,7 @@ def of_passes(memory: str, processes: int) -> dict[str, dict[str, Tensor]]:
     one_pass(whole, processes)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     one_pass(resumed, processes)
-    return {"whole": told(whole), "resumed": told(resumed)}
+    return {"whole": measured(whole), "resumed": measured(resumed)}
 
 
 def of_memories(rank: int) -> dict[str, dict[str, dict[str, Tensor]]]:
@@ -100,7 +100,7 @@ def test_both_processes_know_the_sites_of_all_batches_and_these_add_up(of_ranks,
 
 
 def test_both_processes_count_the_samples_of_both(of_ranks):
-    assert [found["average"]["whole"]["method.remembered.heard"] for found in of_ranks] == [2 * SAMPLES] * 2
+    assert [found["average"]["whole"]["method.update_memory.samples_seen"] for found in of_ranks] == [2 * SAMPLES] * 2
 
 
 @pytest.mark.parametrize("memory", MEMORIES)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lightning_snn.methods.ep import Natural
-from tests.methods.ep.task import dense, digits, heard, prepared
+from tests.methods.ep.task import dense, digits, prepared, updated
 
 NOISE = 8 / math.pi
 
 
 def tilted(mean: Tensor, variance: Tensor, p_spike: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and curvature of the log evidence of a neuron of which others say that it spikes with `p_spike`."""
+    """Slope and curvature of the log evidence of a neuron whose spike has probability `p_spike` by other messages."""
     z = mean / (variance + NOISE).sqrt()
     evidence = p_spike * torch.special.ndtr(z) + (1 - p_spike) * torch.special.ndtr(-z)
     ratio = (2 * p_spike - 1) * torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) / evidence
@@ -72,7 +72,7 @@ def test_messages_are_those_of_the_equations_written_out(sizes):
     x, y = digits(40, 12)
     network = prepared(dense(*sizes))
     cavities = [block.layer.natural for block in network.chain.blocks]
-    found = heard(network, x, y, 8, 0.4, 60).natural
+    found = updated(network, x, y, 8, 0.4, 60).natural
     for one, other, cavity in zip(found, reference(cavities, x, y, 8, 0.4), cavities, strict=True):
         moved = (one.precision - cavity.precision).abs().max(), (one.precision_mean - cavity.precision_mean).abs().max()
         for values, expected, largest in zip(one, other, moved, strict=True):

@@ -51,9 +51,9 @@ def test_prior_and_sites_add_up_to_the_posterior_whatever_the_trainer_does(optio
     assert {layer.sites.samples for layer in layers(made)} == {120}
 
 
-def test_a_loader_that_deals_samples_anew_is_told_of_fixed_batches():
+def test_a_loader_that_shuffles_samples_is_refused_in_favor_of_fixed_batches():
     fitting = trainer(max_epochs=2, precision="64-true")
-    with pytest.raises(ValueError, match="same samples in each batch at every pass.*FixedBatches.*shuffle=False"):
+    with pytest.raises(ValueError, match="same samples in each batch in every epoch.*FixedBatches.*shuffle=False"):
         fitting.fit(module(ExpectationPropagation(iterations=2)), batches(shuffle=True))
     assert fitting.current_epoch == 1
     assert fitting.global_step == 6

@@ -78,9 +78,9 @@ def test_members_hear_from_every_window_what_all_patterns_of_the_others_say(name
             given[value] += evidence * own
     expected = (given[1] / given[0]).log().sum((0, 1))
     signal = Signal(p[None, None], (p * (1 - p))[None, None])
-    heard = AnySpike(pool).backward(signal, Feedback(log_odds[None, None], torch.zeros(1, 1, *windows).double()))
-    torch.testing.assert_close(heard.score[0, 0], expected, rtol=1e-9, atol=1e-12)
-    assert heard.curvature.abs().max() == 0
+    back = AnySpike(pool).backward(signal, Feedback(log_odds[None, None], torch.zeros(1, 1, *windows).double()))
+    torch.testing.assert_close(back.score[0, 0], expected, rtol=1e-9, atol=1e-12)
+    assert back.curvature.abs().max() == 0
     assert expected.abs().max() > 0.1
 
 
@@ -100,10 +100,8 @@ def test_windows_with_certain_members_stay_finite(dtype):
     signal = Signal(p, p * (1 - p))
     pool = AnySpike(nn.MaxPool2d(2))
     for log_odds in (-1e3, -5.0, 0.0, 5.0, 1e3):
-        heard = pool.backward(
-            signal, Feedback(torch.full((1, 1, 1, 2), log_odds, dtype=dtype), torch.zeros(1, 1, 1, 2))
-        )
-        assert heard.score.isfinite().all()
+        back = pool.backward(signal, Feedback(torch.full((1, 1, 1, 2), log_odds, dtype=dtype), torch.zeros(1, 1, 1, 2)))
+        assert back.score.isfinite().all()
     moved = pool.forward(signal)
     assert ((moved.mean >= 0) & (moved.mean <= 1)).all()
     # where another member spikes for certain, nothing is to be learned of the rest
@@ -119,7 +117,7 @@ def test_given_inputs_are_pooled_by_their_largest_value(name):
     signal = AnySpike(pool).forward(Signal(x, None))
     assert torch.equal(signal.mean, pool(x))
     assert signal.variance is None
-    assert AnySpike(pool).spread(Signal(x, None), x).abs().max() == 0
+    assert AnySpike(pool).propagate_variance(Signal(x, None), x).abs().max() == 0
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -136,7 +134,7 @@ def test_uncertainty_of_members_spreads_by_the_slope_of_the_window(name):
             p[..., row, column] += sign * step
             ends.append(made.forward(Signal(p, p)).mean)
         expected += ((ends[0] - ends[1]) / (2 * step)) ** 2 * part[..., row, column, None, None]
-    torch.testing.assert_close(made.spread(signal, part), expected, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(made.propagate_variance(signal, part), expected, rtol=1e-6, atol=1e-12)
 
 
 def test_the_part_that_spreads_is_never_more_than_the_variance():
@@ -145,7 +143,7 @@ def test_the_part_that_spreads_is_never_more_than_the_variance():
     made = AnySpike(nn.MaxPool2d(2))
     whole = made.forward(signal).variance
     assert whole is not None
-    assert (made.spread(signal, 100 * signal.variance) <= whole * (1 + 1e-12)).all()
+    assert (made.propagate_variance(signal, 100 * signal.variance) <= whole * (1 + 1e-12)).all()
 
 
 @pytest.mark.parametrize("name", AVERAGES)
@@ -161,13 +159,13 @@ def test_moments_of_an_average_are_those_of_all_patterns(name):
 
 
 @pytest.mark.parametrize("name", AVERAGES)
-def test_members_of_an_average_hear_the_exact_ratio_of_their_two_values(name):
+def test_members_of_an_average_receive_the_exact_ratio_of_their_two_values(name):
     pool, size = AVERAGES[name]
     signal, made = spikes(size), AveragePool(pool)
     mean = made.forward(signal).mean
     score, curvature = torch.randn_like(mean), torch.rand_like(mean)
-    heard = made.backward(signal, Feedback(score, curvature))
-    found = heard.score + (signal.mean - 0.5) * heard.curvature
+    back = made.backward(signal, Feedback(score, curvature))
+    found = back.score + (signal.mean - 0.5) * back.curvature
     for row, column in product(range(size[0]), range(size[1])):
         evidence = []
         for value in (1.0, 0.0):
@@ -183,7 +181,7 @@ def test_a_part_of_the_variance_spreads_as_the_variance_does(name):
     pool, size = AVERAGES[name]
     signal, made = spikes(size), AveragePool(pool)
     assert signal.variance is not None
-    assert torch.equal(made.spread(signal, signal.variance), made.forward(signal).variance)
+    assert torch.equal(made.propagate_variance(signal, signal.variance), made.forward(signal).variance)
     assert made.forward(Signal(signal.mean, None)).variance is None
 
 
@@ -193,7 +191,7 @@ def test_rearranging_goes_there_and_back(module):
     assert signal.variance is not None
     moved = made.forward(signal)
     assert torch.equal(moved.mean, module(signal.mean))
-    assert torch.equal(moved.variance, made.spread(signal, signal.variance))
+    assert torch.equal(moved.variance, made.propagate_variance(signal, signal.variance))
     back = made.backward(signal, Feedback(moved.mean, moved.variance))
     assert torch.equal(back.score, signal.mean)
     assert torch.equal(back.curvature, signal.variance)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn.functional.ttfs import TimeConstraints, spike_times
-from lightning_snn.methods.ttfs.layers import (
+from lightning_snn.methods.ttfs import (
     AlphaConv2d,
     AlphaLinear,
     FirstSpike,
@@ -41,12 +41,12 @@ def relu_network(depth: int, width: int = 32, dtype: torch.dtype = torch.float64
 
 def spiking(network: nn.Sequential, time_domain: bool = True) -> nn.Sequential:
     """The same parameters with first spikes in place of ReLU, windows calibrated."""
-    twin = copy.deepcopy(network)
-    for place, part in enumerate(twin):
+    other = copy.deepcopy(network)
+    for place, part in enumerate(other):
         if isinstance(part, nn.ReLU):
-            twin[place] = FirstSpike(time_domain=time_domain)
-    calibrate(twin, images(64, 1)[0].to(twin[0].weight.dtype))
-    return twin
+            other[place] = FirstSpike(time_domain=time_domain)
+    calibrate(other, images(64, 1)[0].to(other[0].weight.dtype))
+    return other
 
 
 def alpha(network: nn.Sequential, window: float = 3.0) -> nn.Sequential:
@@ -135,13 +135,13 @@ def test_gradients_through_spike_times_are_those_of_relu(depth: int):
 
 def one_ulp(network: nn.Sequential, seed: int = 0) -> nn.Sequential:
     """The control: every weight moved to a neighboring float."""
-    twin = copy.deepcopy(network)
+    other = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in other.parameters():
             away = torch.where(torch.rand(parameter.shape, generator=generator) < 0.5, -torch.inf, torch.inf)
             parameter.copy_(torch.nextafter(parameter, away.to(parameter)))
-    return twin
+    return other
 
 
 OPTIMIZERS = {
@@ -240,7 +240,7 @@ def test_alpha_slopes_compute_the_relu_network_whose_row_sums_are_bounded(depth:
         torch.testing.assert_close(bias, linear.bias, rtol=1e-12, atol=1e-12)
 
 
-def test_row_sums_of_one_or_more_have_no_alpha_image():
+def test_row_sums_of_one_or_more_have_no_alpha_equivalent():
     linear = nn.Linear(2, 1)
     nn.init.constant_(linear.weight, 0.5)
     with pytest.raises(ValueError, match="sum to less than 1, but got 1"):
@@ -324,15 +324,15 @@ def test_pooling_is_a_race_with_the_gradient_of_max_pooling(kernel: tuple[int, i
     size, stride, padding, dilation, ceil_mode = kernel
     # few values: ties everywhere
     x = torch.randint(0, 4, (2, 3, 7, 7)).double()
-    x, twin = x.clone().requires_grad_(), x.clone().requires_grad_()
+    x, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     pool = SpikePool2d(size, stride, padding, dilation=dilation, ceil_mode=ceil_mode)
     plain = nn.MaxPool2d(size, stride, padding, dilation, ceil_mode=ceil_mode)
-    found, expected = pool(x), plain(twin)
+    found, expected = pool(x), plain(other)
     assert torch.equal(found, expected)
     weight = torch.randn_like(found)
     (found * weight).sum().backward()
     (expected * weight).sum().backward()
-    assert torch.equal(x.grad, twin.grad)
+    assert torch.equal(x.grad, other.grad)
 
 
 def test_the_earliest_spike_of_a_pool_is_the_smallest_time():
@@ -345,17 +345,17 @@ def test_the_earliest_spike_of_a_pool_is_the_smallest_time():
 def test_a_negative_scale_takes_the_latest_spike_and_silence_if_any_member_is_silent():
     scale = torch.tensor([2.0, -2.0, -1.0], dtype=torch.float64)
     x = torch.randint(0, 4, (2, 3, 8, 8)).double()
-    x, twin = x.clone().requires_grad_(), x.clone().requires_grad_()
+    x, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     pool = SpikePool2d(3, 2, 1, sign=scale.sign())
     found = pool(x) * scale.view(-1, 1, 1)
-    expected = F.max_pool2d(twin * scale.view(-1, 1, 1), 3, 2, 1)
+    expected = F.max_pool2d(other * scale.view(-1, 1, 1), 3, 2, 1)
     assert torch.equal(found, expected)
     found.sum().backward()
     expected.sum().backward()
-    assert torch.equal(x.grad, twin.grad)
+    assert torch.equal(x.grad, other.grad)
     # the earliest would be another
     assert not torch.equal(SpikePool2d(3, 2, 1)(x), pool(x))
-    with pytest.raises(ValueError, match="Expected argument `sign` to hold 1 and -1"):
+    with pytest.raises(ValueError, match="Expected argument `sign` to have values 1 and -1"):
         SpikePool2d(2, sign=torch.tensor([1.0, 0.0]))
 
 
@@ -386,12 +386,12 @@ def test_overflow_passes_clips_or_raises():
             assert torch.autograd.grad(found.sum(), u)[0].tolist() == slopes
             assert neurons.overflow_fraction == 0.5
     neurons = FirstSpike(2.0, "error")
-    with pytest.raises(ValueError, match="window of length 2, but got a drive of 3"):
+    with pytest.raises(ValueError, match="window of length 2, but got a potential of 3"):
         neurons(u)
     assert neurons(u - 1).tolist() == [[0, 0], [1.5, 2]]
 
 
-def test_overflow_is_not_counted_in_training_that_passes_it_and_the_peak_tells():
+def test_overflow_is_not_counted_in_training_that_passes_it_and_the_peak_shows_it():
     neurons = FirstSpike(2.0)
     neurons(torch.tensor([1.0, 3.0]))
     assert neurons.overflow_fraction is None
@@ -410,7 +410,7 @@ def test_overflow_is_not_counted_in_training_that_passes_it_and_the_peak_tells()
     assert neurons.peak is None
 
 
-def test_the_peak_of_clipped_neurons_is_that_of_their_drive():
+def test_the_peak_of_clipped_neurons_is_that_of_their_potential():
     neurons = FirstSpike(2.0, "clip")
     neurons(torch.tensor([1.0, 3.0]))
     assert neurons.peak == 3.0
@@ -447,11 +447,11 @@ def test_windows_stay_float64_and_exact_whatever_the_network_is_cast_to(convert:
 def test_a_network_after_a_step_can_be_copied():
     network = nn.Sequential(nn.Linear(3, 4), FirstSpike(), nn.Linear(4, 2))
     network(torch.rand(2, 3)).sum().backward()
-    twin = copy.deepcopy(network)
-    assert twin[1].peak == network[1].peak
+    other = copy.deepcopy(network)
+    assert other[1].peak == network[1].peak
 
 
-def test_offsets_of_positions_are_added_to_the_drive_and_learned():
+def test_offsets_of_positions_are_added_to_the_potential_and_learned():
     offsets = OffsetMap((2, 3, 3))
     u = torch.randn(4, 2, 3, 3)
     assert torch.equal(offsets(u), u)

@@ -1,4 +1,4 @@
-"""ReLU networks and their images in first spike times: equal in the time domain, refused where there is none."""
+"""ReLU networks and their TTFS equivalents: equal in the time domain, refused if there is none."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_snn.methods.ttfs import FirstSpike, OffsetMap, SpikePool2d
 from lightning_snn.methods.ttfs.events import simulate
-from lightning_snn.methods.ttfs.layers import FirstSpike, OffsetMap, SpikePool2d
-from lightning_snn.methods.ttfs.mapping import OneToOne, TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.synapses import OneToOne
 from lightning_snn.methods.ttfs.windows import calibrate
 from lightning_snn.networks import MLP, VGG, EventConvNet, RecurrentNet, ResidualConvNet, ResidualMLP, ResNet
 from lightning_snn.nn.neurons import LIF, RecurrentLIF
@@ -46,7 +47,7 @@ def drawn(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
     return network.to(dtype).eval()
 
 
-def rectified(network: nn.Module) -> nn.Module:
+def with_relu(network: nn.Module) -> nn.Module:
     """A copy in which ReLU stands where LIF neurons stood."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
@@ -80,12 +81,12 @@ def by_spike_times(network: TTFSNetwork, x: Tensor, delayed: bool = True) -> Ten
         for source in sources:
             delay = network.delays[source, name] if delayed else 0.0
             trains[source] = torch.where(emitted[source], begin - (times[source] + delay), 0.0)
-        drive = network.drive(name, trains)
+        potential = network.potential(name, trains)
         if name not in layers:
-            return drive
-        emitted[name] = drive > 0
-        # V(t_min) + D = drive, theta = window - D, slope 1
-        times[name] = begin + layers[name].window - drive
+            return potential
+        emitted[name] = potential > 0
+        # V(t_min) + D = potential, theta = window - D, slope 1
+        times[name] = begin + layers[name].window - potential
     raise AssertionError("no readout")
 
 
@@ -211,7 +212,7 @@ NETWORKS = {
 def test_logits_in_the_time_domain_equal_those_of_the_relu_network(name):
     make, shape = NETWORKS[name]
     network, x = drawn(make()), inputs(shape, 20)
-    expected = rectified(network)(x)
+    expected = with_relu(network)(x)
     assert expected.std(0).min() > 1e-4
     spiking = mapped(network, x)
     for logits in (spiking(x), by_spike_times(spiking, x)):
@@ -226,7 +227,7 @@ def test_single_precision_stays_single_precision(name):
     spiking = mapped(network, x)
     assert {p.dtype for p in spiking.parameters()} == {torch.float32}
     assert all(layer.window.dtype == torch.float64 for _, layer in spiking.spiking)
-    expected = rectified(network)(x)
+    expected = with_relu(network)(x)
     scale = max(1.0, expected.abs().max().item())
     torch.testing.assert_close(spiking(x), expected, rtol=0, atol=1e-3 * scale)
 
@@ -235,7 +236,7 @@ def test_single_precision_stays_single_precision(name):
 def test_there_and_back_is_the_same_function(name):
     make, shape = NETWORKS[name]
     network, x = drawn(make()), inputs(shape)
-    expected = rectified(network)(x)
+    expected = with_relu(network)(x)
     back = from_relu(network, LOW, HIGH, x).to_relu()
     assert not any(isinstance(module, FirstSpike) for module in back.modules())
     again = from_relu(back, LOW, HIGH, x)
@@ -399,9 +400,9 @@ def test_threshold_offsets_near_borders_are_a_convolution_of_the_shift():
     image = (norm.bias - norm.running_mean * kappa).view(1, -1, 1, 1).expand(1, 4, 10, 10)
     expected = last(image)[0]
     spiking = from_relu(network, 0.0, 1.0, inputs(IMAGES))
-    offsets = spiking.drive("readout", {"1": torch.zeros(1, 4, 10, 10, dtype=torch.float64)})[0]
+    offsets = spiking.potential("readout", {"1": torch.zeros(1, 4, 10, 10, dtype=torch.float64)})[0]
     torch.testing.assert_close(offsets, expected, rtol=0, atol=1e-13)
-    # nine different values a channel for a 3x3 kernel
+    # nine different values per channel for a 3x3 kernel
     assert all(len(channel.detach().round(decimals=9).unique()) == 9 for channel in offsets)
 
 
@@ -414,7 +415,7 @@ def test_without_border_maps_the_network_is_another(name):
     assert maps
     for module in maps:
         nn.init.zeros_(module.offset)
-    assert (spiking(x) - rectified(network)(x)).abs().max() > 1e-3
+    assert (spiking(x) - with_relu(network)(x)).abs().max() > 1e-3
 
 
 def test_silent_padding_is_zero_padding():
@@ -447,7 +448,7 @@ def test_pools_of_potentials_move_behind_the_neurons():
     network, x = drawn(pooled_potentials()), inputs(IMAGES)
     spiking = mapped(network, x)
     first = spiking.spiking[0][0]
-    assert spiking.drive(first, {"encoder": spiking.encoder(x)}).shape == (6, 6, 12, 12)
+    assert spiking.potential(first, {"encoder": spiking.encoder(x)}).shape == (6, 6, 12, 12)
     pool = next(module for module in spiking.modules() if isinstance(module, SpikePool2d))
     assert torch.equal(pool.sign < 0, network[2].weight < 0)
 
@@ -458,7 +459,7 @@ def test_average_pools_cost_no_neurons_and_equal_an_explicit_layer(make):
     x = inputs(IMAGES)
     network(x)
     folded = mapped(network, x)
-    # what is averaged is not negative, so that another rectifier is a layer with weights 1 / k^2
+    # what is averaged is not negative, so that another ReLU is a layer with weights 1 / k^2
     pool = nn.Conv2d(4, 4, 2 if isinstance(network[2], nn.AvgPool2d) else 10, 2, groups=4, bias=False).double()
     nn.init.constant_(pool.weight, 1 / pool.weight[0].numel())
     explicit = mapped(nn.Sequential(*network[:2], pool, nn.ReLU(), *network[3:]), x)
@@ -493,7 +494,7 @@ def test_delay_lines_last_as_long_as_the_windows_they_skip():
 def test_spikes_that_skip_layers_without_a_delay_mean_something_else(name):
     make, shape = NETWORKS[name]
     network, x = drawn(make()), inputs(shape)
-    expected, spiking = rectified(network)(x), mapped(network, x)
+    expected, spiking = with_relu(network)(x), mapped(network, x)
     assert (by_spike_times(spiking, x) - expected).abs().max() < 1e-12
     assert (by_spike_times(spiking, x, delayed=False) - expected).abs().max() > 0.1 * expected.std()
 
@@ -540,7 +541,7 @@ def test_event_by_event_gives_the_same_logits(name):
     network, x = drawn(make()), inputs(shape, 2)
     spiking = from_relu(network, LOW, HIGH, x)
     calibrate(spiking, x)
-    torch.testing.assert_close(simulate(spiking, x).outputs, rectified(network)(x), rtol=0, atol=1e-11)
+    torch.testing.assert_close(simulate(spiking, x).outputs, with_relu(network)(x), rtol=0, atol=1e-11)
 
 
 # refusals
@@ -593,9 +594,9 @@ REFUSED = {
     ),
     "subclass": (nn.Sequential(Subclass(3, 3, 3)), IMAGES, "conv2d|pow"),
     "gating": (Uses(lambda net, x: x * torch.relu(net.extra[0](x)), nn.Conv2d(3, 3, 1)), IMAGES, "mul .*multiplies"),
-    "max of averages": (Uses(lambda net, x: F.max_pool2d(F.avg_pool2d(x, 2), 2)), IMAGES, "max_pool2d .*no spike"),
+    "max of averages": (Uses(lambda net, x: F.max_pool2d(F.avg_pool2d(x, 2), 2)), IMAGES, "max_pool2d .*not a spike"),
     "max of potentials": (
-        Uses(lambda net, x: F.max_pool2d(net.extra[0](x), 2), nn.Conv2d(3, 3, 1)), IMAGES, "no rectifier .*max_pool2d"
+        Uses(lambda net, x: F.max_pool2d(net.extra[0](x), 2), nn.Conv2d(3, 3, 1)), IMAGES, "no ReLU .*max_pool2d"
     ),
     "indices": (
         Uses(lambda net, x: net.extra[0](x)[0], nn.MaxPool2d(2, return_indices=True)), IMAGES, "extra.0: .*indices"
@@ -604,8 +605,8 @@ REFUSED = {
     "across samples": (Uses(lambda net, x: x.view(-1, 3, 6, 12)), IMAGES, "view .*sample to sample"),
     "selects samples": (Uses(lambda net, x: x[:2]), IMAGES, "getitem .*samples"),
     "over channels": (Uses(lambda net, x: x - x.mean(1, keepdim=True)), IMAGES, "mean .*channels"),
-    "always dropout": (Uses(lambda net, x: F.dropout(x)), IMAGES, "dropout .*end with training"),
-    "control flow": (Uses(lambda net, x: x if x.sum() > 0 else -x), IMAGES, "torch.fx can trace"),
+    "always dropout": (Uses(lambda net, x: F.dropout(x)), IMAGES, "dropout .*active in evaluation"),
+    "control flow": (Uses(lambda net, x: x if x.sum() > 0 else -x), IMAGES, "network: Uses .torch.fx cannot trace"),
     "attention": (
         Uses(lambda net, x: net.extra[0](x.flatten(2), x.flatten(2), x.flatten(2))[0], nn.MultiheadAttention(144, 2)),
         IMAGES,
@@ -615,12 +616,52 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_image_is_refused_by_name(name):
+def test_networks_without_equivalent_are_refused_by_name(name):
     network, shape, message = REFUSED[name]
     state = copy.deepcopy(network.state_dict())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"a network that TimeToFirstSpike can train, but got .*{message}"):
         from_relu(network, LOW, HIGH, inputs(shape, dtype=torch.float32))
     torch.testing.assert_close(network.state_dict(), state, rtol=0, atol=0)
+
+
+class Undecided(nn.Module):
+    """A neuron whose forward depends on values, so that torch.fx cannot trace it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class TwoOutputs(LIF):
+    """A neuron that returns its state too, as snntorch's do."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Unpacking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.neuron = TwoOutputs()
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes, _ = self.neuron(x)
+        return spikes
+
+
+UNTRACEABLE = {
+    "neuron": (Undecided(), "1: Undecided (torch.fx cannot trace its forward)"),
+    "nested neuron": (nn.Sequential(Undecided()), "1.0: Undecided (torch.fx cannot trace its forward)"),
+    "neuron with two outputs": (Unpacking(), "1.neuron: TwoOutputs (it has no TTFS equivalent)"),
+}
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_untraceable_layers_are_named_next_to_the_others_without_errors_of_the_tracer(name):
+    layer, refused = UNTRACEABLE[name]
+    with pytest.raises(ValueError, match="TimeToFirstSpike can train") as refusal:
+        from_relu(nn.Sequential(nn.Linear(20, 5), layer, nn.Tanh()), LOW, HIGH, inputs((20,)))
+    tanh = "2: Tanh (a remaining time is max(0, u), so only ReLU has a TTFS equivalent)"
+    assert str(refusal.value) == f"Expected a network that TimeToFirstSpike can train, but got {refused}; {tanh}"
 
 
 @pytest.mark.parametrize(
@@ -638,15 +679,15 @@ def test_bad_arguments_are_refused(options, message):
         from_relu(MLP(20, 5), **arguments)
 
 
-def test_a_drive_without_all_its_trains_is_refused():
+def test_a_potential_without_all_its_trains_is_refused():
     spiking = from_relu(MLP(20, 5), 0.0, 1.0, torch.rand(2, 20))
     with pytest.raises(ValueError, match="encoder"):
-        spiking.drive("2", {})
+        spiking.potential("2", {})
     with pytest.raises(ValueError, match="name"):
-        spiking.drive("7", {})
+        spiking.potential("7", {})
 
 
-def test_a_rectifier_of_what_is_never_negative_adds_no_neurons():
+def test_a_relu_of_nonnegative_values_adds_no_neurons():
     network = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Dropout(), nn.ReLU(), nn.Linear(8, 5))
     assert len(from_relu(network, 0.0, 1.0, torch.rand(2, 20)).spiking) == 1
     # a batch-norm between them can make it negative: a layer of synapses from one to one

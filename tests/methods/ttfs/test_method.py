@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.methods import SurrogateGradient
-from lightning_snn.methods.ttfs import TimeToFirstSpike
-from lightning_snn.methods.ttfs.layers import FirstSpike
+from lightning_snn.methods.ttfs import FirstSpike, TimeToFirstSpike
 from lightning_snn.methods.ttfs.windows import latency
 from tests.support.event_order import loader
 from tests.support.training import trainer
@@ -91,7 +90,7 @@ def test_the_penalty_makes_spikes_fewer():
     assert spikes(0.03) < 0.5 * spikes(0.0)
 
 
-def test_windows_grow_before_the_next_step_and_their_use_is_told():
+def test_windows_grow_before_the_next_step_and_their_use_is_logged():
     method = TimeToFirstSpike(gamma=4.0)
     spiking = method.prepare(network())
     for layer in neurons(spiking):
@@ -128,7 +127,7 @@ def test_frozen_windows_stay_though_the_method_lets_windows_grow():
     assert all(layer.window == 1 for layer in neurons(spiking))
 
 
-def test_leaky_neurons_are_mapped_as_rectifiers_and_the_given_network_stays():
+def test_leaky_neurons_become_relu_and_the_given_network_stays():
     given = nn.Sequential(nn.Linear(6, 8), LIF(0.9), nn.Linear(8, 3))
     text = repr(given)
     mapped = TimeToFirstSpike().prepare(given)
@@ -148,16 +147,16 @@ def test_a_network_of_first_spikes_is_taken_as_it_is():
     assert torch.equal(again(x), network()(x))
 
 
-def test_the_shape_of_images_has_to_be_told():
+def test_the_shape_of_images_is_required():
     convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
-    with pytest.raises(ValueError, match="`input_shape` to be the shape of a sample .* but with Conv2d"):
+    with pytest.raises(ValueError, match="`input_shape` to be the shape of a sample .* starts with Conv2d"):
         TimeToFirstSpike().prepare(convolutions)
     spiking = TimeToFirstSpike(input_range=(-2.0, 3.0), input_shape=(1, 8, 8)).prepare(convolutions)
     x = 5 * torch.rand(2, 1, 8, 8) - 2
     torch.testing.assert_close(spiking(x), convolutions(x), rtol=1e-5, atol=1e-5)
 
 
-def test_what_has_no_exact_image_is_refused_by_name():
+def test_a_network_without_equivalent_is_refused_by_name():
     with pytest.raises(ValueError, match="Tanh"):
         TimeToFirstSpike().prepare(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)))
 

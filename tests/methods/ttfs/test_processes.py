@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.methods.ttfs.layers import FirstSpike
+from lightning_snn.methods.ttfs import FirstSpike
 from lightning_snn.methods.ttfs.windows import calibrate, grow
 from tests.support.processes import on_two_processes
 
@@ -24,7 +24,7 @@ def windows(rank: int, processes: int) -> dict[str, Tensor]:
     call = network if processes == 1 else nn.parallel.DistributedDataParallel(network)
     found = {}
     call(share).sum().backward()
-    # a layer that this process did not hear has to take part all the same
+    # a layer without a batch on this process takes part too
     if processes == 2 and rank == 0:
         network[3].forget_peak()
     grow(network, 3.0)

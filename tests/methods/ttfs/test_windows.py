@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.functional.ttfs import TimeConstraints
-from lightning_snn.methods.ttfs.layers import AlphaLinear, FirstSpike, SpikeEncoder
+from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from lightning_snn.methods.ttfs.windows import calibrate, cascade, grow, latency, rescale
 
 
@@ -20,7 +20,7 @@ def neurons(network: nn.Module) -> list[FirstSpike]:
     return [part for part in network.modules() if isinstance(part, FirstSpike)]
 
 
-def drives(network: nn.Module, x: Tensor) -> list[Tensor]:
+def potentials(network: nn.Module, x: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
     handles = [part.register_forward_pre_hook(lambda _, u: found.append(u[0].detach())) for part in neurons(network)]
     network(x)
@@ -93,7 +93,7 @@ def test_after_a_step_windows_last_gamma_times_the_largest_activation_and_never_
     grew = False
     for _ in range(20):
         x = torch.rand(16, 6, dtype=torch.float64)
-        largest = [drive.amax().clamp(min=0) for drive in drives(network, x)]
+        largest = [drive.amax().clamp(min=0) for drive in potentials(network, x)]
         network.zero_grad()
         for layer in neurons(network):
             layer.forget_peak()
@@ -150,7 +150,7 @@ def test_a_batch_that_overflowed_leaves_windows_as_they_are(value: float):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_windows_grow_in_float64_whatever_the_drive(dtype: torch.dtype):
+def test_windows_grow_in_float64_whatever_the_potential(dtype: torch.dtype):
     layer = FirstSpike(1.0).to(dtype)
     layer(torch.tensor([1 / 3], dtype=dtype))
     grow(layer, 10.0)
@@ -161,7 +161,7 @@ def test_windows_grow_in_float64_whatever_the_drive(dtype: torch.dtype):
 def test_calibrated_windows_last_longer_than_the_largest_activation_by_zeta():
     network = chain(torch.float64)
     batches = [torch.rand(32, 6, dtype=torch.float64) for _ in range(3)]
-    largest = torch.stack([torch.stack([drive.amax() for drive in drives(network, x)]) for x in batches]).amax(0)
+    largest = torch.stack([torch.stack([drive.amax() for drive in potentials(network, x)]) for x in batches]).amax(0)
     calibrate(network, iter(batches), 0.3)
     for layer, peak in zip(neurons(network), largest, strict=True):
         assert layer.window == pytest.approx(1.3 * peak.item(), rel=1e-14)
@@ -238,7 +238,7 @@ def test_rescaled_windows_divide_latency():
         ({"zeta": float("nan")}, "`zeta`"),
         ({"quantile": 0.0}, "`quantile` to be a number between 0 and 1"),
         ({"quantile": 1.0}, "`quantile` to be a number between 0 and 1"),
-        ({"batches": []}, "`batches` to hold at least one batch"),
+        ({"batches": []}, "`batches` to have at least one batch"),
     ],
 )
 def test_arguments_of_calibration_outside_their_range_are_refused(arguments: dict[str, object], message: str):

@@ -1,4 +1,4 @@
-"""The potential of a neuron from event to event."""
+"""Potentials of neurons from event to event."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Fired(NamedTuple):
-    """What n neurons did, each field of shape `[n]`.
+    """State of n neurons after a window, each field of shape `[n]`.
 
     Attributes:
-        times: spike times, infinite where there is none.
+        times: spike times, infinite for no spike.
         potential: at t_min.
         peak: the largest potential up to t_min.
         early: whether the threshold was reached before t_min.
@@ -29,21 +29,22 @@ class Fired(NamedTuple):
 def fire(
     times: Tensor, jumps: Tensor, threshold: Tensor, slope: Tensor | None, t_min: float, t_max: float, gated: bool
 ) -> Fired:
-    """Walk through the piecewise linear potentials of n neurons, one event after the other.
+    """Simulate the piecewise linear potentials of n neurons, one event after the other.
 
     Args:
-        times: events of each neuron, `[n, K]`, infinite where there is none; none is later than `t_min`. The potential
-            is 0 until the first.
-        jumps: what each event adds to the slope, `[n, K]`.
-        threshold: `[n]`.
-        slope: that of the potential from `t_min` on, `[n]`; None keeps what the events have made of it.
-        t_min, t_max: the window in which the neurons fire. What is at its threshold at t_min fires there.
-        gated: no spike before t_min; otherwise at the first crossing.
+        times: events of each neuron, `[n, K]`, infinite for no event, and at most `t_min`. The potential is 0 until the
+            first event.
+        jumps: change of the slope at each event, `[n, K]`.
+        threshold: thresholds, `[n]`.
+        slope: slope of the potential from `t_min` on, `[n]`; None keeps the slope after the last event.
+        t_min: start of the window in which neurons fire. A neuron at its threshold at t_min fires there.
+        t_max: end of the window.
+        gated: whether neurons cannot spike before t_min; otherwise they spike at the first crossing.
     """
     times, order = times.sort(1)
     jumps = jumps.gather(1, order).where(times.isfinite(), 0.0)
     events = int(times.isfinite().sum(1).max())
-    # what has no event left waits for t_min
+    # neurons without further events go on to t_min
     times = torch.cat([times[:, :events], times[:, :1]], 1).clamp(max=t_min)
     times[:, events] = t_min
     now, potential = times[:, 0], torch.zeros_like(threshold)
@@ -53,7 +54,7 @@ def fire(
         rate = rate + jumps[:, event]
         until = times[:, event + 1]
         reached = potential + rate * (until - now)
-        # between events the potential is a line: a crossing shows at its end
+        # the potential is linear between events, so a crossing is visible at the end
         crosses = (potential < threshold) & (reached >= threshold) & crossed.isinf()
         crossed = torch.where(crosses, now + (threshold - potential) / rate, crossed)
         now, potential, peak = until, reached, torch.maximum(peak, reached)

@@ -1,104 +1,47 @@
-"""A network of first-spike neurons, sample by sample and layer by layer."""
+"""Simulation of a network of first-spike neurons, sample by sample and layer by layer."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lightning_snn.methods.ttfs.alpha import AlphaConv2d, AlphaLinear
+from lightning_snn.methods.ttfs.encoder import SpikeEncoder
 from lightning_snn.methods.ttfs.events.neurons import Fired, fire
+from lightning_snn.methods.ttfs.events.record import EventRecord
 from lightning_snn.methods.ttfs.events.synapses import (
     Currents,
-    Heard,
     Signal,
+    SynapticInput,
     Trains,
     average,
     connect,
     float64,
+    max_pool,
     mix,
     over_positions,
-    race,
     rearrange,
     scale,
 )
-from lightning_snn.methods.ttfs.layers import AlphaConv2d, AlphaLinear, FirstSpike, OffsetMap, SpikeEncoder, SpikePool2d
-from lightning_snn.methods.ttfs.mapping.signals import OneToOne
+from lightning_snn.methods.ttfs.neurons import FirstSpike
+from lightning_snn.methods.ttfs.pooling import SpikePool2d
+from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
 
-# arrivals held at once: bounds the memory of wide layers
+# number of arrivals in memory at a time, for wide layers
 _ARRIVALS = 2**21
 _SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d)
-_RACES = (SpikePool2d, nn.MaxPool1d, nn.MaxPool2d)
-_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+_MAX_POOLS = (SpikePool2d, nn.MaxPool1d, nn.MaxPool2d)
+_AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 _SUMS = (operator.add, operator.iadd, torch.add)
-_MOVES = (torch.flatten, torch.reshape, operator.getitem)
-_MOVING_METHODS = ("flatten", "reshape", "view")
-
-
-class SpikeTable(NamedTuple):
-    """Spikes as columns, ordered by sample, layer and time; ``numpy.savez(path, **table._asdict())`` keeps them.
-
-    Attributes:
-        sample: row of the input.
-        layer: index into `EventRecord.layers`.
-        neuron: index into the flattened layer.
-        time: spike time, in units of the input window.
-    """
-
-    sample: np.ndarray
-    layer: np.ndarray
-    neuron: np.ndarray
-    time: np.ndarray
-
-
-@dataclass(frozen=True)
-class EventRecord:
-    """What happened; all tensors are float64 or bool, on the CPU, with the samples in front.
-
-    Attributes:
-        outputs: potentials of the readout at `t_read`, `[B, ...]`.
-        t_read: when the readout is read: the end of the last window that it hears.
-        times: spike times of each layer, that of the encoder first, `[B, ...]`; infinite where there is no spike.
-        potential: of each neuron at its t_min, `[B, ...]`.
-        peak: its largest potential up to t_min.
-        early: whether it reached its threshold before t_min, where without a gate it fires.
-        overflow: whether it was above its threshold at t_min: the gate makes it fire at t_min, later than it should.
-    """
-
-    outputs: Tensor
-    t_read: float
-    times: dict[str, Tensor]
-    potential: dict[str, Tensor]
-    peak: dict[str, Tensor]
-    early: dict[str, Tensor]
-    overflow: dict[str, Tensor]
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of what emits spikes."""
-        return tuple(self.times)
-
-    @property
-    def early_crossings(self) -> dict[str, int]:
-        """Number of neurons of each layer that reached their threshold before t_min, over all samples."""
-        return {name: int(mask.sum()) for name, mask in self.early.items()}
-
-    def spikes(self) -> SpikeTable:
-        """The spikes as a table."""
-        columns = []
-        for layer, emitted in enumerate(self.times.values()):
-            times = emitted.flatten(1)
-            sample, neuron = times.isfinite().nonzero(as_tuple=True)
-            columns.append((sample, torch.full_like(sample, layer), neuron, times[sample, neuron]))
-        table = SpikeTable(*(torch.cat(column).numpy() for column in zip(*columns, strict=True)))
-        order = np.lexsort((table.time, table.layer, table.sample))
-        return SpikeTable(*(column[order] for column in table))
+_REARRANGEMENTS = (torch.flatten, torch.reshape, operator.getitem)
+_REARRANGING_METHODS = ("flatten", "reshape", "view")
 
 
 @torch.no_grad()
@@ -110,29 +53,36 @@ def simulate(
     single_slope: bool = False,
     delays: bool = True,
 ) -> EventRecord:
-    """Run a network of first-spike neurons event by event, in float64. It is left as it is; dropout is off.
+    """Simulate a network of first-spike neurons event by event, in float64.
+
+    The network is left unchanged; dropout is off.
 
     Args:
         network: a `TTFSNetwork`, or any module that `torch.fx` can trace, whose neurons are `FirstSpike`,
-            `AlphaLinear` or `AlphaConv2d` with windows one after the other (`methods.ttfs.cascade`). Between them
-            linear layers, convolutions, pooling, offset maps, sums and concatenations.
-        x: inputs `[B, ...]`, as the network's `SpikeEncoder` takes them.
-        gated: no neuron fires before its t_min; otherwise at its first crossing of the threshold.
-        forced: what is silent, input or neuron, spikes at the end of its window, where it adds no potential.
-        single_slope: the slope is alpha plus the weights of all spikes so far, before t_min and after, with
-            ``alpha = B - sum_j W_j`` and the threshold moved by what alpha adds. Exact with `forced` only.
-        delays: spikes that skip layers wait until the window before their reader's t_min. Without delays they come
-            when they are emitted, and each adds an offset: a control, which has to fail.
+            `AlphaLinear` or `AlphaConv2d` with consecutive windows (`methods.ttfs.cascade`). Linear layers,
+            convolutions, pooling, offset maps, sums and concatenations may be between them.
+        x: inputs `[B, ...]` of the network's `SpikeEncoder`.
+        gated: whether neurons cannot fire before their t_min; otherwise they fire at the first crossing of the
+            threshold.
+        forced: silent inputs and neurons spike at the end of their window, where a spike adds no potential.
+        single_slope: before and after t_min the slope is alpha plus the weights of all spikes so far, with
+            ``alpha = B - sum_j W_j``, and the threshold is changed by the contribution of alpha. Exact with `forced`
+            only.
+        delays: spikes that skip layers wait until the window before the t_min of the next layer. Without delays they
+            arrive when they are emitted, and each adds an offset: a control, which has to fail.
 
     Returns:
-        an `EventRecord`.
+        Spikes and potentials of all layers.
 
     Raises:
-        ValueError: if the network holds what has no spikes, windows that overlap, or active constraints on times.
+        ValueError: if the network has layers without spikes, windows that overlap, or active constraints on times.
 
     Example:
+        >>> network = nn.Sequential(SpikeEncoder(), nn.Linear(2, 3), FirstSpike(10.0), nn.Linear(3, 2))
+        >>> x = torch.rand(4, 2)
         >>> record = simulate(network, x)
-        >>> record.spikes().time, record.early_crossings
+        >>> torch.allclose(record.outputs.float(), network(x), atol=1e-5)
+        True
     """
     module = fx.GraphModule(network, _Tracer().trace(network))
     for name, layer in network.named_modules():
@@ -164,7 +114,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Neurons:
-    """Slopes before and from t_min, thresholds (each `[n]`), and the window of a layer."""
+    """Slopes before and from t_min, thresholds (each `[n]`), and the window of a layer of neurons."""
 
     before: Tensor
     slope: Tensor
@@ -180,7 +130,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Sample(fx.Interpreter):
-    """One sample on its way through the graph, as spike trains and currents."""
+    """Interpreter of the graph for one sample, as spike trains and currents."""
 
     def __init__(self, module: fx.GraphModule, names: dict[nn.Module, str], options: _Options) -> None:
         super().__init__(module)
@@ -190,15 +140,15 @@ class _Sample(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer, value = self.fetch_attr(target), args[0]
         name = self.names.get(layer, target)
-        if isinstance(layer, _NOTHING):
+        if isinstance(layer, _IDENTITIES):
             return value
         if isinstance(layer, (nn.Flatten, nn.Unflatten)):
-            return _moved(value, layer)
+            return _rearranged(value, layer)
         if isinstance(layer, SpikeEncoder) and isinstance(value, Tensor):
             return self._encode(layer, value, name)
         if isinstance(layer, FirstSpike) and isinstance(value, Signal):
             return self._first_spike(layer, _currents(value), name)
-        if isinstance(layer, _AVERAGES) and isinstance(value, Signal):
+        if isinstance(layer, _AVERAGE_POOLS) and isinstance(value, Signal):
             return average(value, layer)
         if isinstance(layer, OffsetMap) and isinstance(value, Signal):
             return _shifted(value, layer.offset)
@@ -211,9 +161,9 @@ class _Sample(fx.Interpreter):
         elif isinstance(layer, _SYNAPSES) and isinstance(value, Signal):
             currents = connect(layer, value)
             return _shifted(currents, over_positions(layer.bias, currents.shape))
-        if isinstance(layer, _RACES) and isinstance(value, Trains):
-            return race(layer, value)
-        raise _no_spikes(f"{target}: {type(layer).__name__}", value)
+        if isinstance(layer, _MAX_POOLS) and isinstance(value, Trains):
+            return max_pool(layer, value)
+        raise _unsupported(f"{target}: {type(layer).__name__}", value)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in _SUMS and len(args) == 2 and not kwargs and all(isinstance(each, Signal) for each in args):
@@ -222,26 +172,26 @@ class _Sample(fx.Interpreter):
             return self._concatenated(*args, **kwargs)
         if target is torch.mean and isinstance(args[0], Signal):
             return _mean(*args, **kwargs)
-        if target in _MOVES:
-            return _moved(args[0], lambda x: target(x, *args[1:], **kwargs))
-        raise _no_spikes(getattr(target, "__name__", str(target)), args[0] if args else None)
+        if target in _REARRANGEMENTS:
+            return _rearranged(args[0], lambda x: target(x, *args[1:], **kwargs))
+        raise _unsupported(getattr(target, "__name__", str(target)), args[0] if args else None)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in ("add", "add_") and not kwargs and all(isinstance(each, Signal) for each in args):
             return self._sum(*args)
         if target == "mean" and isinstance(args[0], Signal):
             return _mean(*args, **kwargs)
-        if target in _MOVING_METHODS:
-            return _moved(args[0], lambda x: getattr(x, target)(*args[1:], **kwargs))
-        raise _no_spikes(target, args[0])
+        if target in _REARRANGING_METHODS:
+            return _rearranged(args[0], lambda x: getattr(x, target)(*args[1:], **kwargs))
+        raise _unsupported(target, args[0])
 
     def read(self, value: Any) -> tuple[Tensor, float]:
-        """Potentials of the readout, and when they are read."""
+        """Return the potentials of the readout, and the time at which they are read."""
         if not isinstance(value, Signal):
-            raise _no_spikes("the output", value)
+            raise _unsupported("the output", value)
         currents = _currents(value)
         still = torch.zeros_like(currents.offset).flatten()
-        # neither slopes nor thresholds of its own: what the spikes add up to
+        # neurons without slope and threshold sum up the spikes
         neurons = _Neurons(still, still, still + torch.inf, currents.end, currents.end)
         return self._fire(currents, neurons, single_slope=False).potential + currents.offset, currents.end
 
@@ -268,7 +218,7 @@ class _Sample(fx.Interpreter):
         # windows are sums of floats
         if currents.end > neurons.t_min + 1e-9 * neurons.t_max:
             raise ValueError(
-                f"Expected the window of {name} to begin when those of its inputs have ended, but got a begin at "
+                f"Expected the window of {name} to start after those of its inputs, but got a start at "
                 f"{neurons.t_min:g} and an end at {currents.end:g}"
             )
         fired = self._fire(currents, neurons, self.options.single_slope)
@@ -283,40 +233,40 @@ class _Sample(fx.Interpreter):
         return Trains.emitted(fired.times, t_max - t_min, t_max)
 
     def _fire(self, currents: Currents, neurons: _Neurons, single_slope: bool) -> Fired:
-        begin = neurons.t_min - max(each.window for each in currents.heard)
-        size = max(1, _ARRIVALS // sum(each.synapses for each in currents.heard))
+        start = neurons.t_min - max(each.window for each in currents.inputs)
+        size = max(1, _ARRIVALS // sum(each.synapses for each in currents.inputs))
         parts = []
         for chunk in torch.arange(currents.offset.numel()).split(size):
-            arrivals = [self._arrivals(each, chunk, neurons.t_min) for each in currents.heard]
+            arrivals = [self._arrivals(each, chunk, neurons.t_min) for each in currents.inputs]
             times, jumps = (torch.cat(columns, 1) for columns in zip(*arrivals, strict=True))
             before, slope, threshold = neurons.before[chunk], neurons.slope[chunk], neurons.threshold[chunk]
             if single_slope:
                 alpha = slope - jumps.sum(1)
-                threshold = threshold + (alpha - before) * (neurons.t_min - begin)
+                threshold = threshold + (alpha - before) * (neurons.t_min - start)
                 before = alpha
-            # the slope that needs no input is one more event, at the begin of the inputs' window
-            times = torch.cat([torch.full_like(before, begin)[:, None], times], 1)
+            # the slope without input is one more event, at the start of the inputs' window
+            times = torch.cat([torch.full_like(before, start)[:, None], times], 1)
             jumps = torch.cat([before[:, None], jumps], 1)
             after = None if single_slope else slope
             parts.append(fire(times, jumps, threshold, after, neurons.t_min, neurons.t_max, self.options.gated))
         return Fired(*(torch.cat(columns).view(currents.shape) for columns in zip(*parts, strict=True)))
 
-    def _arrivals(self, heard: Heard, chunk: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
-        times, jumps = heard.arrivals(chunk)
-        return (times + (t_min - heard.end) if self.options.delays else times), jumps
+    def _arrivals(self, source: SynapticInput, chunk: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
+        times, jumps = source.arrivals(chunk)
+        return (times + (t_min - source.end) if self.options.delays else times), jumps
 
     def _sum(self, one: Signal, other: Signal) -> Signal:
         if isinstance(one, Currents) or isinstance(other, Currents):
             one, other = _currents(one), _currents(other)
-            return Currents(one.heard + other.heard, one.offset + other.offset)
+            return Currents(one.inputs + other.inputs, one.offset + other.offset)
         one, other = self._aligned((one, other))
         times, factors = torch.cat([one.times, other.times], -1), torch.cat([one.factors, other.factors], -1)
         return Trains(times, factors, max(one.window, other.window), one.end)
 
     def _concatenated(self, parts: Sequence[Any], dim: int = 0) -> Signal:
-        """Every part beside the others: for currents, what all hear, each neuron with a share in its own part only."""
+        """Concatenate signals; currents have the inputs of all parts, with a share of 0 for neurons of other parts."""
         if dim == 0 or not all(isinstance(part, Signal) for part in parts):
-            raise _no_spikes(f"a concatenation along axis {dim}", parts[0])
+            raise _unsupported(f"a concatenation along axis {dim}", parts[0])
         if all(isinstance(part, Trains) for part in parts):
             parts = self._aligned(parts)
             most = max(part.synapses for part in parts)
@@ -329,7 +279,7 @@ class _Sample(fx.Interpreter):
         parts = [_currents(part) for part in parts]
         numbers = [torch.arange(part.shape.numel()).view(1, *part.shape) for part in parts]
         members = torch.cat(numbers, dim)[0]
-        joined: list[Heard] = []
+        joined: list[SynapticInput] = []
         offset = torch.zeros(members.shape, dtype=torch.float64)
         for part in parts:
             own = torch.cat(
@@ -338,11 +288,11 @@ class _Sample(fx.Interpreter):
             shares = own[0].double().flatten()[:, None]
             mixed = mix(part, (members * own[0]).flatten()[:, None], shares, members.shape)
             assert isinstance(mixed, Currents)
-            joined, offset = [*joined, *mixed.heard], offset + mixed.offset
+            joined, offset = [*joined, *mixed.inputs], offset + mixed.offset
         return Currents(tuple(joined), offset)
 
     def _aligned(self, trains: Sequence[Trains]) -> list[Trains]:
-        """Spikes of several windows as spikes of the last of them, by delays."""
+        """Return spikes of several windows as spikes of the last of these windows, by delays."""
         end = max(each.end for each in trains)
         if self.options.delays:
             return [each.delayed(end - each.end) for each in trains]
@@ -357,21 +307,21 @@ def _currents(signal: Signal) -> Currents:
 
 def _shifted(signal: Signal, offset: Tensor) -> Currents:
     currents = _currents(signal)
-    return Currents(currents.heard, currents.offset + float64(offset))
+    return Currents(currents.inputs, currents.offset + float64(offset))
 
 
-def _moved(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _rearranged(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return rearrange(value, change) if isinstance(value, Signal) else change(value)
 
 
 def _mean(signal: Signal, dim: Any, keepdim: bool = False) -> Signal:
     axes = [each % (len(signal.shape) + 1) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))]
     if min(axes) < 2:
-        raise ValueError(f"Expected a mean over positions, but got the axes {dim} of the samples' and channels' too")
+        raise ValueError(f"Expected a mean over positions, but got axes {dim}, which include samples or channels")
     return average(signal, lambda x: x.mean(axes, keepdim=keepdim))
 
 
-def _no_spikes(reader: str, value: Any) -> ValueError:
+def _unsupported(layer: str, value: Any) -> ValueError:
     kinds = {Trains: "spikes", Currents: "currents", Tensor: "numbers"}
     got = next((name for kind, name in kinds.items() if isinstance(value, kind)), type(value).__name__)
-    return ValueError(f"Expected layers of which the event simulator knows the spikes, but got {reader} on {got}")
+    return ValueError(f"Expected layers that the event simulator supports, but got {layer} on {got}")

@@ -1,6 +1,6 @@
-"""Which spikes reach a neuron, when, and with which efficacy.
+"""Spikes that arrive at a neuron, with their times and efficacies.
 
-Spike trains and currents have no batch axis: they are of one sample. All tensors are float64, on the CPU.
+Spike trains and currents are of one sample and have no batch axis. All tensors are float64, on the CPU.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Heard(Protocol):
-    """What neurons hear from one window, which is of such a length and ends at `end`."""
+class SynapticInput(Protocol):
+    """Input of neurons from one window, with its length and its end."""
 
     @property
     def window(self) -> float: ...
@@ -28,18 +28,18 @@ class Heard(Protocol):
         """Number K of arrivals of each neuron."""
 
     def arrivals(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
-        """Times, infinite where there is no spike, and efficacies of what reaches neurons `[n]`, each `[n, K]`."""
+        """Return times (infinite for no spike) and efficacies of the arrivals at neurons `[n]`, each `[n, K]`."""
 
 
 @dataclass(frozen=True)
 class Trains:
-    """Spikes of one window. A location holds M of them, each with a factor: M > 1 after average pooling or a sum.
+    """Spikes of one window: M spikes per location, each with a factor; M > 1 after average pooling or a sum.
 
-    As `Heard` they are synapses from every location to the neuron in its place.
+    As `SynapticInput` they are synapses from each location to the neuron at the same location.
 
     Attributes:
-        times: `[*shape, M]`, infinite where there is no spike.
-        factors: `[*shape, M]`.
+        times: spike times `[*shape, M]`, infinite for no spike.
+        factors: factors of the efficacies, `[*shape, M]`.
         window: length of the window in which they were emitted.
         end: its end, t_max.
     """
@@ -51,7 +51,7 @@ class Trains:
 
     @classmethod
     def emitted(cls, times: Tensor, window: float, end: float) -> Trains:
-        """One spike a location, or none."""
+        """Return trains of at most one spike per location."""
         return cls(times[..., None], torch.ones_like(times)[..., None], window, end)
 
     @property
@@ -71,13 +71,13 @@ class Trains:
 
 @dataclass(frozen=True)
 class Synapses:
-    """A linear layer or a convolution.
+    """Linear layer or convolution.
 
     Attributes:
-        trains: what is heard.
+        trains: presynaptic spikes.
         weight: efficacies of each output channel, `[C, K]`.
         sources: for each group and position the locations under the kernel, counted from 1; 0 is padding, which
-            never spikes. `[G, K, P]`.
+            never spikes; `[G, K, P]`.
     """
 
     trains: Trains
@@ -108,35 +108,46 @@ class Synapses:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weighted sums of what neurons would hear: the currents of `members`, `[n, M]`, times their `shares`, `[n, M]`."""
+    """Weighted sums of inputs.
 
-    heard: Heard
+    Attributes:
+        source: the inputs.
+        members: neurons of `source` whose inputs are summed, `[n, M]`.
+        shares: their weights, `[n, M]`.
+    """
+
+    source: SynapticInput
     members: Tensor
     shares: Tensor
 
     @property
     def window(self) -> float:
-        return self.heard.window
+        return self.source.window
 
     @property
     def end(self) -> float:
-        return self.heard.end
+        return self.source.end
 
     @property
     def synapses(self) -> int:
-        return self.heard.synapses * self.members.shape[1]
+        return self.source.synapses * self.members.shape[1]
 
     def arrivals(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
         members, shares = self.members[neurons], self.shares[neurons][..., None]
-        times, jumps = (part.view(*members.shape, -1) for part in self.heard.arrivals(members.flatten()))
+        times, jumps = (part.view(*members.shape, -1) for part in self.source.arrivals(members.flatten()))
         return times.where(shares != 0, torch.inf).flatten(1), (jumps * shares).flatten(1)
 
 
 @dataclass(frozen=True)
 class Currents:
-    """What neurons hear, from several windows it may be, and their threshold offsets D, of the shape of the neurons."""
+    """Input of neurons, possibly from several windows.
 
-    heard: tuple[Heard, ...]
+    Attributes:
+        inputs: input from each window.
+        offset: threshold offsets D, of the shape of the neurons.
+    """
+
+    inputs: tuple[SynapticInput, ...]
     offset: Tensor
 
     @property
@@ -145,24 +156,25 @@ class Currents:
 
     @property
     def end(self) -> float:
-        return max(each.end for each in self.heard)
+        return max(each.end for each in self.inputs)
 
 
 Signal = Trains | Currents
 
 
 def float64(tensor: Tensor) -> Tensor:
+    """Return a copy or view of a tensor in float64, detached and on the CPU."""
     return tensor.detach().to("cpu", torch.float64)
 
 
 def over_positions(values: Tensor | None, shape: Sequence[int]) -> Tensor:
-    """One value a channel, or 0, over the shape of neurons."""
+    """Return one value per channel, or 0, expanded to the shape of neurons."""
     values = torch.zeros(shape[0], dtype=torch.float64) if values is None else float64(values)
     return values.view(-1, *(1,) * (len(shape) - 1)).expand(*shape)
 
 
 def connect(layer: Any, signal: Signal) -> Currents:
-    """What the neurons behind a linear layer or a convolution hear; its bias is left out.
+    """Return the input of neurons after a linear layer or a convolution, without its bias.
 
     Raises:
         ValueError: if the inputs of a linear layer have another shape.
@@ -180,7 +192,7 @@ def connect(layer: Any, signal: Signal) -> Currents:
     if isinstance(signal, Trains):
         synapses = Synapses(signal, weight.flatten(1), sources)
         return Currents((synapses,), torch.zeros(shape, dtype=torch.float64))
-    # layers in a row are one layer: each neuron hears what those before would, in shares
+    # consecutive layers are one layer: each neuron receives weighted inputs of the neurons before
     numbers = Trains.emitted(torch.arange(signal.shape.numel()).view(signal.shape), 0.0, 0.0)
     members, shares = Synapses(numbers, weight.flatten(1), sources).arrivals(torch.arange(shape.numel()))
     mixed = mix(signal, members.where(members.isfinite(), 0).long(), shares, shape)
@@ -189,10 +201,10 @@ def connect(layer: Any, signal: Signal) -> Currents:
 
 
 def _under_kernels(layer: Any, shape: torch.Size) -> tuple[Tensor, torch.Size]:
-    """Locations under each kernel of a convolution, as `Synapses.sources`, and the shape of the positions."""
+    """Return the locations under each kernel, as `Synapses.sources`, and the shape of the positions."""
     axes = len(shape) - 1
     numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float64).view(1, *shape)
-    # locations are padded as the layer pads values: with 0, which is no location, or with their like
+    # locations are padded as the layer pads values; 0 is no location
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     numbers = F.pad(numbers, layer._reversed_padding_repeated_twice, mode)[0]
     for axis in range(axes):
@@ -205,10 +217,10 @@ def _under_kernels(layer: Any, shape: torch.Size) -> tuple[Tensor, torch.Size]:
 
 
 def mix(signal: Signal, members: Tensor, shares: Tensor, shape: Sequence[int]) -> Signal:
-    """Weighted sums over locations: `members` and `shares` of every one of the new `shape`, `[n, M]`."""
+    """Return weighted sums over locations, with `members` and `shares` `[n, M]` for each location of `shape`."""
     if isinstance(signal, Currents):
         offset = (signal.offset.flatten()[members] * shares).sum(1)
-        return Currents(tuple(Mixture(each, members, shares) for each in signal.heard), offset.view(*shape))
+        return Currents(tuple(Mixture(each, members, shares) for each in signal.inputs), offset.view(*shape))
     times, factors = signal.arrivals(members)
     times = times.where(shares[..., None] != 0, torch.inf)
     factors = factors * shares[..., None]
@@ -216,7 +228,11 @@ def mix(signal: Signal, members: Tensor, shares: Tensor, shape: Sequence[int]) -
 
 
 def rearrange(signal: Signal, change: Callable[[Tensor], Tensor]) -> Signal:
-    """What an operation that only moves elements within a sample makes of the signal."""
+    """Apply an operation that rearranges the elements of a sample.
+
+    Raises:
+        ValueError: if it moves the axis of the samples.
+    """
     numbers = torch.arange(signal.shape.numel()).view(1, *signal.shape)
     moved = change(numbers)
     if moved.shape[:1] != (1,):
@@ -226,41 +242,43 @@ def rearrange(signal: Signal, change: Callable[[Tensor], Tensor]) -> Signal:
 
 
 def scale(signal: Signal, weight: Tensor) -> Signal:
-    """One synapse from every location to the neuron in its place."""
+    """Return the input through one synapse from each location to the neuron at the same location."""
     members = torch.arange(signal.shape.numel())[:, None]
     return mix(signal, members, float64(weight).expand(signal.shape).reshape(-1, 1), signal.shape)
 
 
 def average(signal: Signal, pool: Callable[[Tensor], Tensor]) -> Signal:
-    """Average pooling of each channel: synapses of equal efficacy."""
+    """Apply average pooling, which is synapses of equal efficacy."""
     members, shares, positions = _pools(pool, signal.shape[1:])
     channels = torch.arange(signal.shape[0])[:, None, None] * signal.shape[1:].numel()
     members, shares = channels + members, shares.expand(len(channels), *shares.shape)
     return mix(signal, members.flatten(0, 1), shares.flatten(0, 1), (len(channels), *positions))
 
 
-def race(layer: Any, trains: Trains) -> Trains:
-    """The earliest spike of each pool; the latest where the layer's sign is negative, and none if a member is silent.
+def max_pool(layer: Any, trains: Trains) -> Trains:
+    """Return the earliest spike of each pool; for a negative sign the latest, or none if a member is silent.
 
     Raises:
         ValueError: if the spikes were averaged or added before.
     """
     if trains.synapses != 1 or not (trains.factors == 1).all():
-        raise ValueError("Expected max-pooling to hear spikes of neurons, but got spikes that were averaged or added")
+        raise ValueError(
+            "Expected inputs of max-pooling to be spikes of neurons, but got spikes that were averaged or added"
+        )
     geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
     largest = F.max_pool1d if isinstance(layer, nn.MaxPool1d) else F.max_pool2d
     members, shares, positions = _pools(lambda x: largest(x, *geometry), trains.shape[1:])
     times = trains.times.flatten(1)[:, members]
-    winner = times.where(shares > 0, torch.inf).amin(2)
+    selected = times.where(shares > 0, torch.inf).amin(2)
     sign = getattr(layer, "sign", None)
     if sign is not None:
         latest = times.where(shares > 0, -torch.inf).amax(2)
-        winner = torch.where(sign.cpu().view(-1, 1) < 0, latest, winner)
-    return Trains.emitted(winner.view(-1, *positions), trains.window, trains.end)
+        selected = torch.where(sign.cpu().view(-1, 1) < 0, latest, selected)
+    return Trains.emitted(selected.view(-1, *positions), trains.window, trains.end)
 
 
 def _pools(pool: Callable[[Tensor], Tensor], size: torch.Size) -> tuple[Tensor, Tensor, torch.Size]:
-    """Members of each pool and their shares, `[P, M]`, found with one image a position, and the shape of the pools."""
+    """Return the members of each pool and their shares, `[P, M]`, and the shape of the pools."""
     pooled = pool(torch.eye(size.numel(), dtype=torch.float64).view(-1, 1, *size))
     matrix = pooled.flatten(1).T
     shares, members = matrix.topk(int((matrix != 0).sum(1).max()), 1)

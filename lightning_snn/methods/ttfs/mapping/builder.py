@@ -1,4 +1,4 @@
-"""The mapped graph as it grows, and how pending scales and shifts become weights, offsets or layers."""
+"""Construction of the converted graph, in which pending scales and shifts become weights, offsets or layers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lightning_snn.methods.ttfs.layers import FirstSpike, OffsetMap, SpikePool2d
 from lightning_snn.methods.ttfs.mapping.signals import (
-    OneToOne,
     Pool,
     Signal,
     Unmappable,
@@ -21,17 +19,20 @@ from lightning_snn.methods.ttfs.mapping.signals import (
     scale_rows,
     total,
 )
+from lightning_snn.methods.ttfs.neurons import FirstSpike
+from lightning_snn.methods.ttfs.pooling import SpikePool2d
+from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
 
 INPUT, OUTPUT = "encoder", "readout"
 
 
 class GraphBuilder:
-    """A graph of modules by name.
+    """Graph under construction, with its modules by name.
 
     Args:
-        reserved: names that only the modules of the original network may bear.
-        like: a parameter whose dtype and device new ones get.
-        spiking: whether rectifiers become `FirstSpike` neurons, or stay rectifiers.
+        reserved: names that are reserved for modules of the original network.
+        like: a parameter with the dtype and device of new ones.
+        spiking: whether ReLU layers become `FirstSpike` neurons, or stay ReLU layers.
     """
 
     def __init__(self, reserved: Iterable[str], like: Tensor, spiking: bool) -> None:
@@ -40,7 +41,7 @@ class GraphBuilder:
         self.reserved, self.like, self.spiking = set(reserved), like, spiking
 
     def module(self, name: str, module: nn.Module, *nodes: fx.Node) -> fx.Node:
-        """Call a new module, named so or with a number behind it."""
+        """Add a module and a call of it; a number is appended to a name that is taken."""
         name = self._free(name, isinstance(module, FirstSpike))
         self.modules[name] = module
         return self.graph.call_module(name, nodes)
@@ -54,9 +55,11 @@ class GraphBuilder:
         return free
 
     def neurons(self) -> nn.Module:
+        """Return a new layer of neurons, or a ReLU."""
         return FirstSpike().to(self.like.device) if self.spiking else nn.ReLU()
 
     def pool(self, pool: Pool) -> nn.Module:
+        """Return a new max-pooling layer."""
         if pool.sign is not None:
             return SpikePool2d(**pool.options, sign=pool.sign.to(self.like))
         if len(pool.shape) == 2:
@@ -65,15 +68,15 @@ class GraphBuilder:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place of the original network whose image is being built.
+class Context:
+    """Layer or operation of the original network that is being converted.
 
     Attributes:
-        builder: the mapped graph.
-        name: of the layer or operation there.
-        shape: of a sample of what it returns.
+        builder: the converted graph.
+        name: of the layer or operation.
+        shape: of a sample of its output.
         batch: number of samples of the example.
-        rows: rows of what it returned for the example; equal to `batch` unless it mixes samples.
+        rows: length of its output for the example; equal to `batch` unless it mixes samples.
     """
 
     builder: GraphBuilder
@@ -83,22 +86,23 @@ class Place:
     rows: int
 
     def layer(self, module: nn.Module, *nodes: fx.Node, suffix: str = "") -> fx.Node:
-        """Call a module under the name of this place."""
+        """Add a module with the name of this layer, and a call of it."""
         return self.builder.module(self.name + suffix, module, *nodes)
 
     def function(self, target: Callable[..., Any], *args: Any) -> fx.Node:
+        """Add a call of a function."""
         return self.builder.graph.call_function(target, args)
 
-    def settle(self, x: Signal) -> Signal:
-        """The same signal without a pending scale and shift."""
-        return self._settle_shift(self.settle_scale(x))
+    def apply_pending(self, x: Signal) -> Signal:
+        """Return the signal with its pending scale and shift applied."""
+        return self._apply_shift(self.apply_scale(x))
 
-    def settle_scale(self, x: Signal) -> Signal:
-        """The same signal without a pending scale: in the rows of its layers, or in synapses of its own."""
+    def apply_scale(self, x: Signal) -> Signal:
+        """Return the signal with its pending scale applied to the rows of its layers, or by new synapses."""
         if x.scale is None:
             return x
         values = per_channel(x.scale)
-        pools = x.pools if values is None else tuple(_turned(pool, values) for pool in x.pools)
+        pools = x.pools if values is None else tuple(_scaled_pool(pool, values) for pool in x.pools)
         if x.synapses and values is not None:
             for layer in x.synapses:
                 scale_rows(layer, values)
@@ -106,9 +110,9 @@ class Place:
         weight = x.scale if values is None else values.view(-1, *(1,) * (len(x.shape) - 1))
         synapses = OneToOne(weight.to(self.builder.like).contiguous())
         node = self.layer(synapses, x.node, suffix="_scale")
-        return replace(x, node=node, kind="drive", scale=None, synapses=(synapses,), biased=synapses, pools=pools)
+        return replace(x, node=node, kind="potential", scale=None, synapses=(synapses,), biased=synapses, pools=pools)
 
-    def _settle_shift(self, x: Signal) -> Signal:
+    def _apply_shift(self, x: Signal) -> Signal:
         values = per_channel(x.shift)
         if x.biased is not None and values is not None:
             add_bias(x.biased, values)
@@ -117,40 +121,40 @@ class Place:
         if shift is None:
             return x
         if x.pools:
-            # settled before them there is nothing left but one value a channel
+            # what is pending before pools has one value per channel
             assert values is not None
             shift = over_positions(values, x.pools[0].shape)
         offsets = OffsetMap(shift.shape).to(self.builder.like)
         with torch.no_grad():
             offsets.offset.copy_(shift)
         node = self.layer(offsets, x.node, suffix="_offset")
-        # a later scale has to reach them too
+        # a later scale applies to them too
         synapses = (*x.synapses, offsets) if x.synapses else ()
-        return replace(x, node=node, kind="drive", shift=None, border=None, synapses=synapses)
+        return replace(x, node=node, kind="potential", shift=None, border=None, synapses=synapses)
 
-    def ready(self, x: Signal) -> Signal:
-        """A signal that a linear map may take: no pools to come, and of a drive nothing pending."""
-        x = unpooled(x)
-        return self.settle(x) if x.kind == "drive" else x
+    def linear_input(self, x: Signal) -> Signal:
+        """Return the signal as input of a linear map: without pending pools, and potentials with nothing pending."""
+        x = without_pools(x)
+        return self.apply_pending(x) if x.kind == "potential" else x
 
     def shared(self, x: Signal) -> Signal:
-        """The same signal for more than one reader: a drive whose layers stay as they are from here on."""
-        return replace(self.settle(x), synapses=(), biased=None) if x.kind == "drive" else x
+        """Return the signal as input of several layers: the synapses of potentials must not change any more."""
+        return replace(self.apply_pending(x), synapses=(), biased=None) if x.kind == "potential" else x
 
 
-def unpooled(x: Signal) -> Signal:
-    """A signal without pools to come.
+def without_pools(x: Signal) -> Signal:
+    """Return a signal without pending pools.
 
     Raises:
-        Unmappable: if there are some.
+        Unmappable: if it has pending pools.
     """
     if x.pools:
-        raise Unmappable(f"no rectifier stands between it and {x.pools[-1].name}, a max-pool of potentials")
+        raise Unmappable(f"no ReLU is between it and {x.pools[-1].name}, a max-pool of potentials")
     return x
 
 
-def _turned(pool: Pool, values: Tensor) -> Pool:
-    """A max-pool that a scale now precedes rather than follows."""
+def _scaled_pool(pool: Pool, values: Tensor) -> Pool:
+    """Return a max-pool before which a scale is applied, in place of after it."""
     if not bool((values < 0).any()):
         return pool
     sign = torch.where(values < 0, -1.0, 1.0)

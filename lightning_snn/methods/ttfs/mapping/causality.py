@@ -1,4 +1,4 @@
-"""Which neurons hear which, and the identity neurons that may relay spikes past skipped layers."""
+"""Connections between layers of neurons, and the identity neurons that may relay spikes past skipped layers."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ import operator
 import torch
 from torch import fx, nn
 
-from lightning_snn.methods.ttfs.layers import FirstSpike, SpikePool2d
 from lightning_snn.methods.ttfs.mapping.builder import INPUT, OUTPUT
+from lightning_snn.methods.ttfs.neurons import FirstSpike
+from lightning_snn.methods.ttfs.pooling import SpikePool2d
 
-_RACES = (SpikePool2d, nn.MaxPool1d, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+_SPIKE_LAYERS = (SpikePool2d, nn.MaxPool1d, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 _VIEWS = (torch.flatten, torch.reshape)
 
 
 def presynaptic(body: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """For the nodes of neurons, in causal order, and for the output the nodes of neurons or inputs that they hear."""
-    heard: dict[fx.Node, list[fx.Node]] = {}
+    """Return the presynaptic nodes (neurons or inputs) of each layer of neurons, in causal order, and of the output."""
+    emitters: dict[fx.Node, list[fx.Node]] = {}
     found = {}
     for node in body.graph.nodes:
-        sources = dict.fromkeys(source for each in node.all_input_nodes for source in heard[each])
-        heard[node] = list(sources)
+        sources = dict.fromkeys(source for each in node.all_input_nodes for source in emitters[each])
+        emitters[node] = list(sources)
         if node.op == "output" or emits(body, node):
-            found[node] = heard[node]
+            found[node] = emitters[node]
         if node.op == "placeholder" or emits(body, node):
-            heard[node] = [node]
+            emitters[node] = [node]
     return found
 
 
 def emits(body: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is a layer of neurons."""
+    """Return whether a node is a layer of neurons."""
     return node.op == "call_module" and isinstance(body.get_submodule(str(node.target)), FirstSpike)
 
 
 def layer_name(node: fx.Node) -> str:
-    """What a `TTFSNetwork` calls neurons, its inputs and its readout."""
+    """Return the name of neurons, inputs or readout in a `TTFSNetwork`."""
     return {"placeholder": INPUT, "output": OUTPUT}.get(node.op, str(node.target))
 
 
 def insert_relays(body: fx.GraphModule) -> None:
-    """Let identity neurons, one layer for each layer skipped, repeat spikes that skip layers; in place.
+    """Insert identity neurons that relay spikes, one layer for each skipped layer, in place.
 
-    They stand as late as they can: behind pools and slices.
+    They are inserted as late as possible, after pools and slices.
     """
     reached = _reached(body)
     depth: dict[fx.Node, int] = {}
@@ -51,13 +52,13 @@ def insert_relays(body: fx.GraphModule) -> None:
     for node in list(body.graph.nodes):
         if node.op == "placeholder" or emits(body, node):
             trains[node] = depth.get(node, 0)
-        elif _keeps_trains(body, node) and node.all_input_nodes[0] in trains:
+        elif _passes_spikes(body, node) and node.all_input_nodes[0] in trains:
             trains[node] = trains[node.all_input_nodes[0]]
         else:
             continue
         chain = [node]
         for reader in list(node.users):
-            if _keeps_trains(body, reader):
+            if _passes_spikes(body, reader):
                 continue
             skipped = min(depth[target] for target in reached[reader]) - 1 - trains[node]
             while len(chain) <= skipped:
@@ -78,7 +79,7 @@ def _relay(body: fx.GraphModule, node: fx.Node, name: str) -> fx.Node:
 
 
 def _reached(body: fx.GraphModule) -> dict[fx.Node, set[fx.Node]]:
-    """The nodes of neurons, or the output, that hear each node next; of those themselves only they."""
+    """Return the next layers of neurons, or the output, that depend on each node; for these nodes only themselves."""
     reached: dict[fx.Node, set[fx.Node]] = {}
     for node in reversed(body.graph.nodes):
         ends = node.op == "output" or emits(body, node)
@@ -86,8 +87,8 @@ def _reached(body: fx.GraphModule) -> dict[fx.Node, set[fx.Node]]:
     return reached
 
 
-def _keeps_trains(body: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node gives spikes where it is given spikes."""
+def _passes_spikes(body: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether the outputs of a node for spikes are spikes."""
     if node.op == "call_module":
-        return isinstance(body.get_submodule(str(node.target)), _RACES)
+        return isinstance(body.get_submodule(str(node.target)), _SPIKE_LAYERS)
     return node.op == "call_function" and (node.target in _VIEWS or node.target is operator.getitem)

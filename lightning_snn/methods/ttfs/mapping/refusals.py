@@ -1,8 +1,10 @@
-"""What has no exact image in first spike times, by name and with the reason."""
+"""Layers and operations without a TTFS equivalent, by name and with the reason."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
@@ -11,81 +13,125 @@ from lightning_snn.methods.ttfs.mapping.rules import MODULES, OPERATIONS, Rule
 from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED
 
 _SHAPES = ("size", "dim", "ndimension", "numel", "__len__")
-_UNKNOWN = "no exact image in first spike times is known"
+_UNKNOWN = "it has no TTFS equivalent"
+_UNTRACEABLE = "torch.fx cannot trace its forward"
 # by the names of layers and functions
 _REASONS = {
-    "a remaining time is max(0, potential), which no other activation function is": """
+    "a remaining time is max(0, u), so only ReLU has a TTFS equivalent": """
         tanh sigmoid logsigmoid gelu silu mish elu celu selu leakyrelu rrelu prelu softplus softsign hardtanh relu6
         hardswish hardsigmoid hardshrink softshrink tanhshrink threshold glu""",
-    "it divides by statistics of the sample, which no synapse does": """
+    "it divides by statistics of the sample, which synapses cannot do": """
         layernorm groupnorm rmsnorm instancenorm1d instancenorm2d localresponsenorm normalize""",
-    "leave it to the loss: the readout gives potentials": "softmax logsoftmax softmin softmax2d",
-    "it carries a state from one time step to the next": """
+    "the readout returns potentials; use it in the loss": "softmax logsoftmax softmin softmax2d",
+    "it has a state from one time step to the next": """
         rnn lstm gru rnncell lstmcell grucell recurrentlif leakyintegrator synapticdelays""",
-    "it multiplies activations with one another, which no synapse does": """
+    "it multiplies activations with each other, which synapses cannot do": """
         multiheadattention scaleddotproductattention matmul bmm einsum""",
 }
 
 
-def refusals(network: nn.Module, graph: fx.Graph) -> list[str]:
-    """Name and reason for every layer and operation without an image, as far as its kind tells."""
+class Refusal(NamedTuple):
+    """Layer or operation without a TTFS equivalent.
+
+    Attributes:
+        name: of the layer in the network, or of the operation in its graph.
+        kind: type of the layer, or name of the operation.
+        reason: why it is refused.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+def refusal_error(refused: Iterable[Refusal]) -> ValueError:
+    """Return the error that names each refused layer with its reason."""
+    found = dict.fromkeys(f"{name or 'network'}: {kind} ({reason})" for name, kind, reason in refused)
+    return ValueError(f"Expected a network that TimeToFirstSpike can train, but got {'; '.join(found)}")
+
+
+def refuse_node(network: nn.Module, node: fx.Node, reason: str) -> Refusal:
+    """Return the refusal of a node of the graph of a network."""
+    if node.op == "call_module":
+        return Refusal(str(node.target), type(network.get_submodule(str(node.target))).__name__, reason)
+    if node.op == "get_attr":
+        return Refusal(str(node.target), "tensor", reason)
+    kinds = {"placeholder": "input", "output": "return value"}
+    return Refusal(node.name, kinds.get(node.op, getattr(node.target, "__name__", str(node.target))), reason)
+
+
+def refused_nodes(network: nn.Module, graph: fx.Graph) -> list[Refusal]:
+    """Return the refusals of all layers and operations whose kind or parameters have no TTFS equivalent."""
     refused = []
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     owners: dict[int, str] = {}
     for node in graph.nodes:
         reason = None
-        name = str(node.target) if node.op == "call_module" else node.name
         if node.op == "call_module":
+            name = str(node.target)
             module = network.get_submodule(name)
-            reason = _refusal(module)
+            reason = module_reason(module)
             if reason is None and isinstance(module, WEIGHTED) and calls[name] > 1:
-                reason = f"{type(module).__name__} (it is called {calls[name]} times; its weights serve one place only)"
+                reason = f"it is called {calls[name]} times, but its weights serve one position only"
             for parameter in module.parameters() if isinstance(module, WEIGHTED) else ():
                 owner = owners.setdefault(id(parameter), name)
                 if owner != name:
-                    reason = f"{type(module).__name__} (it shares parameters with {owner})"
+                    reason = f"it shares parameters with {owner}"
         elif node.op == "get_attr":
-            reason = f"{node.target} (a tensor that no layer holds)"
-        elif node.op in ("call_function", "call_method") and not (tells_shape(node) or node.target in OPERATIONS):
-            called = getattr(node.target, "__name__", str(node.target))
-            reason = f"{called} ({_reason(called)})"
-        if reason is not None and f"{name}: {reason}" not in refused:
-            refused.append(f"{name}: {reason}")
+            reason = "it belongs to no layer that is called"
+        elif node.op in ("call_function", "call_method") and not (returns_shape(node) or node.target in OPERATIONS):
+            reason = _reason(getattr(node.target, "__name__", str(node.target)))
+        if reason is not None:
+            refused.append(refuse_node(network, node, reason))
     return refused
 
 
+def refused_parts(name: str, module: nn.Module, leaves: set[str]) -> list[Refusal]:
+    """Return the refusals of the parts of a module that cannot be traced, or of the module if no part is refused.
+
+    Args:
+        name: of the module in the network.
+        module: whose `forward` cannot be traced.
+        leaves: names in the network of the layers that are not traced.
+    """
+    refused = []
+    for part_name, part in module.named_modules(prefix=name):
+        kind = type(part).__name__
+        if type(part).forward is nn.Module.forward:  # ModuleList and ModuleDict are not called
+            continue
+        if part is not module and part_name in leaves and (reason := module_reason(part)) is not None:
+            refused.append(Refusal(part_name, kind, reason))
+        elif _reason(kind) != _UNKNOWN:
+            refused.append(Refusal(part_name, kind, _reason(kind)))
+    return refused or [Refusal(name, type(module).__name__, _UNTRACEABLE)]
+
+
 def rule_of(module: nn.Module) -> Rule | None:
-    """The rule of a module; of a subclass only if it inherits `forward`."""
+    """Return the rule of a module, or None; a subclass has a rule only if it inherits `forward`."""
     for base in type(module).__mro__:
         if base in MODULES and type(module).forward is base.forward:
             return MODULES[base]
     return None
 
 
-def _refusal(module: nn.Module) -> str | None:
-    name = type(module).__name__
+def module_reason(module: nn.Module) -> str | None:
+    """Return the reason why a module is refused, or None."""
     if rule_of(module) is None:
-        return f"{name} ({_reason(name)})"
+        return _reason(type(module).__name__)
     if isinstance(module, WEIGHTED) and (
         parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter)
     ):
-        return f"{name} (its weight is computed from other parameters; remove the parametrization first)"
+        return "its weight is computed from other parameters; remove the parametrization first"
     return None
 
 
-def hopeless(module: nn.Module) -> str | None:
-    """Why a module that stands in the way of tracing has no image, if its kind tells."""
-    name = type(module).__name__
-    return f"{name} ({_reason(name)})" if _reason(name) != _UNKNOWN else None
-
-
-def _reason(name: str) -> str:
-    plain = name.lower().replace("_", "")
-    return next((reason for reason, names in _REASONS.items() if plain in names.split()), _UNKNOWN)
-
-
-def tells_shape(node: fx.Node) -> bool:
-    """Whether a node asks for the shape of a tensor."""
+def returns_shape(node: fx.Node) -> bool:
+    """Return whether a node returns the shape of a tensor."""
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in ("shape", "ndim")
     return node.op == "call_method" and node.target in _SHAPES
+
+
+def _reason(kind: str) -> str:
+    plain = kind.lower().replace("_", "")
+    return next((reason for reason, names in _REASONS.items() if plain in names.split()), _UNKNOWN)

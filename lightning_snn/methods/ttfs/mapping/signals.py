@@ -1,8 +1,8 @@
-r"""What flows between layers while a network is mapped: affine functions of spike trains, ``y = scale * v + shift``.
+r"""Tensors of the ReLU network as affine functions of spike trains, ``y = scale * v + shift``.
 
-A tensor y of the ReLU network is known as such a function of a node v of the mapped graph. Batch normalization and the
-range of the inputs change scale and shift only; they are folded into the weights of the layer that reads y, or of the
-layers whose sum it is.
+During conversion each tensor y is such a function of a node v of the converted graph. Batch normalization and the range
+of the inputs change scale and shift only. These are folded into the weights of the layer that receives y, or of the
+layers whose sum y is.
 """
 
 from __future__ import annotations
@@ -14,42 +14,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-Kind = Literal["spikes", "sum", "drive"]
+from lightning_snn.methods.ttfs.synapses import OneToOne
+
+Kind = Literal["spikes", "sum", "potential"]
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class Unmappable(Exception):
-    """Why a layer has no exact image in first spike times."""
-
-
-class OneToOne(nn.Module):
-    """Synapses from every train to the neuron at its place, ``w * x + b``: a scaled skip connection.
-
-    Args:
-        weight: efficacies, in the shape of a sample or one that broadcasts to it: `[C, 1, 1]` for one a channel.
-        bias: threshold offsets in such a shape; None for none.
-
-    Both become parameters.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-        self.bias = None if bias is None else nn.Parameter(bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight if self.bias is None else x * self.weight + self.bias
-
-    def extra_repr(self) -> str:
-        return f"shape={tuple(self.weight.shape)}"
+    """Reason why a layer has no TTFS equivalent."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A max-pool of potentials, which waits for the rectifier behind it: ``relu(max u) = max relu(u)``.
+    """Pending max-pool of potentials, which is moved after the next ReLU: ``relu(max u) = max relu(u)``.
 
     Attributes:
-        name: of its place in the network.
+        name: of its layer in the network.
         options: of `SpikePool2d`.
         shape: of a sample before it.
         sign: per channel, -1 for the minimum; None for the maximum everywhere.
@@ -63,20 +43,21 @@ class Pool:
 
 @dataclass(frozen=True)
 class Signal:
-    """A tensor y of the ReLU network: ``scale * v + shift``, and then `pools`.
+    """Tensor y of the ReLU network: ``scale * v + shift``, and then `pools`.
 
     Attributes:
-        node: v, in the mapped graph.
+        node: v, in the converted graph.
         shape: of a sample of y.
-        kind: of v. "spikes": remaining times, one spike at most each. "sum": averages or sums of those. "drive": a
-            potential.
+        kind: of v. "spikes": remaining times of at most one spike each. "sum": averages or sums of those. "potential":
+            membrane potentials.
         nonnegative: whether y is known to be at least 0.
-        scale, shift: float64, in the shape of a sample; None is 1, and 0.
-        border: what is added to the shift of a drive near borders, where padding cuts off what its synapses would hear.
-        synapses: layers and offset maps of which a drive is the sum, and which nothing else hears: their rows may be
-            scaled instead of it.
-        biased: the one among them whose bias is a threshold offset of v.
-        pools: max-pools that are still to come.
+        scale: float64, in the shape of a sample; None is 1.
+        shift: float64, in the shape of a sample; None is 0.
+        border: correction of the shift of potentials near borders, where padding replaces inputs of their synapses.
+        synapses: layers and offset maps whose outputs add up to the potentials and have no other use, so that their
+            rows may be scaled in place of v.
+        biased: the one of these layers whose bias is a threshold offset of v.
+        pools: pending max-pools.
     """
 
     node: fx.Node
@@ -92,18 +73,18 @@ class Signal:
 
 
 def as_signal(x: Any) -> Signal:
-    """A signal.
+    """Return x.
 
     Raises:
-        Unmappable: if it is anything else.
+        Unmappable: if it is not a signal.
     """
     if not isinstance(x, Signal):
-        raise Unmappable(f"it takes {type(x).__name__} beside activations")
+        raise Unmappable(f"its input is {type(x).__name__} and not an activation")
     return x
 
 
 def per_channel(values: Tensor | None) -> Tensor | None:
-    """The values of channels `[C]` if all positions of `[C, ...]` have the same one, else None."""
+    """Return one value per channel `[C]` if all positions of `[C, ...]` have the same, else None."""
     if values is None:
         return None
     rows = values.reshape(values.shape[0] if values.dim() else 1, -1)
@@ -111,35 +92,35 @@ def per_channel(values: Tensor | None) -> Tensor | None:
 
 
 def over_positions(values: Tensor, shape: torch.Size) -> Tensor:
-    """One value a channel `[C]` in the shape of a sample `[C, ...]`."""
+    """Return one value per channel `[C]`, expanded to the shape of a sample `[C, ...]`."""
     return values.view(-1, *(1,) * (len(shape) - 1)).expand(shape)
 
 
 def product(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Of scales: None is 1."""
+    """Return the product of two scales, where None is 1."""
     return other if one is None else one if other is None else one * other
 
 
 def total(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Of shifts: None is 0."""
+    """Return the sum of two shifts, where None is 0."""
     return other if one is None else one if other is None else one + other
 
 
 def never_negative(values: Tensor | None) -> bool:
-    """Whether a scale or shift is at least 0 everywhere."""
+    """Return whether a scale or shift is at least 0 everywhere."""
     return values is None or bool((values >= 0).all())
 
 
 @torch.no_grad()
 def scale_rows(layer: nn.Module, values: Tensor) -> None:
-    """Multiply what a layer gives, or an offset map adds, by one value a channel."""
+    """Multiply the outputs of a layer, or the values of an offset map, by one value per channel."""
     for parameter in layer.parameters():
         parameter.copy_(parameter.double() * values.view(-1, *(1,) * (parameter.dim() - 1)))
 
 
 @torch.no_grad()
 def scale_columns(layer: Any, values: Tensor) -> None:
-    """Let a layer multiply what it is given by one value a channel."""
+    """Multiply the inputs of a layer by one value per channel, in its weights."""
     weight = layer.weight
     if isinstance(layer, nn.Linear):
         weight.copy_(weight.double() * values)
@@ -151,7 +132,7 @@ def scale_columns(layer: Any, values: Tensor) -> None:
 
 @torch.no_grad()
 def add_bias(layer: Any, values: Tensor) -> None:
-    """Add one value a channel to what a layer gives."""
+    """Add one value per channel to the outputs of a layer."""
     weight = layer.weight
     shape = (-1, *(1,) * (weight.dim() - 1)) if isinstance(layer, OneToOne) else (-1,)
     values = values.view(shape)
@@ -163,11 +144,16 @@ def add_bias(layer: Any, values: Tensor) -> None:
 
 @torch.no_grad()
 def response(layer: nn.Module, image: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
-    """What a layer without its bias makes of a sample `image`, in float64.
+    """Return the output of a layer without its bias for a sample `image`, in float64.
+
+    Args:
+        layer: a linear layer or a convolution.
+        image: a sample `[C, ...]`.
+        shape: of the output.
 
     Returns:
-        its output, and None. Of a constant image what it gives far from all borders, and where it pads with zeros the
-        difference to that: the border map.
+        The output, and None. If channels of the image are constant: the output far from all borders, and for padding
+        with zeros the difference of the output to that, which is the border map.
     """
     bare: Any = copy.deepcopy(layer).double()
     bare.bias = None
@@ -178,6 +164,6 @@ def response(layer: nn.Module, image: Tensor, shape: torch.Size) -> tuple[Tensor
         return bare(image[None])[0], None
     sums = bare.weight.flatten(2).sum(2).unflatten(0, (bare.groups, -1))
     inside = over_positions((sums * values.view(bare.groups, 1, -1)).sum(2).flatten(), shape)
-    # elsewhere padding repeats the image
+    # other padding modes repeat the image
     padded = bare.padding_mode == "zeros" and any(bare._reversed_padding_repeated_twice)
     return inside, bare(image[None])[0] - inside if padded else None

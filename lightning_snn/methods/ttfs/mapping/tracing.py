@@ -1,4 +1,4 @@
-"""The network as a graph, with shapes, and the names of what has no image."""
+"""Tracing of a network, and conversion of its graph node by node."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lightning_snn.methods.ttfs.mapping.builder import OUTPUT, GraphBuilder, Place, unpooled
-from lightning_snn.methods.ttfs.mapping.refusals import hopeless, refusals, rule_of, tells_shape
+from lightning_snn.methods.ttfs.mapping.builder import OUTPUT, Context, GraphBuilder, without_pools
+from lightning_snn.methods.ttfs.mapping.refusals import (
+    Refusal,
+    refusal_error,
+    refuse_node,
+    refused_nodes,
+    refused_parts,
+    returns_shape,
+    rule_of,
+)
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS
 from lightning_snn.methods.ttfs.mapping.signals import Signal, Unmappable
 from lightning_snn.nn.neurons import LIF
@@ -19,13 +27,32 @@ from lightning_snn.nn.residual import MembraneResidual
 
 
 class _Tracer(fx.Tracer):
+    """Tracer that does not enter our layers, spiking layers, and the modules in `untraceable`.
+
+    Attributes:
+        failed: name of the innermost module that raised; "" for the network.
+    """
+
+    def __init__(self, untraceable: set[str]) -> None:
+        super().__init__()
+        self.untraceable, self.failed = untraceable, ""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = type(m).__module__.startswith("lightning_snn.nn") and not isinstance(m, MembraneResidual)
-        return ours or is_spiking_layer(m) or super().is_leaf_module(m, module_qualified_name)
+        packages = ("lightning_snn.nn.", "lightning_snn.methods.")
+        ours = type(m).__module__.startswith(packages) and not isinstance(m, MembraneResidual)
+        spiking = is_spiking_layer(m) or module_qualified_name in self.untraceable
+        return ours or spiking or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
 
 
 class _Values(fx.Interpreter):
-    """Runs the network as a ReLU network and keeps what every node gave: of tensors the shape, else the value."""
+    """Interpreter that runs a network with ReLU neurons and keeps each output: the shape of tensors, or the value."""
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -39,73 +66,81 @@ class _Values(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-def traced(network: nn.Module) -> fx.Graph:
-    """The graph of a network in evaluation mode, all of whose layers and operations have a rule.
+def trace(network: nn.Module) -> fx.Graph:
+    """Return the graph of a network in evaluation mode, all of whose layers and operations have a rule.
 
     Raises:
-        ValueError: naming the layers without an exact image, or if the network cannot be traced.
+        ValueError: if there is none; the message names each refused layer or operation with its reason.
     """
-    try:
-        graph = _Tracer().trace(network)
-    except Exception as error:
-        refused = [f"{name}: {reason}" for name, module in network.named_modules() if (reason := hopeless(module))]
-        raise ValueError(
-            "Expected a network that torch.fx can trace, but got "
-            f"{'; '.join(refused) or type(network).__name__} ({type(error).__name__}: {error})"
-        ) from error
-    refused = refusals(network, graph)
+    untraceable: set[str] = set()
+    refused: list[Refusal] = []
+    cause: Exception | None = None
+    while True:
+        tracer = _Tracer(untraceable)
+        try:
+            graph = tracer.trace(network)
+            break
+        except Exception as error:
+            cause = cause or error
+            leaves = {name for name, module in network.named_modules() if name and tracer.is_leaf_module(module, name)}
+            name = "" if tracer.failed in untraceable else tracer.failed
+            known = {refusal.name for refusal in refused}
+            parts = refused_parts(name, network.get_submodule(name), leaves)
+            refused += [refusal for refusal in parts if refusal.name not in known]
+            if not name:
+                raise refusal_error(refused) from cause
+            untraceable.add(name)
+    refused += [refusal for refusal in refused_nodes(network, graph) if refusal.name not in untraceable]
     if refused:
-        raise ValueError(f"Expected a network with an exact image in first spike times, but got {'; '.join(refused)}")
+        raise refusal_error(refused) from cause
     return graph
 
 
-def mapped(
+def convert_graph(
     network: nn.Module,
     graph: fx.Graph,
     example: Tensor,
     builder: GraphBuilder,
     x: Callable[[torch.Size], Signal],
 ) -> Signal:
-    """Build the image of a traced network node by node.
+    """Convert a traced network node by node.
 
     Args:
         network: in evaluation mode.
         graph: of the network.
         example: inputs `[B, ...]`; their values do not matter.
-        builder: where the image grows.
-        x: from the shape of a sample to the signal that the network is given.
+        builder: of the converted graph.
+        x: returns the signal of the inputs for the shape of a sample.
 
     Returns:
-        what it gives.
+        The signal of the outputs.
 
     Raises:
-        ValueError: naming the layer whose image is not exact where it stands.
+        ValueError: if the network cannot run on the example, or a layer or operation has no TTFS equivalent at its
+            position; the message names it with the reason.
     """
     with torch.no_grad():
-        # an operation that moves elements between samples shows by their number
+        # three samples reveal an operation that moves elements between samples
         samples = torch.cat([example[:1]] * 3)
         try:
             _Values(fx.GraphModule(network, graph)).run(samples)
         except Exception as error:
             raise ValueError(
-                f"Expected argument `example` to be a batch that the network takes, but got {tuple(example.shape)} "
-                f"({str(error).splitlines()[0]})"
+                "Expected argument `example` (made from `input_shape` by TimeToFirstSpike) to be a batch of inputs of "
+                f"the network, but got shape {tuple(example.shape)}"
             ) from error
         known: dict[fx.Node, Any] = {}
         for node in graph.nodes:
             try:
-                known[node] = _image(network, node, known, builder, len(samples), x)
+                known[node] = _convert_node(network, node, known, builder, len(samples), x)
             except Unmappable as reason:
-                where = node.name
-                if node.op == "call_module":
-                    where = f"{node.target}: {type(network.get_submodule(str(node.target))).__name__}"
-                raise ValueError(
-                    f"Expected a network with an exact image in first spike times, but got {where} ({reason})"
-                ) from None
-    return known[next(node for node in graph.nodes if node.op == "output")]
+                raise refusal_error([refuse_node(network, node, str(reason))]) from None
+    result = known[next(node for node in graph.nodes if node.op == "output")]
+    assert isinstance(result, Signal)
+    return result
 
 
-def _image(
+def _convert_node(
     network: nn.Module,
     node: fx.Node,
     known: dict[fx.Node, Any],
@@ -116,32 +151,32 @@ def _image(
     value = node.meta["value"]
     if node.op == "placeholder":
         if any(isinstance(each, Signal) for each in known.values()):
-            return node.args[0] if node.args else _raise("it is a second input")
+            return node.args[0] if node.args else _raise("the network has to have one input")
         return x(value[1:])
-    heard: list[Signal] = []
+    inputs: list[Signal] = []
 
     def look_up(each: fx.Node) -> Any:
         if isinstance(known[each], Signal):
-            heard.append(known[each])
+            inputs.append(known[each])
         return known[each]
 
     args, kwargs = fx.map_arg(node.args, look_up), fx.map_arg(node.kwargs, look_up)
     if node.op == "output":
         if not isinstance(args[0], Signal):
-            raise Unmappable("the network returns something else than one tensor")
-        return Place(builder, OUTPUT, args[0].shape, batch, batch).settle(unpooled(args[0]))
-    if not heard or tells_shape(node):
-        return _raise("a tensor made in `forward`") if node.meta["tensor"] else value
-    place = Place(builder, str(node.target) if node.op == "call_module" else node.name, value[1:], batch, value[0])
+            raise Unmappable("the network has to return one tensor")
+        return Context(builder, OUTPUT, args[0].shape, batch, batch).apply_pending(without_pools(args[0]))
+    if not inputs or returns_shape(node):
+        return _raise("it creates a tensor in `forward`") if node.meta["tensor"] else value
+    context = Context(builder, str(node.target) if node.op == "call_module" else node.name, value[1:], batch, value[0])
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
         rule = rule_of(module)
         assert rule is not None
-        signal = rule(place, module, *args, **kwargs)
+        signal = rule(context, module, *args, **kwargs)
     else:
-        signal = OPERATIONS[node.target](place, *args, **kwargs)
-    readers = sum(_occurrences(node, user) for user in node.users if not tells_shape(user))
-    return place.shared(signal) if readers > 1 else signal
+        signal = OPERATIONS[node.target](context, *args, **kwargs)
+    readers = sum(_occurrences(node, user) for user in node.users if not returns_shape(user))
+    return context.shared(signal) if readers > 1 else signal
 
 
 def _occurrences(node: fx.Node, user: fx.Node) -> int:

@@ -13,7 +13,7 @@ from tests.support.figures import save_nothing
 from tests.support.recipes import parse_recipe, run_recipe
 from tests.support.scripts import run_script
 
-CATALOGUE = Path(__file__).resolve().parents[2] / "callbacks"
+CATALOG = Path(__file__).resolve().parents[2] / "callbacks"
 
 
 def test_the_report_script_writes_its_report(tmp_path):
@@ -60,7 +60,7 @@ def test_the_raster_script_draws_layers_of_its_own_making(tmp_path):
     assert len([line for line in printed if line.endswith(".png")]) == 6
 
 
-FRAGMENTS = sorted(CATALOGUE.glob("*.yaml"))
+FRAGMENTS = sorted(CATALOG.glob("*.yaml"))
 
 
 def test_the_energy_script_draws_and_prints_that_spikes_cost_less_than_one_dense_pass(tmp_path):
@@ -80,9 +80,9 @@ def test_the_energy_script_draws_and_prints_that_spikes_cost_less_than_one_dense
 def test_the_initialization_script_finds_silent_layers_and_makes_them_learn(tmp_path):
     printed = run_script("initialization_check.py", tmp_path)
     before, _, after = (part.split("\n\n")[0] for part in printed.split("quantity ")[1:])
-    assert "The network as a whole: fail" in before
-    assert "fail: firing_rate of neurons.2 is 0: it is silent" in before
-    assert "Remedy: scale its incoming weights up" in before
+    assert "Overall verdict: fail" in before
+    assert "fail: firing_rate of neurons.2 is 0: the layer is silent" in before
+    assert "Remedy: scale up the weights before the layer" in before
     assert "\nfail: " not in after
     left, rescaled = (float(line.split()[-1]) for line in printed.splitlines() if line.startswith("accuracy"))
     assert left < 0.6 < 0.7 < rescaled
@@ -99,7 +99,7 @@ def test_the_spike_time_script_draws_and_prints_what_the_network_costs(tmp_path)
     assert [file.name for file in (tmp_path / "figures").iterdir()] == ["spike_times.png"]
 
 
-def test_the_script_of_scores_by_passes_prints_a_curve(tmp_path):
+def test_the_script_of_scores_by_epochs_prints_a_curve(tmp_path):
     rows = [line.split() for line in run_script("pass_scores.py", tmp_path).splitlines() if line.startswith("after")]
     assert [float(row[1]) for row in rows] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
     assert float(rows[-1][4]) > 0.8
@@ -169,7 +169,7 @@ def test_the_alignment_fragment_measures_in_a_recipe(monkeypatch, tmp_path):
         monkeypatch,
         *(part for name, value in data.items() for part in (f"--data.{name}", str(value))),
         *("--method", "RateBackprop", "--method.window", "step", "--network.hidden", "16"),
-        *("--config", str(CATALOGUE / "gradient_alignment.yaml")),
+        *("--config", str(CATALOG / "gradient_alignment.yaml")),
         *("--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"),
     )
     (callback,) = (each for each in cli.trainer.callbacks if isinstance(each, GradientAlignment))
@@ -178,12 +178,12 @@ def test_the_alignment_fragment_measures_in_a_recipe(monkeypatch, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_fragments_of_monitors_watch_the_main_job_together(monkeypatch, tmp_path):
+def test_the_fragments_of_monitors_run_together_on_the_main_job(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lightning_snn.figures.save", save_nothing)
     names = ("energy", "firing_rates", "initialization_check", "membrane_trace", "pass_scores", "spike_raster")
-    fragments = [CATALOGUE / f"{name}.yaml" for name in (*names, "state_guard", "uncertainty")]
+    fragments = [CATALOG / f"{name}.yaml" for name in (*names, "state_guard", "uncertainty")]
     data = {"train_subjects": 2, "val_subjects": 1, "test_subjects": 1, "repetitions": 1, "time_steps": 4}
     cli = run_recipe(
         "sbnn_dvs",
@@ -205,6 +205,6 @@ def test_the_fragments_of_monitors_watch_the_main_job_together(monkeypatch, tmp_
 
 
 def test_every_file_has_its_row_in_the_table():
-    table = (CATALOGUE / "README.md").read_text()
-    files = [*CATALOGUE.glob("*.py"), *CATALOGUE.glob("*.yaml")]
+    table = (CATALOG / "README.md").read_text()
+    files = [*CATALOG.glob("*.py"), *CATALOG.glob("*.yaml")]
     assert [file.name for file in files if f"({file.name})" not in table] == []

@@ -1,6 +1,6 @@
-"""LightningModules that are not ours, one for each way in which spiking layers are called, and a small task for them.
+"""Third-party LightningModules, one for each way in which spiking layers are called, and a small task for them.
 
-Nothing in them is made for this library: batches are `(x [B, 6], y [B])`, time is their own affair.
+Nothing in them is specific to this library: batches are `(x [B, 6], y [B])`, and they handle time themselves.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ X = torch.eye(CLASSES, FEATURES)[Y] + torch.rand(SAMPLES, FEATURES, generator=to
 
 
 def loader(shuffle: bool = False, batch_size: int = 12) -> DataLoader:
-    """Batches of which the last is smaller."""
+    """Return batches, the last of which is smaller."""
     return DataLoader(TensorDataset(X, Y), batch_size, shuffle=shuffle)
 
 
-class Foreign(pl.LightningModule):
-    """What the modules share: a classifier's steps, dropout that draws random numbers, and the losses as they come."""
+class ThirdPartyModule(pl.LightningModule):
+    """Base of the modules: steps of a classifier, dropout that draws random numbers, and a list of all losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,8 +57,8 @@ class Foreign(pl.LightningModule):
         return {"prediction": logits.softmax(1), "target": batch[1]}
 
 
-class Ours(Foreign):
-    """Our layers, time folded into the batch."""
+class Ours(ThirdPartyModule):
+    """Layers of this library, with time folded into the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class Ours(Foreign):
         return run(self.network, x.expand(STEPS, -1, -1)).mean(0)
 
 
-class SnntorchLoop(Foreign):
-    """snntorch's tutorials: a loop over time steps that passes the membranes along."""
+class SnntorchLoop(ThirdPartyModule):
+    """snntorch as in its tutorials: a loop over time steps that passes on the membrane potentials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,8 +86,8 @@ class SnntorchLoop(Foreign):
         return torch.stack(membranes).mean(0)
 
 
-class SnntorchHidden(Foreign):
-    """snntorch's neurons that keep their membranes themselves and are reset when a batch begins."""
+class SnntorchHidden(ThirdPartyModule):
+    """snntorch's neurons that keep their membrane potentials and are reset at the start of a batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class SnntorchHidden(Foreign):
         return torch.stack([self.net(x)[1] for _ in range(STEPS)]).mean(0)
 
 
-class SpikingJellySingle(Foreign):
-    """SpikingJelly step by step, reset when a batch begins."""
+class SpikingJellySingle(ThirdPartyModule):
+    """SpikingJelly step by step, reset at the start of a batch."""
 
     mode = "s"
 
@@ -130,7 +130,7 @@ class SpikingJellySingle(Foreign):
 
 
 class SpikingJellyMulti(SpikingJellySingle):
-    """SpikingJelly with all time steps at once."""
+    """SpikingJelly with all time steps in one call."""
 
     mode = "m"
 
@@ -139,7 +139,7 @@ class SpikingJellyMulti(SpikingJellySingle):
         return self.net(2 * x.expand(STEPS, -1, -1)).mean(0)
 
 
-MODULES: tuple[Callable[[], Foreign], ...] = (
+MODULES: tuple[Callable[[], ThirdPartyModule], ...] = (
     Ours,
     SnntorchLoop,
     SnntorchHidden,

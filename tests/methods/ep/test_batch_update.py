@@ -1,4 +1,4 @@
-"""One batch of messages: where it settles, what does not matter to it, and what holds it when it diverges."""
+"""One batch of messages: convergence, invariances, and guards against divergence."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_snn.methods.ep import Natural, local, output_moments
-from lightning_snn.methods.ep.local import Heard
-from tests.methods.ep.task import Steps, dense, digits, heard, prepared
+from lightning_snn.methods.ep import Natural, batch_update, output_moments
+from lightning_snn.methods.ep.batch_update import BatchUpdate
+from tests.methods.ep.task import Steps, dense, digits, prepared, updated
 
 
 def moments(natural: Natural) -> tuple[Tensor, Tensor]:
@@ -16,14 +16,14 @@ def moments(natural: Natural) -> tuple[Tensor, Tensor]:
     return natural.precision_mean / natural.precision, natural.precision.rsqrt()
 
 
-def finite(found: Heard) -> bool:
+def finite(found: BatchUpdate) -> bool:
     return all(values.isfinite().all() for natural in found.natural for values in natural)
 
 
 def test_a_single_layer_converges_and_stays_where_it_is():
     x, y = digits(500)
     network = prepared(dense(24, 3))
-    means = {n: moments(heard(network, x, y, n, 1.0, 40).natural[0]) for n in (5, 10, 20, 40)}
+    means = {n: moments(updated(network, x, y, n, 1.0, 40).natural[0]) for n in (5, 10, 20, 40)}
 
     def change(few: int, many: int) -> float:
         return ((means[many][0] - means[few][0]).abs() / means[many][1]).max().item()
@@ -36,12 +36,12 @@ def test_a_single_layer_converges_and_stays_where_it_is():
 def test_the_order_of_samples_within_a_batch_does_not_matter(sizes):
     x, y = digits(200)
     order = torch.randperm(200)
-    one, other = (heard(prepared(dense(*sizes)), x[chosen], y[chosen]) for chosen in (torch.arange(200), order))
+    one, other = (updated(prepared(dense(*sizes)), x[chosen], y[chosen]) for chosen in (torch.arange(200), order))
     for natural, again in zip(one.natural, other.natural, strict=True):
         for values, expected in zip(again, natural, strict=True):
             assert (values - expected).abs().max() < 2e-6 * expected.abs().max()
     torch.testing.assert_close(other.output.mean, one.output.mean[order])
-    shuffled = heard(prepared(dense(*sizes)), x[order], y)
+    shuffled = updated(prepared(dense(*sizes)), x[order], y)
     assert (shuffled.natural[-1].precision_mean - one.natural[-1].precision_mean).abs().max() > 1e-2
 
 
@@ -50,7 +50,7 @@ def test_batches_only_add_precision_and_none_to_weights_of_inputs_that_are_silen
     x, y = digits(200)
     x[:, 5] = 0
     network = prepared(dense(*sizes))
-    found = heard(network, x, y)
+    found = updated(network, x, y)
     for natural, block in zip(found.natural, network.chain.blocks, strict=True):
         assert (natural.precision >= block.layer.precision).all()
     first = network.chain.blocks[0].layer
@@ -110,9 +110,9 @@ def test_the_width_of_the_prior_below_a_step_does_not_matter(activation):
 
 def test_whole_steps_of_a_large_batch_and_two_layers_diverge_unless_they_are_halved(monkeypatch):
     x, y = digits(1000, flips=0.25)
-    short, halved = (heard(prepared(dense(24, 20, 3)), x, y, 12, damping) for damping in (0.3, 1.0))
-    monkeypatch.setattr(local, "_TOLERATED_FALL", torch.inf)
-    whole = heard(prepared(dense(24, 20, 3)), x, y, 12, 1.0)
+    short, halved = (updated(prepared(dense(24, 20, 3)), x, y, 12, damping) for damping in (0.3, 1.0))
+    monkeypatch.setattr(batch_update, "_TOLERATED_DECREASE", torch.inf)
+    whole = updated(prepared(dense(24, 20, 3)), x, y, 12, 1.0)
     assert [found.halved > 0 for found in (short, halved, whole)] == [False, True, False]
     assert halved.log_evidence > short.log_evidence - 0.1
     assert whole.log_evidence < short.log_evidence - 1
@@ -123,7 +123,7 @@ def test_whole_steps_of_a_large_batch_and_two_layers_diverge_unless_they_are_hal
 def test_potentials_too_wide_to_mean_anything_leave_the_layers_as_they_were(sizes):
     x, y = digits(20)
     network = prepared(dense(*sizes))
-    found = heard(network, 1e5 * x, y, iterations=4)
+    found = updated(network, 1e5 * x, y, iterations=4)
     assert not found.accepted
     assert found.halved >= 4
     for natural, block in zip(found.natural, network.chain.blocks, strict=True):
@@ -135,7 +135,7 @@ def test_a_sample_that_is_not_finite_leaves_the_layers_as_they_were(value):
     x, y = digits(20)
     x[3, 2] = value
     network = prepared(dense(24, 8, 3))
-    found = heard(network, x, y, iterations=4)
+    found = updated(network, x, y, iterations=4)
     assert not found.accepted
     assert finite(found)
 
@@ -144,8 +144,8 @@ def test_noise_of_a_batch_that_diverged_is_the_noise_of_before():
     x, _ = digits(20)
     network = prepared(dense(24, 1), regression=True, noise_variance=0.07, learn_noise=True)
     values = torch.randn(20, 1).double()
-    assert heard(network, 1e5 * x, values).noise_variance == network[-1].noise_variance
-    learned = heard(network, x, values).noise_variance
+    assert updated(network, 1e5 * x, values).noise_variance == network[-1].noise_variance
+    learned = updated(network, x, values).noise_variance
     assert learned.isfinite()
     assert learned != network[-1].noise_variance
 
@@ -153,5 +153,5 @@ def test_noise_of_a_batch_that_diverged_is_the_noise_of_before():
 def test_evidence_grows_from_the_first_iteration_to_the_last():
     x, y = digits(200)
     for options in ({}, {"activation": "sigmoid"}, {"weights": "categorical"}):
-        found = [heard(prepared(dense(24, 8, 3), **options), x, y, n).log_evidence for n in (1, 40)]
+        found = [updated(prepared(dense(24, 8, 3), **options), x, y, n).log_evidence for n in (1, 40)]
         assert found[1] > found[0] + 1
