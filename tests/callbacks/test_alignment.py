@@ -22,8 +22,8 @@ from lightning_snn.methods import RateBackprop, SurrogateGradient
 from lightning_snn.methods.rate import gradient_alignment
 from lightning_snn.methods.rate.third_party import rate_backward
 from lightning_snn.nn import RecurrentLIF
-from tests.contract import third_party
-from tests.contract.third_party import MODULES
+from tests.support import third_party
+from tests.support.third_party import MODULES
 from tests.support.training import time_first, trainer
 
 STEPS, CLASSES = 4, 3

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.methods import RateBackprop
-from tests.contract.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
 from tests.support.figures import record_drawn
 from tests.support.given_spikes import Given, data, spikes
 from tests.support.processes import on_two_processes
+from tests.support.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
 from tests.support.training import trainer
 
 

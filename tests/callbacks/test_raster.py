@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_snn.callbacks import SpikeRaster
-from tests.contract.third_party import Ours, SnntorchLoop, SpikingJellyMulti, loader
 from tests.support.figures import record_drawn
 from tests.support.given_spikes import STEPS, Echo, Given, data, spikes
+from tests.support.third_party import Ours, SnntorchLoop, SpikingJellyMulti, loader
 from tests.support.training import trainer
 
 

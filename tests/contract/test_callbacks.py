@@ -17,10 +17,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from tests.contract.callbacks import CALLBACKS, CallbackRow
-from tests.contract.third_party import MODULES, Ours, SnntorchLoop, ThirdPartyModule, loader
 from tests.support import training
 from tests.support.figures import save_nothing
 from tests.support.processes import on_two_processes
+from tests.support.third_party import MODULES, Ours, SnntorchLoop, ThirdPartyModule, loader
 
 TABLE = CALLBACKS
 EPOCHS = 2
