@@ -391,7 +391,7 @@ def test_evaluation_leaves_the_module_as_it_is():
         ({"num_classes": 2, "network": [LIF()]}, "argument `network` to be a Module, but got"),
         (
             {"num_classes": 2, "network": nn.BatchNorm1d(2), "method": SpikingBayes()},
-            "but got the network: BatchNorm1d",
+            "got the network: BatchNorm1d",
         ),
     ],
     ids=str,
