@@ -26,7 +26,7 @@ def make_neuron(neuron: Callable[..., nn.Module], **wanted: Any) -> Any:
     Raises:
         TypeError: if `neuron` cannot be called, or does not return a module.
     """
-    if not callable(neuron):
+    if isinstance(neuron, nn.Module) or not callable(neuron):
         raise TypeError(f"Expected argument `neuron` to be a function that makes neurons, but got {neuron!r}")
     taken = inspect.signature(neuron).parameters
     made = neuron(**{name: value for name, value in wanted.items() if name in taken})

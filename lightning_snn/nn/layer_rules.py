@@ -15,20 +15,21 @@ OWN_FORWARD = "a forward of its own, so it needs a rule of its own"
 
 
 class Refusal(NamedTuple):
-    """A layer that a method cannot train.
+    """A layer, or an operation between layers, that a method cannot train.
 
     Attributes:
         name: of the layer within the network, empty for the network itself.
-        layer: the layer.
+        layer: the layer, or the name of an operation.
         reason: why, in a few words, with the remedy if there is one.
     """
 
     name: str
-    layer: nn.Module
+    layer: nn.Module | str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name or 'the network'}: {type(self.layer).__name__} ({self.reason})"
+        kind = self.layer if isinstance(self.layer, str) else type(self.layer).__name__
+        return f"{self.name or 'the network'}: {kind} ({self.reason})"
 
 
 class LayerRules(Generic[Rule]):
@@ -116,19 +117,23 @@ class LayerRules(Generic[Rule]):
         return (kind for kind in type(layer).__mro__ if kind in self._rules)
 
 
-def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
-    """Raise a ValueError that names all refused layers, if there are any.
+def refusal_error(method: str, refusals: Iterable[Refusal], remedy: str = "") -> ValueError:
+    """Return the error that names all refused layers, each once.
 
     Args:
         method: name of the method.
         refusals: the layers and the reasons.
         remedy: a sentence on what to do.
     """
-    refused = "; ".join(str(refusal) for refusal in refusals)
+    refused = "; ".join(dict.fromkeys(map(str, refusals)))
+    return ValueError(f"Expected a network that {method} can train, but got {refused}{'. ' * bool(remedy)}{remedy}")
+
+
+def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
+    """Raise a ValueError that names all refused layers, if there are any; see `refusal_error`."""
+    refused = list(refusals)
     if refused:
-        raise ValueError(
-            f"Expected a network that {method} can train, but got {refused}" + (f". {remedy}" if remedy else "")
-        )
+        raise refusal_error(method, refused, remedy)
 
 
 # they do nothing where they are empty

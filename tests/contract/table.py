@@ -23,7 +23,7 @@ from lightning_snn.methods import (
     TimeToFirstSpike,
 )
 from lightning_snn.methods.bayes import BayesRecurrentLIF
-from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF, SynapticDelays
+from lightning_snn.nn import IF, LIF, AdaptiveLIF, LeakyIntegrator, Recurrent, RecurrentLIF, SynapticDelays, SynapticLIF
 from tests.support.event_order import binary_network, delayed_network, recurrent_network, small_network
 
 
@@ -56,11 +56,16 @@ class LayerRow:
         name: what the tests call it.
         make: builds the layer.
         exceptions: promises that it does not keep, and why.
+        refused_by: for a neuron, the methods of `tests.contract.test_neurons` that refuse it by name, and a pattern of
+            the reason; every other method trains it.
+        without_gradient: for a neuron, the parameters that get no gradient from a method that trains it, by method.
     """
 
     name: str
     make: Callable[[], nn.Module]
     exceptions: Mapping[str, str] = field(default_factory=dict)
+    refused_by: Mapping[str, str] = field(default_factory=dict)
+    without_gradient: Mapping[str, str] = field(default_factory=dict)
 
 
 RATES_ONLY = "inputs are read as firing rates, which do not know the order"
@@ -134,21 +139,77 @@ def recurrent_means() -> BayesRecurrentLIF:
     return layer
 
 
+STEP_ONLY = {"spiking_bayes": 'fires by noise in mode "step" only: noise_mode="step"'}
+BY_EQUATIONS = {**STEP_ONLY, "time_to_first_spike": "no first spike time in closed form"}
+RECURRENT = {
+    "rate_backprop": 'neurons that receive each other\'s spikes, which only window="step" can represent',
+    "time_to_first_spike": ".+",
+    "expectation_propagation": ".+",
+}
+LEARNED_ADAPTATION = {"learn_rho": True, "learn_strength": True}
+ONE_STEP_LATER = {
+    "rates_of_one_step_windows_keep_the_output_and_reach_all": "the decay of the adaptation acts one step later"
+}
+
 LAYERS = (
+    LayerRow("if", IF),
+    LayerRow("if_learned", lambda: IF(learn_threshold=True, channels=4)),
     LayerRow("lif", lambda: LIF(0.8)),
     LayerRow("lif_reset_to_zero", lambda: LIF(0.8, reset="zero")),
-    LayerRow("lif_leak_then_reset", lambda: LIF(0.8, order="leak_then_reset")),
+    LayerRow("lif_leak_then_reset", lambda: LIF(0.8, order="leak_then_reset"), refused_by=STEP_ONLY),
     LayerRow("lif_smooth", lambda: LIF(0.8, surrogate=Smooth())),
     LayerRow("lif_channels", lambda: LIF([0.5, 0.6, 0.7, 0.8], [0.8, 0.9, 1.0, 1.1])),
     LayerRow("lif_learned", lambda: LIF(0.8, **LEARNED)),
-    LayerRow("recurrent_lif", lambda: RecurrentLIF(4, 0.8)),
-    LayerRow("recurrent_lif_learned", lambda: RecurrentLIF(4, 0.8, reset="zero", **LEARNED)),
+    LayerRow("adaptive_lif", lambda: AdaptiveLIF(0.8, rho=0.9), refused_by=BY_EQUATIONS),
+    LayerRow(
+        "adaptive_lif_learned",
+        lambda: AdaptiveLIF(0.8, rho=0.9, reset="zero", **LEARNED, **LEARNED_ADAPTATION),
+        exceptions=ONE_STEP_LATER,
+        refused_by=BY_EQUATIONS,
+        without_gradient={"rate_backprop_step": "1.rho_logit"},
+    ),
+    LayerRow("synaptic_lif", lambda: SynapticLIF(0.5, 0.8), refused_by=BY_EQUATIONS),
+    LayerRow(
+        "synaptic_lif_leak_then_reset",
+        lambda: SynapticLIF([0.4, 0.5, 0.6, 0.7], 0.8, order="leak_then_reset"),
+        refused_by=BY_EQUATIONS,
+    ),
+    LayerRow(
+        "synaptic_lif_learned",
+        lambda: SynapticLIF(0.5, 0.8, reset="zero", **LEARNED, learn_alpha=True),
+        refused_by=BY_EQUATIONS,
+    ),
+    LayerRow("recurrent_lif", lambda: RecurrentLIF(4, 0.8), refused_by=RECURRENT),
+    LayerRow("recurrent_lif_learned", lambda: RecurrentLIF(4, 0.8, reset="zero", **LEARNED), refused_by=RECURRENT),
+    LayerRow(
+        "recurrent_around_lif",
+        lambda: Recurrent(LIF(0.8), 4),
+        refused_by={**RECURRENT, **STEP_ONLY},
+    ),
+    LayerRow(
+        "recurrent_around_learned_lif",
+        lambda: Recurrent(LIF(0.8, order="leak_then_reset", **LEARNED), 4),
+        refused_by={**RECURRENT, **STEP_ONLY},
+    ),
+    LayerRow(
+        "recurrent_around_adaptive_lif",
+        lambda: Recurrent(AdaptiveLIF(0.8, rho=0.9), 4),
+        refused_by={**RECURRENT, **STEP_ONLY},
+    ),
+    LayerRow(
+        "recurrent_around_learned_adaptive_lif",
+        lambda: Recurrent(AdaptiveLIF(0.8, rho=0.9, **LEARNED, **LEARNED_ADAPTATION), 4),
+        exceptions=ONE_STEP_LATER,
+        refused_by={**RECURRENT, **STEP_ONLY},
+        without_gradient={"rate_backprop_step": "1.neuron.rho_logit"},
+    ),
     LayerRow(
         "bayes_recurrent_lif",
         recurrent_means,
         exceptions={
             "rates_of_one_step_windows_keep_the_output_and_reach_all": "refused: noise of weights has no rate rule",
         },
+        refused_by={**RECURRENT, "rate_backprop_step": "parameter weight is neither a number nor one per channel"},
     ),
     LayerRow("leaky_integrator", lambda: LeakyIntegrator(0.8)),
     LayerRow("leaky_integrator_learned", lambda: LeakyIntegrator(0.8, learn_beta=True, channels=4)),

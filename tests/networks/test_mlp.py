@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_snn import LIF, run
 from lightning_snn.networks import MLP
+from lightning_snn.nn import AdaptiveLIF, Neuron
 
 
 def test_the_layers_are_as_asked_for():
-    network = MLP(6, 3, hidden=(5, 4), lif={"beta": 0.5, "reset": "zero"})
+    network = MLP(6, 3, hidden=(5, 4), neuron=partial(LIF, 0.5, reset="zero"))
     assert [type(layer) for layer in network] == [nn.Flatten, nn.Linear, LIF, nn.Linear, LIF, nn.Linear]
     assert [tuple(layer.weight.shape) for layer in network if isinstance(layer, nn.Linear)] == [(5, 6), (4, 5), (3, 4)]
     assert [(layer.beta, layer.dynamics.reset) for layer in network if isinstance(layer, LIF)] == [(0.5, "zero")] * 2
@@ -50,4 +53,25 @@ def test_bad_sizes_are_refused_by_name(options, name):
 
 def test_bad_options_of_the_neurons_are_refused_by_name():
     with pytest.raises(ValueError, match="argument `beta` to be a number from 0 to 1, but got 2"):
-        MLP(lif={"beta": 2})
+        MLP(neuron=partial(LIF, beta=2))
+
+
+def test_any_neuron_stands_where_a_lif_does():
+    network = MLP(6, 3, hidden=(5, 4), neuron=partial(AdaptiveLIF, rho=0.5))
+    neurons = [layer for layer in network if isinstance(layer, Neuron)]
+    assert [(type(layer), layer.value("rho")) for layer in neurons] == [(AdaptiveLIF, 0.5)] * 2
+    assert neurons[0] is not neurons[1]
+    assert run(network, torch.rand(4, 2, 6)).shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "message"),
+    [
+        (LIF(), "argument `neuron` to be a function that makes neurons, but got LIF"),
+        ("lif", "argument `neuron` to be a function that makes neurons, but got 'lif'"),
+        (lambda: 1.0, "argument `neuron` to make modules, but got float"),
+    ],
+)
+def test_what_makes_no_neurons_is_refused_by_name(neuron, message):
+    with pytest.raises(TypeError, match=message):
+        MLP(neuron=neuron)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -16,10 +18,10 @@ from tests.support.networks import layers
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-@pytest.mark.parametrize(("neurons", "kind"), [("sign", Sign), ("lif", LIF)])
-def test_a_network_has_as_many_layers_of_neurons_as_asked_for_and_one_more_of_weights(depth, neurons, kind):
-    network = ResidualMLP((1, 4, 4), 3, depth=depth, width=6, neurons=neurons)
-    assert len(layers(network, kind)) == len(layers(network, (LIF, Sign))) == depth
+@pytest.mark.parametrize("neuron", [Sign, LIF])
+def test_a_network_has_as_many_layers_of_neurons_as_asked_for_and_one_more_of_weights(depth, neuron):
+    network = ResidualMLP((1, 4, 4), 3, depth=depth, width=6, neuron=neuron)
+    assert len(layers(network, neuron)) == len(layers(network, (LIF, Sign))) == depth
     assert [tuple(layer.weight.shape) for layer in layers(network, nn.Linear)] == [
         (6, 16),
         *[(6, 6)] * (depth - 1),
@@ -46,9 +48,9 @@ def test_weights_start_with_the_gain_over_the_root_of_the_fan_in_and_biases_at_z
 
 
 def test_options_reach_every_layer_of_neurons():
-    network = ResidualMLP(4, 3, depth=3, width=6, neurons="lif", options={"beta": 0.3, "threshold": 2.0})
+    network = ResidualMLP(4, 3, depth=3, width=6, neuron=partial(LIF, 0.3, 2.0))
     assert {(lif.beta, lif.threshold) for lif in layers(network, LIF)} == {(0.3, 2.0)}
-    network = ResidualConvNet(neurons="sign", options={"surrogate": "fast_sigmoid"})
+    network = ResidualConvNet(neuron=partial(Sign, "fast_sigmoid"))
     assert {sign.surrogate for sign in layers(network, Sign)} == {FastSigmoid()}
 
 
@@ -92,16 +94,16 @@ def test_normalization_is_there_for_comparison_and_refused_by_the_bayesian_metho
         SpikingBayes().prepare(network)
 
 
-@pytest.mark.parametrize("neurons", ["lif", "sign"])
+@pytest.mark.parametrize("neuron", [LIF, Sign])
 @pytest.mark.parametrize(
     "method",
     [SurrogateGradient(), NoisySpikes(), SpikingBayes(kl_weight=0.0), SpikingBayes(kl_weight=0.0, noise_mode="step")],
     ids=lambda method: f"{type(method).__name__}_{getattr(method, 'noise_mode', '')}",
 )
-def test_both_networks_train_with_every_method(neurons, method):
+def test_both_networks_train_with_every_method(neuron, method):
     for network, x in (
-        (ResidualMLP(4, 3, depth=4, width=16, neurons=neurons), 2 * torch.randn(3, 8, 4)),
-        (ResidualConvNet((2, 8, 8), 3, (4, 8), 1, neurons=neurons), 2 * torch.randn(3, 8, 2, 8, 8)),
+        (ResidualMLP(4, 3, depth=4, width=16, neuron=neuron), 2 * torch.randn(3, 8, 4)),
+        (ResidualConvNet((2, 8, 8), 3, (4, 8), 1, neuron=neuron), 2 * torch.randn(3, 8, 2, 8, 8)),
     ):
         prepared = method.prepare(network)
         method.training_step(prepared, x, torch.arange(8) % 3).objective.backward()
@@ -111,7 +113,7 @@ def test_both_networks_train_with_every_method(neurons, method):
 
 
 def test_traces_are_exact_in_a_residual_network_and_refused_where_weight_layers_meet():
-    prepared = SpikingBayes(noise_mode="trace").prepare(ResidualMLP(4, 3, depth=4, width=6, neurons="lif"))
+    prepared = SpikingBayes(noise_mode="trace").prepare(ResidualMLP(4, 3, depth=4, width=6, neuron=LIF))
     first = layers(prepared, LIF)[0]
     driving = layers(prepared, BayesianLayer)
     assert driving[0].targets == (first,)
@@ -148,7 +150,6 @@ def test_gradients_cross_twenty_layers_with_shortcuts_and_vanish_without(seed):
         (lambda: ResidualMLP(width=2.5), "`width` to be an integer of at least 1, but got 2.5"),
         (lambda: ResidualMLP((1, 0)), "`input_shape` to be an integer of at least 1, but got 0"),
         (lambda: ResidualMLP(gain=0), "`gain` to be a finite number larger than 0, but got 0"),
-        (lambda: ResidualMLP(neurons="relu"), "`neurons` to be one of 'lif', 'sign', but got 'relu'"),
         (lambda: ResidualConvNet(stem_stride=0), "`stem_stride` to be an integer of at least 1, but got 0"),
         (lambda: ResidualConvNet(blocks=0), "`blocks` to be an integer of at least 1, but got 0"),
         (lambda: ResidualConvNet(channels=(4, 0)), "`channels` to be an integer of at least 1, but got 0"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ def test_the_name_counts_the_weight_layers(network, depth):
 
 
 def test_a_block_adds_its_input_to_two_convolutions_before_the_last_neurons():
-    block, x = BasicBlock(3, 3, lif={"beta": 0.5}).eval(), (torch.rand(6, 3, 4, 4) < 0.5).float()
+    block, x = BasicBlock(3, 3, neuron=partial(LIF, 0.5)).eval(), (torch.rand(6, 3, 4, 4) < 0.5).float()
     first, first_norm, neurons, second, second_norm = block.branch
     nn.init.constant_(second_norm.bias, 0.4)
     with folded(2):
@@ -137,7 +139,10 @@ def test_outputs_are_those_of_one_network_at_every_step():
         (lambda: ResNet(hidden=0), " `hidden` to be an integer of at least 1, but got 0"),
         (lambda: ResNet(num_classes=0), " `num_classes` to be an integer of at least 1, but got 0"),
         (lambda: ResNet((3, 32)), r" `input_shape` to be channels, height and width, but got \(3, 32\)"),
-        (lambda: ResNet19(lif={"threshold": 0.0}), " `threshold` to be a finite number larger than 0, but got 0.0"),
+        (
+            lambda: ResNet19(neuron=partial(LIF, threshold=0.0)),
+            " `threshold` to be a finite number larger than 0, but got 0.0",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, message):

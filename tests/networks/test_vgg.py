@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -47,7 +49,7 @@ def test_the_published_neuron_is_the_default_and_options_reach_every_layer(netwo
 
     ((beta, threshold, dynamics),) = neurons()
     assert (beta, threshold, dynamics.reset, dynamics.detach_reset) == (0.2, 1.0, "subtract", True)
-    ((beta, threshold, dynamics),) = neurons(lif={"beta": 0.5, "reset": "zero", "surrogate": "arctangent"})
+    ((beta, threshold, dynamics),) = neurons(neuron=partial(LIF, 0.5, reset="zero", detach_reset=True))
     assert (beta, threshold, dynamics.reset, dynamics.detach_reset) == (0.5, 1.0, "zero", True)
     assert dynamics.surrogate == ArcTangent()
 
@@ -96,7 +98,6 @@ def test_a_plan_can_be_given_on_the_command_line(plan, monkeypatch, tmp_path):
     ("make", "message"),
     [
         (lambda: VGG(channels=(4, "X")), '`channels` to hold integers, "A" and "M", but got \'X\''),
-        (lambda: VGG(relu=True, lif={"beta": 0.5}), "`lif` to be None for rectifiers, but got .'beta': 0.5."),
         (lambda: VGG(channels=(4, 0)), "`channels` to be an integer of at least 1, but got 0"),
         (lambda: VGG(channels=("A",)), "`channels` to hold at least one integer, but got .'A'."),
         (lambda: VGG(channels=()), "`channels` to hold at least one integer"),
@@ -104,7 +105,7 @@ def test_a_plan_can_be_given_on_the_command_line(plan, monkeypatch, tmp_path):
         (lambda: VGG((3, 32)), r"`input_shape` to be channels, height and width, but got \(3, 32\)"),
         (lambda: VGG((3, 0, 32)), "`input_shape` to be an integer of at least 1, but got 0"),
         (lambda: VGG((3, 32, 3), channels=(4, "A", "A")), "`input_shape` to have height and width of at least 4"),
-        (lambda: VGG(lif={"beta": 2.0}), "`beta` to be a number from 0 to 1, but got 2"),
+        (lambda: VGG(neuron=partial(LIF, 2.0)), "`beta` to be a number from 0 to 1, but got 2"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, message):

@@ -22,6 +22,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
 from lightning_snn.functional.bias_loss import BIAS_FORMS, BiasForm
@@ -41,6 +42,7 @@ from lightning_snn.nn.noise import WeightDraws
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
 
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 MONITOR_EVERY = 50  # training steps between two looks at chi^2, which costs a pass over every pre-activation
 _CHI_SQUARED_LIMIT = 10.0
 
@@ -143,8 +145,10 @@ class SpikingBayes(NoisyMethod):
             ValueError: naming every layer with parameters that has no Bayesian counterpart, or that the noise mode
                 cannot have.
         """
-        remedy = "Normalization is not needed: posterior noise scales with the input"
-        refuse("SpikingBayes", _refusals(network, self.noise_mode), remedy)
+        refused = _refusals(network, self.noise_mode)
+        normalizes = any(isinstance(refusal.layer, _NORMS) for refusal in refused)
+        remedy = "Normalization is not needed: posterior noise scales with the input" if normalizes else ""
+        refuse("SpikingBayes", refused, remedy)
         network = replace_layers(copy.deepcopy(network), self._gets_posterior, self._bayesian)
         mark_inputs(network)
         if self.noise_mode == "trace":
@@ -254,13 +258,13 @@ def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
     refused = noise_refusals(network, mode)
     known = {refusal.layer for refusal in refused}
     for name, layer in network.named_modules():
-        owns = any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, nn.modules.batchnorm._NormBase)
+        owns = any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, _NormBase)
         if layer in known or not owns or is_convertible(layer) or isinstance(layer, (BayesianLayer, StatefulLayer)):
             continue
         padding = getattr(layer, "padding_mode", "zeros")
         if padding != "zeros":
             reason = f"padding_mode={padding!r}"
-        elif isinstance(layer, nn.modules.batchnorm._NormBase):
+        elif isinstance(layer, _NormBase):
             reason = "normalization has no Bayesian counterpart"
         else:
             reason = POSTERIOR_RULES.reason(layer)

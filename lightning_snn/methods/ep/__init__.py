@@ -9,6 +9,7 @@ from lightning_snn.methods.ep.layers import MessageLayer
 from lightning_snn.methods.ep.method import ExpectationPropagation
 from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
+from lightning_snn.methods.ep.transforms import register_message_transform
 from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights, Natural
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "fingerprint",
     "firing_network",
     "output_moments",
+    "register_message_transform",
     "update_batch",
 ]

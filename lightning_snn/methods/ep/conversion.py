@@ -14,7 +14,7 @@ from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOu
 from lightning_snn.methods.ep.refusals import WEIGHTED, check_trainable
 from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights
 from lightning_snn.nn.module_tree import unnested
-from lightning_snn.nn.neurons import LIF
+from lightning_snn.nn.neurons import Neuron
 
 Families = Callable[[Sequence[bool]], Sequence[GaussianWeights | LevelWeights]]
 
@@ -26,10 +26,10 @@ def convert(
     output: SpikeOutput | ValueOutput,
     hard: bool = False,
 ) -> MessageNetwork:
-    """Return a copy of a network with distributions as weights and one-spike neurons in place of `LIF`.
+    """Return a copy of a network with distributions as weights and one-spike neurons in place of its own.
 
     Args:
-        network: linear and convolutional layers, each followed by `LIF`, which is optional after the last one; pooling
+        network: linear and convolutional layers, each followed by neurons, which are optional after the last one; pooling
             and reshaping before the first and after neurons. `nn.Sequential` may be nested. It is left unchanged.
         families: returns the kind of weights of each weight layer; its argument holds for each whether it has a bias.
         activation: of hidden neurons.
@@ -40,6 +40,7 @@ def convert(
         ValueError: if message passing cannot train the network; the message names each refused layer with its reason.
 
     Example:
+        >>> from lightning_snn.nn import LIF
         >>> network = nn.Sequential(nn.Linear(8, 4), LIF(), nn.Linear(4, 3))
         >>> families = lambda biases: [GaussianWeights(1.0, 0.2) for _ in biases]
         >>> converted = convert(network, families, "probit", SpikeOutput("probit"))
@@ -48,14 +49,14 @@ def convert(
     """
     check_trainable(network, isinstance(output, ValueOutput))
     layers = unnested(network)
-    if type(layers[-1]) is LIF:
+    if isinstance(layers[-1], Neuron):
         layers = layers[:-1]  # the output stands for these neurons
     kinds = iter(families([layer.bias is not None for layer in layers if isinstance(layer, WEIGHTED)]))
     converted: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, WEIGHTED):
             converted.append(MessageLayer(linear_map_of(layer), empty_weights(layer), next(kinds), hard))
-        elif isinstance(layer, LIF):
+        elif isinstance(layer, Neuron):
             converted.append(MessageNeuron(activation))
         else:
             converted.append(copy.deepcopy(layer))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from lightning_snn.methods.ep.transforms import pair, transform_of
+from lightning_snn.methods.ep.transforms import TRANSFORM_RULES, pair, transform_of
 from lightning_snn.nn.encoders import Complement
+from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal, refuse
 from lightning_snn.nn.module_tree import unnested
-from lightning_snn.nn.neurons import LIF
+from lightning_snn.nn.neurons import Neuron, one_step_refusal, runs_by_its_equations
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
 
@@ -16,7 +17,7 @@ def check_trainable(network: nn.Module, regression: bool) -> None:
     """Check that message passing can train a network.
 
     Args:
-        network: linear and convolutional layers in order, with `LIF`, pooling and reshaping between them.
+        network: linear and convolutional layers in order, with neurons, pooling and reshaping between them.
         regression: whether its output is a value, read from the last weights.
 
     Raises:
@@ -25,12 +26,10 @@ def check_trainable(network: nn.Module, regression: bool) -> None:
     names: dict[nn.Module, str] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         names.setdefault(module, name)
-    refused = _refused(network, unnested(network), regression)
-    if refused:
-        found = "; ".join(
-            f"{names[module] or 'network'}: {type(module).__name__} ({reason})" for module, reason in refused
-        )
-        raise ValueError(f"Expected a network that ExpectationPropagation can train, but got {found}")
+    refuse(
+        "ExpectationPropagation",
+        [Refusal(names[layer], layer, reason) for layer, reason in _refused(network, unnested(network), regression)],
+    )
 
 
 def _refused(network: nn.Module, layers: list[nn.Module], regression: bool) -> list[tuple[nn.Module, str]]:
@@ -38,42 +37,54 @@ def _refused(network: nn.Module, layers: list[nn.Module], regression: bool) -> l
     refused: list[tuple[nn.Module, str]] = []
     # None after a layer of unknown output: its position is no reason to refuse the next one
     after_weights: bool | None = False
-    averaged = weights_seen = False
+    averaged = False
+    weights: nn.Linear | nn.Conv2d | None = None
     for index, layer in enumerate(layers):
         reason = _refused_options(layer)
         if type(layer) in WEIGHTED:
             if layers.index(layer) < index:
                 reason = "it is used more than once"
             elif after_weights:
-                reason = "it follows other weights without LIF in between"
-            after_weights = weights_seen = True
-        elif type(layer) is LIF:
-            if regression and index == len(layers) - 1:
+                reason = "it follows other weights without neurons in between"
+            assert isinstance(layer, WEIGHTED)
+            after_weights, weights = True, layer
+        elif isinstance(layer, Neuron):
+            if not runs_by_its_equations(layer):
+                reason = OWN_FORWARD
+            elif regression and index == len(layers) - 1:
                 reason = "the values of a regression are read from the last weights"
             elif after_weights is False:
                 reason = "it does not follow Linear or Conv2d"
+            else:
+                reason = one_step_refusal(layer, _step_shape(weights))
             after_weights = averaged = False
         elif (transform := transform_of(layer)) is not None:
             if after_weights:
                 reason = "it follows weights; only inputs and spikes can be pooled and reshaped"
             elif isinstance(layer, nn.MaxPool2d) and averaged:
                 reason = "it pools averages; only spikes have a maximum"
-            elif isinstance(layer, Complement) and weights_seen:
+            elif isinstance(layer, Complement) and weights is not None:
                 reason = "a spike and its complement are not independent; only inputs have one"
             after_weights, averaged = False, averaged or not transform.keeps_spikes
         else:
-            reason = "only Sequential, Linear, Conv2d, LIF, reshaping, average pooling and MaxPool2d are supported"
+            reason = TRANSFORM_RULES.reason(layer)
             after_weights = None
         if reason is not None:
             refused.append((layer, reason))
     if refused:
         return refused
-    if not weights_seen:
+    if weights is None:
         return [(network, "it has no Linear or Conv2d layer")]
-    last = layers[-2:] if type(layers[-1]) is LIF else layers[-1:]
-    return (
-        [] if type(last[0]) in WEIGHTED else [(last[0], "the network has to end with weights, or with LIF after them")]
-    )
+    last = layers[-2:] if isinstance(layers[-1], Neuron) else layers[-1:]
+    if type(last[0]) in WEIGHTED:
+        return []
+    return [(last[0], "the network has to end with weights, or with neurons after them")]
+
+
+def _step_shape(weights: nn.Linear | nn.Conv2d | None) -> tuple[int, ...]:
+    if isinstance(weights, nn.Conv2d):
+        return weights.out_channels, 1, 1
+    return (1,) if weights is None else (weights.out_features,)
 
 
 def _refused_options(layer: nn.Module) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 
 from lightning_snn.nn.encoders import Complement
+from lightning_snn.nn.layer_rules import LayerRules
 
 # lower bound of log-probabilities of silence; such neurons spike with certainty
 _MOST_CERTAIN = -40.0
@@ -180,14 +182,33 @@ def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
     return vertical, horizontal
 
 
+TRANSFORM_RULES: LayerRules[Callable[[Any], Transform]] = LayerRules(
+    unknown="only Sequential, Linear, Conv2d, neurons, reshaping, average pooling and MaxPool2d are supported"
+)
+
+
+def register_message_transform(kind: type[nn.Module], transform: Callable[[Any], Transform]) -> None:
+    """Set how messages pass layers of a type that have no weights.
+
+    Args:
+        kind: the layer type.
+        transform: from a layer to its transform.
+
+    Raises:
+        TypeError: if `kind` is not a subclass of `nn.Module`.
+    """
+    TRANSFORM_RULES.register(kind, transform)
+
+
 def transform_of(module: nn.Module) -> Transform | None:
     """Return the transform of a module, or None for other modules; see `refusals` for options that have none."""
-    if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity)):
-        return Reshape(module)
-    if isinstance(module, Complement):
-        return WithComplement(module)
-    if isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
-        return AveragePool(module)
-    if isinstance(module, nn.MaxPool2d):
-        return AnySpike(module)
-    return None
+    make = TRANSFORM_RULES.find(module)
+    return None if make is None else make(module)
+
+
+for _kind in (nn.Flatten, nn.Unflatten, nn.Identity):
+    register_message_transform(_kind, Reshape)
+for _kind in (nn.AvgPool2d, nn.AdaptiveAvgPool2d):
+    register_message_transform(_kind, AveragePool)
+register_message_transform(nn.MaxPool2d, AnySpike)
+register_message_transform(Complement, WithComplement)

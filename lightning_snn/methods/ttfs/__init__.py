@@ -3,7 +3,7 @@
 from lightning_snn.methods.ttfs.alpha import AlphaConv2d, AlphaLinear, bound_row_sums
 from lightning_snn.methods.ttfs.encoder import SpikeEncoder
 from lightning_snn.methods.ttfs.events import EventRecord, SpikeTable, safe_window, simulate
-from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu, register_ttfs_rule
 from lightning_snn.methods.ttfs.method import TimeToFirstSpike
 from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
 from lightning_snn.methods.ttfs.pooling import SpikePool2d
@@ -31,6 +31,7 @@ __all__ = [
     "from_relu",
     "grow",
     "latency",
+    "register_ttfs_rule",
     "rescale",
     "safe_window",
     "simulate",

@@ -12,7 +12,7 @@ from lightning_snn.nn.neurons.base import (
 )
 from lightning_snn.nn.neurons.integrator import LeakyIntegrator
 from lightning_snn.nn.neurons.lif import IF, LIF, DetachedLIF
-from lightning_snn.nn.neurons.probes import elementwise_refusal, gain_refusal
+from lightning_snn.nn.neurons.probes import elementwise_refusal, gain_refusal, one_step_refusal
 from lightning_snn.nn.neurons.recurrent import Recurrent, RecurrentLIF, recurrent
 from lightning_snn.nn.neurons.synaptic import SynapticLIF
 
@@ -31,6 +31,7 @@ __all__ = [
     "gain_refusal",
     "membrane",
     "noise_refusal",
+    "one_step_refusal",
     "recurrent",
     "runs_by_its_equations",
     "widened",

@@ -84,12 +84,15 @@ class Neuron(StatefulLayer):
     noisy_weights: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Give a class with equations of its own the generic form of whatever it does not define along with them."""
+        """Restore the generic form of everything that a class with equations of its own does not define itself."""
         super().__init_subclass__(**options)
-        if any(name in vars(cls) for name in EQUATIONS):
-            for name in _DERIVED:
-                if name not in vars(cls):
+        for name in _DERIVED:
+            for kind in cls.__mro__:  # a mixin that is no neuron may define an equation, too
+                if name in vars(kind):
+                    break
+                if any(equation in vars(kind) for equation in EQUATIONS):
                     setattr(cls, name, vars(Neuron).get(name, getattr(Neuron, name)))
+                    break
 
     def __init__(self, surrogate: SurrogateName | Surrogate = "arctangent") -> None:
         super().__init__()
@@ -97,7 +100,8 @@ class Neuron(StatefulLayer):
         for name in EQUATIONS[1:]:
             if getattr(type(self), name) is getattr(Neuron, name):
                 raise TypeError(
-                    f"{type(self).__name__} defines no {name}: a neuron defines charge, firing_threshold and after_spikes"
+                    f"{type(self).__name__} defines no {name}: a neuron defines charge, firing_threshold and "
+                    "after_spikes"
                 )
 
     def initial_state(self, x: Tensor) -> State:
@@ -191,8 +195,8 @@ class Neuron(StatefulLayer):
             state: state before the first step; None is the state of rest.
 
         Returns:
-            membrane potentials before reset `[T, B, ...]`, float32 or wider, and the firing threshold of each: a number,
-            or a tensor that broadcasts to the potentials, with an axis for time where it varies.
+            membrane potentials before reset `[T, B, ...]`, float32 or wider, and their firing thresholds: a number, or
+            a tensor that broadcasts to the potentials, with a time dimension if it varies over time.
         """
         check_input(x)
         found, thresholds = [], []

@@ -7,18 +7,23 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map
 
 from lightning_snn.nn.neurons.base import Neuron, State, membrane
 
 _STEPS = 3
 _TOLERANCE = 1e-6
+_MIXED = "its neurons receive each other's current within a step"
 
 
 def elementwise_refusal(layer: nn.Module) -> str | None:
-    """Return why the steps of a layer have no elementwise derivative, None if they have one or cannot be run.
+    """Return why the outputs of a layer have no elementwise derivative, None if they have one or cannot be found.
 
     Forward-mode differentiation along ones gives the derivative of each neuron only if neuron i reads entry i. Along
-    random signs the derivative must then be the one along ones, times the signs.
+    random signs the derivative must then be the one along ones, times the signs. The derivative is that of several
+    steps; of neurons that are declared not to be `independent`, it is that of each step with the state before it as a
+    constant.
 
     Args:
         layer: a layer with a ``step(x, state) -> (output, state)``.
@@ -27,46 +32,62 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
     if shape is None:
         return None
     generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).double()
-    state: State = None
-    for x in _currents(shape, generator):
+    signs = _signs(shape, generator)
+    currents = list(_currents(shape, generator))
+    independent = getattr(layer, "independent", True)
 
-        def output(current: Tensor, before: State = state) -> tuple[Tensor, State]:
-            return probed.step(current, before)  # type: ignore[operator, no-any-return]
+    def outputs(shift: Tensor) -> Tensor:
+        state: State = None
+        found = []
+        for current in currents:
+            output, state = probed.step(current + shift, state)  # type: ignore[operator]
+            found.append(output)
+            if not independent:
+                state = tree_map(lambda leaf: forward_ad.unpack_dual(leaf).primal, state)
+        return torch.stack(found)
 
-        try:
-            _, along_ones, state = torch.func.jvp(output, (x,), (torch.ones_like(x),), has_aux=True)
-            _, along_signs, _ = torch.func.jvp(output, (x,), (signs,), has_aux=True)
-        except RuntimeError:
-            return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
-        if not torch.allclose(along_signs, along_ones * signs, rtol=_TOLERANCE, atol=_TOLERANCE):
-            return "its neurons receive each other's current within a step"
-    return None
+    rest = torch.zeros(shape, dtype=torch.float64)
+    try:
+        with forward_ad.dual_level():
+            along_ones, along_signs = (
+                forward_ad.unpack_dual(outputs(forward_ad.make_dual(rest, direction))).tangent
+                for direction in (torch.ones_like(rest), signs)
+            )
+    except (RuntimeError, NotImplementedError):
+        return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
+    if along_ones is None or along_signs is None or _close(along_signs, along_ones * signs):
+        return None
+    within_a_step = not _close(along_signs[0], along_ones[0] * signs)
+    return _MIXED if within_a_step else "its neurons receive each other's spikes: declare `independent = False`"
 
 
 def gain_refusal(neuron: Neuron) -> str | None:
     """Return why the `gain` of a neuron cannot be used for noise, None if it can or the neuron cannot be run.
 
-    The derivative of the membrane potential with respect to the current of the same step must not be 0, and must be the
-    declared gain where there is one.
+    The derivative of the membrane potential with respect to the current of the same step must be that of each neuron
+    alone, must not be 0, and must be the declared gain where there is one.
     """
     probed, shape = _copy_and_shape(neuron)
     if shape is None:
         return None
     assert isinstance(probed, Neuron)
     state: State = None
-    for x in _currents(shape, torch.Generator().manual_seed(0)):
+    generator = torch.Generator().manual_seed(0)
+    for x in _currents(shape, generator):
         before = probed.initial_state(x) if state is None else state
 
         def potential(current: Tensor, before: State = before) -> Tensor:
             return membrane(probed.charge(current, before))
 
-        _, slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))
+        slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
         if slope.abs().min() == 0:
             return "its membrane does not depend on the current of the same step"
+        signs = _signs(shape, generator)
+        if not _close(torch.func.jvp(potential, (x,), (signs,))[1], slope * signs):
+            return _MIXED
         if probed.gain is not None:
             declared = torch.as_tensor(probed.gain, dtype=slope.dtype).expand_as(slope)
-            if not torch.allclose(slope, declared, rtol=_TOLERANCE, atol=_TOLERANCE):
+            if not _close(slope, declared):
                 moved = f"{slope.flatten()[0].item():g}"
                 return f"declares gain = {neuron.gain}, but its membrane moves by {moved} per unit of current"
         state = probed.step(x, before)[1]
@@ -75,6 +96,14 @@ def gain_refusal(neuron: Neuron) -> str | None:
 
 def _currents(shape: tuple[int, ...], generator: torch.Generator) -> Iterator[Tensor]:
     return (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(_STEPS))
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).double()
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE)
 
 
 def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None]:
@@ -92,3 +121,31 @@ def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None
                 continue
             return probed, shape
     return probed, None
+
+
+def one_step_refusal(neuron: Neuron, shape: tuple[int, ...]) -> str | None:
+    """Return why one step from rest is not a comparison of the current with a constant, None if it is.
+
+    At rest, ``membrane - threshold - current`` must not vary with the current of the neuron, nor with that of another
+    channel.
+
+    Args:
+        neuron: the neurons.
+        shape: of their current without the batch, `(C,)` or `(C, 1, 1)`.
+    """
+    if not neuron.independent:
+        return "its neurons receive each other's spikes"
+    magnitudes = torch.logspace(-3, 3, 13, dtype=torch.float64)
+    currents = torch.cat([-magnitudes, torch.zeros(1, dtype=torch.float64), magnitudes])
+    alike = currents.view(-1, *(1,) * len(shape)).expand(-1, *shape)
+    others = alike.clone()
+    others[:, 0] = others[:, 0].flip(0)  # another current in the first channel
+    probed = copy.deepcopy(neuron).double()
+    distances = []
+    for x in (alike, others):
+        state = probed.charge(x, probed.initial_state(x))
+        distances.append(membrane(state) - probed.firing_threshold(state) - x)
+    tolerance = 1e-9 * currents.abs().max()
+    if (torch.stack(distances) - distances[0][:1]).abs().max() > tolerance:
+        return "at rest its distance to the threshold is not its current plus a constant"
+    return None

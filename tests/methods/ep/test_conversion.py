@@ -121,17 +121,17 @@ class Wrapped(nn.Module):
     pass
 
 
-UNSUPPORTED = "only Sequential, Linear, Conv2d, LIF, reshaping, average pooling and MaxPool2d are supported"
+UNSUPPORTED = "only Sequential, Linear, Conv2d, neurons, reshaping, average pooling and MaxPool2d are supported"
 REFUSED = {
-    "no weights": ([nn.Flatten()], "network: Sequential (it has no Linear or Conv2d layer)"),
+    "no weights": ([nn.Flatten()], "the network: Sequential (it has no Linear or Conv2d layer)"),
     "pooling last": (
         [nn.Linear(4, 4), LIF(), nn.Flatten()],
-        "2: Flatten (the network has to end with weights, or with LIF after them)",
+        "2: Flatten (the network has to end with weights, or with neurons after them)",
     ),
     "neurons twice last": ([nn.Linear(4, 4), LIF(), LIF()], "2: LIF (it does not follow Linear or Conv2d)"),
     "weights twice": (
         [nn.Linear(4, 4), nn.Linear(4, 3)],
-        "1: Linear (it follows other weights without LIF in between)",
+        "1: Linear (it follows other weights without neurons in between)",
     ),
     "neurons first": ([LIF(), nn.Linear(4, 3)], "0: LIF (it does not follow Linear or Conv2d)"),
     "neurons after pooling": (

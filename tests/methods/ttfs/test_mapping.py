@@ -52,7 +52,7 @@ def with_relu(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if type(child) is LIF:
+            if isinstance(child, LIF):
                 setattr(module, name, nn.ReLU())
     return network
 
@@ -578,7 +578,7 @@ REFUSED = {
     "layer norm": (nn.Sequential(nn.Linear(20, 5), nn.LayerNorm(5)), (20,), "1: LayerNorm .*statistics"),
     "softmax": (nn.Sequential(nn.Linear(20, 5), nn.LogSoftmax(1)), (20,), "1: LogSoftmax .*loss"),
     "all of them": (nn.Sequential(nn.Linear(20, 5), nn.SiLU(), nn.ELU()), (20,), "1: SiLU .*; 2: ELU"),
-    "recurrent": (nn.Sequential(nn.Linear(20, 5), RecurrentLIF(5)), (20,), "1: RecurrentLIF .*state"),
+    "recurrent": (nn.Sequential(nn.Linear(20, 5), RecurrentLIF(5)), (20,), "1: RecurrentLIF .*no first spike time"),
     "our recurrent net": (RecurrentNet(20, 5, (8,)), (20,), "RecurrentLIF .*LeakyIntegrator"),
     "our event net": (EventConvNet((3, 12, 12), 5), IMAGES, "SynapticDelays .*RecurrentLIF"),
     "lstm": (nn.Sequential(nn.LSTM(20, 5)), (7, 20), "0: LSTM .*state"),

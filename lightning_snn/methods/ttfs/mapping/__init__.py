@@ -5,5 +5,6 @@ ours.
 """
 
 from lightning_snn.methods.ttfs.mapping.network import TTFSNetwork, from_relu
+from lightning_snn.methods.ttfs.mapping.rules import register_ttfs_rule
 
-__all__ = ["TTFSNetwork", "from_relu"]
+__all__ = ["TTFSNetwork", "from_relu", "register_ttfs_rule"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from lightning_snn.methods.ttfs.mapping.rules import MODULES, OPERATIONS, Rule
+from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
 from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED
+from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal
+from lightning_snn.nn.neurons import Neuron, runs_by_its_equations
 
 _SHAPES = ("size", "dim", "ndimension", "numel", "__len__")
-_UNKNOWN = "it has no TTFS equivalent"
+_UNKNOWN = TTFS_RULES.unknown
+_NO_SPIKE_TIME = "no first spike time in closed form"
 _UNTRACEABLE = "torch.fx cannot trace its forward"
 # by the names of layers and functions
 _REASONS = {
@@ -24,30 +25,10 @@ _REASONS = {
         layernorm groupnorm rmsnorm instancenorm1d instancenorm2d localresponsenorm normalize""",
     "the readout returns potentials; use it in the loss": "softmax logsoftmax softmin softmax2d",
     "it has a state from one time step to the next": """
-        rnn lstm gru rnncell lstmcell grucell recurrentlif leakyintegrator synapticdelays""",
+        rnn lstm gru rnncell lstmcell grucell leakyintegrator synapticdelays""",
     "it multiplies activations with each other, which synapses cannot do": """
         multiheadattention scaleddotproductattention matmul bmm einsum""",
 }
-
-
-class Refusal(NamedTuple):
-    """Layer or operation without a TTFS equivalent.
-
-    Attributes:
-        name: of the layer in the network, or of the operation in its graph.
-        kind: type of the layer, or name of the operation.
-        reason: why it is refused.
-    """
-
-    name: str
-    kind: str
-    reason: str
-
-
-def refusal_error(refused: Iterable[Refusal]) -> ValueError:
-    """Return the error that names each refused layer with its reason."""
-    found = dict.fromkeys(f"{name or 'network'}: {kind} ({reason})" for name, kind, reason in refused)
-    return ValueError(f"Expected a network that TimeToFirstSpike can train, but got {'; '.join(found)}")
 
 
 def refuse_node(network: nn.Module, node: fx.Node, reason: str) -> Refusal:
@@ -106,18 +87,13 @@ def refused_parts(name: str, module: nn.Module, leaves: set[str]) -> list[Refusa
     return refused or [Refusal(name, type(module).__name__, _UNTRACEABLE)]
 
 
-def rule_of(module: nn.Module) -> Rule | None:
-    """Return the rule of a module, or None; a subclass has a rule only if it inherits `forward`."""
-    for base in type(module).__mro__:
-        if base in MODULES and type(module).forward is base.forward:
-            return MODULES[base]
-    return None
-
-
 def module_reason(module: nn.Module) -> str | None:
     """Return the reason why a module is refused, or None."""
-    if rule_of(module) is None:
-        return _reason(type(module).__name__)
+    if TTFS_RULES.find(module) is None:
+        if isinstance(module, Neuron):
+            return _NO_SPIKE_TIME if runs_by_its_equations(module) else OWN_FORWARD
+        reason = TTFS_RULES.reason(module)
+        return _reason(type(module).__name__) if reason == TTFS_RULES.unknown else reason
     if isinstance(module, WEIGHTED) and (
         parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter)
     ):

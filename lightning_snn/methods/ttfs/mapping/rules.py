@@ -40,6 +40,7 @@ from lightning_snn.methods.ttfs.mapping.signals import (
 from lightning_snn.methods.ttfs.neurons import FirstSpike
 from lightning_snn.methods.ttfs.pooling import SpikePool2d
 from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
+from lightning_snn.nn.layer_rules import LayerRules
 from lightning_snn.nn.neurons import LIF
 
 Rule = Callable[..., Any]
@@ -223,7 +224,23 @@ def _plain(rule: Rule) -> Rule:
     return lambda context, layer, x: rule(context, x)
 
 
-MODULES: dict[type[nn.Module], Rule] = {
+TTFS_RULES: LayerRules[Rule] = LayerRules(unknown="it has no TTFS equivalent")
+
+
+def register_ttfs_rule(kind: type[nn.Module], rule: Rule) -> None:
+    """Set how layers of a type are converted to time-to-first-spike.
+
+    Args:
+        kind: the layer type.
+        rule: ``rule(context, layer, x) -> signal``; it raises `Unmappable` with a reason for what it cannot convert.
+
+    Raises:
+        TypeError: if `kind` is not a subclass of `nn.Module`.
+    """
+    TTFS_RULES.register(kind, rule)
+
+
+_RULES_OF_LAYERS: dict[type[nn.Module], Rule] = {
     nn.Linear: weighted,
     nn.Conv1d: weighted,
     nn.Conv2d: weighted,
@@ -250,6 +267,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Unflatten: _plain(reshape),
     nn.Identity: _plain(same),
 }
+for _kind, _rule in _RULES_OF_LAYERS.items():
+    register_ttfs_rule(_kind, _rule)
 
 
 OPERATIONS: dict[Any, Rule] = {

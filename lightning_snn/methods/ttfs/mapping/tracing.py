@@ -11,17 +11,15 @@ from torch import Tensor, fx, nn
 
 from lightning_snn.methods.ttfs.mapping.builder import OUTPUT, Context, GraphBuilder, without_pools
 from lightning_snn.methods.ttfs.mapping.refusals import (
-    Refusal,
-    refusal_error,
     refuse_node,
     refused_nodes,
     refused_parts,
     returns_shape,
-    rule_of,
 )
-from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS
+from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
 from lightning_snn.methods.ttfs.mapping.signals import Signal, Unmappable
-from lightning_snn.nn.neurons import LIF
+from lightning_snn.nn.layer_rules import Refusal, refusal_error
+from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.registry import is_spiking_layer
 from lightning_snn.nn.residual import MembraneResidual
 
@@ -61,7 +59,7 @@ class _Values(fx.Interpreter):
         return result
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if type(self.fetch_attr(target)) is LIF:
+        if isinstance(self.fetch_attr(target), Neuron):
             return F.relu(args[0])
         return super().call_module(target, args, kwargs)
 
@@ -88,11 +86,11 @@ def trace(network: nn.Module) -> fx.Graph:
             parts = refused_parts(name, network.get_submodule(name), leaves)
             refused += [refusal for refusal in parts if refusal.name not in known]
             if not name:
-                raise refusal_error(refused) from cause
+                raise refusal_error("TimeToFirstSpike", refused) from cause
             untraceable.add(name)
     refused += [refusal for refusal in refused_nodes(network, graph) if refusal.name not in untraceable]
     if refused:
-        raise refusal_error(refused) from cause
+        raise refusal_error("TimeToFirstSpike", refused) from cause
     return graph
 
 
@@ -134,7 +132,7 @@ def convert_graph(
             try:
                 known[node] = _convert_node(network, node, known, builder, len(samples), x)
             except Unmappable as reason:
-                raise refusal_error([refuse_node(network, node, str(reason))]) from None
+                raise refusal_error("TimeToFirstSpike", [refuse_node(network, node, str(reason))]) from None
     result = known[next(node for node in graph.nodes if node.op == "output")]
     assert isinstance(result, Signal)
     return result
@@ -170,7 +168,7 @@ def _convert_node(
     context = Context(builder, str(node.target) if node.op == "call_module" else node.name, value[1:], batch, value[0])
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
-        rule = rule_of(module)
+        rule = TTFS_RULES.find(module)
         assert rule is not None
         signal = rule(context, module, *args, **kwargs)
     else:

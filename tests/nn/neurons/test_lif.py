@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -10,9 +11,27 @@ import snntorch
 import snntorch.surrogate
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_snn.functional import ArcTangent, FastSigmoid, Sigmoid, Smooth, Surrogate, noisy_lif
-from lightning_snn.nn import LIF, LeakyIntegrator, Moments, RecurrentLIF, folded, posterior_noise, run
+from lightning_snn.functional.estimators import estimator_named
+from lightning_snn.functional.surrogate import SURROGATES
+from lightning_snn.nn import (
+    IF,
+    LIF,
+    LeakyIntegrator,
+    Moments,
+    Neuron,
+    RecurrentLIF,
+    folded,
+    membrane,
+    posterior_noise,
+    run,
+)
+from lightning_snn.nn.noise import SpikeNoise
+from tests.nn.neurons.cases import current
+from tests.nn.neurons.loops import SURROGATES as LOOP_SURROGATES
+from tests.nn.neurons.loops import assert_equal, gradients, lif_loop
 
 SETTINGS = 50
 
@@ -36,9 +55,9 @@ def snntorch_loop(beta: float, threshold: float, reset: str, surrogate):
     layer = snntorch.Leaky(beta=beta, threshold=threshold, reset_mechanism=reset, spike_grad=surrogate)
 
     def call(x: Tensor) -> Tensor:
-        membrane, spikes = layer.reset_mem(), []
-        for current in x:
-            spike, membrane = layer(current, membrane)
+        potential, spikes = layer.reset_mem(), []
+        for given in x:
+            spike, potential = layer(given, potential)
             spikes.append(spike)
         return torch.stack(spikes)
 
@@ -294,3 +313,104 @@ def test_the_ends_of_the_range_of_the_decay_are_allowed(beta):
 )
 def test_the_repr_tells_what_the_layer_does(layer, text):
     assert repr(layer) == text
+
+
+# LIF by its equations, and its fused forms
+
+KINDS = {
+    "numbers": {"beta": 0.8, "threshold": 0.9},
+    "learned": {"beta": 0.8, "threshold": 0.9, "learn_beta": True, "learn_threshold": True},
+    "channels": {"beta": [0.5, 0.6, 0.7, 0.9], "threshold": [0.8, 0.9, 1.0, 1.2]},
+    "learned_channels": {"beta": 0.8, "threshold": 0.9, "learn_beta": True, "learn_threshold": True, "channels": 4},
+    "learned_decay": {"beta": [0.5, 0.6, 0.7, 0.9], "threshold": 0.9, "learn_beta": True},
+    "learned_threshold": {"beta": 0.8, "threshold": [0.8, 0.9, 1.0, 1.2], "learn_threshold": True},
+}
+CONTRACT = list(
+    itertools.product(["subtract", "zero"], [False, True], ["reset_then_leak", "leak_then_reset"], SURROGATES)
+)
+
+
+@pytest.mark.parametrize(("reset", "detach", "order", "surrogate"), CONTRACT)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fused_scan_is_that_of_the_equations(reset, detach, order, surrogate, kind):
+    layer = LIF(**KINDS[kind], reset=reset, detach_reset=detach, order=order, surrogate=surrogate)
+    narrow = current(dtype=torch.float32)
+    one, other = layer.scan(narrow), Neuron.scan(layer, narrow)
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True))
+    layer.double()
+    x = current().requires_grad_()
+    fused, expected = layer.scan(x), Neuron.scan(layer, x)
+    assert type(fused[1]) is type(expected[1])
+    assert 0.1 < fused[0].mean() < 0.9
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(fused), tree_leaves(expected), strict=True))
+    inputs = [x, *layer.parameters()]
+    outputs = [(spikes, membrane(state)) for spikes, state in (fused, expected)]
+    # and that of a loop which shares no code with either
+    beta, threshold = layer.value("beta"), layer.value("threshold")
+    loop = lif_loop(x, beta, threshold, reset, detach, order, LOOP_SURROGATES[surrogate])
+    assert torch.equal(loop.spikes, fused[0])
+    reference = gradients([loop.spikes, loop.state[0]], inputs)
+    for each in outputs:
+        assert_equal(gradients(each, inputs), reference)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["numbers", "learned", "learned_channels"])
+def test_the_generic_noisy_scan_is_the_fused_one(reset, detach, lam, kind):
+    layer = LIF(**KINDS[kind], reset=reset, detach_reset=detach).double()
+    mean = current().requires_grad_()
+    variance = (0.1 + current(seed=1).square()).requires_grad_()
+    inputs = [mean, variance, *layer.parameters()]
+    found = []
+    for scan in (LIF.noisy_scan, Neuron.noisy_scan):
+        noise = SpikeNoise(estimator_named(lam), "step", torch.Generator().manual_seed(4))
+        spikes, z = scan(layer, mean, variance, noise)
+        found.append((spikes, z, gradients([spikes, z], inputs)))
+    (fused, z, reference), (spikes, standardized, got) = found
+    assert 0.1 < fused.mean() < 0.9
+    assert torch.equal(spikes, fused)
+    assert_equal([standardized], [z])
+    assert_equal(got, reference)
+
+
+def test_the_generic_noisy_scan_finds_the_gain_that_is_not_declared():
+    class Undeclared(LIF):
+        charge = LIF.charge
+
+    mean, variance = current().requires_grad_(), (0.1 + current(seed=1).square()).requires_grad_()
+    found = []
+    for layer in (LIF(0.8), Undeclared(0.8)):
+        noise = SpikeNoise(estimator_named(0.5), "step", torch.Generator().manual_seed(4))
+        spikes, z = layer.noisy_scan(mean, variance, noise)
+        found.append((spikes, gradients([spikes, z], [mean, variance])))
+    assert Undeclared().gain is None
+    assert torch.equal(found[1][0], found[0][0])
+    assert_equal(found[1][1], found[0][1])
+
+
+@pytest.mark.parametrize("order", ["reset_then_leak", "leak_then_reset"])
+def test_noise_modes_are_those_that_the_reset_and_the_order_have(order):
+    modes = ("step",) if order == "leak_then_reset" else ("moment", "step", "trace")
+    assert LIF(order=order).noise_modes == modes
+    assert set(LIF(order=order, reset="zero").noise_modes) == set(modes) - {"trace"}
+
+
+def test_an_if_neuron_is_a_lif_neuron_without_a_leak():
+    x = current()
+    assert torch.equal(IF(0.9, "zero").scan(x)[0], LIF(1.0, 0.9, "zero").scan(x)[0])
+    assert not torch.equal(IF(0.9, "zero").scan(x)[0], LIF(0.9, 0.9, "zero").scan(x)[0])
+    assert IF.scan is LIF.scan
+    assert IF().gain == 1.0
+    assert repr(IF(0.5)) == "IF(beta=1, threshold=0.5, reset=subtract, surrogate=ArcTangent(width=0.3183098861837907))"
+    assert [name for name, _ in IF(learn_threshold=True, channels=4).named_parameters()] == ["threshold_log"]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_if_neurons_are_those_of_spikingjelly(detach):
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    for index in range(10):
+        _, threshold, x = setting(index)
+        node = neuron.IFNode(threshold, None, detach_reset=detach, step_mode="m")
+        assert torch.equal(run(IF(threshold, detach_reset=detach), x), node(x))
