@@ -88,32 +88,41 @@ def test_every_listed_name_of_a_subpackage_is_there_and_documented(package):
     assert [name for name in module.__all__ if not getattr(module, name).__doc__] == []
 
 
-def names_of(init: Path) -> list[str]:
-    """Return the public names that an `__init__.py` imports from the package, for type checking too, or defines."""
-    names: set[str] = set()
+def names_of(init: Path, package: str) -> tuple[set[str], set[str]]:
+    """Return the public names of an `__init__.py`: those that it defines or imports from its own modules, and others.
+
+    The others are imported from elsewhere in `lightning_snn`; a package may offer them or only use them.
+    """
+    own: set[str] = set()
+    others: set[str] = set()
     tree = ast.parse(init.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "lightning_snn"):
-            names |= {alias.asname or alias.name for alias in node.names if node.module != "lightning_snn._lazy"}
+            inside = node.level == 1 or f"{node.module}.".startswith(f"{package}.")
+            names = own if inside and node.module != "lightning_snn._lazy" else others
+            names |= {alias.asname or alias.name for alias in node.names}
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.add(node.name)
+            own.add(node.name)
         elif isinstance(node, ast.Assign):
-            names |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-    return sorted(name for name in names if not name.startswith("_") or name == "__version__")
+            own |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return {name for name in own if not name.startswith("_") or name == "__version__"}, others
 
 
 PACKAGES = sorted((ROOT / "lightning_snn").rglob("__init__.py"))
 
 
 @pytest.mark.parametrize("init", PACKAGES, ids=lambda init: init.parent.name)
-def test_a_package_lists_the_names_that_it_imports(init: Path):
-    name = ".".join(init.parent.relative_to(ROOT).parts)
-    module = importlib.import_module(name)
+def test_a_package_lists_its_names(init: Path):
+    package = ".".join(init.parent.relative_to(ROOT).parts)
+    module = importlib.import_module(package)
     listed = getattr(module, "__all__", [])
+    own, others = names_of(init, package)
     # modules may be imported for what they register
     modules = {path.stem for path in init.parent.iterdir()}
-    assert sorted(listed) == [each for each in names_of(init) if each in listed or each not in modules]
+    assert sorted(own - modules - {*listed}) == []
+    assert sorted({*listed} - own - others) == []
+    assert len({*listed}) == len(listed)
     assert [each for each in listed if not hasattr(module, each)] == []
     assert sorted({*listed} - {*dir(module)} - {"__version__"}) == []
 
@@ -121,9 +130,10 @@ def test_a_package_lists_the_names_that_it_imports(init: Path):
 def test_a_name_that_is_imported_and_not_listed_is_found(tmp_path: Path):
     init = tmp_path / "__init__.py"
     init.write_text(
-        "from typing import Any\nfrom .a import b, _c\nfrom lightning_snn.nn import LIF as d\n__all__ = ['b']"
+        "from typing import Any\nfrom .a import b, _c\nfrom lightning_snn.nn.lif import LIF as d\n"
+        "from lightning_snn.files import e\ndef f(): ...\n"
     )
-    assert names_of(init) == ["b", "d"]
+    assert names_of(init, "lightning_snn.nn") == ({"b", "d", "f"}, {"e"})
 
 
 def test_an_unknown_name_is_an_attribute_error():
