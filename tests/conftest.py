@@ -1,17 +1,31 @@
-"""What every test shares: no network, no W&B uploads, fixed seeds, one place that finds the optional real data."""
+"""Set-up of every test: no W&B uploads, fixed seeds, one thread per worker, and the optional real data."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+# tests that run at the same time have one core each, and so have the processes that they start
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
+
+from tests.support.processes import stop_other_process
+from tests.support.scripts import load_script
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+def pytest_sessionfinish() -> None:
+    stop_other_process()
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +33,17 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def float64_by_default(fixed_seed: None) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real recordings beside the checkout; tests that need it skip where it is absent."""
+    """Return the folder with real recordings next to the checkout; skip the test if there is none."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the optional data folder `shared/data` is not beside this checkout")
@@ -30,11 +52,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def memory() -> ModuleType:
-    """How benchmarks measure memory."""
-    path = Path(__file__).parents[1] / "benchmarks" / "_memory.py"
-    spec = importlib.util.spec_from_file_location("_memory", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the benchmarks' module that measures memory."""
+    return load_script(Path(__file__).parents[1] / "benchmarks" / "_memory.py")

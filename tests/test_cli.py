@@ -26,8 +26,8 @@ from lightning_snn.cli import RecipeCLI, main
 from lightning_snn.cli.wandb import wandb_logger, why_offline
 from lightning_snn.data import FrameDataModule, FrameDataset
 from lightning_snn.nn import LIF
-from tests.recipes.loading import run_recipe
-from tests.wandb_runs import WandbRun
+from tests.support.recipes import run_recipe
+from tests.support.wandb_runs import WandbRun
 
 HERE = "tests.test_cli"
 DEFAULTS = {

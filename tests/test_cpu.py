@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from tests.support.processes import PATIENCE
+
 # page faults of eight rounds of two new tensors of 16 MiB, after twenty rounds
 SCRIPT = textwrap.dedent(
     """
@@ -39,7 +41,12 @@ def faults(mode: str) -> int:
     # glibc maps blocks above this size; without the variable, it raises the size over time
     environment = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, mode], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", SCRIPT, mode],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     return int(finished.stdout)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +10,7 @@ import pytest
 
 from lightning_snn import figures
 from lightning_snn.figures.estimators import bias_and_deviation
+from tests.support.scripts import load_script
 
 PANELS = {
     "g = 0.35": {"straight-through": [(0.03, 0.2), (0.04, 0.3)], "lambda 0": [(0.004, 0.3), (0.03, 0.6)]},
@@ -20,11 +20,7 @@ PANELS = {
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "estimators.py"
-    spec = importlib.util.spec_from_file_location("estimators_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(Path(__file__).parents[1] / "benchmarks" / "estimators.py")
 
 
 @pytest.fixture(scope="module")

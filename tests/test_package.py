@@ -1,16 +1,17 @@
-"""The package as it is imported: what it costs, what it brings along, what it offers."""
+"""The import of the package: its time, the libraries it loads, and the public names."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import lightning_snn
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +47,7 @@ def modules():
     lightning_snn.nn.is_spiking_layer(nn.ReLU())
     return sorted(set(sys.modules) - before)
 
-print(json.dumps({"seconds": [in_child(seconds) for _ in range(5)], "modules": in_child(modules)}))
+print(json.dumps({"seconds": [in_child(seconds) for _ in range(3)], "modules": in_child(modules)}))
 """
 
 
@@ -54,9 +55,8 @@ print(json.dumps({"seconds": [in_child(seconds) for _ in range(5)], "modules": i
 def measured() -> dict:
     if not hasattr(os, "fork"):
         pytest.skip("measured in forked processes, which this system has not")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEASURE]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+    finished = run_python("-c", MEASURE, cwd=ROOT, OMP_NUM_THREADS="1")
+    assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 
 
@@ -86,6 +86,54 @@ def test_every_listed_name_of_a_subpackage_is_there_and_documented(package):
     module = getattr(lightning_snn, package)
     assert module.__all__
     assert [name for name in module.__all__ if not getattr(module, name).__doc__] == []
+
+
+def names_of(init: Path, package: str) -> tuple[set[str], set[str]]:
+    """Return the public names of an `__init__.py`: those that it defines or imports from its own modules, and others.
+
+    The others are imported from elsewhere in `lightning_snn`; a package may offer them or only use them.
+    """
+    own: set[str] = set()
+    others: set[str] = set()
+    tree = ast.parse(init.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "lightning_snn"):
+            inside = node.level == 1 or f"{node.module}.".startswith(f"{package}.")
+            names = own if inside and node.module != "lightning_snn._lazy" else others
+            names |= {alias.asname or alias.name for alias in node.names}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            own.add(node.name)
+        elif isinstance(node, ast.Assign):
+            own |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return {name for name in own if not name.startswith("_") or name == "__version__"}, others
+
+
+PACKAGES = sorted((ROOT / "lightning_snn").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("init", PACKAGES, ids=lambda init: init.parent.name)
+def test_a_package_lists_its_names(init: Path):
+    package = ".".join(init.parent.relative_to(ROOT).parts)
+    module = importlib.import_module(package)
+    listed = getattr(module, "__all__", [])
+    own, others = names_of(init, package)
+    # modules may be imported for what they register
+    modules = {path.stem for path in init.parent.iterdir()}
+    assert sorted(own - modules - {*listed}) == []
+    assert sorted({*listed} - own - others) == []
+    assert len({*listed}) == len(listed)
+    assert [each for each in listed if not hasattr(module, each)] == []
+    assert sorted({*listed} - {*dir(module)} - {"__version__"}) == []
+
+
+def test_a_name_that_is_imported_and_not_listed_is_found(tmp_path: Path):
+    init = tmp_path / "__init__.py"
+    init.write_text(
+        "from typing import Any\nfrom .a import b, _c\nfrom lightning_snn.nn.lif import LIF as d\n"
+        "from lightning_snn.files import e\ndef f(): ...\n"
+    )
+    assert names_of(init, "lightning_snn.nn") == ({"b", "d", "f"}, {"e"})
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_snn.processes import is_distributed, rank, world_size
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 
 def test_without_a_process_group_this_process_is_the_only_one() -> None:

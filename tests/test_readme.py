@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,8 +23,5 @@ def test_the_example_is_short():
 def test_the_example_runs_in_an_empty_folder(tmp_path):
     script = tmp_path / "example.py"
     script.write_text(first_example())
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LIGHTNING_SNN_CACHE": str(tmp_path / "cache")}
-    finished = subprocess.run(
-        [sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
-    )
+    finished = run_python(script.name, cwd=tmp_path, LIGHTNING_SNN_CACHE=str(tmp_path / "cache"))
     assert finished.returncode == 0, finished.stderr[-3000:]

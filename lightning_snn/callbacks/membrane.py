@@ -28,9 +28,9 @@ class MembraneTrace(SpikingStages):
     `NAME_test.png` show the first sample, drawn by `figures.membrane_traces`: membrane potentials before the reset, the
     threshold, and the spikes. A later epoch's figure replaces the file; loggers of figures keep all of them.
 
-    Logged are `NAME/STAGE/mean/LAYER` and `NAME/STAGE/sd/LAYER`, over all samples, neurons, and time steps of the batch,
-    on a scale where rest is 0 and the threshold 1. STAGE is `val` or `test`. A layer with a mean far below 1 and a small
-    deviation stays silent; one with a mean above 1 fires all the time.
+    Logged are `NAME/STAGE/mean/LAYER` and `NAME/STAGE/sd/LAYER`, over all samples, neurons, and time steps of the batch
+    on a scale where rest is 0 and the threshold 1. STAGE is `val` or `test`. A layer with a mean far below 1 and a
+    small deviation stays silent; one with a mean above 1 fires all the time.
 
     Membrane potentials are those of `nn.observation.LayerCall.membrane`. For neurons that fire by noise this is the
     mean potential given the spikes. For SpikingJelly's neurons that reset to a value, the potential at a spike is not

@@ -22,17 +22,13 @@ from lightning_snn.methods import RateBackprop, SurrogateGradient
 from lightning_snn.methods.rate import gradient_alignment
 from lightning_snn.methods.rate.third_party import rate_backward
 from lightning_snn.nn import RecurrentLIF
-from tests.contract import third_party
-from tests.contract.third_party import MODULES
+from tests.support import third_party
+from tests.support.third_party import MODULES
+from tests.support.training import time_first, trainer
 
 STEPS, CLASSES = 4, 3
 X = torch.randn(24, STEPS, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % CLASSES
-
-
-def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    inputs, labels = zip(*samples, strict=True)
-    return torch.stack(inputs, 1), torch.stack(labels)
 
 
 def loader(batch_size: int = 8, collate: Any = time_first, y: Tensor = Y) -> DataLoader:
@@ -64,18 +60,6 @@ class Plain(pl.LightningModule):
 
 def of_plain(**options: Any) -> GradientAlignment:
     return GradientAlignment(**{"every_n_steps": 2, "network": "inner.net", **options})
-
-
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 1,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
 
 
 def logged(fitter: pl.Trainer) -> dict[str, float]:

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lightning_snn.callbacks import GradientAlignment, InitializationCheck, Report
-from tests.pictures import save_nothing
-from tests.recipes.loading import parse_recipe, run_recipe
+from tests.support.figures import save_nothing
+from tests.support.recipes import parse_recipe, run_recipe
+from tests.support.scripts import run_script
 
 CATALOG = Path(__file__).resolve().parents[2] / "callbacks"
 
 
-def run_script(name: str, folder: Path, *arguments: object) -> str:
-    """Return the output of a catalog script that runs in a folder, in this process to save the time of imports."""
-    printed = io.StringIO()
-    command = [str(part) for part in (CATALOG / name, *arguments)]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", command)
-        patch.setenv("PL_GLOBAL_SEED", "0")  # which scripts set, and tests after this one should not find
-        runpy.run_path(command[0], run_name="__main__")
-    return printed.getvalue()
-
-
 def test_the_report_script_writes_its_report(tmp_path):
     folder = tmp_path / "report"
-    command = [sys.executable, CATALOG / "report.py", folder]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    run_script("report.py", tmp_path, folder)
     assert {file.name for file in folder.iterdir()} >= {
         "metrics.json",
         "confusion_matrix.png",

@@ -22,6 +22,7 @@ from lightning_snn.callbacks.energy import _samples
 from lightning_snn.callbacks.tracking import may_write
 from lightning_snn.functional.energy import ENERGY_CONSTANTS, HOROWITZ_FLOAT32, LOIHI, EnergyConstants
 from lightning_snn.methods import SpikingBayes
+from tests.support.training import trainer
 
 STEPS = 4
 GENERATOR = torch.Generator().manual_seed(0)
@@ -74,13 +75,7 @@ class Refusing(Loop):
 
 
 def trainer_with(callback: pl.Callback, folder: Path, **options: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    return pl.Trainer(
-        default_root_dir=folder,
-        enable_model_summary=False,
-        callbacks=[callback],
-        **{**quiet, "max_epochs": 1} | options,
-    )
+    return trainer(callback, default_root_dir=folder, **options)
 
 
 def results_of(

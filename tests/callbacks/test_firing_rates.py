@@ -13,87 +13,24 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.methods import RateBackprop
-from lightning_snn.nn import register_spiking_layer
-from tests.contract.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
-from tests.processes import on_two_processes
-
-STEPS = 20
-
-
-class Echo(nn.Module):
-    """Spiking layer whose spikes are its input, one time step per call."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clone()
-
-
-register_spiking_layer(Echo)
-
-
-class Given(pl.LightningModule):
-    """Two spiking layers whose spikes are the data `[B, T, N]`; the second has only the first two neurons."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = Echo(), Echo()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.hooked: list[bool] = []
-
-    def forward(self, batch: list[Tensor]) -> Tensor:
-        self.hooked.append(bool(self.first._forward_hooks))
-        for spikes in batch[0].unbind(1):
-            self.first(spikes)
-            self.second(spikes[:, :2])
-        return self.weight**2
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return self(batch)
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self(batch)
-
-    test_step = validation_step
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def spikes(seed: int = 0, samples: int = 10) -> Tensor:
-    """Return spikes `[samples, T, 5]`: neuron 0 is dead, neuron 1 always spikes, neuron 2 once, in the last sample."""
-    found = (torch.rand(samples, STEPS, 5, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
-    found[:, :, 0], found[:, :, 1], found[:, :, 2] = 0, 1, 0
-    found[-1, 3, 2] = 1
-    return found
-
-
-def data(values: Tensor, batch_size: int = 2) -> DataLoader:
-    return DataLoader(TensorDataset(values), batch_size)
+from tests.support.figures import record_drawn
+from tests.support.given_spikes import Given, data, spikes
+from tests.support.processes import on_two_processes
+from tests.support.third_party import Ours, SnntorchHidden, SnntorchLoop, SpikingJellyMulti, X, loader
+from tests.support.training import trainer
 
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Record the histograms; figures are empty, for speed."""
-    calls: list[dict[str, Tensor]] = []
-
-    def draw(layers: dict[str, Tensor]) -> Figure:
-        calls.append(layers)
-        return Figure(figsize=(1, 1))
-
-    monkeypatch.setattr("lightning_snn.figures.firing_rate_histograms", draw)
-    monkeypatch.setattr("lightning_snn.figures.spike_raster", lambda layers: Figure(figsize=(1, 1)))
-    return calls
-
-
-def trainer(callback: FiringRateMonitor, **options: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(callbacks=[callback], **{**quiet, "enable_checkpointing": False, "max_epochs": 1, **options})
+    record_drawn(monkeypatch, "spike_raster")
+    return record_drawn(monkeypatch, "firing_rate_histograms")
 
 
 def logged(made: pl.Trainer, stage: str, suffix: str = "") -> dict[str, float]:

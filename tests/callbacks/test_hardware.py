@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,9 @@ from lightning_snn.callbacks.hardware import (
 from lightning_snn.functional.quantization import quantize_weight, weight_range
 from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
-from tests.recipes.loading import run_recipe
+from tests.support import training
+from tests.support.recipes import run_recipe
+from tests.support.scripts import run_script
 
 CLASSES = 3
 Y = torch.arange(96) % CLASSES
@@ -88,16 +89,7 @@ def fine_tuning(constraints: HardwareConstraints = TWO_BITS, **options: Any) -> 
     return HardwareFineTuning(constraints, **{"start_epoch": 2, "metric": "val/loss", **options})
 
 
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 4,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+trainer = partial(training.trainer, max_epochs=4)
 
 
 def loss_of(network: nn.Module) -> float:
@@ -733,10 +725,8 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str):
 
 
 def test_the_catalog_script_prints_the_table(tmp_path: Path):
-    script = Path(__file__).resolve().parents[2] / "callbacks" / "hardware_fine_tuning.py"
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    found = dict(line.split() for line in done.stdout.splitlines() if line.startswith("hardware/"))
+    printed = run_script("hardware_fine_tuning.py", tmp_path)
+    found = dict(line.split() for line in printed.splitlines() if line.startswith("hardware/"))
     moments = ["unconstrained", "before", "after"]
     assert list(found) == [f"hardware/accuracy_{moment}" for moment in moments]
     assert float(found["hardware/accuracy_after"]) > float(found["hardware/accuracy_before"])

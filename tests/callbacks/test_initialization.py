@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.methods import SurrogateGradient
 from lightning_snn.methods.ttfs import AlphaLinear, FirstSpike, SpikeEncoder
 from lightning_snn.methods.ttfs.mapping import from_relu
+from tests.support import training
 
 WIDTH, CLASSES = 64, 10
 
@@ -205,16 +207,7 @@ def data(collate: Any = None) -> DataLoader:
     return DataLoader(TensorDataset(x[0], y), 24, collate_fn=collate)
 
 
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+trainer = partial(training.trainer, max_epochs=2)
 
 
 def test_a_fit_logs_and_prints_what_was_found(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -19,7 +19,8 @@ from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
 from lightning_snn.callbacks.initialization import check_initialization, rescale
 from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
+from tests.support.training import one_step, trainer
 
 X = torch.rand(32, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(32) % 3
@@ -39,30 +40,20 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*samples, strict=True)
-    return torch.stack(images)[None], torch.stack(labels)
-
-
 def fit(rank: int, callbacks: list[pl.Callback], module: Any = None) -> tuple[pl.Trainer, Any]:
     """Run one step in one of two processes."""
-    trainer = pl.Trainer(
-        accelerator="cpu",
+    fitting = trainer(
+        *callbacks,
         devices=2,
         strategy=DDPStrategy(process_group_backend="gloo"),
         use_distributed_sampler=False,  # which would shuffle
         max_steps=1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     module = Module() if module is None else module
     # the processes are there already
     with mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}):
-        trainer.fit(module, DataLoader(TensorDataset(X[rank::2], Y[rank::2]), 8, collate_fn=time_first))
-    return trainer, module
+        fitting.fit(module, DataLoader(TensorDataset(X[rank::2], Y[rank::2]), 8, collate_fn=one_step))
+    return fitting, module
 
 
 def measured(rank: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lightning_snn.callbacks.initialization import Rescaling, measure_initializa
 from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.functional.lif import leaky_integrate
 from lightning_snn.nn import RecurrentLIF
+from tests.support.training import trainer
 
 STEPS = 8
 X = torch.rand(STEPS, 20, 10, generator=torch.Generator().manual_seed(1)).round()
@@ -318,11 +319,6 @@ def test_a_module_whose_spiking_layers_do_not_run_is_refused():
         rescale(chain(10, 20), folded(), 0.0)
 
 
-QUIET: dict[str, Any] = dict.fromkeys(
-    ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-)
-
-
 class Digits(pl.LightningModule):
     """Deep network of snntorch's neurons for digits, with weights that are far too small."""
 
@@ -365,14 +361,14 @@ def loaders(shared_data: Path) -> tuple[DataLoader, DataLoader]:
 
 
 def trained(check: InitializationCheck, loaders: tuple[DataLoader, DataLoader]) -> tuple[float, pl.Trainer, Digits]:
-    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[check], **QUIET)
+    fitting = trainer(check, max_epochs=2)
     module = Digits()
     torch.manual_seed(1)
-    trainer.fit(module, loaders[0])
-    logged = dict(trainer.callback_metrics)
-    accuracy = trainer.test(module, loaders[1], verbose=False)[0]["accuracy"]
-    trainer.callback_metrics.update(logged)
-    return accuracy, trainer, module
+    fitting.fit(module, loaders[0])
+    logged = dict(fitting.callback_metrics)
+    accuracy = fitting.test(module, loaders[1], verbose=False)[0]["accuracy"]
+    fitting.callback_metrics.update(logged)
+    return accuracy, fitting, module
 
 
 def test_a_silent_network_learns_digits_when_it_is_rescaled(
@@ -417,7 +413,7 @@ def test_what_fails_although_it_was_rescaled_is_a_warning():
     with pytest.warns(
         UserWarning, match="after rescaling: spike_derivative of lif.0 is 0. .*remedies: use a surrogate"
     ):
-        pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[check], **QUIET).fit(module, data)
+        trainer(check, max_epochs=1).fit(module, data)
     assert module.fc[0].weight is weights
     assert check.rescalings[0].factor > 10
 
@@ -429,7 +425,7 @@ def test_rescaling_is_no_remedy_for_those_who_asked_for_it(on_fail: Any, when: s
     check = InitializationCheck(on_fail, thresholds=Thresholds(firing_rate=Band((0.9, 1.0), (0.9, 1.0))))
     data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
     with pytest.warns(UserWarning, match=f"not expected to train well {when}") as caught:
-        pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[check], **QUIET).fit(Digits(depth=1), data)
+        trainer(check, max_epochs=1).fit(Digits(depth=1), data)
     (message,) = (str(each.message) for each in caught if "not expected to train well" in str(each.message))
     assert "scale up the weights before the layer" in message
     assert ("on_fail='rescale'" in message) == promised
@@ -445,7 +441,7 @@ def test_a_healthy_network_is_not_rescaled():
         def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
             assert all(map(torch.equal, pl_module.parameters(), before))
 
-    pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[check, Unchanged()], **QUIET).fit(module, data)
+    trainer(check, Unchanged(), max_epochs=1).fit(module, data)
     assert check.findings
     assert check.rescalings == check.rescaled_findings == []
 

@@ -25,6 +25,7 @@ from lightning_snn.callbacks.initialization import Finding, check_initialization
 from lightning_snn.callbacks.initialization.findings import overall
 from lightning_snn.data import Gestures
 from lightning_snn.networks import MLP, EventConvNet
+from tests.support.training import trainer
 
 STEPS = 6
 
@@ -461,12 +462,9 @@ class Plain(pl.LightningModule):
 def fit(module: pl.LightningModule, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
     samples = [{"image": x, "label": y} for x, y in zip(2 * X, Y, strict=True)]
     torch.manual_seed(5)
-    quiet: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=list(callbacks), **{**quiet, **options})
-    trainer.fit(module, DataLoader(samples, 6))
-    return trainer
+    fitting = trainer(*callbacks, **options)
+    fitting.fit(module, DataLoader(samples, 6))
+    return fitting
 
 
 @pytest.mark.parametrize("result", [None, lambda loss: {"loss": loss, "other": 1}])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import MembraneTrace
 from lightning_snn.nn.registry import _REGISTERED, Conventions
+from tests.support.training import trainer
 
 STEPS, FEATURES, HIDDEN = 6, 4, 5
 X = torch.rand(12, FEATURES, generator=torch.Generator().manual_seed(0))
@@ -60,17 +61,6 @@ def connection(outputs: int = HIDDEN, inputs: int = FEATURES) -> nn.Linear:
 
 def loader(x: Tensor = X) -> DataLoader:
     return DataLoader(TensorDataset(x), 8)
-
-
-def trainer(*traces: pl.Callback, **options: Any) -> pl.Trainer:
-    quiet: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=list(traces), **{**quiet, **options})
 
 
 def by_hand(current: Tensor, threshold: float = 1.0, leaks: bool = False) -> tuple[np.ndarray, np.ndarray]:

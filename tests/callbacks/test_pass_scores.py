@@ -16,14 +16,8 @@ from lightning_snn import SpikingModule
 from lightning_snn.callbacks import PassScores
 from lightning_snn.data import NoisyCurve
 from lightning_snn.methods import Prediction, SurrogateGradient
+from tests.support.training import one_step, trainer
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 ROW = {"epochs", "seconds", "accuracy", "bit_accuracy", "nll", "ece"}
 
 
@@ -37,13 +31,7 @@ class Blobs(pl.LightningDataModule):
         self.x, self.y = x, y
 
     def _loader(self, part: slice) -> DataLoader:
-        return DataLoader(
-            TensorDataset(self.x[part], self.y[part]), 10, collate_fn=lambda samples: self._time_first(samples)
-        )
-
-    @staticmethod
-    def _time_first(samples: list) -> tuple[Tensor, Tensor]:
-        return torch.stack([x for x, _ in samples])[None], torch.stack([y for _, y in samples])
+        return DataLoader(TensorDataset(self.x[part], self.y[part]), 10, collate_fn=one_step)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(slice(120))
@@ -68,15 +56,15 @@ def module(method: Any = None) -> SpikingModule:
 
 def test_rows_come_at_equal_parts_of_a_pass_and_the_last_one_is_what_a_test_finds():
     scores, learner, data = PassScores(times=3), module(), Blobs()
-    trainer = pl.Trainer(max_epochs=2, callbacks=[scores], **QUIET)
-    trainer.fit(learner, data)
+    made = trainer(scores, max_epochs=2)
+    made.fit(learner, data)
     assert [row["epochs"] for row in scores.rows] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert all(set(row) == ROW for row in scores.rows)
     seconds = [row["seconds"] for row in scores.rows]
     assert 0 < seconds[0] < seconds[-1]
     assert seconds == sorted(seconds)
     assert scores.rows[-1]["nll"] < scores.rows[0]["nll"]
-    (found,) = trainer.test(learner, data, verbose=False)
+    (found,) = made.test(learner, data, verbose=False)
     for name in ("accuracy", "nll", "ece"):
         assert scores.rows[-1][name] == pytest.approx(found[f"test/{name}"], abs=1e-5)
     assert math.isnan(scores.rows[-1]["bit_accuracy"])
@@ -84,7 +72,7 @@ def test_rows_come_at_equal_parts_of_a_pass_and_the_last_one_is_what_a_test_find
 
 def test_outputs_that_spike_by_themselves_are_scored():
     scores = PassScores()
-    pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET).fit(module(Sure()), Blobs())
+    trainer(scores, max_epochs=1).fit(module(Sure()), Blobs())
     assert [row["bit_accuracy"] for row in scores.rows] == [0.5]
 
 
@@ -92,7 +80,7 @@ def test_training_goes_on_as_it_would_without_tests():
     weights = []
     for callbacks in ([PassScores(times=4)], []):
         learner = module()
-        pl.Trainer(max_epochs=2, callbacks=callbacks, **QUIET).fit(learner, Blobs())
+        trainer(*callbacks, max_epochs=2).fit(learner, Blobs())
         weights.append(learner.network[0].weight.detach())
     assert torch.equal(*weights)
 
@@ -107,17 +95,17 @@ def test_seconds_are_those_of_steps_and_not_of_tests(monkeypatch):
 
     monkeypatch.setattr(scores, "_test", slow)
     begun = time.perf_counter()
-    pl.Trainer(max_epochs=2, callbacks=[scores], **QUIET).fit(module(), Blobs())
+    trainer(scores, max_epochs=2).fit(module(), Blobs())
     assert scores.seconds < time.perf_counter() - begun - 1
 
 
 def test_rows_outlive_an_interruption(tmp_path):
     scores, learner = PassScores(), module()
-    trainer = pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET)
-    trainer.fit(learner, Blobs())
-    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    made = trainer(scores, max_epochs=1)
+    made.fit(learner, Blobs())
+    made.save_checkpoint(tmp_path / "one.ckpt")
     resumed = PassScores()
-    pl.Trainer(max_epochs=2, callbacks=[resumed], **QUIET).fit(module(), Blobs(), ckpt_path=tmp_path / "one.ckpt")
+    trainer(resumed, max_epochs=2).fit(module(), Blobs(), ckpt_path=tmp_path / "one.ckpt")
     assert [row["epochs"] for row in resumed.rows] == [1, 2]
     assert {**resumed.rows[0], "bit_accuracy": 0} == {**scores.rows[0], "bit_accuracy": 0}
     assert resumed.rows[1]["seconds"] > resumed.rows[0]["seconds"]
@@ -134,7 +122,7 @@ def test_without_test_data_the_fit_does_not_start(monkeypatch):
     without = pl.LightningDataModule.from_datasets(TensorDataset(Blobs().x, Blobs().y))
     for data, got in ((Blobs().train_dataloader(), "no data module"), (without, "LightningDataModule")):
         with pytest.raises(ValueError, match=f"a data module .* for PassScores, but got {got} and SpikingModule"):
-            pl.Trainer(max_epochs=1, callbacks=[PassScores()], **QUIET).fit(module(), data)
+            trainer(PassScores(), max_epochs=1).fit(module(), data)
     assert not steps
 
 
@@ -148,7 +136,7 @@ def test_test_data_of_the_module_itself_are_scored_alike():
         torch.manual_seed(0)
         learner = kind(nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), num_classes=2)
         scores = PassScores()
-        pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET).fit(learner, given)
+        trainer(scores, max_epochs=1).fit(learner, given)
         rows.append([{**row, "seconds": 0, "bit_accuracy": 0} for row in scores.rows])
     assert rows[0] == rows[1]
     assert len(rows[0]) == 1
@@ -158,4 +146,4 @@ def test_a_regression_has_no_such_scores():
     data = NoisyCurve(train_size=20, val_size=5, test_size=5)
     learner = SpikingModule(nn.Linear(100, 1), task="regression")
     with pytest.raises(ValueError, match="Expected argument"):
-        pl.Trainer(max_epochs=1, callbacks=[PassScores()], **QUIET).fit(learner, data)
+        trainer(PassScores(), max_epochs=1).fit(learner, data)

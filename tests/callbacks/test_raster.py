@@ -5,34 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_snn.callbacks import SpikeRaster
-from tests.callbacks.test_firing_rates import STEPS, Echo, Given, data, spikes
-from tests.contract.third_party import Ours, SnntorchLoop, SpikingJellyMulti, loader
+from tests.support.figures import record_drawn
+from tests.support.given_spikes import STEPS, Echo, Given, data, spikes
+from tests.support.third_party import Ours, SnntorchLoop, SpikingJellyMulti, loader
+from tests.support.training import trainer
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Record the drawings; figures are empty, for speed."""
-    calls: list[dict[str, Tensor]] = []
-
-    def draw(layers: dict[str, Tensor]) -> Figure:
-        calls.append(layers)
-        return Figure(figsize=(1, 1))
-
-    monkeypatch.setattr("lightning_snn.figures.spike_raster", draw)
-    return calls
-
-
-def trainer(callback: SpikeRaster, **options: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(callbacks=[callback], **{**quiet, "enable_checkpointing": False, "max_epochs": 1, **options})
+    return record_drawn(monkeypatch, "spike_raster")
 
 
 def test_the_first_samples_of_the_first_batch_are_drawn(drawn, tmp_path: Path) -> None:

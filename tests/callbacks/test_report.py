@@ -5,6 +5,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,13 @@ from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import Report
 from lightning_snn.methods import Prediction
 from lightning_snn.metrics.activity import record_activity
+from tests.support import training
+from tests.support.training import time_first
 
 STEPS, CLASSES = 4, 3
 FIGURES = {"training_curves.png", "confusion_matrix.png", "reliability.png", "raster.png", "events.png"}
 X = (torch.rand(24, STEPS, 2, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.4).float()
 Y = torch.arange(24) % CLASSES
-
-
-def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    frames, labels = zip(*samples, strict=True)
-    return torch.stack(frames, 1), torch.stack(labels)
 
 
 def loader(batch_size: int = 8) -> DataLoader:
@@ -91,17 +89,7 @@ class Plain(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 1,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+trainer = partial(training.trainer, max_epochs=2, num_sanity_val_steps=1)
 
 
 def report_of(tmp_path: Path, module: pl.LightningModule | None = None, **options: Any) -> Report:

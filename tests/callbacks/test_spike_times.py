@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn.callbacks import HardwareConstraints, SpikeTimes
 from lightning_snn.callbacks.hardware import Constrained
 from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, cascade
+from tests.support.training import trainer
 
 IMAGES = torch.rand(50, 6, generator=torch.Generator().manual_seed(0)).mul(1.2).sub(0.2).clamp(0, 1)
 
@@ -37,10 +38,8 @@ def network() -> nn.Sequential:
 
 
 def measured(callback: SpikeTimes, module: nn.Module | Plain, **options: Any) -> dict[str, float]:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(callbacks=[callback], **{**quiet, **options})
     module = module if isinstance(module, Plain) else Plain(module)
-    return trainer.test(module, DataLoader(TensorDataset(IMAGES), 15), verbose=False)[0]
+    return trainer(callback, **options).test(module, DataLoader(TensorDataset(IMAGES), 15), verbose=False)[0]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +20,7 @@ from lightning_snn.callbacks import StateGuard
 from lightning_snn.callbacks.layer_state import find_states, is_reset, used_states
 from lightning_snn.nn import RecurrentLIF
 from lightning_snn.nn.registry import _REGISTERED, Conventions
+from tests.support import training
 
 STEPS, FEATURES, HIDDEN, CLASSES = 3, 4, 6, 3
 X, Y = torch.rand(20, FEATURES, generator=torch.Generator().manual_seed(0)) * 2, torch.arange(20) % CLASSES
@@ -62,17 +64,7 @@ def hidden(**options: Any) -> nn.Sequential:
     return between(snntorch.Leaky(beta=0.9, init_hidden=True, **options))
 
 
-def trainer(guard: pl.Callback, **options: Any) -> pl.Trainer:
-    quiet: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    return pl.Trainer(callbacks=[guard], **{**quiet, **options})
+trainer = partial(training.trainer, max_epochs=2, num_sanity_val_steps=0)
 
 
 def leaks(module: pl.LightningModule, batches: Any = None, **options: Any) -> dict[str, list[str]]:

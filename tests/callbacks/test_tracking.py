@@ -22,7 +22,8 @@ from lightning_snn.callbacks.tracking import (
     may_write,
     output_folder,
 )
-from tests.wandb_runs import WandbRun
+from tests.support import training
+from tests.support.wandb_runs import WandbRun
 
 COLUMNS, ROWS = ["class", "accuracy"], [["a|b", 0.5], ['c, "d"', None]]
 COUNTS, EDGES = [2.0, 0.0, 6.0], [0.0, 1.0, 2.0, 4.0]
@@ -58,14 +59,7 @@ class StubWandb(WandbLogger):
 
 
 def trainer(*loggers: Logger, **options: Any) -> pl.Trainer:
-    made = pl.Trainer(
-        accelerator="cpu",
-        logger=list(loggers) or False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    made = training.trainer(logger=list(loggers) or False, **options)
     made.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 7
     assert made.global_step == 7
     return made

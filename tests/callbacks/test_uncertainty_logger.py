@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.callbacks import UncertaintyLogger
 from lightning_snn.methods import Prediction, SpikingBayes, SurrogateGradient
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
+from tests.support.training import trainer
 
 N, CLASSES = 50, 3
 X = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
@@ -86,18 +87,6 @@ class Sampling(Plain):
         x = batch[0] if isinstance(batch, (list, tuple)) else batch
         samples = (self(x) + torch.randn(4, len(x), CLASSES)).softmax(-1)
         return Prediction(samples.mean(0), None, samples)
-
-
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    quiet: dict[str, Any] = {
-        "max_epochs": 1,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**quiet, **options})
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from lightning_snn.callbacks import (
     StateGuard,
     UncertaintyLogger,
 )
-from tests.contract.third_party import Ours, SnntorchLoop, ThirdPartyModule
+from tests.support.third_party import Ours, SnntorchLoop, ThirdPartyModule
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from lightning_snn.methods import (
 )
 from lightning_snn.methods.bayes import BayesRecurrentLIF
 from lightning_snn.nn import IF, LIF, AdaptiveLIF, LeakyIntegrator, Recurrent, RecurrentLIF, SynapticDelays, SynapticLIF
-from tests.contract.task import binary_network, delayed_network, recurrent_network, small_network
+from tests.support.event_order import binary_network, delayed_network, recurrent_network, small_network
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from tests.contract.callbacks import CALLBACKS, CallbackRow
-from tests.contract.third_party import MODULES, Ours, SnntorchLoop, ThirdPartyModule, loader
-from tests.pictures import save_nothing
-from tests.processes import on_two_processes
+from tests.support import training
+from tests.support.figures import save_nothing
+from tests.support.processes import on_two_processes
+from tests.support.third_party import MODULES, Ours, SnntorchLoop, ThirdPartyModule, loader
 
 TABLE = CALLBACKS
 EPOCHS = 2
@@ -31,17 +32,8 @@ def build(make: Callable[[], ThirdPartyModule]) -> ThirdPartyModule:
 
 
 def trainer(folder: Path, callbacks: Sequence[pl.Callback], **options: Any) -> pl.Trainer:
-    chosen: dict[str, Any] = {
-        "max_epochs": EPOCHS,
-        "accelerator": "cpu",
-        "default_root_dir": str(folder),
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
-    return pl.Trainer(callbacks=list(callbacks), **{**chosen, **options})
+    chosen = {"max_epochs": EPOCHS, "default_root_dir": folder, "log_every_n_steps": 1}
+    return training.trainer(*callbacks, **(chosen | options))
 
 
 def fit(

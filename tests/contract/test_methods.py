@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_snn import SpikingModule
 from lightning_snn.methods import Prediction, Progress
 from tests.contract.table import METHODS, MethodRow
-from tests.contract.task import CLASSES, loader, order_of_events, trainer
+from tests.support.event_order import CLASSES, loader, order_of_events
+from tests.support.training import trainer
 
 TABLE = METHODS
 SAMPLES = 64
@@ -63,9 +64,9 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_it_learns_the_order_of_two_events(row, tmp_path):
+def test_it_learns_the_order_of_two_events(row):
     module = build(row)
-    trainer(tmp_path, max_epochs=row.epochs).fit(module, loader(*order_of_events(64)))
+    trainer(max_epochs=row.epochs).fit(module, loader(*order_of_events(64)))
     x, y = order_of_events(64, seed=1)
     accuracy = (predict(module, x).mean.argmax(1) == y).double().mean()
     assert accuracy > 0.9
@@ -140,12 +141,12 @@ def test_a_copy_made_after_a_step_trains_on_like_the_original(row):
     assert equal(parameters(twin.module), parameters(original.module))
 
 
-def test_a_module_can_be_copied_after_fit_and_fitted_again(row, tmp_path):
+def test_a_module_can_be_copied_after_fit_and_fitted_again(row):
     module = build(row)
-    trainer(tmp_path, max_steps=1).fit(module, loader(X, Y))
+    trainer(max_steps=1).fit(module, loader(X, Y))
     twin = copy.deepcopy(module)
     before = parameters(module)
-    trainer(tmp_path, max_steps=1).fit(twin, loader(X, Y))
+    trainer(max_steps=1).fit(twin, loader(X, Y))
     assert equal(parameters(module), before)
     assert not equal(parameters(twin), before)
 
@@ -162,7 +163,7 @@ def test_a_state_dict_gives_the_same_predictions_in_a_new_module(row):
 
 def test_a_checkpoint_loads_with_weights_only(row, tmp_path):
     module = build(row)
-    fitting = trainer(tmp_path, max_epochs=1)
+    fitting = trainer(max_epochs=1)
     fitting.fit(module, loader(X, Y))
     fitting.save_checkpoint(tmp_path / "one.ckpt")
     loaded = SpikingModule.load_from_checkpoint(
@@ -174,7 +175,7 @@ def test_a_checkpoint_loads_with_weights_only(row, tmp_path):
 def test_a_resumed_run_is_the_uninterrupted_run(row, tmp_path):
     def fit(epochs: int, checkpoint=None, seed: int = 0) -> tuple[pl.Trainer, SpikingModule]:
         module = build(row, seed)
-        fitting = trainer(tmp_path, max_epochs=epochs, callbacks=[SeedSteps()])
+        fitting = trainer(SeedSteps(), max_epochs=epochs)
         fitting.fit(module, loader(X, Y, 16), ckpt_path=checkpoint)
         return fitting, module
 
@@ -197,9 +198,9 @@ def test_two_models_in_a_process_do_not_affect_each_other(row):
     assert equal(parameters(together.module), parameters(alone.module))
 
 
-def test_a_smaller_last_batch_is_trained_and_predicted(row, tmp_path):
+def test_a_smaller_last_batch_is_trained_and_predicted(row):
     module, x, y = build(row), X[:, :21], Y[:21]
-    fitting = trainer(tmp_path, max_epochs=1)
+    fitting = trainer(max_epochs=1)
     fitting.fit(module, loader(x, y, 8), loader(x, y, 8))
     assert fitting.global_step == 3
     predictions = fitting.predict(module, loader(x, y, 8))
@@ -222,10 +223,10 @@ def test_a_prediction_does_not_depend_on_the_size_of_the_batch(row):
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)], ids=["bf16", "float64"]
 )
-def test_it_trains_in_other_precisions(row, tmp_path, precision, dtype):
+def test_it_trains_in_other_precisions(row, precision, dtype):
     module = build(row)
     before = parameters(module)
-    fitting = trainer(tmp_path, max_epochs=1, precision=precision)
+    fitting = trainer(max_epochs=1, precision=precision)
     fitting.fit(module, loader(X, Y), loader(X, Y))
     after = parameters(module)
     assert all(parameter.isfinite().all() and parameter.dtype == dtype for parameter in after)
@@ -237,15 +238,15 @@ def test_it_trains_in_other_precisions(row, tmp_path, precision, dtype):
 
 def test_it_runs_with_fast_dev_run(row, tmp_path):
     module = build(row)
-    running = trainer(tmp_path, fast_dev_run=True)
+    running = trainer(fast_dev_run=True, default_root_dir=tmp_path)
     running.fit(module, loader(X, Y), loader(X, Y))
     running.test(module, loader(X, Y), verbose=False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_accumulates_and_clips_gradients_and_stops_at_max_steps(row, tmp_path):
+def test_it_accumulates_and_clips_gradients_and_stops_at_max_steps(row):
     module = build(row)
-    fitting = trainer(tmp_path, max_steps=2, accumulate_grad_batches=2, gradient_clip_val=0.1)
+    fitting = trainer(max_steps=2, accumulate_grad_batches=2, gradient_clip_val=0.1)
     fitting.fit(module, loader(X, Y, 8))
     assert fitting.global_step == 2
     assert all(parameter.isfinite().all() for parameter in parameters(module))

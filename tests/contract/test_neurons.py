@@ -31,7 +31,7 @@ from lightning_snn.nn import Moments, Neuron, folded, posterior_noise, register_
 from lightning_snn.nn.observation import Traces, named_spiking_layers, observe
 from tests.contract.strangers import STRANGERS, Stranger, WithStep, by_hand
 from tests.contract.table import LAYERS, LayerRow
-from tests.contract.task import trainer
+from tests.support.training import trainer
 
 STEPS, BATCH, FEATURES, CLASSES = 12, 6, 4, 3
 TABLE = [row for row in LAYERS if isinstance(row.make(), Neuron)]
@@ -194,7 +194,7 @@ def observed(made: nn.Module, run_it: Callable[[], object]) -> list[Seen]:
 
 
 def silent(folder: Path, callback: pl.Callback) -> pl.Trainer:
-    return trainer(folder, callbacks=[callback])
+    return trainer(callback, default_root_dir=folder)
 
 
 def loader() -> DataLoader:

@@ -14,6 +14,7 @@ from lightning_snn.data.base import (
     split_by_group,
     split_stratified,
 )
+from tests.support.training import trainer
 
 SHAPE = (3, 2, 4, 5)
 
@@ -69,17 +70,6 @@ class Recorder(pl.LightningModule):
 
     def labels(self, stage: str) -> list[int]:
         return torch.cat([y for _, y in self.seen[stage]]).tolist()
-
-
-def trainer(**kwargs: object) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,  # type: ignore[arg-type]
-    )
 
 
 @pytest.mark.parametrize("kind", ["array", "memmap", "tensor"])
@@ -209,7 +199,7 @@ def test_a_run_stopped_within_an_epoch_resumes_with_the_next_batch(tmp_path, opt
                 trainer.save_checkpoint(tmp_path / "six.ckpt")
 
     whole, resumed = Recorder(), Recorder()
-    trainer(max_epochs=3, callbacks=[SaveWithinEpoch()]).fit(whole, Toy(batch_size=3, **options))
+    trainer(SaveWithinEpoch(), max_epochs=3).fit(whole, Toy(batch_size=3, **options))
     trainer(max_epochs=3).fit(resumed, Toy(batch_size=3, **options), ckpt_path=tmp_path / "six.ckpt")
     batches = [y.tolist() for _, y in whole.seen["train"]]
     assert len(batches) == 12

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from lightning_snn import SpikingModule
 from lightning_snn.data import NoisyCurve
+from tests.support.training import trainer
 
 
 def samples(**options: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,11 +91,9 @@ def test_a_network_learns_it():
     module = NoisyCurve(train_size=400, val_size=50, test_size=100, batch_size=50)
     network = nn.Sequential(nn.Linear(100, 32), nn.Tanh(), nn.Linear(32, 1))
     learner = SpikingModule(network, task="regression", learning_rate=1e-2)
-    trainer = pl.Trainer(
-        max_epochs=15, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
-    trainer.fit(learner, module)
-    (found,) = trainer.test(learner, module, verbose=False)
+    fitting = trainer(max_epochs=15)
+    fitting.fit(learner, module)
+    (found,) = fitting.test(learner, module, verbose=False)
     assert found["test/mse"] < 0.02  # the values vary by 0.4
 
 

@@ -14,15 +14,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_snn import data
 from lightning_snn.data import FixedBatches, FrameDataModule
-from tests.processes import on_two_processes
-
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+from tests.support.processes import on_two_processes
+from tests.support.training import trainer
 
 
 class Numbers(FrameDataModule):
@@ -96,7 +89,7 @@ def test_it_is_the_batch_sampler_of_a_loader_of_one_s_own():
     loader = DataLoader(
         dataset, batch_sampler=FixedBatches(dataset, 4), collate_fn=lambda samples: (None, stacked(samples))
     )
-    pl.Trainer(max_epochs=3, **QUIET).fit(model, loader)
+    trainer(max_epochs=3).fit(model, loader)
     assert all(partition(epoch) == partition(model.epochs[0]) for epoch in model.epochs)
     assert len({tuple(map(tuple, epoch)) for epoch in model.epochs}) > 1, "the trainer reaches set_epoch"
 
@@ -109,22 +102,22 @@ def stacked(samples: list[tuple[Tensor]]) -> Tensor:
 def test_a_data_module_keeps_its_batches_and_a_resumed_run_their_order(workers, tmp_path):
     module = partial(Numbers, batch_size=5, fixed_batches=True, num_workers=workers)
     whole = Recorder()
-    pl.Trainer(max_epochs=3, **QUIET).fit(whole, module())
+    trainer(max_epochs=3).fit(whole, module())
     assert all(partition(epoch) == partition(whole.epochs[0]) for epoch in whole.epochs)
     assert len({tuple(map(tuple, epoch)) for epoch in whole.epochs}) == 3
 
-    begun = pl.Trainer(max_epochs=1, **QUIET)
+    begun = trainer(max_epochs=1)
     begun.fit(Recorder(), module())
     begun.save_checkpoint(tmp_path / "one.ckpt")
     resumed = Recorder()
     torch.manual_seed(123)
-    pl.Trainer(max_epochs=3, **QUIET).fit(resumed, module(), ckpt_path=tmp_path / "one.ckpt")
+    trainer(max_epochs=3).fit(resumed, module(), ckpt_path=tmp_path / "one.ckpt")
     assert resumed.epochs == whole.epochs[1:]
 
 
 def test_without_fixed_batches_samples_are_shuffled():
     model = Recorder()
-    pl.Trainer(max_epochs=2, **QUIET).fit(model, Numbers(batch_size=5))
+    trainer(max_epochs=2).fit(model, Numbers(batch_size=5))
     assert partition([sorted(batch) for batch in model.epochs[0]]) != partition([sorted(b) for b in model.epochs[1]])
 
 
@@ -152,7 +145,7 @@ def test_every_data_module_of_the_command_line_takes_fixed_batches():
 
 def test_a_sampler_that_lightning_puts_in_place_is_refused():
     with pytest.raises(ValueError, match="use `limit_train_batches` instead"):
-        pl.Trainer(overfit_batches=2, max_epochs=1, **QUIET).fit(Recorder(), Numbers(batch_size=5, fixed_batches=True))
+        trainer(overfit_batches=2, max_epochs=1).fit(Recorder(), Numbers(batch_size=5, fixed_batches=True))
 
 
 @pytest.mark.parametrize(
@@ -195,8 +188,8 @@ class Writer(Recorder):
 @pytest.mark.slow  # two processes start
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_a_trainer_of_two_processes_leaves_each_its_batches(tmp_path: Path):
-    options = {**QUIET, "devices": 2, "strategy": "ddp_spawn"}
-    pl.Trainer(max_epochs=3, **options).fit(Writer(tmp_path), Numbers(batch_size=5, fixed_batches=True))
+    fitting = trainer(max_epochs=3, devices=2, strategy="ddp_spawn")
+    fitting.fit(Writer(tmp_path), Numbers(batch_size=5, fixed_batches=True))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for own in (first, second):
         assert all(partition(epoch) == partition(own[0]) for epoch in own)

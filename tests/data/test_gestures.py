@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_snn.data import Gestures, gestures
+from tests.support.processes import PATIENCE, wait_until
 
 # Short recordings of one person a split: 11, 22 and 22 of them, half a second of work.
 TINY = {
@@ -204,15 +204,11 @@ def test_a_script_needs_no_guard_and_when_killed_leaves_no_cache_and_no_processe
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"made\n", process.communicate()
-        deadline = time.monotonic() + 300
-        while not any(file.stat().st_size for file in part.glob("*/frames.rows")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: any(file.stat().st_size for file in part.glob("*/frames.rows")), process)
     finally:
         process.kill()
         # The simulating processes share this pipe: it ends when the last of them has.
-        process.communicate(timeout=300)
+        process.communicate(timeout=PATIENCE)
     assert list(part.glob("gestures-*")) == []
     for name in ("train", "val", "test"):
         (expected,), (found,) = (path.glob(f"gestures-{name}-*/frames.npy") for path in (folder, whole))

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_snn.data.image_files import read_cifar10, read_mnist
 from lightning_snn.data.images import CIFAR10, MNIST, ImageDataModule
+from tests.support.training import trainer
 
 
 def repeat(images: torch.Tensor) -> torch.Tensor:
@@ -326,8 +327,7 @@ def test_augmentation_is_drawn_anew_in_training_and_absent_elsewhere(tmp_path: P
         assert isinstance(data.train_set, Subset)
         originals = {(frames[0].float() / 255).numpy().tobytes() for frames, _ in data.train_set}
         held_out = {(frames[0].float() / 255).numpy().tobytes() for frames, _ in data.val_set}
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        pl.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **options).fit(Recorder(), data)
+        trainer(max_epochs=2).fit(Recorder(), data)
         assert all(image.numpy().tobytes() in held_out for x in seen["val"] for image in x[0])
         assert all(torch.equal(x[0], x[3]) for x in seen["train"])
         return [image.numpy().tobytes() in originals for x in seen["train"] for image in x[0]]

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from lightning_snn.methods import (
 from lightning_snn.nn import posterior_noise
 from lightning_snn.nn.observation import observe
 from tests.docs.blocks import ROOT, python_blocks
+from tests.support.training import trainer
 
 STEPS, INPUTS, CLASSES = 60, 16, 4
 
@@ -73,11 +73,6 @@ def network(neuron: type[nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Linear(INPUTS, 32), neuron(), nn.Linear(32, CLASSES))
 
 
-def trainer(folder: Path, **options: object) -> pl.Trainer:
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return pl.Trainer(accelerator="cpu", default_root_dir=folder, **{"max_epochs": 6, **quiet, **options})
-
-
 TRAINED_BY = {
     "surrogate_gradient": SurrogateGradient,
     "rate_backprop": RateBackprop,
@@ -87,9 +82,9 @@ TRAINED_BY = {
 
 
 @pytest.mark.parametrize("name", TRAINED_BY)
-def test_it_trains_under_a_stock_trainer(name, neuron, tmp_path):
+def test_it_trains_under_a_stock_trainer(name, neuron):
     module = SpikingModule(network(neuron), TRAINED_BY[name](), num_classes=CLASSES, learning_rate=5e-2)
-    fitting = trainer(tmp_path)
+    fitting = trainer(max_epochs=6)
     before = fitting.validate(module, batches(64, 2), verbose=False)[0]["val/accuracy"]
     fitting.fit(module, batches(128, 1))
     after = fitting.validate(module, batches(64, 2), verbose=False)[0]["val/accuracy"]
@@ -127,7 +122,7 @@ def test_observers_see_the_drawn_potential_under_noise(neuron):
 
 def test_the_membrane_trace_shows_its_potentials(neuron, tmp_path):
     module = SpikingModule(network(neuron), num_classes=CLASSES)
-    running = trainer(tmp_path, callbacks=[MembraneTrace(folder=tmp_path)])
+    running = trainer(MembraneTrace(folder=tmp_path))
     (metrics,) = running.validate(module, batches(32, 2), verbose=False)
     # on a scale where rest, -70 mV, is 0 and the threshold, 30 mV, is 1
     (seen,) = observed(module.network, lambda: run(module.network, patterns(32, 2)[0].transpose(0, 1)))

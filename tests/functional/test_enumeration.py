@@ -22,17 +22,11 @@ from lightning_snn.functional.estimators import (
     chi_squared,
     noisy_spikes,
 )
+from tests.support.estimators import NOISES, every_lambda, every_noise, probability
 
-NOISES, LAMBDAS = ("gaussian", "logistic"), (1.0, 0.5, 0.0, -1.0)
-every_noise = pytest.mark.parametrize("noise", NOISES)
-every_lambda = pytest.mark.parametrize("lam", LAMBDAS)
 every_estimator = pytest.mark.parametrize(
     "estimator", [IWST(0.3), IWST(-1.0, "logistic"), AnalyticalGumbelRao(0.5), AnalyticalGumbelRao(noise="logistic")]
 )
-
-
-def probability(t: Tensor, noise: str) -> Tensor:
-    return 0.5 * torch.erfc(-t / 2**0.5) if noise == "gaussian" else torch.sigmoid(t)
 
 
 def double(*shape: int) -> Tensor:

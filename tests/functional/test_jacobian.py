@@ -19,13 +19,7 @@ from lightning_snn.functional.jacobian import (
     spectral_radius,
 )
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64_by_default")
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -14,7 +14,7 @@ from lightning_snn.functional import IWST, AnalyticalGumbelRao, estimator_named
 from lightning_snn.methods import NoisySpikes, Progress, Regression, SpikingBayes
 from lightning_snn.methods.bayes import BayesianLayer
 from lightning_snn.nn import MembraneResidual, RecurrentLIF, Sign, posterior_noise
-from tests.contract.task import order_of_events, small_network
+from tests.support.event_order import order_of_events, small_network
 
 X = order_of_events(8)[0]
 

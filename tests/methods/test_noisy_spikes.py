@@ -15,7 +15,7 @@ from lightning_snn.methods import NoisySpikes, Progress
 from lightning_snn.methods.bayes import BayesianLayer
 from lightning_snn.networks import ResidualMLP
 from lightning_snn.nn import GaussianNoise, MembraneResidual, RecurrentLIF, Sign, posterior_noise
-from tests.contract.task import order_of_events, small_network
+from tests.support.event_order import order_of_events, small_network
 
 X, Y = order_of_events(8)
 

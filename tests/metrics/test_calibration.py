@@ -22,7 +22,7 @@ from lightning_snn.metrics import (
     PredictiveEntropy,
 )
 from lightning_snn.metrics.functional import adaptive_calibration_error, expected_calibration_error
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 
 def drawn(number: int = 203, classes: int = 6, sharpness: float = 3.0) -> tuple[Tensor, Tensor]:

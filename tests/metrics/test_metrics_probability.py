@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 import lightning_snn.metrics.probability as probability
 from lightning_snn.metrics import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.metrics.functional import bit_accuracy, brier_score, negative_log_likelihood, within_pair_accuracy
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 PAIRS = [(1, 2), (5, 3)]
 METRICS = {

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from lightning_snn import SpikingModule, figures
 from lightning_snn.callbacks import Report, UncertaintyLogger
 from tests.metrics.test_calibration import equal_width_by_hand
-from tests.pictures import save_nothing
+from tests.support.figures import save_nothing
+from tests.support.training import one_step, trainer
 
 N, CLASSES = 60, 4
 
@@ -54,22 +54,10 @@ class WithoutMetrics(SpikingModule):
 def errors(folder: Path, module: SpikingModule) -> dict[str, float]:
     outputs, targets = logits()
     report, logger = Report(folder), UncertaintyLogger(folder=folder)
-    trainer = pl.Trainer(
-        default_root_dir=folder,
-        callbacks=[report, logger],
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-    def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        x, y = zip(*samples, strict=True)
-        return torch.stack(x)[None], torch.stack(y)
-
-    data = DataLoader(TensorDataset(outputs, targets), batch_size=7, collate_fn=time_first)
+    testing = trainer(report, logger, default_root_dir=folder)
+    data = DataLoader(TensorDataset(outputs, targets), batch_size=7, collate_fn=one_step)
     with mock.patch.object(figures, "save", save_nothing):
-        (logged,) = trainer.test(module, data, verbose=False)
+        (logged,) = testing.test(module, data, verbose=False)
     return {"report": report.results["ece"], "test": logged["test/ece"], "logger": logged["uncertainty/test/ece"]}
 
 

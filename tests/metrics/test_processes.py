@@ -11,7 +11,7 @@ from lightning_snn import LIF, run
 from lightning_snn.metrics import AreaUnderRiskCoverage, OutOfDistributionAUROC, SynapticOperations
 from lightning_snn.metrics.activity import operations_per_sample, record_activity
 from lightning_snn.metrics.functional import area_under_risk_coverage, ood_auroc
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 SAMPLES = 31
 SHARES = (slice(0, 20), slice(20, SAMPLES))

@@ -15,7 +15,7 @@ import lightning_snn.metrics.spikes as spike_metrics
 from lightning_snn.metrics import DecisionLatency, FiringRate, FirstSpikeLatency, SpikesPerNeuron
 from lightning_snn.metrics.spikes import decision_latency, firing_rate, first_spike_latency, spikes_of_neurons
 from lightning_snn.metrics.ttfs import spikes_per_neuron
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 METRICS = {
     "firing_rate": (FiringRate, firing_rate),

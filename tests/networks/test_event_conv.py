@@ -8,7 +8,8 @@ import torch
 from lightning_snn import run
 from lightning_snn.methods import SpikingBayes
 from lightning_snn.networks import EventConvNet
-from lightning_snn.nn import posterior_noise, spiking_layers
+from lightning_snn.nn import posterior_noise
+from tests.support.networks import firing_rates
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((2, 32, 32), 11), ((2, 34, 34), 10), ((1, 17, 20), 3)])
@@ -17,26 +18,13 @@ def test_any_frame_shape_gives_one_output_a_class_and_step(shape, classes):
     assert run(network, torch.rand(3, 2, *shape)).shape == (3, 2, classes)
 
 
-def rates(network: torch.nn.Module, x: torch.Tensor) -> list[float]:
-    found: list[float] = []
-    hooks = [
-        layer.register_forward_hook(lambda _layer, _input, output: found.append(output.mean().item()))
-        for _, layer in spiking_layers(network)
-    ]
-    with torch.no_grad():
-        run(network, x)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
 def test_sparse_events_wake_every_layer_of_a_fresh_network():
     events = torch.poisson(torch.full((16, 4, 2, 32, 32), 0.12))
-    assert all(0.005 < rate < 0.5 for rate in rates(EventConvNet(), events))
+    assert all(0.005 < rate < 0.5 for rate in firing_rates(EventConvNet(), events))
     # negative control: the initialization of torch's own layers leaves the deeper half silent
-    assert min(rates(EventConvNet(gain=3**-0.5), events)) == 0
+    assert min(firing_rates(EventConvNet(gain=3**-0.5), events)) == 0
     with posterior_noise(1.0):
-        assert all(0.01 < rate < 0.5 for rate in rates(SpikingBayes().prepare(EventConvNet()), events))
+        assert all(0.01 < rate < 0.5 for rate in firing_rates(SpikingBayes().prepare(EventConvNet()), events))
 
 
 def test_an_order_of_events_changes_the_output():

@@ -9,8 +9,9 @@ from torch import nn
 from lightning_snn import run
 from lightning_snn.methods import SpikingBayes
 from lightning_snn.networks import RecurrentNet
-from lightning_snn.nn import posterior_noise, spiking_layers
+from lightning_snn.nn import posterior_noise
 from lightning_snn.nn.neurons import LeakyIntegrator, RecurrentLIF
+from tests.support.networks import spikes_of
 
 
 def words(samples: int = 8, time_steps: int = 100, channels: int = 140) -> torch.Tensor:
@@ -25,18 +26,7 @@ def words(samples: int = 8, time_steps: int = 100, channels: int = 140) -> torch
 
 def rates(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """Spikes per step of each neuron and sample, `[B, N]`, layer by layer."""
-    found: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_hook(
-            lambda _layer, _input, output: found.append(output.unflatten(0, (len(x), -1)).mean(0))
-        )
-        for _, layer in spiking_layers(network)
-    ]
-    with torch.no_grad():
-        run(network, x)
-    for hook in hooks:
-        hook.remove()
-    return found
+    return [spikes.mean(0) for spikes in spikes_of(network, x)]
 
 
 def test_the_layers_are_as_asked_for():

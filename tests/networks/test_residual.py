@@ -14,10 +14,7 @@ from lightning_snn.methods import NoisySpikes, SpikingBayes, SurrogateGradient
 from lightning_snn.methods.bayes import BayesianLayer
 from lightning_snn.networks import ResidualConvNet, ResidualMLP
 from lightning_snn.nn import LIF, MembraneResidual, Sign
-
-
-def layers(network: nn.Module, kind) -> list:
-    return [module for module in network.modules() if isinstance(module, kind)]
+from tests.support.networks import layers
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])

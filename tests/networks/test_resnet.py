@@ -11,7 +11,7 @@ from lightning_snn.methods import SurrogateGradient
 from lightning_snn.networks import ResNet, ResNet18, ResNet19
 from lightning_snn.networks.resnet import BasicBlock
 from lightning_snn.nn import LIF, folded
-from tests.networks.test_vgg import convolutions, firing_rates, layers, parameters_of
+from tests.support.networks import firing_rates_on_an_image, layers, parameters_of, size_of_convolutions
 
 
 def shortcut(inputs: int, outputs: int) -> int:
@@ -20,19 +20,19 @@ def shortcut(inputs: int, outputs: int) -> int:
 
 def test_resnet_18_is_of_the_size_of_the_literature():
     stages = (
-        convolutions(3, 64, *[64] * 4),
-        convolutions(64, *[128] * 4) + shortcut(64, 128),
-        convolutions(128, *[256] * 4) + shortcut(128, 256),
-        convolutions(256, *[512] * 4) + shortcut(256, 512),
+        size_of_convolutions(3, 64, *[64] * 4),
+        size_of_convolutions(64, *[128] * 4) + shortcut(64, 128),
+        size_of_convolutions(128, *[256] * 4) + shortcut(128, 256),
+        size_of_convolutions(256, *[512] * 4) + shortcut(256, 512),
     )
     assert parameters_of(ResNet18()) == sum(stages) + 512 * 10 + 10 == 11_173_962
 
 
 def test_resnet_19_is_of_the_size_of_the_literature():
     stages = (
-        convolutions(3, 128, *[128] * 6),
-        convolutions(128, *[256] * 6) + shortcut(128, 256),
-        convolutions(256, *[512] * 4) + shortcut(256, 512),
+        size_of_convolutions(3, 128, *[128] * 6),
+        size_of_convolutions(128, *[256] * 6) + shortcut(128, 256),
+        size_of_convolutions(256, *[512] * 4) + shortcut(256, 512),
     )
     # the layer before the readout is normalized, and has no bias
     assert parameters_of(ResNet19()) == sum(stages) + 512 * 256 + 2 * 256 + 256 * 10 + 10 == 12_698_250
@@ -94,7 +94,7 @@ def test_stages_have_their_channels_and_blocks_and_halve_the_plane(channels, blo
 @pytest.mark.parametrize("network", [ResNet, ResNet18, ResNet19])
 def test_no_layer_is_silent_or_saturated_at_the_start(network):
     made = network()
-    rates = firing_rates(made, (3, 32, 32))
+    rates = firing_rates_on_an_image(made, (3, 32, 32))
     assert len(rates) == len(layers(made, LIF))
     assert all(0.05 < rate < 0.5 for rate in rates)
 
@@ -103,9 +103,9 @@ def test_a_layer_before_the_readout_would_be_silent_without_normalization():
     network = ResNet(hidden=32)
     *_, norm, neurons, _ = network
     assert isinstance(norm, nn.BatchNorm1d)
-    assert firing_rates(network, (3, 32, 32))[-1] > 0.05
+    assert firing_rates_on_an_image(network, (3, 32, 32))[-1] > 0.05
     silent = nn.Sequential(*list(network)[:-3], neurons)
-    assert firing_rates(silent, (3, 32, 32))[-1] == 0
+    assert firing_rates_on_an_image(silent, (3, 32, 32))[-1] == 0
 
 
 @pytest.mark.parametrize("hidden", [None, 12])

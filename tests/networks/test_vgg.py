@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,35 +10,13 @@ from lightning_snn import run
 from lightning_snn.functional.surrogate import ArcTangent, Sigmoid
 from lightning_snn.networks import VGG, ResNet, ResNet18, ResNet19
 from lightning_snn.nn import LIF
-from tests.recipes.loading import parse_recipe
-
-
-def layers(network: nn.Module, kind) -> list:
-    return [module for module in network.modules() if isinstance(module, kind)]
-
-
-def parameters_of(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def convolutions(*widths: int) -> int:
-    """Weights of 3x3 convolutions from each width to the next, and scale and shift of their normalization."""
-    return sum(9 * i * o + 2 * o for i, o in pairwise(widths))
-
-
-def firing_rates(network: nn.Module, input_shape: tuple[int, int, int]) -> list[float]:
-    rates: list[float] = []
-    for layer in layers(network, LIF):
-        layer.register_forward_hook(lambda layer, inputs, spikes: rates.append(spikes.mean().item()))
-    image = torch.randn(1, 2, *input_shape)
-    with torch.no_grad():
-        run(network, image.expand(4, *image.shape[1:]))
-    return rates
+from tests.support.networks import firing_rates_on_an_image, layers, parameters_of, size_of_convolutions
+from tests.support.recipes import parse_recipe
 
 
 def test_vgg_11_is_the_default_and_of_the_size_of_the_literature():
     network = VGG()
-    expected = convolutions(3, 64, 128, 256, 256, 512, 512, 512, 512) + 512 * 10 + 10
+    expected = size_of_convolutions(3, 64, 128, 256, 256, 512, 512, 512, 512) + 512 * 10 + 10
     assert parameters_of(network) == expected == 9_228_362
     assert [type(layer).__name__ for layer in network].count("AvgPool2d") == 3
     assert parameters_of(VGG(num_classes=100)) == expected + 90 * 513
@@ -87,7 +64,7 @@ def test_the_default_surrogate_is_the_derivative_of_the_published_sigmoid():
 
 @pytest.mark.parametrize("channels", [(64, 128, "A", 256, 256, "A", 512, 512, "A", 512, 512), ("A", 12, "A", 24, 24)])
 def test_no_layer_is_silent_or_saturated_at_the_start(channels):
-    rates = firing_rates(VGG((3, 32, 32), channels=channels), (3, 32, 32))
+    rates = firing_rates_on_an_image(VGG((3, 32, 32), channels=channels), (3, 32, 32))
     assert len(rates) == sum(entry != "A" for entry in channels)
     assert all(0.05 < rate < 0.5 for rate in rates)
 

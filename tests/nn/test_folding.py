@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_snn import run
 from lightning_snn.nn import LIF, LeakyIntegrator, folded
 from lightning_snn.nn.folding import unfold
+from tests.support.processes import PATIENCE
 
 
 class TimeStepsSeen(nn.Module):
@@ -105,7 +106,7 @@ def test_the_number_of_time_steps_is_restored_after_an_exception():
 
 
 def test_threads_do_not_share_the_number_of_time_steps():
-    inside, layer, errors = Barrier(2, timeout=30), TimeStepsSeen(), []
+    inside, layer, errors = Barrier(2, timeout=PATIENCE), TimeStepsSeen(), []
 
     class Meets(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

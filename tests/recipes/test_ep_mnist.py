@@ -8,7 +8,7 @@ import torch
 
 from lightning_snn.callbacks import PassScores
 from lightning_snn.methods import ExpectationPropagation, SurrogateGradient
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_digits
+from tests.support.recipes import load_recipe, parse_recipe, run_recipe, write_digits
 
 pytestmark = pytest.mark.usefixtures("without_figures_of_the_report")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_snn.methods import ExpectationPropagation
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe
+from tests.support.recipes import load_recipe, parse_recipe, run_recipe
 
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
 

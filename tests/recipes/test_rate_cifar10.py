@@ -9,7 +9,7 @@ import pytest
 from lightning_snn import SpikingModule
 from lightning_snn.networks import ResNet, ResNet18
 from lightning_snn.optim import SGD
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_colored_images
+from tests.support.recipes import load_recipe, parse_recipe, run_recipe
 
 TINY = ("--small", "true", "--network.channels", "[4,6]", "--data.batch_size", "16", "--data.time_steps", "2")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
@@ -17,17 +17,7 @@ QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 PUBLISHED = ("--data.root", "part.npz", "--data.auto_augment", "false")
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_colored_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
-
-
-@pytest.fixture(autouse=True)
-def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than a tiny run."""
-    monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
-    monkeypatch.setattr("lightning_snn.callbacks.report.Report._test_figures", lambda self, trainer: {})
-    monkeypatch.setattr("lightning_snn.callbacks.report.log_figure", lambda *arguments: None)
+pytestmark = pytest.mark.usefixtures("without_figures_of_the_report")
 
 
 def test_the_defaults_are_the_published_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_snn.nn import MembraneResidual
-from tests.recipes.loading import run_recipe
+from tests.support.recipes import run_recipe
 
 
 @pytest.fixture(scope="module")

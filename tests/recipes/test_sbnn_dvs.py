@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +13,8 @@ import pytest
 from lightning_snn import methods
 from lightning_snn.callbacks import Report
 from lightning_snn.cli import RecipeCLI, main
+from tests.support.processes import PATIENCE, wait_until, with_checkout
+from tests.support.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "sbnn_dvs.py"
@@ -31,21 +29,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sbnn_dvs", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def start(cache: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, str(RECIPE), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "LIGHTNING_SNN_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        env=with_checkout({"LIGHTNING_SNN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,7 +58,7 @@ def write_nmnist(root: Path) -> None:
 
 def test_the_recipe_runs_from_the_command_line(cache: Path, tmp_path: Path) -> None:
     process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     for line in (
         "accuracy",
@@ -98,11 +86,9 @@ def test_ctrl_c_during_training_says_how_to_resume(cache: Path, tmp_path: Path) 
     process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1000", "--output", "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     metrics = tmp_path / "run" / "logs" / "version_0" / "metrics.csv"
-    deadline = time.monotonic() + 300
-    while not (last.is_file() and metrics.is_file()) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: last.is_file() and metrics.is_file(), process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     command = shlex.split(err.strip().splitlines()[-1])
@@ -130,7 +116,7 @@ def test_the_recipe_learns_real_formats_too(tmp_path: Path, monkeypatch: pytest.
         "run",
     ]
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments, *quick])
-    script = recipe()
+    script = load_recipe("sbnn_dvs")
     results = main(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", None)).report.results
     assert results["data"] == "NMNIST"
     assert "pair_accuracy" not in results
@@ -146,6 +132,6 @@ def test_every_choice_can_be_combined_with_every_other(
     monkeypatch.chdir(tmp_path)
     arguments = ["--data", *data, "--network", network, "--method", method, "--trainer.accelerator", "cpu"]
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments])
-    script = recipe()
+    script = load_recipe("sbnn_dvs")
     cli = RecipeCLI(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", {}))
     assert [kind.__name__ for kind in cli.classes.values()] == [data[0], network, method]

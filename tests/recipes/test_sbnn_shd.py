@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.recipes.loading import RECIPES, run_recipe
+from tests.support.recipes import RECIPES, run_recipe
 
 RECIPE = RECIPES / "sbnn_shd.py"
 
@@ -50,20 +47,18 @@ def learn(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dic
     return run_recipe("sbnn_shd", monkeypatch, *small, *quick, *arguments).report.results
 
 
-def test_without_data_the_recipe_says_where_they_come_from_and_does_nothing(tmp_path: Path) -> None:
-    path = os.pathsep.join(filter(None, [str(RECIPES.parent), os.environ.get("PYTHONPATH")]))
-    finished = subprocess.run(
-        [sys.executable, str(RECIPE)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "LIGHTNING_SNN_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 2
+def test_without_data_the_recipe_says_where_they_come_from_and_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit) as stop:
+        run_recipe("sbnn_shd", monkeypatch)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
     for part in ("`root`", "zenkelab.org/resources", "shd_train.h5", "shd_test.h5", "gunzip", "CC BY 4.0"):
-        assert part in finished.stderr
-    assert "Traceback" not in finished.stderr
+        assert part in printed
+    assert "Traceback" not in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -7,25 +7,13 @@ from torch import nn
 
 from lightning_snn.methods import TimeToFirstSpike
 from lightning_snn.methods.ttfs.windows import rescale
-from tests.recipes.loading import load_recipe, run_recipe, write_colored_images
+from tests.support.recipes import load_recipe, run_recipe
 
 TINY = ("--network.channels", '[4, "M", 6]', "--data.batch_size", "16", "--model.learning_rate", "0.03")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--output", "run")
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_colored_images(tmp_path_factory.mktemp("cifar10") / "part.npz")
-
-
-@pytest.fixture(autouse=True)
-def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than a tiny run."""
-    monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
-    monkeypatch.setattr("lightning_snn.figures.spike_time_histograms", lambda spikes, windows: None)
-    monkeypatch.setattr("lightning_snn.callbacks.report.Report._test_figures", lambda self, trainer: {})
-    for name in ("report", "spike_times"):
-        monkeypatch.setattr(f"lightning_snn.callbacks.{name}.log_figure", lambda *arguments: None)
+pytestmark = pytest.mark.usefixtures("without_figures_of_the_report", "without_figures_of_spike_times")
 
 
 def test_the_ann_is_mapped_exactly_and_fine_tuned(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ import torch
 from lightning_snn.callbacks import HardwareFineTuning, SpikeTimes
 from lightning_snn.methods import TimeToFirstSpike
 from lightning_snn.methods.ttfs import FirstSpike
-from tests.recipes.loading import load_recipe, parse_recipe, run_recipe, write_digits
+from tests.support.recipes import load_recipe, parse_recipe, run_recipe, write_digits
 
 pytestmark = pytest.mark.usefixtures("without_figures_of_the_report")
 

@@ -18,14 +18,9 @@ from lightning_snn.functional.estimators import (
     iwst_weight,
     noisy_spikes,
 )
+from tests.support.estimators import every_noise, probability
 
-NOISES = ("gaussian", "logistic")
-every_noise = pytest.mark.parametrize("noise", NOISES)
 GRID = [-7.9, -5.0, -2.0, -0.61, -0.6, -0.3, -0.1, 0.0, 1e-9, 0.1, 0.3, 0.6, 0.61, 2.0, 5.0, 7.9]
-
-
-def probability(t: Tensor, noise: str) -> Tensor:
-    return 0.5 * torch.erfc(-t / 2**0.5) if noise == "gaussian" else torch.sigmoid(t)
 
 
 def both(estimator: Estimator, t: Tensor) -> tuple[Tensor, Tensor]:

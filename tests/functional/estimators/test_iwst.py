@@ -22,10 +22,8 @@ from lightning_snn.functional.estimators import (
     iwst_weight,
     noisy_spikes,
 )
+from tests.support.estimators import every_lambda, every_noise
 
-NOISES, LAMBDAS = ("gaussian", "logistic"), (1.0, 0.5, 0.0, -1.0)
-every_noise = pytest.mark.parametrize("noise", NOISES)
-every_lambda = pytest.mark.parametrize("lam", LAMBDAS)
 every_estimator = pytest.mark.parametrize(
     "estimator",
     [

@@ -22,7 +22,8 @@ from lightning_snn.methods.bayes import BayesConv2d, BayesianLayer, BayesLinear,
 from lightning_snn.methods.bayes.method import MONITOR_EVERY
 from lightning_snn.nn import LeakyIntegrator, MembraneResidual, Moments, RecurrentLIF, Sign, SynapticDelays
 from lightning_snn.nn import posterior_noise as noise
-from tests.contract.task import loader, order_of_events, small_network, trainer
+from tests.support.event_order import loader, order_of_events, small_network
+from tests.support.training import trainer
 
 
 def conv_network() -> nn.Module:
@@ -194,10 +195,10 @@ class Stream(IterableDataset):
         yield from zip(x.split(8, 1), y.split(8), strict=True)
 
 
-def test_a_loader_of_unknown_length_needs_the_argument(tmp_path):
+def test_a_loader_of_unknown_length_needs_the_argument():
     def fit(**options) -> None:
         module = SpikingModule(small_network(), SpikingBayes(**options), num_classes=2)
-        trainer(tmp_path, max_epochs=1).fit(module, DataLoader(Stream(), batch_size=None))
+        trainer(max_epochs=1).fit(module, DataLoader(Stream(), batch_size=None))
 
     fit(train_size=16)
     with pytest.raises(ValueError, match="argument `train_size` of SpikingBayes"):
@@ -205,7 +206,7 @@ def test_a_loader_of_unknown_length_needs_the_argument(tmp_path):
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(16, 1), (8, 2), (4, 4)])
-def test_the_kl_counts_once_an_optimizer_step(tmp_path, batch_size, accumulate):
+def test_the_kl_counts_once_an_optimizer_step(batch_size, accumulate):
     module = SpikingModule(
         small_network(),
         SpikingBayes(kl_weight=0.5, warmup_epochs=0),
@@ -220,7 +221,7 @@ def test_the_kl_counts_once_an_optimizer_step(tmp_path, batch_size, accumulate):
         parameter - 0.1 * gradient * 0.5 / 16
         for parameter, gradient in zip(before, torch.autograd.grad(kl, list(copied.parameters())), strict=True)
     ]
-    fitting = trainer(tmp_path, max_steps=1, accumulate_grad_batches=accumulate)
+    fitting = trainer(max_steps=1, accumulate_grad_batches=accumulate)
     fitting.fit(module, loader(*order_of_events(8), batch_size))
     assert fitting.global_step == 1
     for parameter, value, start in zip(module.network.parameters(), expected, before, strict=True):
@@ -765,12 +766,10 @@ class Logged(pl.Callback):
         self.names.append({name for name in trainer.callback_metrics if name.startswith("train/")})
 
 
-def test_what_the_method_measures_is_logged_by_layer(tmp_path):
+def test_what_the_method_measures_is_logged_by_layer():
     logged, method = Logged(), SpikingBayes(bias_weight=1e-3)
     module = SpikingModule(deep_network(), method, num_classes=2)
-    trainer(tmp_path, max_epochs=1, callbacks=[logged], log_every_n_steps=1).fit(
-        module, loader(*order_of_events(16), 16)
-    )
+    trainer(logged, max_epochs=1, log_every_n_steps=1).fit(module, loader(*order_of_events(16), 16))
     units = ("1", "2.branch.1", "4")
     expected = {"train/kl", *(f"train/{kind}/{name}" for kind in ("bias", "chi_squared") for name in units)}
     assert expected <= logged.names[0]
@@ -780,7 +779,7 @@ def test_what_the_method_measures_is_logged_by_layer(tmp_path):
 # once an optimizer step
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch):
+def test_accumulated_gradients_are_those_of_the_whole_batch(monkeypatch):
     """Without the noise of the readout, which is new in every batch."""
     monkeypatch.setattr(noisy, "sample", lambda mean, variance, generator: mean)
     states = []
@@ -793,7 +792,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatc
             optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1),
         ).double()
         x, y = order_of_events(8)
-        fitting = trainer(tmp_path, max_steps=1, accumulate_grad_batches=accumulate)
+        fitting = trainer(max_steps=1, accumulate_grad_batches=accumulate)
         fitting.fit(module, loader(3 * x.double(), y, batch_size))
         assert fitting.global_step == 1
         states.append(dict(module.network.named_parameters()))

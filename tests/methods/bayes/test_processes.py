@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_snn.methods import Progress, SpikingBayes
 from lightning_snn.nn import LIF
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 
 class Objective(nn.Module):

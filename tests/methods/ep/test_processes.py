@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_snn.data import FixedBatches
 from lightning_snn.methods import ExpectationPropagation, Progress
 from tests.methods.ep.task import dense, digits
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 SAMPLES = 240
 MEMORIES = ("per_batch", "average")

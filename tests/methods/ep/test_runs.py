@@ -5,14 +5,14 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import SpikingModule
 from lightning_snn.data.base import ResumableLoader
 from lightning_snn.methods import ExpectationPropagation
-from tests.contract.task import trainer
 from tests.methods.ep.task import assert_prior_and_sites_add_up, dense, digits
+from tests.support.training import one_step, trainer
 
 
 def module(method: ExpectationPropagation, network: nn.Module | None = None, seed: int = 0, **options) -> SpikingModule:
@@ -24,15 +24,11 @@ def layers(module: SpikingModule) -> list[nn.Module]:
     return [block.layer for block in module.network.chain.blocks]
 
 
-def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([x for x, _ in samples])[None], torch.stack([y for _, y in samples])
-
-
 def batches(samples: int = 120, shuffle: bool = False, seed: int = 0, dtype: torch.dtype = torch.float64) -> DataLoader:
     generator = torch.Generator().manual_seed(0)
     x, y = digits(samples, seed=seed)
     dataset = TensorDataset(x.to(dtype), y)
-    return DataLoader(dataset, 20, shuffle=shuffle, generator=generator, collate_fn=time_first)
+    return DataLoader(dataset, 20, shuffle=shuffle, generator=generator, collate_fn=one_step)
 
 
 @pytest.mark.parametrize(
@@ -46,17 +42,17 @@ def batches(samples: int = 120, shuffle: bool = False, seed: int = 0, dtype: tor
     ],
 )
 @pytest.mark.parametrize("weights", ["gaussian", "categorical"])
-def test_prior_and_sites_add_up_to_the_posterior_whatever_the_trainer_does(tmp_path, options, weights):
+def test_prior_and_sites_add_up_to_the_posterior_whatever_the_trainer_does(options, weights):
     made = module(ExpectationPropagation(weights=weights, iterations=3))
-    fitting = trainer(tmp_path, max_epochs=2, precision="64-true", **options)
+    fitting = trainer(max_epochs=2, precision="64-true", **options)
     fitting.fit(made, batches())
     assert_prior_and_sites_add_up(layers(made))
     assert {len(layer.sites) for layer in layers(made)} == {6}
     assert {layer.sites.samples for layer in layers(made)} == {120}
 
 
-def test_a_loader_that_shuffles_samples_is_refused_in_favor_of_fixed_batches(tmp_path):
-    fitting = trainer(tmp_path, max_epochs=2, precision="64-true")
+def test_a_loader_that_shuffles_samples_is_refused_in_favor_of_fixed_batches():
+    fitting = trainer(max_epochs=2, precision="64-true")
     with pytest.raises(ValueError, match="same samples in each batch in every epoch.*FixedBatches.*shuffle=False"):
         fitting.fit(module(ExpectationPropagation(iterations=2)), batches(shuffle=True))
     assert fitting.current_epoch == 1
@@ -64,13 +60,13 @@ def test_a_loader_that_shuffles_samples_is_refused_in_favor_of_fixed_batches(tmp
 
 
 @pytest.mark.parametrize("memory", ["average", "adf"])
-def test_other_memories_take_any_batches(tmp_path, memory):
+def test_other_memories_take_any_batches(memory):
     made = module(ExpectationPropagation(iterations=2, memory=memory))
-    trainer(tmp_path, max_epochs=2, precision="64-true").fit(made, batches(shuffle=True))
+    trainer(max_epochs=2, precision="64-true").fit(made, batches(shuffle=True))
     assert [len(layer.sites) for layer in layers(made)] == [0, 0]
 
 
-def test_curves_of_evidence_and_guards_are_logged(tmp_path):
+def test_curves_of_evidence_and_guards_are_logged():
     class Curves(pl.Callback):
         def __init__(self):
             self.found = []
@@ -79,7 +75,7 @@ def test_curves_of_evidence_and_guards_are_logged(tmp_path):
             self.found.append({name: value.item() for name, value in trainer.callback_metrics.items()})
 
     curves = Curves()
-    fitting = trainer(tmp_path, max_epochs=1, precision="64-true", callbacks=[curves])
+    fitting = trainer(curves, max_epochs=1, precision="64-true")
     fitting.fit(module(ExpectationPropagation()), batches(), batches(seed=1))
     assert all(
         {"train/log_evidence", "train/skipped", "train/halved", "train/loss"} <= set(each) for each in curves.found
@@ -112,18 +108,16 @@ class Kill(pl.Callback):
 @pytest.mark.parametrize("weights", ["gaussian", "sign"])
 def test_a_run_killed_in_its_second_pass_resumes_to_the_same_posterior_and_sites(tmp_path, weights):
     def loader():
-        return ResumableLoader(TensorDataset(*digits(120)), 20, collate_fn=time_first)
+        return ResumableLoader(TensorDataset(*digits(120)), 20, collate_fn=one_step)
 
     def fresh(seed=0):
         return module(ExpectationPropagation(weights=weights, iterations=3), seed=seed)
 
     whole, killed, resumed = fresh(), fresh(), fresh(seed=1)
-    trainer(tmp_path, max_epochs=3, precision="64-true").fit(whole, loader())
+    trainer(max_epochs=3, precision="64-true").fit(whole, loader())
     with pytest.raises(Killed):
-        trainer(tmp_path, max_epochs=3, precision="64-true", callbacks=[Kill(8, tmp_path / "half.ckpt")]).fit(
-            killed, loader()
-        )
-    fitting = trainer(tmp_path, max_epochs=3, precision="64-true")
+        trainer(Kill(8, tmp_path / "half.ckpt"), max_epochs=3, precision="64-true").fit(killed, loader())
+    fitting = trainer(max_epochs=3, precision="64-true")
     fitting.fit(resumed, loader(), ckpt_path=tmp_path / "half.ckpt")
     assert fitting.global_step == 18
     for one, other, behind in zip(layers(whole), layers(resumed), layers(killed), strict=True):
@@ -135,11 +129,11 @@ def test_a_run_killed_in_its_second_pass_resumes_to_the_same_posterior_and_sites
             assert all(torch.equal(a, b) for a, b in zip(one.sites.site(key), other.sites.site(key), strict=True))
 
 
-def test_mixed_precision_touches_neither_posterior_nor_prediction(tmp_path):
+def test_mixed_precision_touches_neither_posterior_nor_prediction():
     found = []
     for precision in ("bf16-mixed", "32-true"):
         made = module(ExpectationPropagation(iterations=3), dense(24, 6, 3).float())
-        fitting = trainer(tmp_path, max_epochs=1, precision=precision)
+        fitting = trainer(max_epochs=1, precision=precision)
         fitting.fit(made, batches(dtype=torch.float32))
         predictions = fitting.predict(made, batches(dtype=torch.float32))
         found.append((layers(made)[0].precision_mean, torch.cat([each.mean for each in predictions])))
@@ -149,14 +143,14 @@ def test_mixed_precision_touches_neither_posterior_nor_prediction(tmp_path):
     assert torch.equal(mean, plain)
 
 
-def test_a_regression_brings_its_own_optimizer_and_learns_its_noise(tmp_path):
+def test_a_regression_brings_its_own_optimizer_and_learns_its_noise():
     made = module(
         ExpectationPropagation(iterations=3, learn_noise=True), dense(24, 1), task="regression", num_classes=None
     )
     x, _ = digits(120)
     values = (x[:, :5].sum(1) + 0.3 * torch.randn(120).double())[:, None]
-    loader = DataLoader(TensorDataset(x, values), 20, collate_fn=time_first)
-    fitting = trainer(tmp_path, max_epochs=3, precision="64-true")
+    loader = DataLoader(TensorDataset(x, values), 20, collate_fn=one_step)
+    fitting = trainer(max_epochs=3, precision="64-true")
     fitting.fit(made, loader, loader)
     assert isinstance(fitting.optimizers[0], torch.optim.SGD)
     assert fitting.callback_metrics["val/mse"] < 0.2

@@ -6,7 +6,6 @@ import copy
 import warnings
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from lightning_snn.methods.bayes import BayesLinear
 from lightning_snn.methods.rate import rate_run
 from lightning_snn.networks import EventConvNet
 from lightning_snn.nn import LeakyIntegrator, RecurrentLIF
+from tests.support.training import time_first, trainer
 
 STEPS, BATCH = 6, 8
 
@@ -221,28 +221,15 @@ def test_the_network_of_the_main_job_is_trained_untouched_in_windows_of_one_step
         RateBackprop().prepare(network)
 
 
-def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([x for x, _ in samples], 1), torch.stack([y for _, y in samples])
-
-
 def fit(method: Method, **options: Any) -> SpikingModule:
     x, y = batch()
     module = SpikingModule(
         small(), method, num_classes=3, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.5)
     )
-    trainer = pl.Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        precision="64-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    fitting = trainer(max_epochs=-1, max_steps=2, precision="64-true", **options)
     samples = TensorDataset(x.transpose(0, 1), y)
-    trainer.fit(module, DataLoader(samples, BATCH // options.get("accumulate_grad_batches", 1), collate_fn=time_first))
-    assert trainer.global_step == 2
+    fitting.fit(module, DataLoader(samples, BATCH // options.get("accumulate_grad_batches", 1), collate_fn=time_first))
+    assert fitting.global_step == 2
     return module
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_snn.methods.rate import rate_run
 from lightning_snn.nn import LIF
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 STEPS, BATCH = 4, 12
 # samples of the first process; the second has the others

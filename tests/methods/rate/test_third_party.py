@@ -23,14 +23,7 @@ STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 4, 5, 9, 3
 Y = torch.arange(BATCH) % CLASSES
 
 
-@pytest.fixture(autouse=True)
-def double_precision() -> Any:
-    """Compare in float64, so both sides agree to rounding."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("float64_by_default")
 
 
 @pytest.fixture

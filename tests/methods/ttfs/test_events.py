@@ -29,12 +29,7 @@ from lightning_snn.methods.ttfs.windows import calibrate
 NEURONS = (FirstSpike, AlphaLinear, AlphaConv2d)
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64_by_default")
 
 
 def in_a_row(network: nn.Module) -> nn.Module:

@@ -9,7 +9,8 @@ from lightning_snn.functional.ttfs import TimeConstraints
 from lightning_snn.methods import SurrogateGradient
 from lightning_snn.methods.ttfs import FirstSpike, TimeToFirstSpike
 from lightning_snn.methods.ttfs.windows import latency
-from tests.contract.task import loader, trainer
+from tests.support.event_order import loader
+from tests.support.training import trainer
 
 CLASSES = 3
 
@@ -164,7 +165,7 @@ def test_it_trains_in_a_stock_trainer_and_is_checkpointed_with_its_windows(tmp_p
     x, y = batch(256)
     data = loader(x.float(), y)
     module = SpikingModule(network(torch.float32), TimeToFirstSpike(), num_classes=CLASSES, learning_rate=0.01)
-    fitting = trainer(tmp_path, max_epochs=30)
+    fitting = trainer(max_epochs=30)
     fitting.fit(module, data, data)
     assert fitting.callback_metrics["val/accuracy"] > 0.9
     assert fitting.callback_metrics["train/latency"] > 3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_snn.methods.ttfs import FirstSpike
 from lightning_snn.methods.ttfs.windows import calibrate, grow
-from tests.processes import on_two_processes
+from tests.support.processes import on_two_processes
 
 
 def windows(rank: int, processes: int) -> dict[str, Tensor]:

@@ -1,22 +1,20 @@
-"""A small task that only a memory can solve: which of two events came first."""
+"""A small task that needs memory: tell which of two events came first."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF
 from lightning_snn.nn import MembraneResidual, RecurrentLIF, Sign, SynapticDelays
+from tests.support.training import time_first
 
 TIME_STEPS, CHANNELS, CLASSES = 8, 2, 2
 
 
 def order_of_events(pairs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Sequences `[T, 2 * pairs, 2]` and classes: an event on channel 0 comes before one on channel 1, or after it.
+    """Return sequences `[T, 2 * pairs, 2]` and classes: the event on channel 0 is before that on channel 1, or after.
 
     Every sequence of class 0 has its time reversal in class 1, so that sums over time say nothing about the class.
     """
@@ -32,12 +30,8 @@ def order_of_events(pairs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def loader(x: Tensor, y: Tensor, batch_size: int = 32) -> DataLoader:
-    """Batches `(x [T, B, ...], y [B])` in the given order; the last one may be smaller."""
-    return DataLoader(TensorDataset(x.transpose(0, 1), y), batch_size, collate_fn=_time_first)
-
-
-def _time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([x for x, _ in samples], 1), torch.stack([y for _, y in samples])
+    """Load batches `(x [T, B, ...], y [B])` in the given order; the last one may be smaller."""
+    return DataLoader(TensorDataset(x.transpose(0, 1), y), batch_size, collate_fn=time_first)
 
 
 def small_network() -> nn.Module:
@@ -55,7 +49,7 @@ def delayed_network() -> nn.Module:
 
 
 def binary_network() -> nn.Module:
-    """Residual, with activations -1 and 1; binary neurons remember nothing, so the past comes by delays."""
+    """Build a residual network of binary neurons, which have no memory, so it has delays."""
     return nn.Sequential(
         SynapticDelays(range(TIME_STEPS)),
         nn.Linear(TIME_STEPS * CHANNELS, 16),
@@ -63,17 +57,3 @@ def binary_network() -> nn.Module:
         Sign(),
         nn.Linear(16, CLASSES),
     )
-
-
-def trainer(folder: Any, **options: Any) -> pl.Trainer:
-    """A stock Trainer that writes nothing unless it is told to."""
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-    }
-    return pl.Trainer(**(defaults | options))

@@ -1,4 +1,4 @@
-"""What a run of Weights & Biases holds that was kept offline, read from its file."""
+"""A reader of the file of a Weights & Biases run that was kept offline."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import PATIENCE
+
 _HEADER, _BLOCK = 7, 32768
 _WHOLE, _LAST = 1, 4  # chunks that end a record
 
 
 class WandbRun:
-    """The one finished run that lies in ``folder/wandb``.
+    """The only finished run in ``folder/wandb``.
 
     Attributes:
         begun: project, group and tags.
         config: the configuration.
-        values: the last value of each key that was logged; of media each part by itself, ``KEY/_type``, ``KEY/path``.
-        files: the folder in which the paths of media are.
+        values: the last value of each logged key; media have a key per part, ``KEY/_type`` and ``KEY/path``.
+        files: the folder that the paths of media are relative to.
     """
 
     def __init__(self, folder: Path) -> None:
         (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
         self.files = file.parent / "files"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not any(record.HasField("exit") for record in _records(file)):
             assert time.monotonic() < deadline, f"{file} has no end"
             time.sleep(0.1)
@@ -38,7 +40,7 @@ class WandbRun:
 
 
 def _records(path: Path) -> list[Any]:
-    """Records of a `.wandb` file: a 7-byte header, then blocks of 32 KiB with records split over chunks."""
+    """Read the records of a `.wandb` file: a 7-byte header, then blocks of 32 KiB with records split over chunks."""
     from wandb.proto import wandb_internal_pb2
 
     content, position, parts, records = path.read_bytes(), _HEADER, b"", []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,27 +10,23 @@ import numpy as np
 import pytest
 
 from lightning_snn.cli import RecipeCLI, main
+from tests.support.scripts import load_script
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def load_recipe(name: str) -> ModuleType:
-    """A recipe, imported and not run."""
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return a recipe, imported and not run."""
+    return load_script(RECIPES / f"{name}.py")
 
 
 def run_recipe(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
-    """A recipe run with these arguments."""
+    """Run a recipe with these arguments."""
     return main(*_prepared(name, monkeypatch, arguments))
 
 
 def parse_recipe(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RecipeCLI:
-    """What a recipe would run with these arguments."""
+    """Return the command line of a recipe with these arguments, parsed and not run."""
     return RecipeCLI(*_prepared(name, monkeypatch, arguments))
 
 
@@ -43,7 +38,7 @@ def _prepared(name: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, 
 
 
 def write_colored_images(path: Path) -> Path:
-    """A part of CIFAR-10 in small: four classes, each the color of a whole image, in noise."""
+    """Write a small part of CIFAR-10: four classes, each the color of a whole image, in noise."""
     rng = np.random.default_rng(0)
     colors = np.array([(0, 0, 0), (150, 0, 0), (0, 150, 0), (0, 0, 150)], np.uint8)
     arrays = {}
@@ -57,7 +52,7 @@ def write_colored_images(path: Path) -> Path:
 
 
 def write_digits(path: Path, noise: int, brightness: int) -> Path:
-    """A part of MNIST in small: ten classes, each a row that is brighter than the noise, which is below `noise`."""
+    """Write a small part of MNIST: ten classes, each a row brighter than the noise below `noise`."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 400), ("test", 100)):

@@ -1,0 +1,1 @@
+"""Set-up that several test files share: trainers, small tasks, recipes, a second process, readers of written files."""
