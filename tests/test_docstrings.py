@@ -22,65 +22,12 @@ from tests.support.examples import names_of_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = re.compile(r"(What|Which|Whether|Where|How|When)\b")
-REWRITTEN = "being rewritten"
-
-# modules whose examples do not run
-EXAMPLES: dict[str, str] = dict.fromkeys(
-    [
-        "lightning_snn",
-        "lightning_snn.methods.bayes.method",
-        "lightning_snn.methods.rate.third_party",
-        "lightning_snn.module",
-        "lightning_snn.nn.neurons.adaptive",
-        "lightning_snn.nn.neurons.recurrent",
-        "lightning_snn.nn.observation",
-        "lightning_snn.nn.registry",
-    ],
-    REWRITTEN,
-)
-# modules in which something public has no docstring
-UNDOCUMENTED: dict[str, str] = dict.fromkeys(
-    [
-        "lightning_snn.cli.choices",
-        "lightning_snn.methods.bayes.layers",
-        "lightning_snn.methods.ttfs.events.synapses",
-        "lightning_snn.nn.moments",
-    ],
-    REWRITTEN,
-)
-# modules in which the docstring of a function begins with a question word
-BEGINNINGS: dict[str, str] = dict.fromkeys(
-    [
-        "lightning_snn.functional.lif",
-        "lightning_snn.functional.ttfs",
-        "lightning_snn.methods.bayes.wiring",
-        "lightning_snn.methods.rate.drift",
-        "lightning_snn.methods.rate.norm",
-        "lightning_snn.methods.rate.rules",
-        "lightning_snn.methods.rate.third_party",
-        "lightning_snn.nn.observation",
-        "lightning_snn.nn.phase",
-        "lightning_snn.nn.registry",
-    ],
-    REWRITTEN,
-)
 
 
 def modules(containing: str = "") -> Iterator[str]:
     for path in sorted((ROOT / "lightning_snn").rglob("*.py")):
         if containing in path.read_text() and path.name != "__main__.py":
             yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def expected(names: Iterator[str], exceptions: Mapping[str, str]) -> list[Any]:
-    """Return the modules as parameters, of which those of a table are expected to fail."""
-    marks = {name: [pytest.mark.xfail(reason=exceptions[name], strict=True)] for name in exceptions}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in names]
-
-
-@pytest.mark.parametrize("table", [EXAMPLES, UNDOCUMENTED, BEGINNINGS])
-def test_exceptions_are_modules_of_the_package(table: dict[str, str]):
-    assert set(table) <= set(modules())
 
 
 def examples(module: ModuleType, names: Mapping[str, Any]) -> list[doctest.DocTest]:
@@ -108,7 +55,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", expected(modules(">>> "), EXAMPLES))
+@pytest.mark.parametrize("name", list(modules(">>> ")))
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     random.seed(0)
@@ -161,7 +108,7 @@ def _undocumented_members(kind: type) -> Iterator[str]:
             yield name
 
 
-@pytest.mark.parametrize("name", expected(filter(is_public, modules()), UNDOCUMENTED))
+@pytest.mark.parametrize("name", list(filter(is_public, modules())))
 def test_everything_public_has_a_docstring(name: str):
     assert undocumented(importlib.import_module(name)) == []
 
@@ -198,7 +145,7 @@ def questions(path: Path) -> list[str]:
     return [node.name for node in functions if QUESTIONS.match(ast.get_docstring(node) or "")]
 
 
-@pytest.mark.parametrize("name", expected(modules(), BEGINNINGS))
+@pytest.mark.parametrize("name", list(modules()))
 def test_no_docstring_of_a_function_begins_with_a_question_word(name: str):
     assert questions(Path(inspect.getfile(importlib.import_module(name)))) == []
 

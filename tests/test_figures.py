@@ -690,7 +690,10 @@ def test_membranes_that_are_not_finite_are_left_out(tmp_path):
             r"`membranes\['hidden'\]` to be membrane potentials of shape \(T, N\)",
         ),
         ({"spikes": {"hidden": np.zeros((3, 2)), "output": [[0], [1]]}}, r"of shape \(3, 3\), but got shape \(3, 2\)"),
-        ({"thresholds": {"hidden": [1.0, 2.0], "output": 1.0}}, r"a number or of shape \(3,\), but got shape \(2,\)"),
+        (
+            {"thresholds": {"hidden": [1.0, 2.0], "output": 1.0}},
+            r"a number or of shape \(3,\) or \(3, 3\), but got shape \(2,\)",
+        ),
     ],
 )
 def test_what_are_no_membranes_is_refused(change, message):

@@ -73,6 +73,7 @@ class BriefHelp(DefaultHelpFormatter):
     """Help of jsonargparse without the lists of all subclasses and the help options of Trainer and module."""
 
     def add_argument(self, action: argparse.Action) -> None:
+        """Add an option, except for the help options of Trainer and module."""
         if not action.dest.endswith(".help") or action.dest.removesuffix(".help") in GROUPS:
             super().add_argument(action)
 

@@ -59,7 +59,7 @@ class Dynamics(NamedTuple):
 
     @property
     def pending_reset(self) -> bool:
-        """Whether the state is the membrane potential before its reset, which the next step applies."""
+        """True if the state is the membrane potential before its reset, which the next step applies."""
         return self.order == "leak_then_reset" and self.reset == "subtract"
 
 

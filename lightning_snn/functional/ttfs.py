@@ -66,7 +66,7 @@ class TimeConstraints:
 
     @property
     def active(self) -> bool:
-        """Whether any constraint changes spike times."""
+        """True if any constraint changes spike times."""
         return self.jitter > 0 or self.time_bits is not None or self.slope_mismatch > 0
 
 

@@ -288,7 +288,7 @@ def test_what_is_of_a_network_by_itself_needs_one(options: dict[str, Any]):
 )
 def test_a_network_that_has_no_rates_is_refused_by_name_before_training(layer: nn.Module, reason: str):
     module = Plain(network(layer))
-    with pytest.raises(ValueError, match=f"for GradientAlignment, but got {reason}"):
+    with pytest.raises(ValueError, match=f"rate-based backpropagation can train, but got {reason}"):
         trainer(of_plain()).fit(module, loader())
     assert module.steps == 0
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF, run
 from lightning_snn.functional.lif import lif_step
-from lightning_snn.functional.membrane import membranes
 from lightning_snn.methods import SpikingBayes
 from lightning_snn.nn import RecurrentLIF, register_spiking_layer
 from lightning_snn.nn.observation import LayerCall, Traces, named_spiking_layers, observe
+from tests.support.membranes import membranes
 
 STEPS, BATCH, FEATURES = 7, 3, 5
 X = 0.8 * torch.rand(STEPS, BATCH, FEATURES, generator=torch.Generator().manual_seed(3))

@@ -203,7 +203,7 @@ NETWORKS = {
     "no relu at junction": (NoReluAtJunction, IMAGES),
     "our vgg": (lambda: VGG((3, 12, 12), 5, (8, "A", 8, "A", 8)), IMAGES),
     "our resnet": (lambda: ResNet((3, 12, 12), 5, (8, 16), 2, hidden=12), IMAGES),
-    "our residual mlp": (lambda: ResidualMLP(20, 5, 4, 10, "lif"), (20,)),
+    "our residual mlp": (lambda: ResidualMLP(20, 5, 4, 10, LIF), (20,)),
     "our residual conv net": (lambda: ResidualConvNet((3, 8, 8), 5, (8, 16), 2, batch_norm=True), (3, 8, 8)),
 }
 
@@ -651,7 +651,10 @@ class Unpacking(nn.Module):
 UNTRACEABLE = {
     "neuron": (Undecided(), "1: Undecided (torch.fx cannot trace its forward)"),
     "nested neuron": (nn.Sequential(Undecided()), "1.0: Undecided (torch.fx cannot trace its forward)"),
-    "neuron with two outputs": (Unpacking(), "1.neuron: TwoOutputs (it has no TTFS equivalent)"),
+    "neuron with two outputs": (
+        Unpacking(),
+        "1.neuron: TwoOutputs (a forward of its own, so it needs a rule of its own)",
+    ),
 }
 
 

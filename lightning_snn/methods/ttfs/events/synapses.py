@@ -18,10 +18,12 @@ class SynapticInput(Protocol):
     """Input of neurons from one window, with its length and its end."""
 
     @property
-    def window(self) -> float: ...
+    def window(self) -> float:
+        """Length of the window."""
 
     @property
-    def end(self) -> float: ...
+    def end(self) -> float:
+        """End of the window."""
 
     @property
     def synapses(self) -> int:
@@ -56,16 +58,20 @@ class Trains:
 
     @property
     def shape(self) -> torch.Size:
+        """Shape of a sample."""
         return self.times.shape[:-1]
 
     @property
     def synapses(self) -> int:
+        """Number K of arrivals of each neuron."""
         return self.times.shape[-1]
 
     def delayed(self, delay: float) -> Trains:
+        """Return the trains, later by a delay."""
         return Trains(self.times + delay, self.factors, self.window, self.end + delay)
 
     def arrivals(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
+        """Return times (infinite for no spike) and efficacies of the arrivals at neurons `[n]`, each `[n, K]`."""
         return self.times.flatten(0, -2)[neurons], self.factors.flatten(0, -2)[neurons]
 
 
@@ -86,17 +92,21 @@ class Synapses:
 
     @property
     def window(self) -> float:
+        """Length of the window."""
         return self.trains.window
 
     @property
     def end(self) -> float:
+        """End of the last window."""
         return self.trains.end
 
     @property
     def synapses(self) -> int:
+        """Number K of arrivals of each neuron."""
         return self.weight.shape[1] * self.trains.synapses
 
     def arrivals(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
+        """Return times (infinite for no spike) and efficacies of the arrivals at neurons `[n]`, each `[n, K]`."""
         groups, _, positions = self.sources.shape
         channel = neurons // positions
         group = channel // (self.weight.shape[0] // groups)
@@ -122,17 +132,21 @@ class Mixture:
 
     @property
     def window(self) -> float:
+        """Length of the window."""
         return self.source.window
 
     @property
     def end(self) -> float:
+        """End of the last window."""
         return self.source.end
 
     @property
     def synapses(self) -> int:
+        """Number K of arrivals of each neuron."""
         return self.source.synapses * self.members.shape[1]
 
     def arrivals(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
+        """Return times (infinite for no spike) and efficacies of the arrivals at neurons `[n]`, each `[n, K]`."""
         members, shares = self.members[neurons], self.shares[neurons][..., None]
         times, jumps = (part.view(*members.shape, -1) for part in self.source.arrivals(members.flatten()))
         return times.where(shares != 0, torch.inf).flatten(1), (jumps * shares).flatten(1)
@@ -152,10 +166,12 @@ class Currents:
 
     @property
     def shape(self) -> torch.Size:
+        """Shape of a sample."""
         return self.offset.shape
 
     @property
     def end(self) -> float:
+        """End of the last window."""
         return max(each.end for each in self.inputs)
 
 

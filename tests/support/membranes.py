@@ -1,4 +1,4 @@
-"""Membrane potentials of neurons whose spikes are known."""
+"""Membrane potentials of LIF neurons by a loop of their own, as a reference."""
 
 from __future__ import annotations
 
