@@ -28,7 +28,8 @@ def make_neuron(neuron: Callable[..., nn.Module], **wanted: Any) -> Any:
     """
     if isinstance(neuron, nn.Module) or not callable(neuron):
         raise TypeError(f"Expected argument `neuron` to be a function that makes neurons, but got {neuron!r}")
-    taken = inspect.signature(neuron).parameters
+    # the command line's factory is a partial whose keywords, and not its signature, are the arguments of the class
+    taken = {*inspect.signature(neuron).parameters, *getattr(neuron, "keywords", ())}
     made = neuron(**{name: value for name, value in wanted.items() if name in taken})
     if not isinstance(made, nn.Module):
         raise TypeError(f"Expected argument `neuron` to make modules, but got {type(made).__name__}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
 
 from lightning_snn import run
 from lightning_snn.methods import SpikingBayes
-from lightning_snn.networks import EventConvNet
-from lightning_snn.nn import posterior_noise
+from lightning_snn.networks import EventConvNet, RecurrentNet
+from lightning_snn.nn import IF, Neuron, posterior_noise, spiking_layers
 from tests.support.networks import firing_rates
 
 
@@ -38,3 +40,23 @@ def test_the_convolutions_keep_channels_last_as_a_bayesian_network():
     network = SpikingBayes().prepare(EventConvNet())
     assert network[2].weight.is_contiguous(memory_format=torch.channels_last)
     assert network[2].weight_log_std.is_contiguous(memory_format=torch.channels_last)
+
+
+def decays(network: nn.Module) -> list[float | Tensor]:
+    """The decays of all neurons."""
+    layers = [layer for _, layer in spiking_layers(network)]
+    return [getattr(layer, "neuron", layer).value("beta") for layer in layers if isinstance(layer, Neuron)]
+
+
+@pytest.mark.parametrize("network", [EventConvNet, RecurrentNet])
+@pytest.mark.parametrize("options", [[], ["--network.neuron", "AdaptiveLIF", "--network.neuron.rho", "0.5"]])
+def test_a_neuron_of_the_command_line_gets_the_decays_that_the_network_spreads(network, options):
+    parser = ArgumentParser()
+    parser.add_class_arguments(network, "network")
+    made = parser.instantiate(parser.parse_args(options)).network
+    assert decays(made)
+    assert all(each.requires_grad and each.min() < each.max() for each in decays(made))
+
+
+def test_a_neuron_without_a_decay_is_taken_as_it_is():
+    assert decays(EventConvNet(neuron=IF)) == [1.0] * 4
