@@ -1,6 +1,7 @@
 """Mathematics of the library: pure functions on tensors, without modules or Lightning."""
 
 from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bias
+from lightning_snn.functional.dynamics import Dynamics, lif_step
 from lightning_snn.functional.eligibility import lif_rate
 from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy
 from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
@@ -16,7 +17,7 @@ from lightning_snn.functional.estimators import (
     iwst_weight,
     noisy_spikes,
 )
-from lightning_snn.functional.lif import Dynamics, leaky_integrate, lif, lif_step
+from lightning_snn.functional.lif import leaky_integrate, lif
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.readout import readout
 from lightning_snn.functional.spike import spike

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_snn.functional.lif import CACHED_ELEMENTS, Dynamics, check_input, minus_scaled, reset, spread_over
+from lightning_snn.functional.dynamics import Dynamics
+from lightning_snn.functional.lif import CACHED_ELEMENTS, check_input, minus_scaled, reset, spread_over
 
 
 class RateRecord(NamedTuple):

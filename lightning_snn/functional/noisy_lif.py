@@ -33,8 +33,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.checks import check_choice
+from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.functional.estimators import Estimator, estimator_named
-from lightning_snn.functional.lif import CACHED_ELEMENTS, Dynamics, minus_scaled, spread_over
+from lightning_snn.functional.lif import CACHED_ELEMENTS, minus_scaled, spread_over
 
 NoiseMode = Literal["moment", "step", "trace"]
 NOISE_MODES = ("moment", "step", "trace")

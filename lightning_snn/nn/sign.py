@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_snn.functional.lif import Dynamics, lif
+from lightning_snn.functional.dynamics import Dynamics
+from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import noisy_lif
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
 from lightning_snn.nn.moments import Moments

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_snn.functional import Dynamics, Smooth, leaky_integrate, lif, lif_step
-from lightning_snn.functional.lif import LIFState, PendingState, lif_rest
+from lightning_snn.functional.dynamics import LIFState, PendingState, lif_rest
 from lightning_snn.functional.surrogate import SURROGATES
 from lightning_snn.nn import membrane
 

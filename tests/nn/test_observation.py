@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn import LIF, run
-from lightning_snn.functional.lif import lif_step
+from lightning_snn.functional.dynamics import lif_step
 from lightning_snn.methods import SpikingBayes
 from lightning_snn.nn import RecurrentLIF, register_spiking_layer
 from lightning_snn.nn.observation import LayerCall, Traces, named_spiking_layers, observe

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.lif import Dynamics, check_input, reset
+from lightning_snn.functional.dynamics import Dynamics
+from lightning_snn.functional.lif import check_input, reset
 
 
 def membranes(
@@ -20,7 +21,7 @@ def membranes(
         spikes: spikes in {0, 1}, of the same shape.
         beta: decay of the membrane in [0, 1], a number or a tensor that broadcasts to `[B, ...]`.
         threshold: firing threshold, a number or a tensor that broadcasts to `[B, ...]`.
-        dynamics: reset and order; see `functional.lif.Dynamics`.
+        dynamics: reset and order; see `functional.Dynamics`.
 
     Returns:
         membrane potentials, shape `[T, B, ...]`, in float32 or wider.

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_positive
-from lightning_snn.functional.lif import PendingState, Reset, leaky_integrate, lif
+from lightning_snn.functional.dynamics import PendingState, Reset
+from lightning_snn.functional.lif import leaky_integrate, lif
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
 from lightning_snn.functional.variational import Values, gaussian_kl, linear_moments
 from lightning_snn.nn.folding import time_steps, unfold

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.checks import check_choice
-from lightning_snn.functional.lif import RESETS, Reset, reset_membrane
+from lightning_snn.functional.dynamics import RESETS, Reset, reset_membrane
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
 from lightning_snn.nn.neurons.base import Neuron
 from lightning_snn.nn.stateful import PerChannel

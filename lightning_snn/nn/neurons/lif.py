@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_snn.functional.lif import (
+from lightning_snn.functional.dynamics import (
     Dynamics,
     LIFState,
     Order,
     PendingState,
     Reset,
-    lif,
     lif_after_spikes,
     lif_charge,
     lif_rest,
 )
+from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import NoiseMode, noisy_lif
 from lightning_snn.functional.surrogate import Sigmoid, Surrogate, SurrogateName
 from lightning_snn.nn.neurons.base import Neuron, State, membrane

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_snn.checks import check_integer
-from lightning_snn.functional.lif import PendingState, Reset, lif, reset_membrane
+from lightning_snn.functional.dynamics import PendingState, Reset, reset_membrane
+from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
 from lightning_snn.nn.neurons.base import Neuron, State

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_snn.functional.lif import Dynamics, lif_step
+from lightning_snn.functional.dynamics import Dynamics, lif_step
 from lightning_snn.functional.surrogate import Sigmoid, Surrogate
 from lightning_snn.methods.rate import Commutes, Plan, RateRule, Tape, rate_phase, rate_run, register_rate_rule
 from lightning_snn.methods.rate.drift import rate_drift

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_snn import LIF, run
+from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.functional.eligibility import lif_rate
-from lightning_snn.functional.lif import Dynamics
 from lightning_snn.methods.rate import Alignment, gradient_alignment, rate_run
 from lightning_snn.methods.rate.third_party import module_alignment, rate_backward
 from lightning_snn.nn import RecurrentLIF, register_spiking_layer
