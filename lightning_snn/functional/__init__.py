@@ -1,7 +1,7 @@
 """Mathematics of the library: pure functions on tensors, without modules or Lightning."""
 
 from lightning_snn.functional.bias_loss import hinge_bias, snr_bias, synapse_bias
-from lightning_snn.functional.dynamics import Dynamics, lif_step
+from lightning_snn.functional.dynamics import Dynamics, PendingState, lif_step, reset_membrane
 from lightning_snn.functional.eligibility import lif_rate
 from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy
 from lightning_snn.functional.enumeration import GradientStatistics, gradient_statistics
@@ -50,6 +50,7 @@ __all__ = [
     "GradientStatistics",
     "GumbelRao",
     "GumbelStraightThrough",
+    "PendingState",
     "Sigmoid",
     "Smooth",
     "Surrogate",
@@ -75,6 +76,7 @@ __all__ = [
     "readout",
     "relu_from_two_phase",
     "remaining_time",
+    "reset_membrane",
     "sample",
     "snr_bias",
     "spike",
