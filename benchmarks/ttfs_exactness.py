@@ -130,8 +130,8 @@ def one_ulp(network: nn.Module) -> nn.Module:
     changed = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in changed.parameters():
-            towards = torch.where(torch.rand_like(parameter) < 0.5, -torch.inf, torch.inf).to(parameter)
-            parameter.copy_(torch.nextafter(parameter, towards))
+            toward = torch.where(torch.rand_like(parameter) < 0.5, -torch.inf, torch.inf).to(parameter)
+            parameter.copy_(torch.nextafter(parameter, toward))
     return changed
 
 

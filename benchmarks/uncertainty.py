@@ -90,7 +90,7 @@ class Evaluation:
 
     @property
     def errors(self) -> Tensor:
-        """Whether the prediction for each digit is wrong, `[N]`."""
+        """Errors of the prediction, True for each digit that it gets wrong, `[N]`."""
         return self.predictions["digits"].mean.argmax(1) != self.targets
 
     @property

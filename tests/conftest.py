@@ -46,7 +46,7 @@ def shared_data() -> Path:
     """Return the folder with real recordings next to the checkout; skip the test if there is none."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the optional data folder `shared/data` is not beside this checkout")
+        pytest.skip("the optional data folder `shared/data` is not next to this checkout")
     return folder
 
 

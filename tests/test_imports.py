@@ -21,7 +21,7 @@ LAYERS = (
     ({"module"}, {"callbacks"}),
     ({"cli"},),
 )
-# beside that order: the highest row that they import, and the lowest that imports them
+# outside that order: the highest row that they import, and the lowest that imports them
 APART = {"figures": ("functional", "callbacks"), "data": ("nn", "cli")}
 SHARED_BY_METHODS = {"base", "task", "noisy"}
 

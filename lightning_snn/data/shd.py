@@ -46,7 +46,7 @@ class SHD(FrameDataModule):
         channels: inputs per time step: 700 or a divisor of it.
         val_speakers: speakers of the training file in the validation set, at least one.
         max_shift: training recordings are shifted at random by up to this many channels, from 0 to ``channels``,
-            towards high or low pitch; counts shifted beyond the first or last channel are lost.
+            toward high or low pitch; counts shifted beyond the first or last channel are lost.
         batch_size: samples per batch.
         cache_dir: folder of the cached counts; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
         **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`.

@@ -14,8 +14,8 @@ or with reset "zero" ``U <- (1 - s) U, Q <- (1 - s) Q``.
 spike stays in the membrane, ``U_t <- U_t - sqrt(v_t) epsilon``. Exact if the synaptic noise is white in time.
 
 "trace": ``Q_t = v_t``, where the caller passes the variance of the whole membrane without its resets. With a
-presynaptic trace ``e_t = beta e_{t-1} + x_t``, this is ``v_t = sigma^2 e_t^2``, the exact marginal of one weight sample
-per sequence.
+presynaptic trace ``e_t = beta e_{t-1} + x_t``, this is ``v_t = sigma^2 e_t^2``, the variance under one weight sample
+per sequence: exact for the membrane potential before resets only.
 
 In all modes ``P(s_t = 1) = Phi(z_t)``. There is no noise parameter and no surrogate width: the surrogate is
 ``phi(z) / sqrt(Q)``, whose width the posterior determines. Gradients are exact in expectation for one layer and a

@@ -1,4 +1,4 @@
-"""Neurons of networks: any factory of neurons may stand where `LIF` does."""
+"""Neurons of networks: any factory of neurons may replace `LIF`."""
 
 from __future__ import annotations
 

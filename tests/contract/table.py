@@ -1,4 +1,4 @@
-"""What is enrolled: a new method or spiking layer adds one row and is put through every promise.
+"""Tables of the methods and layers under test: a new one adds a row, and every contract is tested on it.
 
 An exception names the promise, the test's name without `test_`, and says why it does not hold; it is expected to fail.
 """
@@ -122,7 +122,7 @@ METHODS = (
         epochs=2,
         exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
-    # means over time do not know the order of two events: neurons hear it by delays, or by recurrence
+    # means over time do not depend on the order of two events: neurons receive it by delays, or by recurrence
     MethodRow("rate_backprop", RateBackprop, delayed_network),
     MethodRow("rate_backprop_windows", lambda: RateBackprop(window=4), delayed_network),
     MethodRow("rate_backprop_streaming", lambda: RateBackprop(streaming=True), delayed_network),

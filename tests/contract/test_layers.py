@@ -116,9 +116,9 @@ def test_a_state_dict_carries_all_that_shapes_the_output(row):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    twin = row.make()
-    twin.load_state_dict(layer.state_dict())
-    assert torch.equal(run(twin, x), run(layer, x))
+    other = row.make()
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(run(other, x), run(layer, x))
 
 
 def test_a_copy_made_after_a_backward_pass_equals_the_original(row):

@@ -132,23 +132,23 @@ def test_prepare_leaves_the_network_that_it_was_given_as_it_is(row):
 def test_a_copy_made_after_a_step_trains_on_like_the_original(row):
     original = Steps(build(row))
     original.take(2)
-    twin = copy.deepcopy(original)
-    at_copy = parameters(twin.module)
+    copied = copy.deepcopy(original)
+    at_copy = parameters(copied.module)
     original.take(2, start=2)
-    assert equal(parameters(twin.module), at_copy)
+    assert equal(parameters(copied.module), at_copy)
     assert not equal(parameters(original.module), at_copy)
-    twin.take(2, start=2)
-    assert equal(parameters(twin.module), parameters(original.module))
+    copied.take(2, start=2)
+    assert equal(parameters(copied.module), parameters(original.module))
 
 
 def test_a_module_can_be_copied_after_fit_and_fitted_again(row):
     module = build(row)
     trainer(max_steps=1).fit(module, loader(X, Y))
-    twin = copy.deepcopy(module)
+    copied = copy.deepcopy(module)
     before = parameters(module)
-    trainer(max_steps=1).fit(twin, loader(X, Y))
+    trainer(max_steps=1).fit(copied, loader(X, Y))
     assert equal(parameters(module), before)
-    assert not equal(parameters(twin), before)
+    assert not equal(parameters(copied), before)
 
 
 def test_a_state_dict_gives_the_same_predictions_in_a_new_module(row):

@@ -434,7 +434,7 @@ def summed(frames: np.ndarray) -> np.ndarray:
 
 
 def permutation_p_value(one: np.ndarray, other: np.ndarray, draws: int = 500) -> float:
-    """How often the largest |t| of paired rows is as large when each pair is swapped at random."""
+    """Return the share of random swaps of the pairs for which the largest |t| of paired rows is as large."""
     difference = one - other
     swaps = generator().choice([-1.0, 1.0], (draws, len(difference)))
 

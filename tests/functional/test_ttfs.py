@@ -150,10 +150,10 @@ def test_the_single_slope_form_is_exact_only_where_silent_inputs_are_forced_to_s
     closed = spike_times(value, threshold, slope, WINDOW, T_MIN)
     walked = torch.empty_like(closed)
     for sample in range(len(times)):
-        heard = torch.ones(12, dtype=torch.bool) if forced else times[sample] < T_MIN
+        received = torch.ones(12, dtype=torch.bool) if forced else times[sample] < T_MIN
         for neuron in range(9):
-            ramps = weight[neuron][heard].tolist()
-            walked[sample, neuron] = crossing(times[sample][heard].tolist(), ramps, 1.0, threshold[neuron].item())
+            ramps = weight[neuron][received].tolist()
+            walked[sample, neuron] = crossing(times[sample][received].tolist(), ramps, 1.0, threshold[neuron].item())
     early = value >= threshold
     expected = torch.where(early, T_MIN, closed)
     # what never rises is silent by definition of the closed form
@@ -202,13 +202,13 @@ def test_jitter_has_its_width_and_nothing_is_later_than_the_window():
     )
 
 
-def drive() -> Tensor:
+def currents() -> Tensor:
     return double(64, 50)
 
 
 @pytest.mark.parametrize("constraints", [None, TimeConstraints()])
 def test_through_time_is_relu(constraints: TimeConstraints | None):
-    u = drive().requires_grad_()
+    u = currents().requires_grad_()
     window, t_min = torch.tensor(5.0, dtype=torch.float64), torch.tensor(31.7, dtype=torch.float64)
     found = through_time(u, window, t_min, constraints=constraints)
     torch.testing.assert_close(found, torch.relu(u), rtol=0, atol=1e-13)
@@ -220,7 +220,7 @@ def test_through_time_is_relu(constraints: TimeConstraints | None):
 
 
 def test_through_time_agrees_with_spike_times_of_explicit_thresholds():
-    value, offset = drive(), double(50)
+    value, offset = currents(), double(50)
     window, t_min = torch.tensor(5.0, dtype=torch.float64), torch.tensor(31.7, dtype=torch.float64)
     times = spike_times(value, window - offset, 1.0, window, t_min)
     found = through_time(value + offset, window, t_min)
@@ -259,7 +259,7 @@ def test_clipped_spikes_come_at_the_begin_of_the_window_and_have_no_gradient():
 
 
 def test_only_jitter_of_silent_neurons_makes_ghost_spikes():
-    u = drive()
+    u = currents()
     window = torch.tensor(5.0, dtype=torch.float64)
     silent = u <= 0
     emitted = through_time(u, window, 1.0, constraints=TimeConstraints(jitter=0.1))
@@ -287,7 +287,7 @@ def test_what_arrives_before_clipping_receivers_integrate_counts_from_when_they_
 
 @pytest.mark.parametrize("bits", [1, 4, 6])
 def test_through_rounded_times_silence_stays_silence_and_values_are_on_the_grid(bits: int):
-    u = drive()
+    u = currents()
     window, t_min = torch.tensor(2.0, dtype=torch.float64), torch.tensor(9.1, dtype=torch.float64)
     constraints = TimeConstraints(time_bits=bits)
     found = through_time(u, window, t_min, constraints=constraints)

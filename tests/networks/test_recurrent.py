@@ -85,12 +85,12 @@ def test_spoken_words_wake_a_fresh_network_without_saturating_it():
             assert 0.02 < rate.mean() < 0.4
 
 
-def test_the_order_of_what_is_heard_changes_the_output():
+def test_the_order_of_the_inputs_changes_the_output():
     network, x = RecurrentNet(), words()
     assert not torch.allclose(run(network, x).mean(0), run(network, x.flip(0)).mean(0))
 
 
-def test_a_layer_hears_itself():
+def test_a_layer_receives_its_own_spikes():
     network, x = RecurrentNet(hidden=(32,)), words()
     output = run(network, x)
     with torch.no_grad():

@@ -115,10 +115,10 @@ def test_both_networks_train_with_every_method(neuron, method):
 def test_traces_are_exact_in_a_residual_network_and_refused_where_weight_layers_meet():
     prepared = SpikingBayes(noise_mode="trace").prepare(ResidualMLP(4, 3, depth=4, width=6, neuron=LIF))
     first = layers(prepared, LIF)[0]
-    driving = layers(prepared, BayesianLayer)
-    assert driving[0].targets == (first,)
-    assert [len(layer.targets) for layer in driving] == [1, 1, 1, 1, 0]
-    # the readout of the convolutional network hears the stream, not spikes
+    weighted = layers(prepared, BayesianLayer)
+    assert weighted[0].targets == (first,)
+    assert [len(layer.targets) for layer in weighted] == [1, 1, 1, 1, 0]
+    # the readout of the convolutional network receives the stream, not spikes
     with pytest.raises(ValueError, match=r"BayesLinear \(no neurons between it and another weight layer"):
         SpikingBayes(noise_mode="trace").prepare(ResidualConvNet((1, 8, 8), 3, (4, 4), 1))
 

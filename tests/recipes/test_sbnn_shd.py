@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
-    """What the recipe finds on the simplified digits with a small network."""
+    """Return the results of the recipe on the simplified digits with a small network."""
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(folder / "cache"))
     small = ["--data.root", str(folder / "files"), "--data.batch_size", "32", "--data.time_steps", "20"]
     quick = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]

@@ -31,7 +31,7 @@ def quiet_trainer(callbacks: Any = (), **options: Any) -> pl.Trainer:
 
 
 def names_of_examples() -> dict[str, Any]:
-    """Return the names beside those of an example's own module.
+    """Return the names in addition to those of an example's own module.
 
     `torch`, `nn`, `Trainer`, `lightning_snn` and its public names, and what most examples are about: `network` and its
     inputs `x [T, B, 4]` and targets `y [B]`, `module`, a SpikingModule of the network, and `data` to train it on.

@@ -36,13 +36,13 @@ def membranes(
     check_input(x)
     accumulator = torch.promote_types(x.dtype, torch.float32)
     membrane = torch.zeros_like(x[0], dtype=accumulator)
-    owed = torch.zeros_like(membrane)
+    spiked = torch.zeros_like(membrane)
     found = []
     for current, spike in zip(x, spikes.to(accumulator), strict=True):
         if dynamics.pending_reset:
-            membrane = beta * membrane + current - threshold * owed
+            membrane = beta * membrane + current - threshold * spiked
         else:
-            membrane = beta * reset(membrane, owed, threshold, dynamics, torch.empty_like(membrane)) + current
-        owed = spike
+            membrane = beta * reset(membrane, spiked, threshold, dynamics, torch.empty_like(membrane)) + current
+        spiked = spike
         found.append(membrane)
     return torch.stack(found)

@@ -69,7 +69,7 @@ def run_python(*arguments: object, cwd: Path, **environment: str) -> subprocess.
     Args:
         *arguments: of the interpreter, for example a script and its arguments.
         cwd: the folder.
-        **environment: variables beside those of this process.
+        **environment: variables in addition to those of this process.
     """
     return subprocess.run(
         [sys.executable, *map(str, arguments)],

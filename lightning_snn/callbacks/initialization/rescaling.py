@@ -57,7 +57,7 @@ class Rescaling(NamedTuple):
 def rescale(
     module: nn.Module, run: Run, xi: float = XI, reduce: Callable[[Tensor], Tensor] | None = None
 ) -> list[Rescaling]:
-    r"""Scale the weights of a module, in place, so that fluctuations of the input drive its spiking layers.
+    r"""Scale the weights of a module, in place, so that fluctuations of the input make its layers spike.
 
     .. math:: \frac{\theta - \mu}{\sigma} = \xi
 

@@ -1,7 +1,7 @@
 """People and their movements: seeded subjects, and the joint positions of each gesture over time.
 
 Lengths are in meters, times in seconds, angles in radians. World axes as seen by the camera: x to the right, y down, z
-from the subject towards the camera; the origin is midway between the shoulders. The subject faces the camera, so the
+from the subject toward the camera; the origin is midway between the shoulders. The subject faces the camera, so the
 right arm is on the left of the image. "Clockwise" is as seen by the camera.
 """
 
@@ -153,10 +153,10 @@ def wander(time: Array, amplitude: float, rng: np.random.Generator) -> Array:
 
 
 def bend_arms(shoulders: Array, hands: Array, pole: Array, upper_arm: float, forearm: float) -> tuple[Array, Array]:
-    """Return elbows, bent towards ``pole``, and hands of two-bone arms; hands out of reach are moved into reach.
+    """Return elbows, bent toward ``pole``, and hands of two-bone arms; hands out of reach are moved into reach.
 
     With d the distance from shoulder to hand, the elbow lies ``(d^2 + u^2 - f^2) / 2d`` along the line and off it
-    towards the pole, so that both bones keep their lengths u and f.
+    toward the pole, so that both bones keep their lengths u and f.
     """
     line = hands - shoulders
     distance = np.linalg.norm(line, axis=-1, keepdims=True)
@@ -170,7 +170,7 @@ def bend_arms(shoulders: Array, hands: Array, pole: Array, upper_arm: float, for
 
 
 def hand_paths(class_index: int, subject: Subject, time: Array, rng: np.random.Generator) -> Array:
-    """Return hand paths relative to the shoulders in arm lengths, ``(2, S, 3)``: outward, down, towards the camera."""
+    """Return hand paths relative to the shoulders in arm lengths, ``(2, S, 3)``: outward, down, toward the camera."""
     match class_index:
         case 0:
             return _clap(subject, time, rng)

@@ -122,14 +122,14 @@ def spike_message(mean: Tensor, variance: Tensor, log_odds: Tensor, activation: 
     z, total = standardized(mean, variance, activation)
     # signs relative to the side of the threshold on which the mean lies, so that all terms of Z / phi(z) are bounded
     side = torch.copysign(torch.ones_like(z), z)
-    towards = log_odds * side
-    log_towards = F.logsigmoid(towards)
-    contrast = towards.mul_(0.5).tanh_()
+    toward = log_odds * side
+    log_toward = F.logsigmoid(toward)
+    contrast = toward.mul_(0.5).tanh_()
     negative_log_density = (0.5 * z).mul_(z).add_(LOG_SQRT_2PI)
-    exponent = log_towards + negative_log_density
+    exponent = log_toward + negative_log_density
     largest = math.log(torch.finfo(z.dtype).max) - 1
     ratio = exponent.clamp(max=largest).exp_().addcmul_(contrast, mills_ratio(z.abs()), value=-1)
-    log_evidence = torch.where(exponent > largest, log_towards, ratio.log() - negative_log_density)
+    log_evidence = torch.where(exponent > largest, log_toward, ratio.log() - negative_log_density)
     scaled = contrast.mul_(side).div_(ratio)
     curvature = (scaled + z).mul_(scaled).div_(total)
     return Message(scaled.mul_(total.rsqrt_()), curvature, log_evidence)

@@ -97,7 +97,7 @@ def quantized_sites(
     iterations: int = 5,
     tolerance: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    r"""Update the natural parameters of quantized weights by one damped step towards cavity times messages.
+    r"""Update the natural parameters of quantized weights by one damped step toward cavity times messages.
 
     With :math:`\Delta P = P_c + T - P`, the residual of h is :math:`r = h_c + H + m T - h - o \Delta P`. A parallel
     update of all weights overshoots, as for Gaussian weights, so the residual is first corrected by the response of the

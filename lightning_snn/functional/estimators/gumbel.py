@@ -45,7 +45,7 @@ class AnalyticalGumbelRao(Estimator):
     .. math:: w(x, t) = \frac{\phi(t / r)}{r}\,\frac{\Phi(s \tau / r)}{\Phi(s)} , \qquad r = \sqrt{1 + \tau^2} .
 
     Args:
-        tau: temperature, larger than 0; towards 0 this becomes IW-ST(0).
+        tau: temperature, larger than 0; toward 0 this becomes IW-ST(0).
         normalize: whether to divide by ``E[w] / F'(t)``, which makes the estimator unbiased for linear losses. Without
             it, each layer scales gradients, for example by 2/3 at tau = 1, logistic noise and t = 0.
         noise: "gaussian" or "logistic".

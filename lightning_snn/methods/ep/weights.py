@@ -100,7 +100,7 @@ class GaussianWeights:
         damping: Tensor,
         solver_iterations: int,
     ) -> Natural:
-        """Return the damped step towards cavity times messages: its exact mean, and the messages' curvature."""
+        """Return the damped step toward cavity times messages: its exact mean, and the messages' curvature."""
         mean, _ = self.moments(natural)
         solved, site = gaussian_sites(
             linear,
@@ -186,7 +186,7 @@ class LevelWeights:
         damping: Tensor,
         solver_iterations: int,
     ) -> Natural:
-        """Return the damped step towards cavity times messages; the change of log-odds is bounded."""
+        """Return the damped step toward cavity times messages; the change of log-odds is bounded."""
         moments = self._moments(natural)
         limit = torch.full_like(natural.precision[:1], _LARGEST_STEP / self.amplitude)
         if self.bias_variance is not None:

@@ -1,4 +1,4 @@
-"""What networks become for message passing, and which are refused, by the name of the layer."""
+"""Conversion of networks for message passing, and refusals that name the layer."""
 
 from __future__ import annotations
 

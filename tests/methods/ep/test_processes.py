@@ -71,7 +71,7 @@ def of_memories(rank: int) -> dict[str, dict[str, dict[str, Tensor]]]:
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, dict[str, Tensor]]]]:
-    """What each of two processes learned."""
+    """Return the results of training on each of two processes."""
     return on_two_processes(of_memories, tmp_path_factory.mktemp("processes"))
 
 

@@ -1,4 +1,4 @@
-"""What lies between neurons and weights, in both directions, against enumeration of all spikes."""
+"""Layers between neurons and weights, in both directions, against enumeration of all spikes."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_a_window_spikes_as_often_as_the_largest_of_all_patterns(name):
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_members_hear_from_every_window_what_all_patterns_of_the_others_say(name):
+def test_messages_to_members_equal_the_sum_over_all_patterns_of_the_others(name):
     pool, size = POOLS[name]
     p = torch.rand(size, dtype=torch.float64)
     windows = pool(p[None])[0].shape
     log_odds = 3 * torch.randn(windows, dtype=torch.float64)
-    # evidence of each window by itself, given each value of each member
+    # evidence of each window alone, given each value of each member
     given = torch.zeros(2, *windows, *size, dtype=torch.float64)
     for pattern, weight in patterns(p):
         evidence = torch.where(pool(pattern[None])[0] > 0, log_odds.exp(), 1.0)[..., None, None]

@@ -55,11 +55,11 @@ def of_both(rank: int) -> dict[str, dict[str, Tensor]]:
         x = images()[:, :first] if rank == 0 else images()[:, first:]
         for name, options in RUNS.items():
             for synchronized in (True, False):
-                learnt = learned(x, synchronized, options)
-                for key, value in learnt.items():
+                results = learned(x, synchronized, options)
+                for key, value in results.items():
                     if key.startswith("gradient"):
                         torch.distributed.all_reduce(value)
-                found[f"{part} {name} {synchronized}"] = learnt
+                found[f"{part} {name} {synchronized}"] = results
     return found
 
 

@@ -50,7 +50,7 @@ def fitted(network: nn.Module, x: Tensor, margin: float = 1.5) -> nn.Module:
 
 
 def remaining_times(network: nn.Module, x: Tensor) -> dict[nn.Module, Tensor]:
-    """What the network's own closed form gives for each layer of neurons."""
+    """Return the closed form of the network for each layer of neurons."""
     found: dict[nn.Module, Tensor] = {}
     layers = [layer for layer in network.modules() if isinstance(layer, NEURONS)]
     handles = [layer.register_forward_hook(lambda layer, _, out: found.update({layer: out})) for layer in layers]
@@ -224,9 +224,9 @@ def test_spikes_of_a_trained_network_are_those_of_the_closed_form():
     for index in (2, 4, 6):
         remaining = remaining_times(network, x)[network[index]]
         fires = remaining > 0
-        drive = record.potential[str(index)] + network[index - 1].bias
-        torch.testing.assert_close(drive[fires], remaining[fires], rtol=0, atol=1e-12)
-        assert (drive[~fires] <= 0).all()
+        potential = record.potential[str(index)] + network[index - 1].bias
+        torch.testing.assert_close(potential[fires], remaining[fires], rtol=0, atol=1e-12)
+        assert (potential[~fires] <= 0).all()
 
 
 def test_spikes_are_those_of_the_time_domain_path():

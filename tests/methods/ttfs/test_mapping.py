@@ -326,7 +326,7 @@ class Sum(nn.Module):
         return self.one(x) - 0.5 * self.other(x)
 
 
-class Beside(Sum):
+class Concatenated(Sum):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.one(x), self.other(x)], 1)
 
@@ -344,7 +344,7 @@ def random_layers(count: int, depth: int = 0) -> nn.Sequential:
         mode = ("zeros", "circular")[draw(2)]
         convolution = nn.Conv2d(4, 4, kernel, 1, kernel // 2, groups=1 + draw(2), bias=draw(2) > 0, padding_mode=mode)
         options = [convolution, nn.BatchNorm2d(4), nn.ReLU(), Sum(*paths)]
-        options += [nn.Sequential(Beside(*paths), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3, 1, 1))]
+        options += [nn.Sequential(Concatenated(*paths), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3, 1, 1))]
         options += [nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(4), nn.ReLU()), nn.AvgPool2d(3, 1, 1)]
         layers.append(options[draw(len(options))])
     return nn.Sequential(*layers)

@@ -93,7 +93,7 @@ def test_after_a_step_windows_last_gamma_times_the_largest_activation_and_never_
     grew = False
     for _ in range(20):
         x = torch.rand(16, 6, dtype=torch.float64)
-        largest = [drive.amax().clamp(min=0) for drive in potentials(network, x)]
+        largest = [potential.amax().clamp(min=0) for potential in potentials(network, x)]
         network.zero_grad()
         for layer in neurons(network):
             layer.forget_peak()
@@ -161,7 +161,9 @@ def test_windows_grow_in_float64_whatever_the_potential(dtype: torch.dtype):
 def test_calibrated_windows_last_longer_than_the_largest_activation_by_zeta():
     network = chain(torch.float64)
     batches = [torch.rand(32, 6, dtype=torch.float64) for _ in range(3)]
-    largest = torch.stack([torch.stack([drive.amax() for drive in potentials(network, x)]) for x in batches]).amax(0)
+    largest = torch.stack(
+        [torch.stack([potential.amax() for potential in potentials(network, x)]) for x in batches]
+    ).amax(0)
     calibrate(network, iter(batches), 0.3)
     for layer, peak in zip(neurons(network), largest, strict=True):
         assert layer.window == pytest.approx(1.3 * peak.item(), rel=1e-14)

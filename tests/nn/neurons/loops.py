@@ -66,25 +66,25 @@ def lif_loop(
 ) -> Loop:
     """LIF neurons, which receive their own last spikes through `weight` if it is given."""
     pending = order == "leak_then_reset" and reset == "subtract"
-    carried = fed_back = owed = torch.zeros_like(x[0])
+    carried = fed_back = spiked = torch.zeros_like(x[0])
     spikes, potentials = [], []
     for current in x:
         potential = beta * carried + current
         if weight is not None:
             potential = potential + fed_back @ weight.t()
         if pending:
-            potential = potential - threshold * owed
+            potential = potential - threshold * spiked
         fired = fire(potential, threshold, surrogate)
-        owed = fired.detach() if detach else fired
+        spiked = fired.detach() if detach else fired
         fed_back = fired
         if pending:
             carried = potential
         else:
-            carried = potential - threshold * owed if reset == "subtract" else potential * (1 - owed)
+            carried = potential - threshold * spiked if reset == "subtract" else potential * (1 - spiked)
         spikes.append(fired)
         potentials.append(potential)
     found = torch.stack(potentials)
-    return Loop(torch.stack(spikes), found, torch.as_tensor(threshold).expand_as(found), (carried, owed))
+    return Loop(torch.stack(spikes), found, torch.as_tensor(threshold).expand_as(found), (carried, spiked))
 
 
 def adaptive_loop(

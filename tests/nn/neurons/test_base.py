@@ -1,4 +1,4 @@
-"""What follows from the three equations of a neuron: scans, chunks, potentials, dtypes, and refusals by name."""
+"""Consequences of the three equations of a neuron: scans, chunks, potentials, dtypes, and refusals by name."""
 
 from __future__ import annotations
 

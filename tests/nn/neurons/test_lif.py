@@ -39,8 +39,8 @@ SETTINGS = 50
 def setting(index: int) -> tuple[float, float, Tensor]:
     """Decay, threshold and input `[T, B, N]` of one random setting."""
     generator = torch.Generator().manual_seed(index)
-    beta, threshold, drive = torch.rand(3, generator=generator).tolist()
-    return 0.05 + 0.9 * beta, 0.3 + threshold, torch.randn(20, 4, 8, generator=generator) + drive
+    beta, threshold, offset = torch.rand(3, generator=generator).tolist()
+    return 0.05 + 0.9 * beta, 0.3 + threshold, torch.randn(20, 4, 8, generator=generator) + offset
 
 
 def spikes_and_gradient(network, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ def test_a_number_of_channels_that_differs_is_refused():
 
 def test_a_recurrent_layer_hears_its_last_spikes():
     layer = RecurrentLIF(2, beta=0.0)
-    layer.weight.data = torch.tensor([[0.0, 0.0], [2.0, 0.0]])  # neuron 0 drives neuron 1
+    layer.weight.data = torch.tensor([[0.0, 0.0], [2.0, 0.0]])  # neuron 1 receives the spikes of neuron 0
     x = torch.zeros(4, 1, 2)
     x[1, 0, 0] = 2.0
     assert run(layer, x)[:, 0].tolist() == [[0, 0], [1, 0], [0, 1], [0, 0]]

@@ -45,7 +45,7 @@ def test_observed_potentials_of_drawn_currents_exceed_the_threshold_where_the_ne
     assert 0.1 < spikes.float().mean() < 0.9
     assert potential.dtype == drawn.dtype == torch.promote_types(dtype, torch.float32)
     assert torch.equal(potential > threshold, spikes.bool())
-    # the mean current does not tell them
+    # potentials of the mean current do not show the spikes
     of_mean, mean_threshold = layer.potentials(mean, spikes)
     assert not torch.equal(of_mean > mean_threshold, spikes.bool())
 
