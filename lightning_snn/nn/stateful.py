@@ -124,6 +124,11 @@ class StatefulLayer(nn.Module):
             found = self.get_buffer(f"{name}_channels")
         return found if like is None else over_channels(found, like)
 
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Names of the declared values, learned ones included."""
+        return tuple(self._ranges)
+
     def parameter_of(self, name: str) -> nn.Parameter | None:
         """Return the parameter behind a learned value, None if the value is fixed."""
         return self._parameters.get(_stored_name(name, self._ranges[name]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_snn import run
 from lightning_snn.methods.rate import rate_refusals, rate_run
-from lightning_snn.nn import folded
+from lightning_snn.nn import StatefulLayer, SynapticDelays, folded
 from tests.contract.table import LAYERS
 
 TABLE = LAYERS
@@ -172,10 +172,14 @@ def test_outside_run_the_layer_says_how_to_call_it(row):
         layer(torch.rand(6, 4))
 
 
-def test_the_repr_names_the_layer_and_how_it_remembers(row):
+def test_the_repr_names_the_layer_and_its_constants(row):
     layer = row.make()
     assert repr(layer).startswith(f"{type(layer).__name__}(")
-    assert "beta=" in repr(layer) or "delays=" in repr(layer)
+    parts = [part for part in layer.modules() if isinstance(part, StatefulLayer)]
+    constants = [name for part in parts for name in part.constants]
+    assert all(
+        f"{name}=" in repr(layer) for name in [*constants, *(["delays"] if isinstance(layer, SynapticDelays) else [])]
+    )
 
 
 def test_every_exception_names_a_promise():
