@@ -299,3 +299,33 @@ def test_learned_decays_can_be_parametrized():
         gradients.append(torch.autograd.grad(spikes.sum(), parameter)[0])
     torch.testing.assert_close(gradients[0], 3 * gradients[1])
     assert gradients[1].abs() > 0
+
+
+class OfModules(Neuron):
+    """Neurons whose equations are those of modules inside, one of them with weights."""
+
+    independent = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"membrane": LIF(0.8), "lateral": nn.Linear(4, 4)})
+
+    def charge(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.parts["membrane"].charge(x, state)
+
+    def firing_threshold(self, state: Tensor) -> float | Tensor:
+        return self.parts["membrane"].firing_threshold(state)
+
+    def after_spikes(self, state: Tensor, spikes: Tensor) -> Tensor:
+        return self.parts["membrane"].after_spikes(state, spikes) - 0.1 * self.parts["lateral"](spikes)
+
+
+@pytest.mark.parametrize("method", [NoisySpikes(noise_mode="step"), SpikingBayes(noise_mode="step", kl_weight=0.0)])
+def test_modules_within_neurons_are_left_as_they_are(method):
+    torch.manual_seed(0)
+    made = method.prepare(network(neuron=OfModules()))
+    (neuron,) = (layer for layer in made.modules() if isinstance(layer, OfModules))
+    assert [type(part) for part in neuron.parts.values()] == [LIF, nn.Linear]
+    x = 3 * torch.rand(6, 5, 4)
+    method.training_step(made, x, torch.arange(5) % 3).objective.backward()
+    assert neuron.parts["lateral"].weight.grad.abs().max() > 0
