@@ -341,7 +341,7 @@ def _is_multi_step(layer: nn.Module) -> bool:
 def _is_uncounted(layer: nn.Module) -> bool:
     if connection_of(layer) is not None or recurrence_of(layer) is not None:
         return False
-    own = list(layer.parameters(recurse=False))
+    own: list[Tensor] = list(layer.parameters(recurse=False))
     if isinstance(layer, Neuron):
         own += layer.buffers(recurse=False)
         if not layer.independent and not any(connection_of(part) or recurrence_of(part) for part in layer.modules()):
