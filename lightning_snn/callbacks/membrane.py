@@ -144,7 +144,8 @@ class MembraneTrace(SpikingStages):
         if names and not others_known:
             raise ValueError(
                 f"Expected a spiking layer with a known membrane potential for {type(self).__name__}, but got only "
-                f"{', '.join(names)}. Pass the name of its attribute to `register_spiking_layer`."
+                f"{', '.join(names)}. Pass the name of its attribute to `register_spiking_layer`; that of a `Neuron` "
+                "with a forward of its own is never known."
             )
         new = [name for name in names if name not in self._unknown]
         if new:

@@ -24,6 +24,7 @@ from lightning_snn.methods.base import Step
 from lightning_snn.methods.noisy import NoisyMethod, noise_refusals
 from lightning_snn.nn.layer_rules import refuse
 from lightning_snn.nn.neurons import Neuron
+from lightning_snn.nn.registry import parts_of_neurons
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
@@ -85,12 +86,12 @@ class NoisySpikes(NoisyMethod):
         """
         refuse("NoisySpikes", noise_refusals(network, self.noise_mode))
         network = copy.deepcopy(network)
+        parts = parts_of_neurons(network)
         places = [
             (parent, name, child)
             for parent in network.modules()
-            if not isinstance(parent, Neuron)
             for name, child in parent._modules.items()
-            if isinstance(child, (Neuron, Sign))
+            if isinstance(child, (Neuron, Sign)) and child not in parts
         ]
         if not places:
             raise ValueError("Expected a network with neurons or Sign layers inside for NoisySpikes, but got none")

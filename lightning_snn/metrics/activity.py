@@ -32,8 +32,9 @@ from lightning_snn.metrics.operations import Connection, Effective, connection_o
 from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
-from lightning_snn.nn.phase import rate_phase
+from lightning_snn.nn.phase import on_spikes
 
 
 @dataclass
@@ -278,8 +279,8 @@ class _Recorder:
     def operation_counter(self, name: str, connection: Connection) -> Any:
         def count(layer: nn.Module, args: tuple[Any, ...]) -> None:
             # Copies of a network copy its hooks. The second pass of rate-based backpropagation does not belong to the
-            # activity of the spiking network.
-            if layer is not connection.layer or rate_phase() == "replay":
+            # activity of the spiking network, and neither do calls for the membrane potentials of an observer.
+            if layer is not connection.layer or not on_spikes():
                 return
             # A layer receives a Gaussian activation as an analog value, its mean.
             x = args[0].mean if isinstance(args[0], Moments) else args[0]
@@ -340,7 +341,12 @@ def _is_multi_step(layer: nn.Module) -> bool:
 def _is_uncounted(layer: nn.Module) -> bool:
     if connection_of(layer) is not None or recurrence_of(layer) is not None:
         return False
-    return any(not is_lazy(parameter) and parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
+    own: list[Tensor] = list(layer.parameters(recurse=False))
+    if isinstance(layer, Neuron):
+        own += layer.buffers(recurse=False)
+        if not layer.independent and not any(connection_of(part) or recurrence_of(part) for part in layer.modules()):
+            return True
+    return any(not is_lazy(each) and each.dim() > 1 for each in own)
 
 
 def _operations(activity: Activity, layer: str | None, device: torch.device) -> Tensor:

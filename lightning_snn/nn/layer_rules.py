@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from lightning_snn.nn.neurons import EQUATIONS, Neuron
+from lightning_snn.nn.phase import has_instance_forward
+from lightning_snn.nn.registry import is_spiking_layer
 
 Rule = TypeVar("Rule")
 
 OWN_FORWARD = "a forward of its own, so it needs a rule of its own"
+COMPILED = "it is compiled already: call `torch.compile` after `prepare`"
 
 
 class Refusal(NamedTuple):
@@ -37,7 +42,7 @@ class LayerRules(Generic[Rule]):
 
     A rule of a type covers its subclasses, except those that compute something else: a subclass with a `forward` of its
     own, or a subclass of a neuron with an equation of its own, needs a rule of its own. A rule of `Neuron` covers every
-    neuron that runs by its equations.
+    neuron that runs by its equations. No rule covers a layer whose `forward` was set on the instance.
 
     Args:
         unknown: reason given for layers without a rule.
@@ -86,7 +91,11 @@ class LayerRules(Generic[Rule]):
 
     def reason(self, layer: nn.Module) -> str:
         """Return why a layer has no rule."""
-        own = any(_overrides(layer, kind, ("forward",)) for kind, _ in self._bases(layer))
+        if is_compiled(layer):
+            return COMPILED
+        own = any(
+            has_instance_forward(layer) or _overrides(layer, kind, ("forward",)) for kind, _ in self._bases(layer)
+        )
         return OWN_FORWARD if own else self.unknown
 
     def found_in(self, network: nn.Module) -> dict[nn.Module, Rule]:
@@ -95,25 +104,26 @@ class LayerRules(Generic[Rule]):
 
         def walk(layer: nn.Module) -> None:
             rule = self.find(layer)
-            if rule is None:
+            if rule is not None:
+                found[layer] = rule
+            elif _is_container(layer):
                 for child in layer.children():
                     walk(child)
-            else:
-                found[layer] = rule
 
         walk(network)
         return found
 
     def refusals(self, network: nn.Module) -> Iterator[Refusal]:
-        """Yield the layers of a network without a rule that have no layers inside, in order of registration.
+        """Yield the layers of a network without a rule that are no containers, in order of registration.
 
-        A module with children is a container: its children are looked at one by one.
+        A module with children is a container, whose children are looked at one by one, unless it is compiled or a
+        spiking layer. Spiking layers of other libraries have children, too, such as their surrogate.
         """
         found = self.found_in(network)
         covered = {part for layer in found for part in layer.modules()}
         for name, layer in network.named_modules():
-            is_container = next(layer.children(), None) is not None or type(layer) in _EMPTY_CONTAINERS
-            if layer not in covered and not (is_container and not isinstance(layer, Neuron)):
+            if layer not in covered and not _is_container(layer):
+                covered.update(layer.modules())
                 yield Refusal(name, layer, self.reason(layer))
 
     def _bases(self, layer: nn.Module) -> Iterator[tuple[type[nn.Module], Rule]]:
@@ -142,11 +152,40 @@ def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
         raise refusal_error(method, refused, remedy)
 
 
+def is_compiled(layer: nn.Module) -> bool:
+    """Return whether a module is the result of `torch.compile`, which calls the module that it was made of."""
+    return type(layer).__qualname__ == "OptimizedModule" and type(layer).__module__.startswith("torch._dynamo")
+
+
+def replacement_refusal(layer: nn.Module) -> str | None:
+    """Return why a layer cannot be replaced by one of another type that takes its weight and bias, None if it can."""
+    if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+        return "its parameters are not initialized: run the network once"
+    if parametrize.is_parametrized(layer) or any(
+        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters for name in ("weight", "bias")
+    ):
+        return "its weight is computed from other parameters; remove the parametrization first"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "it has forward hooks, which would be lost: register them after `prepare`"
+    return None
+
+
 # containers that may have no children
 _EMPTY_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
+def _is_container(layer: nn.Module) -> bool:
+    if is_compiled(layer):
+        return False
+    if is_spiking_layer(layer):
+        # a registered module may be built of neurons of this library
+        return not isinstance(layer, Neuron) and any(isinstance(part, Neuron) for part in layer.modules())
+    return next(layer.children(), None) is not None or type(layer) in _EMPTY_CONTAINERS
+
+
 def _computes_as(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    if has_instance_forward(layer):
+        return False
     own = ("forward",) if kind is Neuron or not issubclass(kind, Neuron) else ("forward", *EQUATIONS)
     return not _overrides(layer, kind, own)
 

@@ -20,7 +20,7 @@ from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import Neuron, membrane, runs_by_its_equations
 from lightning_snn.nn.noise import spike_noise
-from lightning_snn.nn.phase import rate_phase
+from lightning_snn.nn.phase import on_spikes, recomputing
 from lightning_snn.nn.registry import Conventions, conventions_of, spiking_layers
 
 
@@ -97,7 +97,8 @@ class LayerCall:
         assert isinstance(layer, Neuron)
         if self.current is None or not runs_by_its_equations(layer):
             return None
-        return layer.potentials(self.current.detach(), self.spikes.detach())
+        with recomputing():  # the equations may call modules
+            return layer.potentials(self.current.detach(), self.spikes.detach())
 
     @cached_property
     def _kept_membrane(self) -> Tensor | None:
@@ -171,8 +172,8 @@ class Trace:
         spikes: spikes, shape `(T, S, N)`, of S samples and N neurons.
         membrane: membrane potentials of the same shape, see `LayerCall.membrane`; None if they are not known or were
             not requested.
-        threshold: firing threshold: a number, `(N,)` for the neurons of the first sample, or `(T, S, N)` if it varies
-            over time; None if it is not known.
+        threshold: firing threshold: a number, `(N,)` for the neurons of every sample, or `(T, S, N)` if it varies over
+            time or samples; None if it is not known.
         shape: shape of the neurons of a sample before they were flattened.
     """
 
@@ -256,6 +257,8 @@ class Traces:
             return threshold
         if threshold.dim() == spikes.dim() and len(threshold) == len(spikes) > 1:
             return self._first(threshold.expand_as(spikes))
+        if threshold.dim() == spikes.dim() - 1 and len(threshold) > 1:  # it differs between samples
+            return self._first(threshold.expand_as(spikes))
         return threshold.detach().expand_as(spikes[0])[0].flatten()
 
 
@@ -292,7 +295,7 @@ def _has_subtracted(layer: nn.Module) -> bool:
 def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> Any:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # copies of a network have its hooks too; the second pass of rate-based backpropagation runs on rates
-        if layer is not own or rate_phase() == "replay":
+        if layer is not own or not on_spikes():
             return
         given = first_argument(args, kwargs)
         noise = spike_noise()

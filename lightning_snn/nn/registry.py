@@ -99,6 +99,18 @@ def is_spiking_layer(module: nn.Module) -> bool:
     return isinstance(module, Neuron) or conventions_of(module) is not None
 
 
+def parts_of_neurons(network: nn.Module) -> set[nn.Module]:
+    """Return the modules within the neurons of a network, such as the neuron within a `Recurrent`.
+
+    Example:
+        >>> layer = lightning_snn.nn.Recurrent(LIF(), 4)
+        >>> parts_of_neurons(nn.Sequential(layer)) == {layer.neuron}
+        True
+    """
+    neurons = [module for module in network.modules() if isinstance(module, Neuron)]
+    return {part for neuron in neurons for part in neuron.modules() if part is not neuron}
+
+
 def spiking_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Return an iterator over names and modules of all spiking layers of a network, in order of registration.
 
@@ -108,8 +120,7 @@ def spiking_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         >>> [name for name, layer in spiking_layers(nn.Sequential(nn.Linear(4, 8), LIF()))]
         ['1']
     """
-    neurons = [module for module in network.modules() if isinstance(module, Neuron)]
-    inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}
+    parts = parts_of_neurons(network)
     return (
-        (name, module) for name, module in network.named_modules() if is_spiking_layer(module) and module not in inside
+        (name, module) for name, module in network.named_modules() if is_spiking_layer(module) and module not in parts
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
 from lightning_snn.nn.folding import unfold
@@ -129,9 +130,12 @@ class StatefulLayer(nn.Module):
         """Names of the declared values, learned ones included."""
         return tuple(self._ranges)
 
-    def parameter_of(self, name: str) -> nn.Parameter | None:
-        """Return the parameter behind a learned value, None if the value is fixed."""
-        return self._parameters.get(_stored_name(name, self._ranges[name]))
+    def parameter_of(self, name: str) -> Tensor | None:
+        """Return the parameter behind a learned value, or its value if it is parametrized; None if it is fixed."""
+        stored = _stored_name(name, self._ranges[name])
+        if parametrize.is_parametrized(self, stored):
+            return getattr(self, stored)  # type: ignore[no-any-return]
+        return self._parameters.get(stored)
 
     def take_values(self, other: StatefulLayer) -> None:
         """Declare the values of another layer; parameters and buffers are copied.

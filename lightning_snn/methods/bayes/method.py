@@ -37,10 +37,11 @@ from lightning_snn.methods.bayes.monitor import RunMonitor
 from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
 from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals, register_stateless_layer
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.layer_rules import Refusal, refuse
+from lightning_snn.nn.layer_rules import Refusal, refuse, replacement_refusal
 from lightning_snn.nn.module_tree import replace_layers
 from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import WeightDraws
+from lightning_snn.nn.registry import parts_of_neurons
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
 
@@ -154,7 +155,11 @@ class SpikingBayes(NoisyMethod):
         normalizes = any(isinstance(refusal.layer, _NORMS) for refusal in refused)
         remedy = "Normalization is not needed: posterior noise scales with the input" if normalizes else ""
         refuse("SpikingBayes", refused, remedy)
-        network = replace_layers(copy.deepcopy(network), self._gets_posterior, self._bayesian)
+        network = copy.deepcopy(network)
+        parts = parts_of_neurons(network)
+        network = replace_layers(
+            network, lambda layer: layer not in parts and self._gets_posterior(layer), self._bayesian
+        )
         mark_inputs(network)
         if self.noise_mode == "trace":
             _connect_traces(network)
@@ -266,10 +271,19 @@ class SpikingBayes(NoisyMethod):
 def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
     """Return the layers that cannot fire by noise, and those with parameters that have no Bayesian counterpart."""
     refused = noise_refusals(network, mode)
-    known = {refusal.layer for refusal in refused}
+    known = {refusal.layer for refusal in refused} | parts_of_neurons(network)
+    known |= {
+        part for layer in network.modules() if is_convertible(layer) for part in layer.modules() if part is not layer
+    }
     for name, layer in network.named_modules():
         owns = any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, _NormBase)
-        if layer in known or not owns or is_convertible(layer) or isinstance(layer, (BayesianLayer, StatefulLayer)):
+        if layer in known:
+            continue
+        if is_convertible(layer):
+            if (reason := replacement_refusal(layer)) is not None:
+                refused.append(Refusal(name, layer, reason))
+            continue
+        if not owns or isinstance(layer, (BayesianLayer, StatefulLayer)):
             continue
         padding = getattr(layer, "padding_mode", "zeros")
         if padding != "zeros":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from lightning_snn.methods.ep.transforms import TRANSFORM_RULES, pair, transform_of
 from lightning_snn.nn.encoders import Complement
-from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal, refuse
+from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal, refuse, replacement_refusal
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.neurons import Neuron, one_step_refusal, runs_by_its_equations
+from lightning_snn.nn.phase import has_instance_forward
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
 
@@ -41,21 +43,24 @@ def _refused(network: nn.Module, layers: list[nn.Module], regression: bool) -> l
     weights: nn.Linear | nn.Conv2d | None = None
     for index, layer in enumerate(layers):
         reason = _refused_options(layer)
-        if type(layer) in WEIGHTED:
+        if _is_weighted(layer):
             if layers.index(layer) < index:
                 reason = "it is used more than once"
             elif after_weights:
                 reason = "it follows other weights without neurons in between"
             assert isinstance(layer, WEIGHTED)
+            reason = reason or replacement_refusal(layer)
             after_weights, weights = True, layer
         elif isinstance(layer, Neuron):
             if not runs_by_its_equations(layer):
                 reason = OWN_FORWARD
+            elif (lost := replacement_refusal(layer)) is not None:
+                reason = lost
             elif regression and index == len(layers) - 1:
                 reason = "the values of a regression are read from the last weights"
             elif after_weights is False:
                 reason = "it does not follow Linear or Conv2d"
-            else:
+            elif after_weights:
                 reason = one_step_refusal(layer, _step_shape(weights))
             after_weights = averaged = False
         elif (transform := transform_of(layer)) is not None:
@@ -76,9 +81,15 @@ def _refused(network: nn.Module, layers: list[nn.Module], regression: bool) -> l
     if weights is None:
         return [(network, "it has no Linear or Conv2d layer")]
     last = layers[-2:] if isinstance(layers[-1], Neuron) else layers[-1:]
-    if type(last[0]) in WEIGHTED:
+    if _is_weighted(last[0]):
         return []
     return [(last[0], "the network has to end with weights, or with neurons after them")]
+
+
+def _is_weighted(layer: nn.Module) -> bool:
+    # a parametrization makes a class of its own
+    kind = parametrize.type_before_parametrizations(layer)
+    return (kind in WEIGHTED or isinstance(layer, nn.LazyLinear | nn.LazyConv2d)) and not has_instance_forward(layer)
 
 
 def _step_shape(weights: nn.Linear | nn.Conv2d | None) -> tuple[int, ...]:

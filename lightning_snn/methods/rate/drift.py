@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.methods.rate.rules import Plan, WindowMean
+from lightning_snn.methods.rate.rules import RATE_RULES, Plan, WindowMean
 from lightning_snn.methods.rate.tape import rate_run
 from lightning_snn.nn.phase import rate_phase
 
@@ -37,7 +37,11 @@ class DriftMonitor:
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self.drift: dict[str, float] = {}
         self._network, self._plan = network, plan
-        self._names = {module: name or type(network).__name__ for name, module in network.named_modules()}
+        # parts of a module with a rule do not run on rates
+        parts = {part for module in RATE_RULES.found_in(network) for part in module.modules() if part is not module}
+        self._names = {
+            module: name or type(network).__name__ for name, module in network.named_modules() if module not in parts
+        }
         # input and output, for every call of a module
         self._means: dict[tuple[nn.Module, int], list[WindowMean]] = {}
         self._calls: dict[nn.Module, int] = {}

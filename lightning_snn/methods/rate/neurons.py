@@ -120,7 +120,8 @@ class LIFRule(MembraneRule):
         super().__init__(module, plan)
         assert isinstance(module, LIF)
         self.neurons = module
-        learned = [module.parameter_of(name) for name in ("beta", "threshold")]
+        with torch.enable_grad():  # of a parametrized value, too
+            learned = [module.parameter_of(name) for name in ("beta", "threshold")]
         beta, threshold = (parameter is not None and parameter.requires_grad for parameter in learned)
         self.trained = (beta, threshold)
 
@@ -143,7 +144,7 @@ class _Recurrence:
     """Mixin for recurrent neurons in windows of one step, in which the spikes of the last step are a given input."""
 
     module: nn.Module
-    weight: nn.Parameter
+    layer: Recurrent | RecurrentLIF
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)  # type: ignore[call-arg]
@@ -153,13 +154,13 @@ class _Recurrence:
     def advance(self, part: Tensor) -> Tensor:
         (current,) = part
         before = torch.zeros_like(current) if self.last is None else self.last
-        spikes: Tensor = super().advance((current + F.linear(before, self.weight))[None])  # type: ignore[misc]
+        spikes: Tensor = super().advance((current + F.linear(before, self.layer.weight))[None])  # type: ignore[misc]
         self.last = spikes[0]
         self.before.append(before)
         return spikes
 
     def replay(self, x: Tensor) -> Tensor:
-        rates: Tensor = super().replay(x + F.linear(concatenated(self.before), self.weight))  # type: ignore[misc]
+        rates: Tensor = super().replay(x + F.linear(concatenated(self.before), self.layer.weight))  # type: ignore[misc]
         return rates
 
 
@@ -169,7 +170,7 @@ class RecurrentLIFRule(_Recurrence, LIFRule):
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         assert isinstance(module, RecurrentLIF)
-        self.weight = module.weight
+        self.layer = module
 
     @classmethod
     def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
@@ -182,7 +183,7 @@ class RecurrentRule(_Recurrence, StepRule):
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         assert isinstance(module, Recurrent)
         super().__init__(module.neuron, plan)
-        self.weight = module.weight
+        self.layer = module
 
     @classmethod
     def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:

@@ -118,7 +118,10 @@ class TimeToFirstSpike(Method):
         if self.input_shape is not None:
             return self.input_shape
         # other layers, for example Flatten, do not have the shape of their inputs
-        first = next((module for module in network.modules() if next(module.children(), None) is None), network)
+        layers = (
+            each for each in network.modules() if isinstance(each, nn.Linear) or next(each.children(), None) is None
+        )
+        first = next(layers, network)
         if not isinstance(first, nn.Linear):
             raise ValueError(
                 "Expected argument `input_shape` to be the shape of a sample for a network that starts with "

@@ -27,13 +27,18 @@ from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surroga
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.noise import SpikeNoise, spike_noise
-from lightning_snn.nn.stateful import StatefulLayer
+from lightning_snn.nn.phase import has_instance_forward
+from lightning_snn.nn.stateful import StatefulLayer, over_channels
 
 State = Any  # a tensor, or a NamedTuple of States
 
 EQUATIONS = ("initial_state", "charge", "firing_threshold", "after_spikes")
 # follows from the equations of a class, so it is not inherited by a subclass with other equations
 _DERIVED = ("scan", "step", "potentials", "noisy_scan", "gain", "noise_modes")
+
+
+class InitialStateError(ValueError):
+    """A state of rest whose tensors have another shape, dtype or device than a step."""
 
 
 def membrane(state: State) -> Tensor:
@@ -177,7 +182,7 @@ class Neuron(StatefulLayer):
 
         Raises:
             ValueError: if `x` has no time axis, is not floating point, or `initial_state` returns tensors of another
-                shape or dtype than a step.
+                shape, dtype or device than a step.
         """
         check_input(x)
         spikes = []
@@ -265,7 +270,7 @@ class Neuron(StatefulLayer):
 
     def _charge_with_gain(self, x: Tensor, state: State) -> tuple[State, float | Tensor]:
         if self.gain is not None:
-            return self.charge(x, state), self.gain
+            return self.charge(x, state), over_channels(self.gain, x)
 
         def potential(current: Tensor) -> tuple[Tensor, State]:
             after = self.charge(current, state)
@@ -286,18 +291,21 @@ class Neuron(StatefulLayer):
     def _rest(self, step: Tensor) -> State:
         state = self.initial_state(step)
         for leaf in tree_leaves(state):
-            if not isinstance(leaf, Tensor) or leaf.shape != step.shape or leaf.dtype != step.dtype:
+            expected = (step.shape, step.dtype, step.device)
+            if not isinstance(leaf, Tensor) or (leaf.shape, leaf.dtype, leaf.device) != expected:
                 got = f"{tuple(leaf.shape)} and {leaf.dtype}" if isinstance(leaf, Tensor) else repr(leaf)
-                raise ValueError(
+                elsewhere = isinstance(leaf, Tensor) and leaf.device != step.device
+                places = (f" on {step.device}", f" on {leaf.device}") if elsewhere else ("", "")
+                raise InitialStateError(
                     f"Expected {type(self).__name__}.initial_state to return tensors of the shape {tuple(step.shape)} "
-                    f"and dtype {step.dtype}, but got {got}"
+                    f"and dtype {step.dtype}{places[0]}, but got {got}{places[1]}"
                 )
         return state
 
 
 def runs_by_its_equations(neuron: Neuron) -> bool:
     """Return whether calling the neurons runs their equations: False with a `forward` of their own."""
-    return type(neuron).forward is Neuron.forward
+    return type(neuron).forward is Neuron.forward and not has_instance_forward(neuron)
 
 
 def _equal(one: float | Tensor, other: float | Tensor) -> bool:

@@ -49,9 +49,10 @@ class LeakyIntegrator(StatefulLayer):
         return trace.to(x.dtype), trace[-1]
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run one time step `[B, ...]`; the membrane potential is output and state."""
-        potential = x.clone() if state is None else self.value("beta", x) * state + x
-        return potential, potential
+        """Run one time step `[B, ...]`; the membrane potential is output and, in float32 or wider, state."""
+        current = widened(x)
+        potential = current.clone() if state is None else self.value("beta", x) * state + current
+        return potential.to(x.dtype), potential
 
     def _integrate(self, x: Tensor, beta: float | Tensor) -> Tensor:
         return leaky_integrate(unfold(x, self), beta).flatten(0, 1)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-from lightning_snn.nn.neurons.base import Neuron, State, membrane
+from lightning_snn.nn.neurons.base import InitialStateError, Neuron, State, membrane
+from lightning_snn.nn.stateful import over_channels
 
 _STEPS = 3
 _TOLERANCE = 1e-6
@@ -28,7 +29,10 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
     Args:
         layer: a layer with a ``step(x, state) -> (output, state)``.
     """
-    probed, shape = _copy_and_shape(layer)
+    try:
+        probed, shape = _copy_and_shape(layer)
+    except InitialStateError as error:
+        return str(error)
     if shape is None:
         return None
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +71,10 @@ def gain_refusal(neuron: Neuron) -> str | None:
     The derivative of the membrane potential with respect to the current of the same step must be that of each neuron
     alone, must not be 0, and must be the declared gain where there is one.
     """
-    probed, shape = _copy_and_shape(neuron)
+    try:
+        probed, shape = _copy_and_shape(neuron)
+    except InitialStateError as error:
+        return str(error)
     if shape is None:
         return None
     assert isinstance(probed, Neuron)
@@ -86,8 +93,9 @@ def gain_refusal(neuron: Neuron) -> str | None:
         if not _close(torch.func.jvp(potential, (x,), (signs,))[1], slope * signs):
             return _MIXED
         if probed.gain is not None:
-            declared = torch.as_tensor(probed.gain, dtype=slope.dtype).expand_as(slope)
-            if not _close(slope, declared):
+            declared = over_channels(torch.as_tensor(probed.gain, dtype=slope.dtype), slope)
+            assert isinstance(declared, Tensor)
+            if not _close(slope, declared.expand_as(slope)):
                 moved = f"{slope.flatten()[0].item():g}"
                 return f"declares gain = {neuron.gain}, but its membrane moves by {moved} per unit of current"
         state = probed.step(x, before)[1]
@@ -103,13 +111,18 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE)
+    # relative to the largest entry, because units of current and membrane potential are those of the neuron
+    scale = other.abs().max().item()
+    return torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * scale)
 
 
 def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None]:
     """Return a copy in float64 and the shape of a step that it accepts, None if it accepts none of those tried.
 
     The number of channels is that of its parameters or buffers; nothing else is known of its input here.
+
+    Raises:
+        InitialStateError: if the state of rest has another shape, dtype or device than a step.
     """
     probed = copy.deepcopy(layer).double()
     sizes = [value.shape[0] for value in (*probed.parameters(), *probed.buffers()) if value.dim() > 0]
@@ -117,6 +130,8 @@ def _copy_and_shape(layer: nn.Module) -> tuple[nn.Module, tuple[int, ...] | None
         for shape in ((2, channels), (2, channels, 2, 2)):
             try:
                 probed.step(torch.zeros(shape, dtype=torch.float64), None)  # type: ignore[operator]
+            except InitialStateError:
+                raise
             except (RuntimeError, ValueError, IndexError):  # it takes steps of another shape
                 continue
             return probed, shape
@@ -142,9 +157,14 @@ def one_step_refusal(neuron: Neuron, shape: tuple[int, ...]) -> str | None:
     others[:, 0] = others[:, 0].flip(0)  # another current in the first channel
     probed = copy.deepcopy(neuron).double()
     distances = []
-    for x in (alike, others):
-        state = probed.charge(x, probed.initial_state(x))
-        distances.append(membrane(state) - probed.firing_threshold(state) - x)
+    try:
+        for x in (alike, others):
+            state = probed.charge(x, probed._rest(x))
+            distances.append(membrane(state) - probed.firing_threshold(state) - x)
+    except InitialStateError as error:
+        return str(error)
+    except (RuntimeError, ValueError, IndexError) as error:
+        return f"it cannot run on the {shape[0]} channels that it receives: {error}"
     tolerance = 1e-9 * currents.abs().max()
     if (torch.stack(distances) - distances[0][:1]).abs().max() > tolerance:
         return "at rest its distance to the threshold is not its current plus a constant"

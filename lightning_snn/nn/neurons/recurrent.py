@@ -15,7 +15,7 @@ from lightning_snn.functional.dynamics import PendingState, Reset, reset_membran
 from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
-from lightning_snn.nn.neurons.base import Neuron, State
+from lightning_snn.nn.neurons.base import Neuron, State, runs_by_its_equations
 from lightning_snn.nn.neurons.lif import LIF
 from lightning_snn.nn.noise import SpikeNoise
 from lightning_snn.nn.stateful import PerChannel
@@ -42,6 +42,10 @@ class Recurrent(Neuron):
 
     The weight `[N, N]` starts uniform in +-1/sqrt(N).
 
+    Raises:
+        TypeError: if `neuron` is not a `Neuron`.
+        ValueError: if `neuron` has a `forward` of its own, which would not be called.
+
     Shape:
         input and output `[T*B, N]`.
 
@@ -56,6 +60,11 @@ class Recurrent(Neuron):
     def __init__(self, neuron: Neuron, features: int) -> None:
         if not isinstance(neuron, Neuron):
             raise TypeError(f"Expected argument `neuron` to be a Neuron, but got {type(neuron).__name__}")
+        if not runs_by_its_equations(neuron):
+            raise ValueError(
+                "Expected argument `neuron` to run by its equations, but got "
+                f"{type(neuron).__name__} with a forward of its own"
+            )
         super().__init__(neuron.surrogate)
         self.neuron = neuron
         self.features = features
@@ -130,6 +139,8 @@ class RecurrentLIF(LIF):
     def around(cls, neuron: LIF, features: int, **options: Any) -> Self:
         """Return recurrent neurons with the constants, decays and thresholds of a `LIF`; learned ones are copied.
 
+        The weights have the device and dtype of the tensors of `neuron`, if it has any.
+
         Args:
             neuron: the neurons.
             features: number of neurons.
@@ -142,6 +153,9 @@ class RecurrentLIF(LIF):
             surrogate=neuron.surrogate,
             **options,
         )
+        like = next((value for value in (*neuron.parameters(), *neuron.buffers()) if value.is_floating_point()), None)
+        if like is not None:
+            made.to(like)
         made.take_values(neuron)
         return made
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
 from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED
-from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal
+from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal, replacement_refusal
 from lightning_snn.nn.neurons import Neuron, runs_by_its_equations
 
 _SHAPES = ("size", "dim", "ndimension", "numel", "__len__")
@@ -94,11 +93,7 @@ def module_reason(module: nn.Module) -> str | None:
             return _NO_SPIKE_TIME if runs_by_its_equations(module) else OWN_FORWARD
         reason = TTFS_RULES.reason(module)
         return _reason(type(module).__name__) if reason == TTFS_RULES.unknown else reason
-    if isinstance(module, WEIGHTED) and (
-        parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter)
-    ):
-        return "its weight is computed from other parameters; remove the parametrization first"
-    return None
+    return replacement_refusal(module) if isinstance(module, (*WEIGHTED, Neuron)) else None
 
 
 def returns_shape(node: fx.Node) -> bool:

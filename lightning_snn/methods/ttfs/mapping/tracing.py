@@ -17,7 +17,7 @@ from lightning_snn.methods.ttfs.mapping.refusals import (
     returns_shape,
 )
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
-from lightning_snn.methods.ttfs.mapping.signals import Signal, Unmappable
+from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED, Signal, Unmappable
 from lightning_snn.nn.layer_rules import Refusal, refusal_error
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.registry import is_spiking_layer
@@ -39,7 +39,8 @@ class _Tracer(fx.Tracer):
         packages = ("lightning_snn.nn.", "lightning_snn.methods.")
         ours = type(m).__module__.startswith(packages) and not isinstance(m, MembraneResidual)
         spiking = is_spiking_layer(m) or module_qualified_name in self.untraceable
-        return ours or spiking or super().is_leaf_module(m, module_qualified_name)
+        known = TTFS_RULES.find(m) is not None or isinstance(m, WEIGHTED)
+        return ours or spiking or known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         try:
