@@ -91,6 +91,8 @@ class StatefulLayer(nn.Module):
         Raises:
             ValueError: if the value is outside its range or of another number of channels.
         """
+        if "_ranges" not in vars(self):
+            raise RuntimeError(f"Call super().__init__() of {type(self).__name__} before `declare`")
         values = _values(name, value, channels)
         for each in values.flatten().tolist():
             if kind == "positive":
@@ -117,6 +119,9 @@ class StatefulLayer(nn.Module):
                 broadcast.
         """
         found: float | Tensor
+        if name not in self._ranges:
+            declared = ", ".join(self._ranges) or "none"
+            raise KeyError(f"{type(self).__name__} declares no value {name!r}; declared: {declared}")
         if name in self._numbers:
             found = self._numbers[name]
         elif (parameter := self.parameter_of(name)) is not None:

@@ -168,7 +168,7 @@ class Neuron(StatefulLayer):
             current = widened(x)
             charged = self.charge(current, self._rest(current) if state is None else state)
             spikes = spike(membrane(charged), self.firing_threshold(charged), self.surrogate)
-            return spikes.to(x.dtype), self.after_spikes(charged, spikes)
+            return spikes.to(x.dtype), self._after_spikes(charged, spikes)
 
     def scan(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Run a sequence, step by step.
@@ -193,7 +193,7 @@ class Neuron(StatefulLayer):
             for current in currents.unbind(0):
                 state = self.charge(current, state)
                 spikes.append(spike(membrane(state), self.firing_threshold(state), self.surrogate))
-                state = self.after_spikes(state, spikes[-1])
+                state = self._after_spikes(state, spikes[-1])
             return torch.stack(spikes).to(x.dtype), state
 
     @torch.no_grad()
@@ -265,7 +265,7 @@ class Neuron(StatefulLayer):
                 z = (potential - threshold) / (gain * sigma) - draw
                 spikes.append(noisy_spike(z, (potential > threshold).to(z.dtype), noise.estimator, noise.generator))
                 standardized.append(z)
-                state = self.after_spikes(state, spikes[-1])
+                state = self._after_spikes(state, spikes[-1])
             return torch.stack(spikes).to(mean.dtype), torch.stack(standardized)
 
     def _charge_with_gain(self, x: Tensor, state: State) -> tuple[State, float | Tensor]:
@@ -278,6 +278,12 @@ class Neuron(StatefulLayer):
 
         _, gain, after = torch.func.jvp(potential, (x,), (torch.ones_like(x),), has_aux=True)  # type: ignore[misc]
         return after, gain
+
+    def _after_spikes(self, state: State, spikes: Tensor) -> State:
+        state = self.after_spikes(state, spikes)
+        if state is None:
+            raise TypeError(f"Expected {type(self).__name__}.after_spikes to return the state, but got None")
+        return state
 
     def _fire_by_noise(self, mean: Tensor, variance: Tensor) -> Tensor:
         noise = spike_noise()

@@ -87,8 +87,13 @@ def gain_refusal(neuron: Neuron) -> str | None:
             return membrane(probed.charge(current, before))
 
         slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
-        if slope.abs().min() == 0:
+        if slope.abs().max() == 0:
             return "its membrane does not depend on the current of the same step"
+        if slope.abs().min() == 0:
+            return (
+                "in some states its membrane does not depend on the current of the same step; to keep neurons silent, "
+                "raise `firing_threshold`"
+            )
         signs = _signs(shape, generator)
         if not _close(torch.func.jvp(potential, (x,), (signs,))[1], slope * signs):
             return _MIXED

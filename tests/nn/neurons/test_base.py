@@ -467,3 +467,21 @@ def test_the_loop_of_a_plain_lif_is_that_of_the_contract():
     spikes, _ = Neuron.scan(layer, x)
     assert torch.equal(spikes, loop.spikes)
     assert_equal(gradients(spikes, [x]), gradients(loop.spikes, [x]))
+
+
+def test_mistakes_of_a_neuron_of_ones_own_are_named():
+    class Forgetful(LIF):
+        def after_spikes(self, state, spikes):
+            super().after_spikes(state, spikes)
+
+    class Hasty(LIF):
+        def __init__(self) -> None:
+            self.declare("alpha", 0.5)
+
+    for call in (lambda: Forgetful().step(torch.ones(1, 2)), lambda: Forgetful().scan(torch.ones(3, 1, 2))):
+        with pytest.raises(TypeError, match="Forgetful.after_spikes to return the state, but got None"):
+            call()
+    with pytest.raises(KeyError, match="LIF declares no value 'alpha'; declared: beta, threshold"):
+        LIF().value("alpha")
+    with pytest.raises(RuntimeError, match=r"Call super\(\).__init__\(\) of Hasty before `declare`"):
+        Hasty()

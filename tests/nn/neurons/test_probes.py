@@ -131,7 +131,11 @@ def test_steps_that_mix_neurons_are_refused(layer, reason):
         (InhibitedReset(), None),  # at rest nobody has spiked, and later the current of the step is the neuron's own
         (Inhibited(), MIXED),
         (Late(), "its membrane does not depend on the current of the same step"),
-        (Clamped(), "its membrane does not depend on the current of the same step"),
+        (
+            Clamped(),
+            "in some states its membrane does not depend on the current of the same step; to keep neurons silent, raise "
+            "`firing_threshold`",
+        ),
         (Declared(), "declares gain = 0.5, but its membrane moves by 0.25 per unit of current"),
     ],
     ids=lambda value: type(value).__name__,
