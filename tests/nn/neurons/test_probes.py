@@ -133,8 +133,8 @@ def test_steps_that_mix_neurons_are_refused(layer, reason):
         (Late(), "its membrane does not depend on the current of the same step"),
         (
             Clamped(),
-            "in some states its membrane does not depend on the current of the same step; to keep neurons silent, raise "
-            "`firing_threshold`",
+            "in some states its membrane does not depend on the current of the same step; to keep neurons silent, "
+            "raise `firing_threshold`",
         ),
         (Declared(), "declares gain = 0.5, but its membrane moves by 0.25 per unit of current"),
     ],
