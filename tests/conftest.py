@@ -28,6 +28,11 @@ def pytest_sessionfinish() -> None:
     stop_other_process()
 
 
+def pytest_collectstart() -> None:
+    """Seed what test modules draw while they are imported: layers in the parameters of a test, for one."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)

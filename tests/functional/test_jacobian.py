@@ -42,9 +42,9 @@ def evaluated(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 NETWORKS = {
-    "dense": (mlp(20, 30, 20), torch.Size([20])),
+    "dense": (lambda: mlp(20, 30, 20), torch.Size([20])),
     "convolution": (
-        nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 3, padding=1)),
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 3, padding=1)),
         torch.Size([2, 4, 4]),
     ),
 }
@@ -52,8 +52,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_spectral_radius_is_that_of_the_matrix_once_the_space_is_complete(name: str):
-    network, shape = NETWORKS[name]
-    network, x = network.double(), torch.randn(4, *shape)
+    make, shape = NETWORKS[name]
+    network, x = make(), torch.randn(4, *shape)
     matrices = jacobians(network, x)
     expected = torch.linalg.eigvals(matrices).abs().amax(1)
     assert torch.linalg.eigvals(matrices).imag.abs().max() > 0.01
@@ -77,8 +77,8 @@ def test_few_steps_come_close_in_a_wide_layer():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_largest_singular_value_is_that_of_the_matrix(name: str):
-    network, shape = NETWORKS[name]
-    network, x = network.double(), torch.randn(4, *shape)
+    make, shape = NETWORKS[name]
+    network, x = make(), torch.randn(4, *shape)
     expected = torch.linalg.matrix_norm(jacobians(network, x), 2)
     found = largest_singular_value(*evaluated(network, x), steps=200)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
