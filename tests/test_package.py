@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # a child process each time, so that every import starts from the same state: Lightning loaded, nothing of ours
 MEASURE = """
 import json, os, sys, time
+start = time.process_time()  # of the processor, so that waiting for other work does not count
 import lightning.pytorch
+lightning = time.process_time() - start
 before = set(sys.modules)
 
 def in_child(action):
@@ -34,7 +36,7 @@ def in_child(action):
     return result
 
 def seconds():
-    start = time.process_time()  # of the processor, so that other work on the machine does not count
+    start = time.process_time()
     import lightning_snn
     lightning_snn.SpikingModule, lightning_snn.LIF, lightning_snn.run, lightning_snn.methods
     return time.process_time() - start
@@ -47,7 +49,8 @@ def modules():
     lightning_snn.nn.is_spiking_layer(nn.ReLU())
     return sorted(set(sys.modules) - before)
 
-print(json.dumps({"seconds": [in_child(seconds) for _ in range(3)], "modules": in_child(modules)}))
+ours = min(in_child(seconds) for _ in range(3))
+print(json.dumps({"share": ours / lightning, "modules": in_child(modules)}))
 """
 
 
@@ -60,8 +63,9 @@ def measured() -> dict:
     return json.loads(finished.stdout.splitlines()[-1])
 
 
-def test_the_import_adds_at_most_0_3_seconds_to_that_of_lightning(measured):
-    assert min(measured["seconds"]) <= 0.3
+def test_the_import_adds_at_most_7_percent_to_that_of_lightning(measured):
+    """What 0.3 s are where Lightning takes 4.2 s; a share, since a busy machine slows both."""
+    assert measured["share"] <= 0.07
 
 
 @pytest.mark.parametrize("library", ["torchvision", "tonic", "snntorch", "spikingjelly", "wandb", "h5py", "kornia"])
