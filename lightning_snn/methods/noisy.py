@@ -57,14 +57,7 @@ def register_stateless_layer(kind: type[nn.Module]) -> None:
 
 def noise_refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
     """Return the layers that a network that fires by noise cannot contain, with the reasons."""
-    names = {layer: name for name, layer in network.named_modules()}
-    found = NOISE_RULES.found_in(network)
-    refused = [
-        Refusal(names[layer], layer, reason)
-        for layer, rule in found.items()
-        if (reason := rule(layer, mode)) is not None
-    ]
-    return [*refused, *NOISE_RULES.refusals(network)]
+    return list(NOISE_RULES.refusals(network, lambda rule, layer: rule(layer, mode)))
 
 
 def _neuron_refusal(layer: nn.Module, mode: NoiseMode) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -113,16 +113,25 @@ class LayerRules(Generic[Rule]):
         walk(network)
         return found
 
-    def refusals(self, network: nn.Module) -> Iterator[Refusal]:
-        """Yield the layers of a network without a rule that are no containers, in order of registration.
+    def refusals(
+        self, network: nn.Module, refusal: Callable[[Rule, nn.Module], str | None] = lambda rule, layer: None
+    ) -> Iterator[Refusal]:
+        """Yield the layers of a network that are refused by their rule, or have none, in order of registration.
 
-        A module with children is a container, whose children are looked at one by one, unless it is compiled or a
-        spiking layer. Spiking layers of other libraries have children, too, such as their surrogate.
+        A module with children is a container, whose children are looked at one by one, unless it has a rule, is
+        compiled or is a spiking layer. Spiking layers of other libraries have children, too, such as their surrogate.
+
+        Args:
+            network: any module.
+            refusal: returns why a rule refuses a layer, None if it does not.
         """
         found = self.found_in(network)
         covered = {part for layer in found for part in layer.modules()}
         for name, layer in network.named_modules():
-            if layer not in covered and not _is_container(layer):
+            if layer in found:
+                if (reason := refusal(found[layer], layer)) is not None:
+                    yield Refusal(name, layer, reason)
+            elif layer not in covered and not _is_container(layer):
                 covered.update(layer.modules())
                 yield Refusal(name, layer, self.reason(layer))
 

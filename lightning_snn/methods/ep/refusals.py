@@ -25,9 +25,7 @@ def check_trainable(network: nn.Module, regression: bool) -> None:
     Raises:
         ValueError: if it cannot; the message names each refused layer with its reason.
     """
-    names: dict[nn.Module, str] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        names.setdefault(module, name)
+    names = {module: name for name, module in network.named_modules()}
     refuse(
         "ExpectationPropagation",
         [Refusal(names[layer], layer, reason) for layer, reason in _refused(network, unnested(network), regression)],

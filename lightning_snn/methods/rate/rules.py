@@ -136,15 +136,7 @@ def rate_refusals(network: nn.Module, one_step_windows: bool) -> list[Refusal]:
         >>> [str(refusal) for refusal in rate_refusals(nn.LayerNorm(4), one_step_windows=False)]
         ['the network: LayerNorm (no rate rule: see `register_rate_rule`)']
     """
-    names = {module: name for name, module in network.named_modules()}
-    found = RATE_RULES.found_in(network)
-    refused = [
-        Refusal(names[module], module, reason)
-        for module, rule in found.items()
-        if (reason := rule.refusal(module, one_step_windows)) is not None
-    ]
-    order = list(names.values())
-    return sorted([*refused, *RATE_RULES.refusals(network)], key=lambda refusal: order.index(refusal.name))
+    return list(RATE_RULES.refusals(network, lambda rule, layer: rule.refusal(layer, one_step_windows)))
 
 
 class WindowMean:
