@@ -166,7 +166,7 @@ class Neuron(StatefulLayer):
         _check_floating(x)
         with without_autocast(x):
             current = widened(x)
-            charged = self.charge(current, self._rest(current) if state is None else state)
+            charged = self.charge(current, self.checked_initial_state(current) if state is None else state)
             spikes = spike(membrane(charged), self.firing_threshold(charged), self.surrogate)
             return spikes.to(x.dtype), self._after_spikes(charged, spikes)
 
@@ -188,7 +188,7 @@ class Neuron(StatefulLayer):
         spikes = []
         with without_autocast(x):
             currents = widened(x)
-            state = self._rest(currents[0].detach()) if state is None else state
+            state = self.checked_initial_state(currents[0].detach()) if state is None else state
             # unbind, because the backward pass of an index allocates a zero tensor of the whole sequence
             for current in currents.unbind(0):
                 state = self.charge(current, state)
@@ -213,7 +213,7 @@ class Neuron(StatefulLayer):
         found, thresholds = [], []
         with without_autocast(x):
             currents = widened(x)
-            state = self._rest(currents[0]) if state is None else state
+            state = self.checked_initial_state(currents[0]) if state is None else state
             for current, fired in zip(currents, spikes.to(currents.dtype), strict=True):
                 state = self.charge(current, state)
                 found.append(membrane(state))
@@ -258,7 +258,7 @@ class Neuron(StatefulLayer):
             current, std, draws = drawn_current(widened(mean), widened(variance), noise.generator)
             if (receive := noise.receiver(self)) is not None:
                 receive(current.detach())
-            state = self._rest(current[0].detach())
+            state = self.checked_initial_state(current[0].detach())
             for x, sigma, draw in zip(current.unbind(0), std.unbind(0), draws.unbind(0), strict=True):
                 state, gain = self._charge_with_gain(x, state)
                 potential, threshold = membrane(state), self.firing_threshold(state)
@@ -294,7 +294,12 @@ class Neuron(StatefulLayer):
             noise.observe(self, standardized.flatten(0, 1))
         return spikes.flatten(0, 1)
 
-    def _rest(self, step: Tensor) -> State:
+    def checked_initial_state(self, step: Tensor) -> State:
+        """Return `initial_state` of a step `[B, ...]`, checked.
+
+        Raises:
+            InitialStateError: if one of its tensors has another shape, dtype or device than the step.
+        """
         state = self.initial_state(step)
         for leaf in tree_leaves(state):
             expected = (step.shape, step.dtype, step.device)

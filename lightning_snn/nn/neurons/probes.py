@@ -164,7 +164,7 @@ def one_step_refusal(neuron: Neuron, shape: tuple[int, ...]) -> str | None:
     distances = []
     try:
         for x in (alike, others):
-            state = probed.charge(x, probed._rest(x))
+            state = probed.charge(x, probed.checked_initial_state(x))
             distances.append(membrane(state) - probed.firing_threshold(state) - x)
     except InitialStateError as error:
         return str(error)
