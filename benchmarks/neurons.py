@@ -62,7 +62,7 @@ def izhikevich() -> Neuron:
 
 
 class Contender(NamedTuple):
-    """What is measured.
+    """Layer and call to measure.
 
     Attributes:
         forward: returns the spikes `[T, B, ...]`.
@@ -256,7 +256,7 @@ TASKS: dict[str, Sequences] = {"order": order_of_events, "match": matching_event
 
 
 class Settings(NamedTuple):
-    """What is chosen on validation sequences.
+    """Hyper-parameters, chosen on validation sequences.
 
     Attributes:
         learning_rate: of Adam.

@@ -64,7 +64,7 @@ def measured() -> dict:
 
 
 def test_the_import_adds_at_most_7_percent_to_that_of_lightning(measured):
-    """What 0.3 s are where Lightning takes 4.2 s; a share, since a busy machine slows both."""
+    """Allow 0.3 s where Lightning takes 4.2 s: a share, since a busy machine slows both."""
     assert measured["share"] <= 0.07
 
 
