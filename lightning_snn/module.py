@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_snn.batches import check_classes, check_dtype, is_ambiguous, time_first, train_size, unpacked
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.methods.base import Method, Progress
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Readout, Regression
 from lightning_snn.metrics import BrierScore, ExpectedCalibrationError, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.nn.description import describe_network, describe_options, differences
 from lightning_snn.nn.folding import run
+from lightning_snn.optim import optimizer_named
 
 OptimizerFactory = Callable[[Any], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
+
+_CHECKPOINT_KEY = "lightning_snn"
 
 
 class SpikingModule(pl.LightningModule):
@@ -30,7 +38,13 @@ class SpikingModule(pl.LightningModule):
 
     A batch is ``(x [T, B, ...], y [B, ...])``. The module logs `train/loss` and, on validation and test data, accuracy,
     negative log-likelihood, Brier score and expected calibration error (15 bins), or the mean squared error of a
-    regression.
+    regression. With several loaders, their names end in ``/dataloader_idx_0`` and so on.
+
+    The module owns a copy of the network, which is `module.network`. The network that was handed over stays as it was,
+    so the same network can be given to several modules that are compared.
+
+    A checkpoint holds a description of network, readout, task and method besides the parameters. Loading it into a
+    module with other layers, constants or options is an error, unless ``strict=False`` is given.
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the output of a regression).
@@ -39,11 +53,17 @@ class SpikingModule(pl.LightningModule):
         task: "classification" or "regression".
         readout: reduction of the T outputs to one: "mean", "max", "last", "sum", or a function
             `[T, B, ...] -> [B, ...]`.
-        optimizer: returns the optimizer for the parameters; Adam by default. Not used if the method has an optimizer.
-        learning_rate: learning rate of the default Adam, larger than 0.
-        lr_scheduler: returns a scheduler for the optimizer, which steps once per epoch; or "cosine", which decreases to
-            0 over all batches of the run and steps once per batch.
+        optimizer: returns the optimizer for the parameters that it is given; or the name of one, such as "adamw". Adam
+            by default. Not used if the method has an optimizer.
+        learning_rate: learning rate of all parameters, larger than 0. None is 1e-3 for the default Adam, and otherwise
+            that of the optimizer.
+        lr_scheduler: returns a scheduler for the optimizer, which steps once per epoch, or Lightning's dictionary with
+            "scheduler" and, for example, "interval" or "monitor"; such a dictionary with a function as "scheduler"; or
+            "cosine", which decreases to 0 over all batches of the run and steps once per batch. `ReduceLROnPlateau`
+            monitors `val/nll` or `val/mse` by default.
         pairs: pairs of classes that differ only in the order of events; their within-pair accuracy is logged.
+        batch_first: whether inputs are `[B, T, ...]`, outputs of `forward` too. None means time first, with a warning
+            for inputs with T = B.
 
     Raises:
         ValueError: if an argument is outside its range, or the method cannot train the network.
@@ -61,10 +81,11 @@ class SpikingModule(pl.LightningModule):
         num_classes: int | None = None,
         task: Literal["classification", "regression"] = "classification",
         readout: Readout = "mean",
-        optimizer: OptimizerFactory | None = None,
-        learning_rate: float = 1e-3,
-        lr_scheduler: SchedulerFactory | Literal["cosine"] | None = None,
+        optimizer: OptimizerFactory | str | None = None,
+        learning_rate: float | None = None,
+        lr_scheduler: SchedulerFactory | Mapping[str, Any] | Literal["cosine"] | None = None,
         pairs: Sequence[tuple[int, int]] = (),
+        batch_first: bool | None = None,
     ) -> None:
         super().__init__()
         method = SurrogateGradient() if method is None else method
@@ -72,82 +93,278 @@ class SpikingModule(pl.LightningModule):
             if not isinstance(value, kind):
                 raise ValueError(f"Expected argument `{name}` to be a {kind.__name__}, but got {value!r}")
         check_choice("task", task, ("classification", "regression"))
-        check_positive("learning_rate", learning_rate)
+        check_choice("batch_first", batch_first, (True, False, None))
+        if learning_rate is not None:
+            check_positive("learning_rate", learning_rate)
         if task == "classification":
             check_integer("num_classes", num_classes, 2)
-        if lr_scheduler is not None and not callable(lr_scheduler):
+        if isinstance(lr_scheduler, Mapping):
+            if not callable(lr_scheduler.get("scheduler")):
+                raise ValueError(
+                    'Expected argument `lr_scheduler` to hold a function of the optimizer as "scheduler", but got '
+                    f"{dict(lr_scheduler)!r}"
+                )
+        elif lr_scheduler is not None and not callable(lr_scheduler):
             check_choice("lr_scheduler", lr_scheduler, ("cosine",))
-        # plain data only: a checkpoint must load with weights_only=True
-        callables = [
-            name for name, value in {"readout": readout, "lr_scheduler": lr_scheduler}.items() if callable(value)
-        ]
-        self.save_hyperparameters(ignore=["network", "method", "optimizer", *callables])
+        self.optimizer_factory: OptimizerFactory | None = (
+            optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
+        )
 
         # a copy, because task and progress belong to this module, and another module may use the same method
         self.method = copy.deepcopy(method)
-        self.method.task = Classification(readout) if task == "classification" else Regression(readout)
-        self.network = self.method.prepare(network)
-        self.optimizer_factory, self.scheduler = optimizer, lr_scheduler
+        self.method.task = Classification(readout, num_classes) if task == "classification" else Regression(readout)
+        # plain data only: a checkpoint must load with weights_only=True
+        given = {"optimizer": optimizer, "readout": readout, "lr_scheduler": lr_scheduler}
+        ignored = [name for name, value in given.items() if not isinstance(value, str)]
+        if learning_rate is None:
+            ignored.append("learning_rate")
+        self.save_hyperparameters(ignore=["network", "method", *ignored])
+        if "_instantiator" in self.hparams:  # from a command line, whose configuration of these is plain data, too
+            self.save_hyperparameters("network", "method")
+        options = {"pairs": [list(pair) for pair in pairs], "method_options": describe_options(self.method)}
+        self.save_hyperparameters(options)
+        self._description = {
+            **{f"network.{name}".rstrip("."): layer for name, layer in describe_network(network).items()},
+            "method": describe_options(self.method),
+            "task": describe_options(self.method.task),
+        }
+        self._saved_description: dict[str, Any] | None = None
+
+        self.network = self.method.prepare(_copied(network))
+        self.scheduler = lr_scheduler
         self.learning_rate = learning_rate
+        self.num_classes, self.batch_first = num_classes, batch_first
         metrics = _metrics(task, num_classes, pairs)
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        self._train_size: int | None = None
+        # of the second loader and later ones
+        self._further_metrics = nn.ModuleDict()
+        self._largest_batch = 0
+        self._warned_of_axes = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs `[T, B, ...]` of a plain run of the network."""
+        """Return the outputs `[T, B, ...]` of a plain run of the network, or `[B, T, ...]` with `batch_first`."""
+        x, _ = time_first(x, None, bool(self.batch_first))
         outputs: Tensor = run(self.network, x)
-        return outputs
+        return outputs.transpose(0, 1) if self.batch_first else outputs
 
-    def on_train_start(self) -> None:
-        self._train_size = _train_size(self.trainer)
+    def read_batch(self, batch: Any) -> tuple[Tensor, Any]:
+        """Return inputs `[T, B, ...]` and targets `[B, ...]` of a batch; override it for batches of another form.
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, y = batch
-        fraction = batch_idx / self.trainer.num_training_batches
-        self.method.progress = Progress(
-            self.trainer.current_epoch + fraction, self._train_size, self.trainer.global_step
-        )
+        Raises:
+            ValueError: if the batch is not a pair, or the axes of inputs and targets do not fit.
+        """
+        x, y = unpacked(batch)
+        return time_first(x, y, bool(self.batch_first))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = self._checked(*self.read_batch(batch))
+        samples = x.shape[1]
+        if self._has_trainer():
+            self.method.progress = self._progress(samples, batch_idx)
         step = self.method.training_step(self.network, x, y)
-        self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(y))
-        self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=len(y))
+        if self._has_trainer():
+            self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=samples)
+            self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
         return step.objective
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
-        return {"prediction": self._evaluate(batch, self.val_metrics), "target": batch[1]}
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        return self._evaluate(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
-        return {"prediction": self._evaluate(batch, self.test_metrics), "target": batch[1]}
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        return self._evaluate(batch, "test", dataloader_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
+        if isinstance(batch, (tuple, list)) and len(batch) == 1:
+            (batch,) = batch
+        if isinstance(batch, Tensor):
+            x, _ = self._checked(*time_first(batch, None, bool(self.batch_first)))
+        else:
+            x, _ = self._checked(*self.read_batch(batch))
         return self.method.predict(self.network, x)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
         if optimizer is None:
-            parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            make = self.optimizer_factory
-            optimizer = torch.optim.Adam(parameters, self.learning_rate) if make is None else make(parameters)
+            optimizer = self._chosen_optimizer()
+        elif self.optimizer_factory is not None or self.learning_rate is not None:
+            rank_zero_warn(
+                f"{type(self.method).__name__} has its own optimizer, so `optimizer` and `learning_rate` have no effect"
+            )
         if self.scheduler is None:
             return optimizer
-        if callable(self.scheduler):
-            return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        if self.scheduler == "cosine":
+            scheduler = {"scheduler": CosineAnnealingLR(optimizer, self._steps_of_the_run()), "interval": "step"}
+        else:
+            scheduler = self._chosen_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_CHECKPOINT_KEY] = {"description": self._description, "largest_batch": self._largest_batch}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get(_CHECKPOINT_KEY, {})
+        self._saved_description = saved.get("description")
+        self._largest_batch = saved.get("largest_batch", 0)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load parameters and buffers; those of a checkpoint only into a module like the one that was saved.
+
+        Raises:
+            ValueError: if `strict`, and network, method, readout or task of the checkpoint are others.
+        """
+        saved, self._saved_description = self._saved_description, None
+        if strict and saved is not None and (lines := differences(saved, self._description)):
+            listed = "".join(f"\n  {line}" for line in lines)
+            raise ValueError(
+                f"Expected a module like that of the checkpoint, but this one differs:{listed}\nBuild it with the "
+                "values of the checkpoint, or load the parameters anyway with `strict=False` (of a Trainer, with "
+                "`module.strict_loading = False`)"
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """Load a module from a checkpoint; see Lightning's documentation for the arguments.
+
+        Checkpoints of recipes hold network and method. For others pass them as `network=` and `method=`, and so any
+        function among the arguments, such as the readout.
+
+        Raises:
+            ValueError: if the checkpoint holds no network and none is given, or the module differs from the one that
+                was saved.
+        """
+        if "network" in options:
+            options["_instantiator"] = None  # of the command line, which takes no network
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
+        except (TypeError, ValueError, ImportError, AttributeError, argparse.ArgumentError) as error:
+            if "network" in options:
+                raise
+            raise _without_network(cls, checkpoint_path, error) from error
+
+    def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
+        check_dtype(x, self.network)
+        if isinstance(y, Tensor) and self.num_classes is not None and not y.is_cuda:
+            check_classes(y, self.num_classes)
+        if self.batch_first is None and not self._warned_of_axes and is_ambiguous(x, y) and not self._gets_time_first():
+            self._warned_of_axes = True
+            rank_zero_warn(
+                f"Inputs of shape {tuple(x.shape)} have as many time steps as samples, so their order cannot be "
+                "checked; they are taken for [T, B, ...]. Pass SpikingModule(batch_first=True) if the batch is first, "
+                "or batch_first=False to confirm that time is"
+            )
+        return x, y
+
+    def _gets_time_first(self) -> bool:
+        data: Any = getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
+        return getattr(data, "time_first", False)
+
+    def _has_trainer(self) -> bool:
+        try:
+            return self.trainer is not None
+        except RuntimeError:  # steps by hand
+            return False
+
+    def _progress(self, samples: int, batch_idx: int) -> Progress:
+        trainer, batches = self.trainer, self.trainer.num_training_batches
+        self._largest_batch = max(self._largest_batch, samples)
+        return Progress(
+            None if batches == float("inf") else trainer.current_epoch + batch_idx / batches,
+            train_size(trainer, self._largest_batch),
+            trainer.global_step,
+            trainer.fit_loop.total_batch_idx * samples * trainer.world_size,
+        )
+
+    def _chosen_optimizer(self) -> Optimizer:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if self.optimizer_factory is None:
+            rate = 1e-3 if self.learning_rate is None else self.learning_rate
+            return torch.optim.Adam(parameters, rate)
+        optimizer = self.optimizer_factory(parameters)
+        own = {id(parameter) for parameter in parameters}
+        if any(id(each) not in own for group in optimizer.param_groups for each in group["params"]):
+            raise ValueError(
+                "Expected argument `optimizer` to return an optimizer of the parameters that it is given, but it holds "
+                "others. The module trains its own copy of the network, `module.network`"
+            )
+        if self.learning_rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate
+        return optimizer
+
+    def _steps_of_the_run(self) -> int:
+        if not self._has_trainer():
+            raise ValueError(
+                'Expected a Trainer for lr_scheduler="cosine", which decreases to 0 over its run, but got none. Pass a '
+                "function that returns the scheduler"
+            )
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError(
                 'Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but got neither'
             )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": CosineAnnealingLR(optimizer, int(steps)), "interval": "step"},
-        }
+        return int(steps)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> Prediction:
-        x, y = batch
+    def _chosen_scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        made: Any = self.scheduler
+        if isinstance(made, Mapping):
+            options, made = dict(made), made["scheduler"]
+        made = made(optimizer)
+        options |= made if isinstance(made, Mapping) else {"scheduler": made}
+        if isinstance(options["scheduler"], ReduceLROnPlateau):
+            default = "val/mse" if self.num_classes is None else "val/nll"
+            options.setdefault("monitor", getattr(options["scheduler"], "monitor", default))
+        return options
+
+    def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
+        x, y = self._checked(*self.read_batch(batch))
         prediction = self.method.predict(self.network, x)
+        name, metrics = self._metrics_of(stage, dataloader_idx)
         metrics.update(prediction.mean, y)
-        self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(y))
-        return prediction
+        if self._has_trainer():
+            for key, metric in metrics.items(keep_base=False):
+                self.log(
+                    key,
+                    metric,
+                    prog_bar=True,
+                    on_step=False,
+                    on_epoch=True,
+                    batch_size=x.shape[1],
+                    metric_attribute=f"{name}.{key.partition('/')[2]}",
+                )
+        return {"prediction": prediction, "target": y}
+
+    def _metrics_of(self, stage: str, dataloader_idx: int) -> tuple[str, MetricCollection]:
+        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
+        if dataloader_idx == 0:
+            return f"{stage}_metrics", metrics
+        name = f"{stage}_{dataloader_idx}"
+        if name not in self._further_metrics:
+            further = metrics.clone()
+            further.reset()
+            self._further_metrics[name] = further.to(self.device)
+        return f"_further_metrics.{name}", self._further_metrics[name]  # type: ignore[return-value]
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Expected argument `network` to be a {type(network).__name__} that `copy.deepcopy` can copy, because the "
+            f"module owns a copy, but got: {error}. Reset layers that keep state, and make plain tensors parameters or "
+            "buffers"
+        ) from error
+
+
+def _without_network(cls: type, path: Any, error: Exception) -> ValueError:
+    name = Path(path).name if isinstance(path, (str, Path)) else "the file"
+    return ValueError(
+        f"Expected arguments `network=` and `method=` of {cls.__name__}.load_from_checkpoint, because the checkpoint "
+        f"{name} holds none that can be built ({error}). Pass the network as it was given to the module; only "
+        "checkpoints of recipes need neither"
+    )
 
 
 def _metrics(task: str, num_classes: int | None, pairs: Sequence[tuple[int, int]]) -> MetricCollection:
@@ -165,17 +382,3 @@ def _metrics(task: str, num_classes: int | None, pairs: Sequence[tuple[int, int]
         if max(max(pair) for pair in pairs) >= num_classes:
             raise ValueError(f"Expected argument `pairs` to hold classes below {num_classes}, but got {list(pairs)!r}")
     return MetricCollection(metrics, compute_groups=False)
-
-
-def _train_size(trainer: pl.Trainer) -> int | None:
-    """Return the number of samples per epoch over all processes, None if the loader does not report it."""
-    loader = trainer.train_dataloader
-    try:
-        size: int = len(loader.dataset)  # type: ignore[union-attr]
-    except (AttributeError, TypeError):  # several loaders, or an iterable dataset without a length
-        return None
-    batch_size = getattr(loader, "batch_size", None)
-    if batch_size is None or trainer.num_training_batches == float("inf"):
-        return size
-    batches: int = int(trainer.num_training_batches) * trainer.world_size
-    return min(size, batches * int(batch_size))

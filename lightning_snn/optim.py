@@ -1,14 +1,14 @@
-"""Optimizers whose weight decay acts on weights only."""
+"""Optimizers by name, and optimizers whose weight decay acts on weights only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_snn.checks import check_between
+from lightning_snn.checks import check_between, check_choice
 
 
 def decay_weights_only(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
@@ -55,3 +55,22 @@ class SGD(torch.optim.SGD):
         self, params: Iterable[Tensor], lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4
     ) -> None:
         super().__init__(decay_weights_only(params, weight_decay), lr, momentum)
+
+
+def optimizer_named(name: str) -> Callable[[Any], torch.optim.Optimizer]:
+    """Return the optimizer of torch with a name, in any case, such as "adamw".
+
+    Raises:
+        ValueError: if torch has none of that name.
+
+    Example:
+        >>> optimizer_named("adamw")
+        <class 'torch.optim.adamw.AdamW'>
+    """
+    kinds = {
+        key.lower(): kind
+        for key, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    check_choice("optimizer", name.lower(), sorted(kinds))
+    return kinds[name.lower()]

@@ -10,6 +10,7 @@ import weakref
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -126,7 +127,7 @@ def test_a_bayesian_regression_has_a_predictive_variance():
 
 def test_a_target_of_another_shape_than_the_output_is_refused():
     module = SpikingModule(nn.Sequential(nn.Linear(2, 1)), task="regression")
-    with pytest.raises(ValueError, match=r"readout's shape \(8, 1\), but got \(8,\)"):
+    with pytest.raises(ValueError, match=r"`y` to be of shape \(8, 1\), .* but got \(8,\)"):
         trainer(max_epochs=1).fit(module, loader(torch.randn(6, 8, 2), torch.randn(8)))
 
 
@@ -246,7 +247,8 @@ def test_a_scheduler_of_ones_own_steps_once_an_epoch():
 def test_the_optimizer_gets_the_trainable_parameters(factory, kind):
     network = small_network()
     network[0].bias.requires_grad_(False)
-    optimizer = SpikingModule(network, num_classes=2, learning_rate=0.3, optimizer=factory).configure_optimizers()
+    module = SpikingModule(network, num_classes=2, learning_rate=0.3, optimizer=factory)
+    optimizer, network = module.configure_optimizers(), module.network
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.3
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -263,16 +265,20 @@ def test_the_optimizer_of_a_method_comes_first():
 
 
 def test_hyperparameters_are_plain_data_and_load_with_weights_only(tmp_path):
-    options = {"num_classes": 2, "readout": "max", "learning_rate": 0.02, "lr_scheduler": "cosine", "pairs": [(0, 1)]}
-    module = SpikingModule(small_network(), SpikingBayes(), **options)
-    assert dict(module.hparams) == {"task": "classification", **options}
+    options = {"num_classes": 2, "readout": "max", "learning_rate": 0.02, "lr_scheduler": "cosine", "pairs": [[0, 1]]}
+    module = SpikingModule(small_network(), SpikingBayes(samples=3), **options)
+    method = module.hparams["method_options"]
+    assert (method["class"], method["samples"], method["kl_weight"]) == ("SpikingBayes", 3, module.method.kl_weight)
+    rest = {"task": "classification", "batch_first": None, "method_options": method}
+    assert dict(module.hparams) == {**rest, **options}
+    assert yaml.safe_load(yaml.dump(dict(module.hparams))) == dict(module.hparams)
     fitting = trainer(max_epochs=1)
     fitting.fit(module, loader(X, Y, 16))
     fitting.save_checkpoint(tmp_path / "one.ckpt")
     checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"] == dict(module.hparams)
     loaded = SpikingModule.load_from_checkpoint(
-        tmp_path / "one.ckpt", network=small_network(), method=SpikingBayes(), weights_only=True
+        tmp_path / "one.ckpt", network=small_network(), method=SpikingBayes(samples=3), weights_only=True
     )
     assert dict(loaded.hparams) == dict(module.hparams)
     assert (loaded.learning_rate, loaded.method.task.readout) == (0.02, "max")
@@ -288,7 +294,7 @@ def test_functions_and_modules_stay_out_of_the_hyperparameters():
         optimizer=torch.optim.Adam,
         lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1),
     )
-    assert set(module.hparams) == {"num_classes", "task", "learning_rate", "pairs"}
+    assert set(module.hparams) == {"num_classes", "task", "pairs", "batch_first", "method_options"}
 
 
 def test_the_state_dict_holds_the_network_and_nothing_of_a_run():

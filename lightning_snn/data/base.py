@@ -170,6 +170,8 @@ class FrameDataModule(LightningDataModule):
     """frames per sample, T"""
     pairs: tuple[tuple[int, int], ...] = ()
     """pairs of classes that differ only in the direction of motion"""
+    time_first = True
+    """batches on the device are time first"""
 
     def __init__(
         self,

@@ -45,18 +45,21 @@ class Progress:
     """Training progress.
 
     Attributes:
-        epoch: completed epochs, including the fraction of the current one.
+        epoch: completed epochs, including the fraction of the current one; None if the loader has no length, so the
+            fraction is unknown.
         train_size: samples per epoch over all processes; None if unknown.
         step: completed optimizer steps.
+        samples: samples of all batches before this one, over all processes.
 
     Example:
         >>> Progress(epoch=1.5, train_size=1000, step=30).epoch
         1.5
     """
 
-    epoch: float = 0.0
+    epoch: float | None = 0.0
     train_size: int | None = None
     step: int = 0
+    samples: int = 0
 
 
 class Method(nn.Module):

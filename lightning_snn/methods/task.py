@@ -116,7 +116,11 @@ class Task:
         self.readout = readout
 
     def read(self, outputs: Tensor) -> Tensor:
-        """Reduce the outputs of all time steps `[T, B, ...]` to one per sample `[B, ...]`, in float32 or wider."""
+        """Reduce the outputs of all time steps `[T, B, ...]` to one per sample `[B, ...]`, in float32 or wider.
+
+        Raises:
+            ValueError: if the network returned something other than a tensor.
+        """
         outputs = _widened(outputs)
         return self.readout(outputs) if callable(self.readout) else readout(outputs, self.readout)
 
@@ -165,13 +169,39 @@ class Task:
 class Classification(Task):
     """Classification: the readout is logits, the loss cross-entropy, and the prediction their softmax.
 
+    Args:
+        readout: see `Task`.
+        num_classes: number of classes C, which outputs are compared with; None accepts any.
+
     Example:
         >>> Classification().predict(torch.zeros(1, 4)).mean
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
 
+    def __init__(self, readout: Readout = "mean", num_classes: int | None = None) -> None:
+        super().__init__(readout)
+        self.num_classes = num_classes
+
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(output, y)
+        """Compute the cross-entropy.
+
+        Args:
+            output: logits `[B, C, ...]` from `read`.
+            y: classes `[B, ...]`, integers, or class probabilities of the shape of `output`.
+
+        Raises:
+            ValueError: if there are not `num_classes` outputs, or targets of another shape.
+        """
+        if output.dim() < 2 or self.num_classes not in (None, output.shape[1]):
+            raise ValueError(
+                f"Expected argument `network` to return {self.num_classes or 'C'} outputs per sample, one for each "
+                f"class, but got a readout of shape {tuple(output.shape)}. Change the last layer or `num_classes`"
+            )
+        if y.is_floating_point():
+            _check_shape(output, y, "class probabilities ", tuple(output.shape))
+            return F.cross_entropy(output, y.to(output.dtype))
+        _check_shape(output, y, "integer classes ", (output.shape[0], *output.shape[2:]))
+        return F.cross_entropy(output, y.long())
 
     def predict(self, output: Tensor) -> Prediction:
         return Prediction(output.softmax(-1))
@@ -191,11 +221,8 @@ class Regression(Task):
     """
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        if output.shape != y.shape:
-            raise ValueError(
-                f"Expected argument `y` to have the readout's shape {tuple(output.shape)}, but got {tuple(y.shape)}"
-            )
-        return F.mse_loss(output, y)
+        _check_shape(output, y, "", tuple(output.shape))
+        return F.mse_loss(output, y.to(output.dtype))
 
     def predict(self, output: Tensor) -> Prediction:
         return Prediction(output, categorical=False)
@@ -224,7 +251,21 @@ def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(outputs.mean(0), y)
 
 
+def _check_shape(output: Tensor, y: Tensor, kind: str, expected: tuple[int, ...]) -> None:
+    if tuple(y.shape) != expected:
+        raise ValueError(
+            f"Expected argument `y` to be {kind}of shape {expected}, since the readout is of shape "
+            f"{tuple(output.shape)}, but got {tuple(y.shape)}. Inputs are [T, B, ...] with time first and targets "
+            "[B, ...]; one-hot targets become classes by `y.argmax(1)`"
+        )
+
+
 def _widened(outputs: Tensor) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"Expected argument `network` to return one tensor [T*B, ...], but got a {type(outputs).__name__}. Return "
+            "the outputs alone, for example by a module that selects them"
+        )
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 

@@ -54,19 +54,47 @@ def run(network: nn.Module, x: Tensor) -> Any:
         The output of the network with every tensor unfolded to `[T, B, ...]`, also within tuples, lists and dicts.
 
     Raises:
-        ValueError: if `x` has no time and batch dimension, or an output does not have `T * B` rows.
+        ValueError: if `x` is not a dense tensor with a time and a batch dimension, is of a dtype that layers do not
+            take, or an output does not have `T * B` rows.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
         >>> run(network, torch.rand(10, 2, 4)).shape
         torch.Size([10, 2, 3])
     """
+    check_sequence(x)
+    with folded(x.shape[0]):
+        return _unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
+
+
+_COUNTS = (torch.bool, torch.uint8, torch.int8, torch.int16)
+
+
+def check_sequence(x: Any) -> None:
+    """Raise a ValueError unless `x` is a sequence `[T, B, ...]` that a network takes.
+
+    Integers of 32 and 64 bits pass, since embeddings take them.
+
+    >>> check_sequence(torch.zeros(10, 2, 4, dtype=torch.uint8))
+    Traceback (most recent call last):
+    ValueError: Expected argument `x` in floating point, but got torch.uint8. Convert it with `x.float()`; a batch that
+    a loader of a lightning_snn data module yields needs the data module's `on_after_batch_transfer(batch, 0)`, which a
+    Trainer calls if it is given the data module
+    """
+    if not hasattr(x, "dim"):
+        raise ValueError(f"Expected argument `x` to be a tensor of shape [T, B, ...], but got a {type(x).__name__}")
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
         )
-    with folded(x.shape[0]):
-        return _unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
+    if x.dtype in _COUNTS:
+        raise ValueError(
+            f"Expected argument `x` in floating point, but got {x.dtype}. Convert it with `x.float()`; a batch that a "
+            "loader of a lightning_snn data module yields needs the data module's `on_after_batch_transfer(batch, 0)`, "
+            "which a Trainer calls if it is given the data module"
+        )
+    if isinstance(x, Tensor) and x.layout is not torch.strided:
+        raise ValueError(f"Expected argument `x` to be dense, but got the layout {x.layout}. Use `x.to_dense()`")
 
 
 def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
+from lightning_snn.nn.description import describe_layer, differences
 from lightning_snn.nn.folding import unfold
 
 PerChannel = float | Sequence[float] | Tensor
@@ -25,6 +26,9 @@ class StatefulLayer(nn.Module):
     fixed or learned. A fixed number stays a Python number, exact in every dtype; fixed values per channel are a buffer
     ``{name}_channels``. A learned decay is stored as its logit ``{name}_logit`` and a learned positive value as its
     logarithm ``{name}_log``, so no optimizer step can take it out of its range.
+
+    A state dict carries fixed numbers and other constants in its metadata, without keys of their own. Loading them into
+    a layer with other constants is an error, and with ``strict=False`` they are listed as unexpected keys.
 
     Example:
         >>> class Average(StatefulLayer):
@@ -135,6 +139,11 @@ class StatefulLayer(nn.Module):
         """Names of the declared values, learned ones included."""
         return tuple(self._ranges)
 
+    @property
+    def fixed_numbers(self) -> dict[str, float]:
+        """Declared values that are fixed Python numbers, which no parameter or buffer holds."""
+        return dict(self._numbers)
+
     def parameter_of(self, name: str) -> Tensor | None:
         """Return the parameter behind a learned value, or its value if it is parametrized; None if it is fixed."""
         stored = _stored_name(name, self._ranges[name])
@@ -166,6 +175,19 @@ class StatefulLayer(nn.Module):
             else:
                 self.register_buffer(f"{name}_channels", other.get_buffer(f"{name}_channels").clone())
         self._parameters.update(owned)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata["constants"] = describe_layer(self)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
+        saved, name = local_metadata.get("constants"), prefix[:-1]
+        if saved is not None:
+            _strict, _missing, unexpected, _errors = arguments
+            unexpected += differences({name: saved}, {name: describe_layer(self)})  # an error only if strict
 
     def extra_repr(self) -> str:
         return ", ".join(

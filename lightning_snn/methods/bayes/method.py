@@ -72,7 +72,8 @@ class SpikingBayes(NoisyMethod):
         samples: number of samples K of `predict`; 0 predicts with the posterior mean in one deterministic run.
         keep_weights: use the weights of the network as posterior means instead of drawing them, which turns a trained
             deterministic network into a Bayesian one. Recurrent weights are always kept.
-        train_size: number of training samples N; None takes it from the data of the Trainer.
+        train_size: number of training samples N; None takes it from the data of the Trainer. Streams without a length
+            need it, and their epochs are N samples.
         estimator: estimator in place of IW-ST(lambda), by name or as an `Estimator` for Gaussian noise.
         noise_mode: "moment", "step" or "trace", see `functional.noisy_lif`. "trace" gives the membrane potential before
             resets the variance of a static weight sample, but not the spike counts.
@@ -166,7 +167,7 @@ class SpikingBayes(NoisyMethod):
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        if self.progress.epoch < self.mean_epochs:
+        if self.mean_epochs and self._epochs() < self.mean_epochs:
             output = self.task.read(run(network, x))
             loss = self.task.loss(output, y)
             # adds 0, so every parameter has a gradient, as distributed training requires
@@ -221,16 +222,26 @@ class SpikingBayes(NoisyMethod):
             f"prior_scale={self.prior_scale:g}{bias}"
         )
 
-    def _noisy_epochs(self) -> float:
-        return self.progress.epoch - self.mean_epochs
+    def _epochs(self) -> float:
+        """Return the completed epochs; of streams without a length, epochs are `train_size` samples."""
+        if self.progress.epoch is not None:
+            return self.progress.epoch
+        return self.progress.samples / self._known_train_size("Warm-up and epochs of the mean are counted in")
 
-    def _kl_factor(self) -> float:
+    def _noisy_epochs(self) -> float:
+        return self._epochs() - self.mean_epochs
+
+    def _known_train_size(self, needs: str) -> int:
         train_size = self.train_size or self.progress.train_size
         if train_size is None:
             raise ValueError(
-                "Expected argument `train_size` of SpikingBayes to be an integer, but got None. The KL term needs the "
-                "number of training samples, which this data loader does not report"
+                f"Expected argument `train_size` of SpikingBayes to be an integer, but got None. {needs} the number of "
+                "training samples, which this data loader does not report"
             )
+        return train_size
+
+    def _kl_factor(self) -> float:
+        train_size = self._known_train_size("The KL term needs")
         warmup = min(1.0, self._noisy_epochs() / self.warmup_epochs) if self.warmup_epochs else 1.0
         return self.kl_weight * warmup / train_size
 

@@ -1,0 +1,193 @@
+"""Checkpoints of a SpikingModule: what they say of the network, and what a module that differs is told."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+from torch import Tensor, nn
+
+from lightning_snn import LIF, SpikingModule
+from lightning_snn.functional.surrogate import FastSigmoid
+from lightning_snn.methods import NoisySpikes, SpikingBayes, SurrogateGradient
+from lightning_snn.nn import AdaptiveLIF, SynapticLIF
+from lightning_snn.nn.description import describe_layer, describe_network, differences
+from tests.support.event_order import loader, order_of_events
+from tests.support.training import trainer
+
+X, Y = order_of_events(8)
+
+
+def network(**options) -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 16), LIF(**options), nn.Linear(16, 2))
+
+
+def saved(path, *arguments, **options) -> SpikingModule:
+    module = SpikingModule(*arguments, **{"num_classes": 2, **options})
+    fitting = trainer()
+    fitting.fit(module, loader(X, Y))
+    fitting.save_checkpoint(path)
+    return module
+
+
+def first(outputs: Tensor) -> Tensor:
+    return outputs[0]
+
+
+OTHERS = {
+    "decay": (network(beta=0.5), None, {}, "network.1 (LIF): beta is 0.9 in the checkpoint and 0.5 here"),
+    "threshold": (network(threshold=0.4), None, {}, "network.1 (LIF): threshold is 1.0 in the checkpoint and 0.4 here"),
+    "reset": (
+        network(reset="zero"),
+        None,
+        {},
+        "network.1 (LIF): reset_mode is 'subtract' in the checkpoint",
+    ),
+    "order": (network(order="leak_then_reset"), None, {}, "network.1 (LIF): order is 'reset_then_leak' in the"),
+    "surrogate": (
+        network(surrogate=FastSigmoid(0.1)),
+        None,
+        {},
+        "network.1 (LIF): surrogate is {'class': 'ArcT",
+    ),
+    "neuron": (nn.Sequential(nn.Linear(2, 16), AdaptiveLIF(), nn.Linear(16, 2)), None, {}, "network.1 is a LIF in the"),
+    "layer": (
+        nn.Sequential(nn.Linear(2, 16), LIF(), nn.Linear(16, 2), nn.ReLU()),
+        None,
+        {},
+        "network.3 (ReLU) is",
+    ),
+    "readout": (network(), None, {"readout": "max"}, "task (Classification): readout is 'mean' in the checkpoint"),
+    "function": (
+        network(),
+        None,
+        {"readout": first},
+        "task (Classification): readout is 'mean' in the",
+    ),
+    "method": (network(), NoisySpikes(), {}, "method is a SurrogateGradient in the checkpoint and a NoisySpikes here"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_checkpoint_is_not_loaded_into_a_module_that_differs(name, tmp_path):
+    other, method, options, line = OTHERS[name]
+    module = saved(tmp_path / "one.ckpt", network())
+    given = {"network": other, "method": method, **options}
+    with pytest.raises(
+        ValueError, match="Expected a module like that of the checkpoint, but this one differs"
+    ) as caught:
+        SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", **given)
+    assert line in str(caught.value)
+    if name != "method":  # whose parameters have other names
+        loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", **given, strict=False)
+        assert torch.equal(loaded.network[0].weight, module.network[0].weight)
+
+
+def test_a_method_with_other_options_is_told(tmp_path):
+    saved(tmp_path / "one.ckpt", network(), SpikingBayes(samples=3))
+    path = tmp_path / "one.ckpt"
+    with pytest.raises(ValueError, match=r"method \(SpikingBayes\): samples is 3 in the checkpoint and 0 here"):
+        SpikingModule.load_from_checkpoint(path, network=network(), method=SpikingBayes())
+    SpikingModule.load_from_checkpoint(path, network=network(), method=SpikingBayes(samples=3))
+
+
+def test_a_fit_is_not_resumed_with_other_constants(tmp_path):
+    saved(tmp_path / "one.ckpt", network())
+    module = SpikingModule(network(beta=0.5), num_classes=2)
+    with pytest.raises(ValueError, match=r"network.1 \(LIF\): beta is 0.9 in the checkpoint and 0.5 here"):
+        trainer(max_epochs=2).fit(module, loader(X, Y), ckpt_path=tmp_path / "one.ckpt")
+    module.strict_loading = False
+    trainer(max_epochs=2).fit(module, loader(X, Y), ckpt_path=tmp_path / "one.ckpt")
+
+
+@pytest.mark.parametrize("options", [{"learn_beta": True}, {"beta": [0.5] * 16}], ids=str)
+def test_learned_and_per_channel_values_are_those_of_the_checkpoint(options, tmp_path):
+    module = saved(tmp_path / "one.ckpt", network(**options))
+    start = {name: torch.full((16,), 0.7).tolist() if name == "beta" else value for name, value in options.items()}
+    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", network=network(**start))
+    assert torch.equal(torch.as_tensor(loaded.network[1].beta), torch.as_tensor(module.network[1].beta))
+
+
+def test_a_checkpoint_without_network_says_what_to_pass(tmp_path):
+    saved(tmp_path / "one.ckpt", network())
+    with pytest.raises(ValueError, match=r"`network=` and `method=` of SpikingModule.load_from_checkpoint.*one.ckpt"):
+        SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt")
+
+
+class Net(nn.Sequential):
+    """A network that a command line builds by its import path."""
+
+    def __init__(self, hidden: int = 16) -> None:
+        super().__init__(nn.Linear(2, hidden), LIF(), nn.Linear(hidden, 2))
+
+
+def test_a_checkpoint_of_a_lightning_cli_rebuilds_the_network(tmp_path, monkeypatch):
+    path = f"{Net.__module__}.{Net.__qualname__}"
+    monkeypatch.setattr(sys, "argv", ["cli"])
+    cli = LightningCLI(
+        SpikingModule, run=False, save_config_callback=None, trainer_defaults={"logger": False, "accelerator": "cpu"},
+        args=[f"--model.network={path}", "--model.network.hidden=8", "--model.num_classes=2"],
+    )  # fmt: skip
+    fitting = trainer()
+    fitting.fit(cli.model, loader(X, Y))
+    fitting.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    assert torch.equal(loaded.network[0].weight, cli.model.network[0].weight)
+    given = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", network=Net(8))
+    assert torch.equal(given.network[0].weight, cli.model.network[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (LIF(), LIF(beta=0.8), r"1 \(LIF\): beta is 0.9 in the checkpoint and 0.8 here"),
+        (LIF(), LIF(reset="zero"), r"1 \(LIF\): reset_mode is 'subtract' in the checkpoint and 'zero' here"),
+        (SynapticLIF(), SynapticLIF(alpha=0.1), r"1 \(SynapticLIF\): alpha is .* in the checkpoint and 0.1 here"),
+    ],
+    ids=str,
+)
+def test_a_plain_state_dict_knows_the_constants_of_neurons(one, other, message, tmp_path):
+    first, second = nn.Sequential(nn.Linear(2, 3), one), nn.Sequential(nn.Linear(2, 3), other)
+    torch.save(first.state_dict(), tmp_path / "one.pt")
+    state = torch.load(tmp_path / "one.pt", weights_only=True)
+    assert set(state) == {"0.weight", "0.bias"}
+    with pytest.raises(RuntimeError, match=message):
+        second.load_state_dict(state)
+    assert re.fullmatch(message, second.load_state_dict(state, strict=False).unexpected_keys[0])
+    copy.deepcopy(first).load_state_dict(state)
+    second.load_state_dict(dict(state))  # without metadata there is nothing to compare
+
+
+def test_a_network_is_described_by_plain_data():
+    class Own(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale, self.activation, self.steps = scale, nn.functional.relu, (1, 2)
+            self.table = torch.zeros(3)
+
+    described = describe_layer(Own(0.5))
+    assert described == {"class": "Own", "scale": 0.5, "activation": "relu", "steps": [1, 2]}
+    one, other = (describe_network(nn.Sequential(Own(scale), nn.Dropout(0.5))) for scale in (0.5, 0.7))
+    assert differences(one, one) == []
+    assert differences(one, other) == ["0 (Own): scale is 0.5 in the checkpoint and 0.7 here"]
+
+
+def test_a_method_can_be_compared_on_one_network():
+    given = network()
+    weight = given[0].weight.clone()
+    modules = [SpikingModule(given, method, num_classes=2) for method in (SurrogateGradient(), NoisySpikes())]
+    for module in modules:
+        trainer().fit(module, loader(X, Y))
+    assert torch.equal(given[0].weight, weight)
+    assert all(not torch.equal(module.network[0].weight, weight) for module in modules)
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    given = network()
+    given[0].cache = given[0].weight * 2
+    with pytest.raises(ValueError, match=r"`network` to be a Sequential that `copy.deepcopy` can copy"):
+        SpikingModule(given, num_classes=2)

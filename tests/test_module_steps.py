@@ -1,0 +1,152 @@
+"""SpikingModule with several loaders, with optimizers and schedulers of one's own, and without a Trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch.tuner import Tuner
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+
+from lightning_snn import SpikingModule
+from lightning_snn.methods import ExpectationPropagation, SpikingBayes
+from tests.support.event_order import loader, order_of_events, small_network
+from tests.support.training import trainer
+
+X, Y = order_of_events(20)
+OTHER_X, OTHER_Y = order_of_events(12, seed=1)
+
+
+@pytest.mark.parametrize("loaders", [list, lambda two: dict(zip("ab", two, strict=True))], ids=["list", "dict"])
+def test_each_of_several_loaders_has_its_own_metrics(loaders):
+    module = SpikingModule(small_network(), num_classes=2)
+    parts = [loader(X, Y, 16), loader(OTHER_X, OTHER_Y, 16)]
+    alone = [trainer().validate(module, part, verbose=False)[0] for part in parts]
+    fitting = trainer(limit_train_batches=0)
+    for stage in ("validate", "test"):
+        prefix = {"validate": "val", "test": "test"}[stage]
+        results = getattr(fitting, stage)(module, loaders(parts), verbose=False)
+        for index, (result, expected) in enumerate(zip(results, alone, strict=True)):
+            named = {f"{prefix}/{key.partition('/')[2]}/dataloader_idx_{index}": v for key, v in expected.items()}
+            assert result == pytest.approx(named)
+    assert alone[0] != alone[1]
+    assert [len(predictions) for predictions in trainer().predict(module, loaders(parts))] == [3, 2]
+    assert not [name for name in module.state_dict() if not name.startswith("network.")]
+
+
+def test_several_loaders_are_validated_while_training():
+    module = SpikingModule(small_network(), num_classes=2)
+    fitting = trainer(max_epochs=2)
+    fitting.fit(module, loader(X, Y, 16), [loader(X, Y, 16), loader(OTHER_X, OTHER_Y, 16)])
+    for index, part in enumerate((loader(X, Y, 16), loader(OTHER_X, OTHER_Y, 16))):
+        (alone,) = trainer().validate(module, part, verbose=False)
+        assert fitting.callback_metrics[f"val/nll/dataloader_idx_{index}"].item() == pytest.approx(alone["val/nll"])
+
+
+@pytest.mark.parametrize("name", ["adamw", "AdamW", "sgd"])
+def test_an_optimizer_is_chosen_by_name(name):
+    module = SpikingModule(small_network(), num_classes=2, optimizer=name, learning_rate=0.02)
+    optimizer = module.configure_optimizers()
+    assert type(optimizer).__name__.lower() == name.lower()
+    assert optimizer.param_groups[0]["lr"] == 0.02
+    assert module.hparams["optimizer"] == name
+
+
+def test_an_unknown_optimizer_is_refused_by_name():
+    with pytest.raises(ValueError, match="argument `optimizer` to be one of .*'adamw'.*, but got 'adamv'"):
+        SpikingModule(small_network(), num_classes=2, optimizer="adamv")
+
+
+def test_an_optimizer_of_other_parameters_is_refused():
+    network = small_network()
+    module = SpikingModule(network, num_classes=2, optimizer=lambda _: torch.optim.SGD(network.parameters(), 0.1))
+    with pytest.raises(ValueError, match=r"but it holds others. The module trains its own copy of the network"):
+        trainer().fit(module, loader(X, Y))
+
+
+def test_the_learning_rate_is_that_of_the_optimizer_unless_it_is_given():
+    def factory(parameters):
+        return torch.optim.SGD([{"params": parameters[:1], "lr": 0.5}, {"params": parameters[1:]}], lr=0.2)
+
+    rates = {
+        given: [
+            group["lr"]
+            for group in SpikingModule(small_network(), num_classes=2, optimizer=factory, learning_rate=given)
+            .configure_optimizers()
+            .param_groups
+        ]
+        for given in (None, 0.3)
+    }
+    assert rates == {None: [0.5, 0.2], 0.3: [0.3, 0.3]}
+
+
+def test_the_learning_rate_finder_acts_on_an_optimizer_of_ones_own(tmp_path):
+    module = SpikingModule(small_network(), num_classes=2, optimizer=lambda p: torch.optim.SGD(p, 1e-5))
+    fitting = trainer(max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=True)
+    found = Tuner(fitting).lr_find(module, loader(X, Y, 1), num_training=30, early_stop_threshold=None).suggestion()
+    assert module.learning_rate == found
+    assert module.configure_optimizers().param_groups[0]["lr"] == found
+
+
+def test_a_method_with_an_optimizer_warns_of_choices_without_effect():
+    module = SpikingModule(nn.Sequential(nn.Linear(2, 2)), ExpectationPropagation(), num_classes=2, learning_rate=0.1)
+    with pytest.warns(UserWarning, match="ExpectationPropagation has its own optimizer, so `optimizer` and"):
+        module.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (lambda optimizer: {"scheduler": StepLR(optimizer, 1, 0.5), "interval": "step"}, {"interval": "step"}),
+        ({"scheduler": lambda optimizer: StepLR(optimizer, 1, 0.5), "frequency": 2}, {"frequency": 2}),
+        (lambda optimizer: ReduceLROnPlateau(optimizer), {"monitor": "val/nll"}),
+        ({"scheduler": ReduceLROnPlateau, "monitor": "train/loss"}, {"monitor": "train/loss"}),
+    ],
+    ids=["a dictionary", "a dictionary of a function", "plateau", "a monitor"],
+)
+def test_schedulers_of_ones_own_are_used_as_lightning_uses_them(scheduler, expected):
+    module = SpikingModule(small_network(), num_classes=2, lr_scheduler=scheduler)
+    chosen = module.configure_optimizers()["lr_scheduler"]
+    assert {key: value for key, value in chosen.items() if key != "scheduler"} == expected
+    trainer().fit(module, loader(X, Y, 16), loader(X, Y, 16))
+
+
+def test_a_scheduler_per_step_steps_per_step():
+    module = SpikingModule(
+        small_network(),
+        num_classes=2,
+        learning_rate=0.1,
+        lr_scheduler=lambda optimizer: {"scheduler": StepLR(optimizer, 1, 0.5), "interval": "step"},
+    )
+    fitting = trainer()
+    fitting.fit(module, loader(X, Y, 16))
+    assert fitting.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+
+
+def test_a_dictionary_without_a_scheduler_is_refused():
+    with pytest.raises(ValueError, match='argument `lr_scheduler` to hold a function of the optimizer as "scheduler"'):
+        SpikingModule(small_network(), num_classes=2, lr_scheduler={"interval": "step"})
+
+
+@pytest.mark.parametrize("method", [None, SpikingBayes(train_size=40)], ids=["surrogate", "bayes"])
+def test_training_by_hand_needs_no_trainer(method, recwarn):
+    torch.manual_seed(0)
+    module = SpikingModule(small_network(), method, num_classes=2, optimizer="adam", learning_rate=0.05)
+    optimizer = module.configure_optimizers()
+    losses = []
+    for index in range(30):
+        optimizer.zero_grad()
+        loss = module.training_step((X, Y), index)
+        loss.backward()
+        optimizer.step()
+        losses.append(module.method.task.loss(module(X).mean(0), Y).item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert module.validation_step((X, Y), 0)["prediction"].mean.shape == (40, 2)
+    assert 0 <= module.val_metrics.compute()["val/accuracy"] <= 1
+    assert module.predict_step(X, 0).mean.shape == (40, 2)
+    assert not [warning for warning in recwarn if "log" in str(warning.message)]
+
+
+def test_cosine_by_hand_says_that_it_needs_a_trainer():
+    with pytest.raises(ValueError, match='Expected a Trainer for lr_scheduler="cosine"'):
+        SpikingModule(small_network(), num_classes=2, lr_scheduler="cosine").configure_optimizers()
