@@ -136,8 +136,6 @@ class SpikingModule(pl.LightningModule):
         self.num_classes, self.batch_first = num_classes, batch_first
         metrics = _metrics(task, num_classes, pairs)
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        # of the second loader and later ones
-        self._further_metrics = nn.ModuleDict()
         self._largest_batch = 0
         self._warned_of_axes = False
 
@@ -336,15 +334,16 @@ class SpikingModule(pl.LightningModule):
         return {"prediction": prediction, "target": y}
 
     def _metrics_of(self, stage: str, dataloader_idx: int) -> tuple[str, MetricCollection]:
+        """Return the metrics of a loader and the name of their attribute; later loaders get copies of the first."""
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         if dataloader_idx == 0:
             return f"{stage}_metrics", metrics
-        name = f"{stage}_{dataloader_idx}"
-        if name not in self._further_metrics:
-            further = metrics.clone()
-            further.reset()
-            self._further_metrics[name] = further.to(self.device)
-        return f"_further_metrics.{name}", self._further_metrics[name]  # type: ignore[return-value]
+        name = f"{stage}_metrics_{dataloader_idx}"
+        if not hasattr(self, name):
+            copied = metrics.clone()
+            copied.reset()
+            self.add_module(name, copied)
+        return name, getattr(self, name)
 
 
 def _copied(network: nn.Module) -> nn.Module:
