@@ -86,8 +86,8 @@ class Prediction:
         self._check_categorical(quantity)
         if self.samples is None:
             raise ValueError(
-                f"Expected a prediction with samples for `{quantity}`, but got one without samples. Use a Bayesian "
-                "method that draws several."
+                f"Expected a prediction with samples for `{quantity}`, but got one without samples. Use a method "
+                "that draws several, such as SpikingBayes(samples=16)"
             )
         return self.samples
 
