@@ -34,7 +34,7 @@ from torch import Tensor
 from lightning_snn import SpikingModule, figures
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import CIFAR10, MNIST
-from lightning_snn.data.base import LoadedBatch
+from lightning_snn.data.batches import LoadedBatch
 from lightning_snn.methods import Method, Prediction, SpikingBayes, SurrogateGradient
 from lightning_snn.metrics.functional import (
     area_under_risk_coverage,

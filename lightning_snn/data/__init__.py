@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lightning_snn.data.base import FrameDataModule, FrameDataset
+    from lightning_snn.data.base import FrameDataModule
+    from lightning_snn.data.batches import time_first
     from lightning_snn.data.curve import NoisyCurve
+    from lightning_snn.data.datasets import FrameDataset
     from lightning_snn.data.dvs_gesture import DVSGesture
     from lightning_snn.data.fixed_batches import FixedBatches
     from lightning_snn.data.frames import frame_events
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_snn.data.images import CIFAR10, MNIST
     from lightning_snn.data.nmnist import NMNIST
     from lightning_snn.data.shd import SHD
+    from lightning_snn.data.splits import split_by_group, split_stratified
 
 __all__ = [
     "CIFAR10",
@@ -29,6 +32,9 @@ __all__ = [
     "Gestures",
     "NoisyCurve",
     "frame_events",
+    "split_by_group",
+    "split_stratified",
+    "time_first",
 ]
 
 # Lazy, so that the processes that simulate gestures start with numpy alone.
@@ -39,12 +45,15 @@ __getattr__, __dir__ = lazy_names(
         "DVSGesture": "lightning_snn.data.dvs_gesture",
         "FixedBatches": "lightning_snn.data.fixed_batches",
         "FrameDataModule": "lightning_snn.data.base",
-        "FrameDataset": "lightning_snn.data.base",
+        "FrameDataset": "lightning_snn.data.datasets",
         "Gestures": "lightning_snn.data.gestures",
         "MNIST": "lightning_snn.data.images",
         "NMNIST": "lightning_snn.data.nmnist",
         "NoisyCurve": "lightning_snn.data.curve",
         "SHD": "lightning_snn.data.shd",
         "frame_events": "lightning_snn.data.frames",
+        "split_by_group": "lightning_snn.data.splits",
+        "split_stratified": "lightning_snn.data.splits",
+        "time_first": "lightning_snn.data.batches",
     },
 )

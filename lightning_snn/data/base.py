@@ -1,78 +1,20 @@
-"""Base class of all data modules, and the data set of framed events that they serve."""
+"""Base class of all data modules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from lightning_snn.checks import check_fraction, check_integer
+from lightning_snn.checks import check_integer
+from lightning_snn.data.batches import LoadedBatch, collate
+from lightning_snn.data.datasets import FrameDataset as FrameDataset
 from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches
-
-
-class LoadedBatch(NamedTuple):
-    """Batch from a loader, batch first; :meth:`FrameDataModule.on_after_batch_transfer` makes it time first.
-
-    The type lets that hook distinguish a batch that it has to convert from one that it has converted.
-    """
-
-    frames: Tensor
-    labels: Tensor
-
-
-def collate(samples: Sequence[tuple[Any, Any]]) -> LoadedBatch:
-    """Stack ``(frames, label)`` samples into a :class:`LoadedBatch`; integer labels become int64."""
-    frames, labels = default_collate(list(samples))
-    return LoadedBatch(frames, labels if torch.is_floating_point(labels) else labels.long())
-
-
-class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Framed event recordings and their labels, read by one indexed access per batch.
-
-    Args:
-        frames: event counts, shape ``(N, T, C, H, W)``, uint8: a NumPy array, a memory-mapped one or a tensor.
-        labels: class of each recording, shape ``(N,)``, integers from 0.
-
-    Raises:
-        ValueError: if the frames are not five-dimensional uint8, or there is not one label per recording.
-
-    Example:
-        >>> dataset = FrameDataset(np.zeros((3, 5, 2, 8, 8), np.uint8), [0, 1, 0])
-        >>> frames, label = dataset[1]
-        >>> frames.shape, label
-        (torch.Size([5, 2, 8, 8]), tensor(1))
-    """
-
-    def __init__(self, frames: np.ndarray | Tensor, labels: np.ndarray | Tensor | Sequence[int]) -> None:
-        if frames.ndim != 5 or frames.dtype not in (np.uint8, torch.uint8):
-            raise ValueError(
-                f"Expected argument `frames` to be uint8 of shape (N, T, C, H, W), but got {frames.dtype} of shape "
-                f"{tuple(frames.shape)}"
-            )
-        self.frames = frames
-        self.labels = torch.as_tensor(np.array(labels), dtype=torch.int64)
-        if self.labels.shape != (len(frames),):
-            raise ValueError(
-                f"Expected argument `labels` to be of shape ({len(frames)},), one label per recording, but got "
-                f"{tuple(self.labels.shape)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the frames ``(T, C, H, W)``, uint8, and the label of one recording."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return the samples of a whole batch, which are views of one indexed read of the frames."""
-        selected = torch.as_tensor(self.frames[list(indices)])
-        return list(zip(selected, self.labels[list(indices)], strict=True))
 
 
 class EpochSampler(RandomSampler):
@@ -125,12 +67,25 @@ class ResumableLoader(DataLoader[Any]):
         self._yielded = self._skipped = state_dict["yielded"]
 
 
-class FrameDataModule(LightningDataModule):
-    """Base class of data modules: ``(x [T, B, C, H, W] float, y [B] int64)`` batches on the model's device.
+FACTS = {
+    "num_classes": "number of classes, or of outputs of a regression",
+    "class_names": "name of each class, in the order of the labels; () for a regression",
+    "frame_shape": "shape of a frame, (C, H, W) or (features,)",
+    "time_steps": "frames per sample, T",
+}
+"""what a subclass of :class:`FrameDataModule` has to set"""
 
-    A subclass sets the class attributes below before ``setup``, implements :meth:`load_sets`, and passes the arguments
-    below on as ``**loader_options``. Loaders yield small batch-first uint8 counts, which are cheap to move to the
-    device; they become float and time first there.
+
+class FrameDataModule(LightningDataModule):
+    """Base class of data modules: ``(x [T, B, ...] float, y [B] int64)`` batches on the model's device.
+
+    :meth:`from_arrays` makes one of arrays. A subclass sets the class attributes below, which the command line and
+    callbacks read, implements :meth:`load_sets`, and passes the arguments below on as ``**loader_options``.
+
+    Loaders yield small batch-first uint8 counts, which are cheap to move to the device; they become float and time
+    first there. So a trainer needs the data module, ``trainer.fit(module, data)``, and not one of its loaders: a
+    :class:`~lightning_snn.data.batches.LoadedBatch` refuses to be unpacked. Without a trainer call
+    ``x, y = data.on_after_batch_transfer(batch, 0)``.
 
     Args:
         batch_size: samples per batch.
@@ -196,6 +151,44 @@ class FrameDataModule(LightningDataModule):
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
+
+    if not TYPE_CHECKING:  # for type checkers the class has no other attributes
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self).__name__
+            if name in FACTS:
+                raise AttributeError(
+                    f"Expected {kind} to have `{name}`: {FACTS[name]}. Set it in the class or in its `__init__`."
+                )
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+
+    @staticmethod
+    def from_arrays(x: np.ndarray | Tensor, y: np.ndarray | Tensor | Sequence[Any], **options: Any) -> FrameDataModule:
+        """Return a data module of arrays or tensors: ``x`` of shape ``(N, T, ...)``, sample first, and ``y``.
+
+        Args:
+            x: inputs of any rank from 3, such as event counts ``(N, T, C, H, W)`` or features ``(N, T, F)``.
+            y: class of each sample, shape ``(N,)``, integers from 0.
+            **options: the other arguments of :class:`~lightning_snn.data.arrays.ArrayDataModule`: ``val`` and ``test``
+                or fractions and ``groups`` to split by, ``task``, ``num_classes``, ``class_names``, ``pairs``, and
+                those of :class:`FrameDataModule`.
+
+        Raises:
+            ValueError: if an argument is out of range, or arrays do not fit together; the message names it.
+
+        Example:
+            >>> x, y = np.random.default_rng(0).random((40, 12, 6)), np.arange(40) % 4
+            >>> data = FrameDataModule.from_arrays(x, y, val_fraction=0.2, test_fraction=0.2, batch_size=8)
+            >>> data.setup()
+            >>> len(data.train_set), len(data.val_set), len(data.test_set), data.num_classes, data.frame_shape
+            (24, 8, 8, 4, (6,))
+            >>> x, y = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+            >>> x.shape
+            torch.Size([12, 8, 6])
+        """
+        from lightning_snn.data.arrays import ArrayDataModule
+
+        return ArrayDataModule(x, y, **options)
 
     def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
         """Return the disjoint training, validation and test sets, of batch-first ``(frames, label)`` samples."""
@@ -282,51 +275,3 @@ class FrameDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
         )
-
-
-def split_stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split sample indices in two, holding out a fraction of the samples of each class.
-
-    Args:
-        labels: class of each sample, shape ``(N,)``.
-        fraction: share held out, in (0, 1); of each class at least one sample is held out and one kept.
-        seed: of the random choice.
-
-    Returns:
-        Sorted indices kept and sorted indices held out.
-
-    Raises:
-        ValueError: if ``fraction`` is out of range or a class has fewer than two samples.
-    """
-    check_fraction("fraction", fraction)
-    held_out = []
-    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        if count < 2:
-            raise ValueError(f"Expected at least 2 samples of class {label} to split, but got {count}")
-        members = np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(labels == label))
-        held_out.append(members[: min(max(round(fraction * count), 1), count - 1)])
-    held = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), held), held
-
-
-def split_by_group(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split sample indices in two so that no group, for example a subject, is on both sides.
-
-    Args:
-        groups: group of each sample, shape ``(N,)``.
-        fraction: share of the groups held out, in (0, 1); at least one group is held out and one kept.
-        seed: of the random choice.
-
-    Returns:
-        Sorted indices kept and sorted indices held out.
-
-    Raises:
-        ValueError: if ``fraction`` is out of range or there are fewer than two groups.
-    """
-    check_fraction("fraction", fraction)
-    names = np.unique(groups)
-    if len(names) < 2:
-        raise ValueError(f"Expected at least 2 groups to split, but got {len(names)}")
-    count = min(max(round(fraction * len(names)), 1), len(names) - 1)
-    held = np.isin(groups, np.random.default_rng(seed).permutation(names)[:count])
-    return np.flatnonzero(~held), np.flatnonzero(held)

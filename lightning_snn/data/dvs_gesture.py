@@ -11,11 +11,13 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from lightning_snn.checks import check_between, check_fraction, check_integer
-from lightning_snn.data.base import FrameDataModule, FrameDataset, split_by_group
+from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
+from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.frames import check_divides, frame_events
 from lightning_snn.data.gesture_files import LONGEST_SECONDS, Recording, find_recordings, read_gestures
 from lightning_snn.data.simulator.body import CLASS_NAMES
+from lightning_snn.data.splits import split_by_group
 
 SENSOR_SIZE = (128, 128)
 

@@ -12,8 +12,11 @@ from torch.utils.data import Dataset, Subset
 
 from lightning_snn.checks import check_choice, check_fraction, check_integer
 from lightning_snn.data.augmentation import AutoAugment, cutout, shift
-from lightning_snn.data.base import FrameDataModule, FrameDataset, LoadedBatch, split_stratified
+from lightning_snn.data.base import FrameDataModule
+from lightning_snn.data.batches import LoadedBatch
+from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
+from lightning_snn.data.splits import split_stratified
 
 # a module is callable too, but a configuration file can give it by its class only if the type names it
 Encoder = nn.Module | Callable[[Tensor], Tensor]

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
 from lightning_snn.data.augmentation import shift
-from lightning_snn.data.base import FrameDataModule, FrameDataset, split_stratified
+from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
+from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.frames import check_divides, frame_events
+from lightning_snn.data.splits import split_stratified
 
 SENSOR_SIZE = (34, 34)
 OVERFLOW_ROW = 240

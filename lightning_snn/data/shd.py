@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from lightning_snn.checks import check_between, check_integer
-from lightning_snn.data.base import FrameDataModule, FrameDataset
+from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
+from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.frames import check_divides, frame_events
 from lightning_snn.data.shd_files import LONGEST_SECONDS, SOURCE, UNITS, SHDFile, find_shd
 

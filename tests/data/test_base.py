@@ -10,10 +10,8 @@ from lightning_snn.data.base import (
     EpochSampler,
     FrameDataModule,
     FrameDataset,
-    LoadedBatch,
-    split_by_group,
-    split_stratified,
 )
+from lightning_snn.data.batches import LoadedBatch
 from tests.support.training import trainer
 
 SHAPE = (3, 2, 4, 5)
@@ -101,14 +99,33 @@ def test_a_frame_data_set_works_with_torch_s_own_collate_and_subset() -> None:
 @pytest.mark.parametrize(
     ("bad_frames", "labels", "message"),
     [
-        (frames(2).astype(np.int64), [0, 1], r"`frames` to be uint8 of shape \(N, T, C, H, W\), but got int64"),
-        (frames(2)[0], [0, 1, 2], r"`frames`.*but got uint8 of shape \(3, 2, 4, 5\)"),
+        (frames(2)[:, :, 0, 0, 0], [0, 1], r"`frames` to hold .*\(N, T, ...\) .*but got uint8 of shape \(2, 3\)"),
+        (frames(2).astype(np.complex64), [0, 1], "`frames` to hold real numbers .*but got complex64"),
+        (
+            torch.zeros(2, 3, 4, dtype=torch.complex64),
+            [0, 1],
+            "`frames` to hold real numbers .* torch.complex64",
+        ),
         (frames(2), [0, 1, 1], r"`labels` to be of shape \(2,\).*but got \(3,\)"),
+        (frames(2), [[0, 1], [1, 0]], r"`labels` to be of shape \(2,\).*but got \(2, 2\). Of one-hot .*argmax"),
+        (frames(2), [0, -1], "`labels` to hold classes from 0, but got -1"),
+        (frames(2), [0.0, np.nan], "`labels` to hold integers or finite floats, but got float64 with NaN"),
+        (frames(2), ["a", "b"], "`labels` to hold integers or finite floats, but got <U1"),
     ],
 )
 def test_a_frame_data_set_refuses_what_it_cannot_serve(bad_frames, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         FrameDataset(bad_frames, labels)
+
+
+@pytest.mark.parametrize("name", ["num_classes", "class_names", "frame_shape", "time_steps"])
+def test_a_data_module_without_a_fact_says_which_when_it_is_read(name: str) -> None:
+    facts = {key: value for key, value in vars(Toy).items() if not key.startswith("__") and key != name}
+    module = type("Own", (FrameDataModule,), facts)()
+    message = f"Expected Own to have `{name}`: .* Set it in the class or in its `__init__`"
+    with pytest.raises(AttributeError, match=message):
+        getattr(module, name)
+    assert not hasattr(module, "anything_else")
 
 
 def test_a_batch_is_time_first_float_with_integer_labels() -> None:
@@ -248,33 +265,3 @@ def test_the_sets_are_loaded_once_over_all_stages() -> None:
 def test_an_argument_out_of_range_is_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"Expected argument `{name}` .*but got {value}"):
         Toy(**{name: value})  # type: ignore[arg-type]
-
-
-def test_a_stratified_split_is_disjoint_and_keeps_the_class_balance() -> None:
-    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 50, 10]))
-    kept, held_out = split_stratified(labels, 0.2, seed=1)
-    assert sorted([*kept, *held_out]) == list(range(160))
-    assert np.bincount(labels[held_out]).tolist() == [20, 10, 2]
-    again, other = split_stratified(labels, 0.2, seed=1)[1], split_stratified(labels, 0.2, seed=2)[1]
-    assert np.array_equal(held_out, again)
-    assert not np.array_equal(held_out, other)
-
-
-def test_a_split_leaves_every_class_and_group_on_a_side() -> None:
-    kept, held_out = split_stratified(np.array([0, 0, 1, 1]), 0.01, seed=0)
-    assert len(held_out) == len(kept) == 2
-    with pytest.raises(ValueError, match="at least 2 samples of class 1 to split, but got 1"):
-        split_stratified(np.array([0, 0, 1]), 0.5, seed=0)
-    with pytest.raises(ValueError, match="at least 2 groups to split, but got 1"):
-        split_by_group(np.array(["a", "a"]), 0.5, seed=0)
-    with pytest.raises(ValueError, match="`fraction`"):
-        split_by_group(np.array(["a", "b"]), 1.0, seed=0)
-
-
-def test_a_split_by_group_has_no_group_on_both_sides() -> None:
-    groups = np.random.default_rng(0).integers(0, 20, 300)
-    kept, held_out = split_by_group(groups, 0.15, seed=3)
-    assert sorted([*kept, *held_out]) == list(range(300))
-    assert not set(groups[kept]) & set(groups[held_out])
-    assert len(set(groups[held_out])) == 3
-    assert set(groups[split_by_group(groups, 0.15, seed=4)[1]]) != set(groups[held_out])

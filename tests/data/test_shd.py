@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from lightning_snn.data import SHD
-from lightning_snn.data.base import FrameDataset, LoadedBatch
+from lightning_snn.data.base import FrameDataset
+from lightning_snn.data.batches import LoadedBatch
 from lightning_snn.data.shd_files import SHDFile, find_shd
 
 TRAIN_SPEAKERS = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_snn import LIF, SpikingModule
+from lightning_snn.data import FrameDataModule, time_first
+from lightning_snn.data.batches import LoadedBatch
+from tests.support.training import trainer
+
+REMEDY = r"Pass the data module to the trainer, .*`x, y = data_module.on_after_batch_transfer\(batch, 0\)`"
+
+
+def small_data(**options) -> FrameDataModule:
+    frames = np.random.default_rng(0).integers(0, 5, (24, 6, 2, 4, 4), dtype=np.uint8)
+    data = FrameDataModule.from_arrays(frames, np.arange(24) % 3, batch_size=6, **options)
+    data.setup()
+    return data
+
+
+def small_module() -> SpikingModule:
+    return SpikingModule(nn.Sequential(nn.Flatten(), nn.Linear(32, 3), LIF()), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda batch: tuple(batch),
+        lambda batch: batch[0],
+        lambda batch: nn.Linear(4, 2)(*batch),
+    ],
+)
+def test_a_loaded_batch_refuses_to_be_unpacked_and_says_what_to_call(read) -> None:
+    batch = next(iter(small_data().val_dataloader()))
+    with pytest.raises(TypeError, match=rf"torch.uint8 of shape \(\d, 6, 2, 4, 4\), batch first. {REMEDY}"):
+        read(batch)
+    with pytest.raises(AttributeError, match=REMEDY):
+        batch.shape  # noqa: B018
+
+
+def test_a_loader_without_its_data_module_is_an_error_that_names_the_data_module() -> None:
+    data, module = small_data(), small_module()
+    for run in (
+        lambda: trainer().fit(module, data.train_dataloader()),
+        lambda: trainer().validate(module, data.val_dataloader(), verbose=False),
+        lambda: trainer().test(module, data.test_dataloader(), verbose=False),
+    ):
+        with pytest.raises((TypeError, ValueError), match="Pass the data module"):
+            run()
+    trainer().fit(module, data)
+
+
+def test_a_prediction_of_a_loaded_batch_is_an_error_that_names_the_data_module() -> None:
+    data, module = small_data(), small_module()
+    batch = next(iter(data.test_dataloader()))
+    with pytest.raises((TypeError, ValueError, AttributeError), match="Pass the data module"):
+        module.method.predict(module.network, batch)
+    x, y = data.on_after_batch_transfer(batch, 0)
+    assert module.method.predict(module.network, x).mean.shape == (len(y), 3)
+
+
+def test_a_loaded_batch_moves_copies_and_pickles() -> None:
+    batch = LoadedBatch(torch.arange(6, dtype=torch.uint8).view(1, 3, 2), torch.tensor([1]))
+    moved = pl.LightningModule().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved.frames.device.type == moved.labels.device.type == "meta"
+    assert batch.frames.device.type == "cpu"
+    for again in (copy.copy(batch), copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
+        assert torch.equal(again.frames, batch.frames)
+        assert torch.equal(again.labels, batch.labels)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 4, 4), (5, 2, 3, 4, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int16, np.float16, np.float32, np.float64])
+def test_samples_of_any_rank_and_type_are_stacked_time_first(shape: tuple[int, ...], dtype: type) -> None:
+    source = np.random.default_rng(0).integers(0, 2, (4, *shape)).astype(dtype)
+    for samples in (
+        [(array, label) for array, label in zip(source, [2, 0, 1, 1], strict=True)],
+        [(torch.from_numpy(array), torch.tensor(label)) for array, label in zip(source, [2, 0, 1, 1], strict=True)],
+        [[array, np.int8(label)] for array, label in zip(source, [2, 0, 1, 1], strict=True)],
+    ):
+        x, y = time_first(samples)
+        assert x.dtype == torch.float32
+        assert x.is_contiguous()
+        assert np.array_equal(x.numpy(), np.swapaxes(source, 0, 1).astype(np.float32))
+        assert (y.dtype, y.tolist()) == (torch.int64, [2, 0, 1, 1])
+
+
+def test_targets_of_a_regression_stay_floats() -> None:
+    _, y = time_first([(np.zeros((3, 2)), np.array([0.5, 1.5])), (np.zeros((3, 2)), np.array([2.5, 3.5]))])
+    assert (y.dtype, y.tolist()) == (torch.float32, [[0.5, 1.5], [2.5, 3.5]])
+
+
+def test_a_loader_of_ones_own_trains_with_it() -> None:
+    samples = TensorDataset(torch.rand(12, 5, 32), torch.arange(12) % 3)
+    loader = DataLoader(samples, batch_size=4, collate_fn=time_first)
+    trainer().fit(small_module(), loader)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([np.zeros((3, 2))], r"each sample of the data set to be a pair \(x, y\), but got a ndarray of 3"),
+        ([(np.zeros((3, 2)), 0, 3)], "a pair .*but got a tuple of 3"),
+        ([7], "a pair .*but got a 7"),
+        ([(1.0, 0)], r"to be of shape \(T, ...\), time first, but got a number"),
+        ([(np.zeros((3, 2)), 0), (np.zeros((4, 2)), 0)], r"the inputs of a batch .*\(3, 2\) and \(4, 2\). Cut"),
+        ([(np.zeros((3, 2)), [0]), (np.zeros((3, 2)), [0, 1])], r"the targets of a batch .*\(1,\) and \(2,\)"),
+    ],
+)
+def test_what_is_no_batch_is_refused(samples: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        time_first(samples)
