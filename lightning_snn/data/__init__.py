@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from lightning_snn.data.aedat import read_aedat
     from lightning_snn.data.base import FrameDataModule
     from lightning_snn.data.batches import time_first
     from lightning_snn.data.curve import NoisyCurve
     from lightning_snn.data.datasets import FrameDataset
     from lightning_snn.data.dvs_gesture import DVSGesture
+    from lightning_snn.data.events import Events, cut_by_count, cut_by_duration
     from lightning_snn.data.fixed_batches import FixedBatches
     from lightning_snn.data.frames import frame_events
+    from lightning_snn.data.gesture_files import find_recordings, read_gestures
     from lightning_snn.data.gestures import Gestures
     from lightning_snn.data.images import CIFAR10, MNIST
-    from lightning_snn.data.nmnist import NMNIST
+    from lightning_snn.data.nmnist import NMNIST, read_nmnist
     from lightning_snn.data.shd import SHD
+    from lightning_snn.data.shd_files import SHDFile
     from lightning_snn.data.splits import split_by_group, split_stratified
 
 __all__ = [
@@ -26,12 +30,20 @@ __all__ = [
     "NMNIST",
     "SHD",
     "DVSGesture",
+    "Events",
     "FixedBatches",
     "FrameDataModule",
     "FrameDataset",
     "Gestures",
     "NoisyCurve",
+    "SHDFile",
+    "cut_by_count",
+    "cut_by_duration",
+    "find_recordings",
     "frame_events",
+    "read_aedat",
+    "read_gestures",
+    "read_nmnist",
     "split_by_group",
     "split_stratified",
     "time_first",
@@ -43,6 +55,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "CIFAR10": "lightning_snn.data.images",
         "DVSGesture": "lightning_snn.data.dvs_gesture",
+        "Events": "lightning_snn.data.events",
         "FixedBatches": "lightning_snn.data.fixed_batches",
         "FrameDataModule": "lightning_snn.data.base",
         "FrameDataset": "lightning_snn.data.datasets",
@@ -51,7 +64,14 @@ __getattr__, __dir__ = lazy_names(
         "NMNIST": "lightning_snn.data.nmnist",
         "NoisyCurve": "lightning_snn.data.curve",
         "SHD": "lightning_snn.data.shd",
+        "SHDFile": "lightning_snn.data.shd_files",
+        "cut_by_count": "lightning_snn.data.events",
+        "cut_by_duration": "lightning_snn.data.events",
+        "find_recordings": "lightning_snn.data.gesture_files",
         "frame_events": "lightning_snn.data.frames",
+        "read_aedat": "lightning_snn.data.aedat",
+        "read_gestures": "lightning_snn.data.gesture_files",
+        "read_nmnist": "lightning_snn.data.nmnist",
         "split_by_group": "lightning_snn.data.splits",
         "split_stratified": "lightning_snn.data.splits",
         "time_first": "lightning_snn.data.batches",

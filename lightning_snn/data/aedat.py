@@ -1,99 +1,68 @@
-"""Reader of AEDAT 3.1 files, the format of the original DVS128 Gesture recordings."""
+"""Reader of AEDAT files, the formats of iniVation's cameras and of jAER, in versions 2.0, 3.1 and 4.0."""
 
 from __future__ import annotations
 
 import os
 
-import numpy as np
+from lightning_snn.data.aedat2 import read_aedat2
+from lightning_snn.data.aedat3 import read_aedat3
+from lightning_snn.data.aedat4 import read_aedat4
+from lightning_snn.data.events import Events, checked_events
 
-VERSION_LINE = b"#!AER-DAT3.1"
-PACKET_HEADER = np.dtype(
-    [
-        ("type", "<i2"),
-        ("source", "<i2"),
-        ("size", "<i4"),
-        ("time_offset", "<i4"),
-        ("time_overflow", "<i4"),
-        ("capacity", "<i4"),
-        ("number", "<i4"),
-        ("valid", "<i4"),
-    ]
-)
-POLARITY_EVENT = 1
-POLARITY_EVENT_SIZE = 8
+VERSION = b"#!AER-DAT"
 
 
-def read_aedat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read the valid polarity events of an AEDAT 3.1 file.
+def read_aedat(
+    path: str | os.PathLike[str], *, sensor_size: tuple[int, int] | None = None, stream: int | None = None
+) -> Events:
+    """Read the polarity events of an AEDAT file of version 2.0, 3.1 or 4.0, which its first line names.
 
-    Header lines that start with ``#`` precede packets. A packet is a 28-byte header and ``capacity`` events of
-    ``size`` bytes, of which the first ``number`` are used. A polarity event is two little-endian 32-bit words: valid
-    (bit 0), polarity (bit 1), y (bits 2 to 16), x (bits 17 to 31); and the low 31 bits of the time in microseconds,
-    whose high bits are in the header of the packet. Packets of other types are skipped.
+    =======  ====================================================  =====================================================
+    version  written by                                            data sets
+    =======  ====================================================  =====================================================
+    2.0      jAER, v2e                                             CIFAR10-DVS and other recordings of a DVS128 or DAVIS
+    3.1      cAER                                                  DVS128 Gesture, the original recordings
+    4.0      DV, dv-processing                                     recordings since 2019
+    =======  ====================================================  =====================================================
 
     Args:
         path: the file.
+        sensor_size: rows and columns of the sensor. None takes those that the file names, if any: files of version 4.0
+            and those of jAER name it, files of v2e and of version 3.1 do not.
+        stream: number of the event stream in a file of version 4.0 that holds several.
 
     Returns:
-        ``x``, ``y`` (int16), ``p`` (uint8, 1 is ON) and ``t`` (int64, us), each of shape ``(N,)``, in the order of
-        the file.
+        The events, sorted by time: x from the left and y from the top (as iniVation's software displays them), p (1 is
+        ON), and t in microseconds.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is of another format, truncated, or holds no polarity event; the message names it.
+        ImportError: if a file of version 4.0 is compressed and the package that decompresses it is not installed.
+        ValueError: if the file is of another format, truncated, corrupt or empty, an event lies outside of the sensor,
+            or the clock was restarted; the message names the file.
 
-    Source: iniVation, "AEDAT 3.1", https://docs.inivation.com/software/software-advanced-usage/file-formats/.
+    Source: iniVation, "AEDAT File Formats", https://docs.inivation.com/software/software-advanced-usage/file-formats/.
     """
-    data = np.fromfile(path, np.uint8).data
-    position = _skip_header_lines(data, path)
-    words, times = [], []
-    while position < len(data):
-        if len(data) - position < PACKET_HEADER.itemsize:
-            raise _truncated(path, position, PACKET_HEADER.itemsize, len(data))
-        header = np.frombuffer(data, PACKET_HEADER, 1, position)[0]
-        kind, size, capacity, number = (int(header[name]) for name in ("type", "size", "capacity", "number"))
-        if size <= 0 or not 0 <= number <= capacity or (kind == POLARITY_EVENT and size != POLARITY_EVENT_SIZE):
-            raise ValueError(
-                f"Expected {path} to hold a packet header at byte {position}, but got event type {kind}, event size "
-                f"{size}, capacity {capacity} and number of events {number}"
-            )
-        position += PACKET_HEADER.itemsize
-        if len(data) - position < capacity * size:
-            raise _truncated(path, position, capacity * size, len(data))
-        if kind == POLARITY_EVENT:
-            events = np.frombuffer(data, "<u4", 2 * number, position).reshape(number, 2)
-            events = events[events[:, 0] & 1 == 1]
-            words.append(events[:, 0])
-            times.append(events[:, 1].astype(np.int64) | int(header["time_overflow"]) << 31)
-        position += capacity * size
-    if not any(map(len, words)):
-        raise ValueError(f"Expected {path} to hold valid polarity events, but got none")
-    word = np.concatenate(words)
-    x, y = (word >> 17).astype(np.int16), (word >> 2 & 0x7FFF).astype(np.int16)
-    return x, y, (word >> 1 & 1).astype(np.uint8), np.concatenate(times)
-
-
-def _skip_header_lines(data: memoryview, path: str | os.PathLike[str]) -> int:
-    """Return the position of the first packet."""
-    if bytes(data[: len(VERSION_LINE)]) != VERSION_LINE:
+    with open(path, "rb") as file:
+        start = file.read(len(VERSION) + 3)
+    version = start.removeprefix(VERSION).decode("ascii", "replace") if start.startswith(VERSION) else None
+    if stream is not None and version != "4.0":
         raise ValueError(
-            f"Expected {path} to be an AEDAT 3.1 file, which starts with {VERSION_LINE.decode()}, but it starts with "
-            f"{bytes(data[: len(VERSION_LINE)])!r}"
+            f"Expected argument `stream` to be None for {path}, which is no AEDAT 4.0 file, but got {stream!r}"
         )
-    position = 0
-    while position < len(data) and data[position] == ord("#"):
-        # header lines are short; without the bound a file without line ends would be copied whole
-        end = bytes(data[position : position + 65536]).find(b"\n")
-        if end < 0:
-            raise ValueError(f"Expected the header line at byte {position} of {path} to end, but it does not")
-        line = bytes(data[position : position + end])
-        position += end + 1
-        if line.rstrip() == b"#!END-HEADER":
-            break
-    return position
-
-
-def _truncated(path: str | os.PathLike[str], position: int, wanted: int, size: int) -> ValueError:
-    return ValueError(
-        f"Expected {path} to hold {wanted} bytes from byte {position} on, but it ends at byte {size}: it is truncated"
+    if version == "2.0":
+        events, sensor_size = read_aedat2(path, sensor_size)
+        return checked_events(events, path, sensor_size)
+    if version == "3.1":
+        return checked_events(read_aedat3(path), path, sensor_size)
+    if version == "4.0":
+        events, size = read_aedat4(path, stream)
+        if sensor_size is not None and size not in (None, tuple(sensor_size)):
+            raise ValueError(
+                f"Expected argument `sensor_size` to be {size} as given in {path}, but got {tuple(sensor_size)}"
+            )
+        return checked_events(events, path, size or sensor_size)
+    raise ValueError(
+        f"Expected {path} to be an AEDAT file, which starts with {VERSION.decode()} and its version, 2.0, 3.1 or 4.0, "
+        f"but it starts with {start!r}"
     )

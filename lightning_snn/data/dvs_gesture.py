@@ -14,12 +14,11 @@ from lightning_snn.checks import check_between, check_fraction, check_integer
 from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
 from lightning_snn.data.datasets import FrameDataset
+from lightning_snn.data.events import cut_by_duration
 from lightning_snn.data.frames import check_divides, frame_events
-from lightning_snn.data.gesture_files import LONGEST_SECONDS, Recording, find_recordings, read_gestures
+from lightning_snn.data.gesture_files import LONGEST_SECONDS, SENSOR_SIZE, Recording, find_recordings, read_gestures
 from lightning_snn.data.simulator.body import CLASS_NAMES
 from lightning_snn.data.splits import split_by_group
-
-SENSOR_SIZE = (128, 128)
 
 
 class DVSGesture(FrameDataModule):
@@ -125,18 +124,15 @@ class DVSGesture(FrameDataModule):
                 duration = gesture.stop - gesture.start
                 if self.clip_duration is not None:
                     duration = round(self.clip_duration * 1_000_000)
-                for start in range(gesture.start, max(gesture.stop - duration, gesture.start) + 1, duration):
-                    inside = (gesture.t >= start) & (gesture.t < start + duration)
+                stop = max(gesture.stop, gesture.start + duration)
+                for clip in cut_by_duration(gesture.events, duration, start=gesture.start, stop=stop):
                     try:
                         frames = frame_events(
-                            gesture.x[inside],
-                            gesture.y[inside],
-                            gesture.p[inside],
-                            gesture.t[inside],
+                            *clip,
                             time_steps=self.time_steps,
                             sensor_size=SENSOR_SIZE,
                             size=(self.size, self.size),
-                            start=start,
+                            start=0,
                             duration=duration,
                         )
                     except ValueError as error:

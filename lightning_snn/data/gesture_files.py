@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_snn.data.aedat import read_aedat
+from lightning_snn.data.aedat3 import read_aedat3
+from lightning_snn.data.events import Events, checked_events
 from lightning_snn.data.npz import read_npz
 
 CLASSES = 11
+SENSOR_SIZE = (128, 128)
 LONGEST_SECONDS = 600
 SPLITS = ("train", "test")
 CSV_COLUMNS = ["class", "startTime_usec", "endTime_usec"]
@@ -47,12 +49,16 @@ class Recording:
 
 @dataclass(frozen=True)
 class Gesture:
-    """Events of one gesture: ``x``, ``y``, ``p``, ``t`` of shape ``(N,)``, times and bounds in integer us."""
+    """Events of one gesture, sorted by time.
 
-    x: np.ndarray
-    y: np.ndarray
-    p: np.ndarray
-    t: np.ndarray
+    Attributes:
+        events: the events, times in us.
+        start: start in us, an integer.
+        stop: end in us, an integer, excluded.
+        label: the gesture, 0 to 10.
+    """
+
+    events: Events
     start: int
     stop: int
     label: int
@@ -109,26 +115,26 @@ def read_gestures(recording: Recording) -> Iterator[Gesture]:
     """
     if recording.label is not None:
         read = _read_npy if recording.path.suffix == ".npy" else _read_npz
-        x, y, p, t = read(recording.path)
-        if len(t) == 0:
-            raise ValueError(f"Expected {recording.path} to hold at least one event, but it is empty")
-        start, stop = int(t.min()), int(t.max()) + 1
+        events = checked_events(Events(*read(recording.path)), recording.path, SENSOR_SIZE)
+        start, stop = int(events.t[0]), int(events.t[-1]) + 1
         if stop - start > LONGEST_SECONDS * 1_000_000:
             raise ValueError(
                 f"Expected {recording.path} to last at most {LONGEST_SECONDS} s, with times in "
                 f"{'ms' if read is _read_npy else 'us'}, but got {(stop - start) / 1e6:.0f} s"
             )
-        yield Gesture(x, y, p, t, start, stop, recording.label)
+        yield Gesture(events, start, stop, recording.label)
         return
-    x, y, p, t = read_aedat(recording.path)
+    # the clock may be restarted between gestures, so only the events of each are checked
+    events = read_aedat3(recording.path)
     for label, start, stop in _read_labels(recording.labels_path):
-        inside = (t >= start) & (t < stop)
-        if not inside.any():
+        inside = events.select((events.t >= start) & (events.t < stop))
+        if len(inside.t) == 0:
             raise ValueError(
                 f"Expected {recording.path} to hold events from {start} to {stop} us, where "
-                f"{recording.labels_path.name} lists class {label + 1}, but got events from {t.min()} to {t.max()} us"
+                f"{recording.labels_path.name} lists class {label + 1}, but got events from {events.t.min()} to "
+                f"{events.t.max()} us"
             )
-        yield Gesture(x[inside], y[inside], p[inside], t[inside], start, stop, label)
+        yield Gesture(checked_events(inside, recording.path, SENSOR_SIZE), start, stop, label)
 
 
 def _list_tonic(folder: Path, split: str) -> list[Recording]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
+from lightning_snn.checks import check_between, check_fraction, check_integer
 from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
 from lightning_snn.data.datasets import FrameDataset
+from lightning_snn.data.events import Events, checked_events
 from lightning_snn.data.frames import check_divides, frame_events
 from lightning_snn.data.splits import split_stratified
 
@@ -24,7 +25,7 @@ OVERFLOW_ROW = 240
 OVERFLOW_TICKS = 1 << 13
 
 
-def read_nmnist(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def read_nmnist(path: str | os.PathLike[str]) -> Events:
     """Read the events of one original N-MNIST file.
 
     An event is five bytes: x, y, ``p << 7 | t[22:16]``, ``t[15:8]``, ``t[7:0]``. A record with y = 240 is not an event:
@@ -34,11 +35,12 @@ def read_nmnist(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, n
         path: the ``.bin`` file.
 
     Returns:
-        ``x``, ``y`` and ``p`` (uint8, 1 is ON), and ``t`` (int64, us), each of shape ``(N,)``, in the file's order.
+        The events, sorted by time: ``x``, ``y`` and ``p`` (uint8, 1 is ON), and ``t`` (int64, us).
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty or truncated, or holds an event outside the sensor; the message names it.
+        ValueError: if the file is empty or truncated, holds an event outside the sensor, or its clock was restarted;
+            the message names it.
 
     Source: Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking neuromorphic datasets
     using saccades", Frontiers in Neuroscience 9, 2015, and the authors' ``Read_Ndataset.m``.
@@ -54,12 +56,7 @@ def read_nmnist(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, n
         x, y, high, t = x[~overflow], y[~overflow], high[~overflow], t[~overflow]
         if len(t) == 0:
             raise ValueError(f"Expected {path} to hold at least one event, but it holds clock overflows only")
-    if x.max() >= SENSOR_SIZE[1] or y.max() >= SENSOR_SIZE[0]:
-        raise ValueError(
-            f"Expected the events of {path} to lie on the sensor, x and y in [0, 34), but got x up to {x.max()} and y "
-            f"up to {y.max()}"
-        )
-    return x, y, high >> 7, t
+    return checked_events(Events(x, y, high >> 7, t), path, SENSOR_SIZE)
 
 
 class NMNIST(FrameDataModule):
@@ -111,7 +108,7 @@ class NMNIST(FrameDataModule):
         super().__init__(**loader_options)
         check_integer("time_steps", time_steps)
         check_divides("size", size, SENSOR_SIZE[0], "pixels of the sensor")
-        check_positive("duration", duration)
+        check_between("duration", duration, 0.001, np.inf)
         check_fraction("val_fraction", val_fraction)
         check_integer("max_shift", max_shift, minimum=0)
         check_between("max_shift", max_shift, 0, size)
@@ -159,14 +156,16 @@ class NMNIST(FrameDataModule):
         return FrameDataset(arrays["frames"], labels)
 
     def _read_frames(self, file: Path) -> np.ndarray:
-        x, y, p, t = read_nmnist(file)
+        events = read_nmnist(file)
         microseconds = round(self.duration * 1000)
-        covered = t < microseconds
+        covered = events.select(events.t < microseconds)
+        if len(covered.t) == 0:
+            raise ValueError(
+                f"Expected argument `duration` to cover events of {file}, but it is {self.duration:g} ms and the first "
+                f"event is at {events.t[0] / 1000:g} ms"
+            )
         return frame_events(
-            x[covered],
-            y[covered],
-            p[covered],
-            t[covered],
+            *covered,
             time_steps=self.time_steps,
             sensor_size=SENSOR_SIZE,
             size=(self.size, self.size),

@@ -1,21 +1,16 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_snn.data.aedat import read_aedat
 from lightning_snn.data.dvs_gesture import DVSGesture
+from tests.support.aedat import AEDAT3_HEADER, aedat3_polarity
 
 Events = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-HEADER = (
-    b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2016-08-31 12:43:15 (TZ-0400)\r\n"
-    b"#!END-HEADER\r\n"
-)
 TRAIN = ("user01_led", "user02_lab", "user03_led", "user03_natural")
 TEST = ("user24_led",)
 # Every name is recorded for these lengths, in seconds, in the gestures of these labels.
@@ -30,22 +25,6 @@ def random_events(seconds: float, seed: int, start: int = 0) -> Events:
     t[0], t[-1] = start, start + int(seconds * 1e6) - 1000
     x, y = generator.integers(0, 128, (2, count))
     return x, y, generator.integers(0, 2, count), t
-
-
-def packet(kind: int, body: bytes, size: int, capacity: int, number: int, overflow: int = 0) -> bytes:
-    return struct.pack("<hhiiiiii", kind, 1, size, 4, overflow, capacity, number, number) + body
-
-
-def polarity_packet(events: Events, valid: bool = True, spare: int = 0) -> bytes:
-    """A packet of polarity events, with room for ``spare`` unused ones."""
-    x, y, p, t = events
-    word = x.astype(np.uint32) << 17 | y.astype(np.uint32) << 2 | p.astype(np.uint32) << 1 | int(valid)
-    body = np.stack([word, (t & 0x7FFFFFFF).astype(np.uint32)], 1).astype("<u4").tobytes()
-    return packet(1, body + b"\xff" * 8 * spare, 8, len(t) + spare, len(t), int(t[0]) >> 31)
-
-
-def part(events: Events, *bounds: int) -> Events:
-    return tuple(column[slice(*bounds)] for column in events)  # type: ignore[return-value]
 
 
 def sources() -> dict[tuple[str, str, int], Events]:
@@ -80,12 +59,12 @@ def write_original(root: Path) -> Path:
     for split, names in (("train", TRAIN), ("test", TEST)):
         (folder / f"trials_to_{split}.txt").write_text("".join(f"{name}.aedat\n" for name in reversed(names)) + "\n")
         for name in names:
-            data, lines, start = HEADER, ["class,startTime_usec,endTime_usec"], 1_000_000
+            data, lines, start = AEDAT3_HEADER, ["class,startTime_usec,endTime_usec"], 1_000_000
             for label, seconds in GESTURES:
                 x, y, p, t = sources()[split, name, label]
                 # Between gestures lie events that belong to none.
-                data += polarity_packet((*random_events(0.05, 1)[:3], np.full(10, start - 5)))
-                data += polarity_packet((x, y, p, t + start))
+                data += aedat3_polarity((*random_events(0.05, 1)[:3], np.full(10, start - 5)))
+                data += aedat3_polarity((x, y, p, t + start))
                 lines.append(f"{label + 1},{start},{start + int(seconds * 1e6)}")
                 start += int(seconds * 1e6) + 100_000
             (folder / f"{name}.aedat").write_bytes(data)
@@ -105,53 +84,6 @@ def module(root: Path, **arguments) -> DVSGesture:
 
 def contents(dataset) -> list[tuple[int, bytes]]:
     return sorted((int(label), frames.numpy().tobytes()) for frames, label in dataset)
-
-
-def test_polarity_events_are_read_from_aedat(tmp_path: Path) -> None:
-    x, y, p, _ = random_events(1.0, 0)
-    t = np.arange(200) * 10
-    data = HEADER + polarity_packet(part((x, y, p, t), 0, 120), spare=3)
-    data += packet(0, b"\x01" * 16, 8, 2, 2) + packet(3, b"\x07" * 36, 36, 1, 1)
-    data += polarity_packet(part((x, y, p, t), 120, 130), valid=False)
-    data += polarity_packet(part((x, y, p, t), 130, 200))
-    (tmp_path / "a.aedat").write_bytes(data)
-    kept = np.r_[0:120, 130:200]
-    for found, expected in zip(read_aedat(tmp_path / "a.aedat"), (x, y, p, t), strict=True):
-        assert np.array_equal(found, expected[kept])
-
-
-def test_times_beyond_31_bits_take_their_high_part_from_the_packet(tmp_path: Path) -> None:
-    zeros = np.zeros(2, np.int64)
-    t = np.array([3 * 2**31 + 5, 3 * 2**31 + 2**31 - 1])
-    (tmp_path / "a.aedat").write_bytes(HEADER + polarity_packet((zeros, zeros, zeros, t)))
-    assert np.array_equal(read_aedat(tmp_path / "a.aedat")[3], t)
-
-
-def test_a_first_packet_that_looks_like_a_header_line_is_a_packet(tmp_path: Path) -> None:
-    events = random_events(0.1, 0)
-    data = HEADER + packet(ord("#"), b"\n" * 8, 8, 1, 1) + polarity_packet(events)
-    (tmp_path / "a.aedat").write_bytes(data)
-    assert np.array_equal(read_aedat(tmp_path / "a.aedat")[0], events[0])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "a.aedat to be an AEDAT 3.1 file"),
-        (b"#!AER-DAT2.0\r\n", "a.aedat to be an AEDAT 3.1 file, .*starts with b'#!AER-DAT2.0'"),
-        (HEADER[:20], "header line at byte 14 of .*a.aedat to end, but it does not"),
-        (HEADER, "a.aedat to hold valid polarity events, but got none"),
-        (HEADER + b"\x01" * 20, "a.aedat to hold 28 bytes from byte .*truncated"),
-        (HEADER + polarity_packet(random_events(0.1, 0))[:-1], "a.aedat to hold 160 bytes from byte .*truncated"),
-        (HEADER + packet(1, b"", 8, 2, 3), "a.aedat to hold a packet header at byte .*number of events 3"),
-        (HEADER + packet(1, b"", 12, 0, 0), "a.aedat to hold a packet header at byte .*event size 12"),
-        (HEADER + polarity_packet(random_events(0.1, 0), valid=False), "a.aedat to hold valid polarity events"),
-    ],
-)
-def test_a_damaged_aedat_file_is_named(data: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "a.aedat").write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-        read_aedat(tmp_path / "a.aedat")
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -316,8 +248,13 @@ def test_a_damaged_file_is_named(layout: str, file: str, content: bytes | None, 
         (np.zeros((5, 3)), r"shape \(N, 4\), .*but got float64 of shape \(5, 3\)"),
         (np.array([[0, 0, 0.5, 0]]), "to hold integers"),
         (np.array([[0, 0, 0, np.nan]]), "finite times"),
-        (np.array([[128, 0, 0, 0]]), r"user02_lab/3.npy to hold DVS128 events: .*`x` to lie in \[0, 128\)"),
+        (
+            np.array([[128, 0, 0, 0]]),
+            "user02_lab/3.npy to lie on the sensor .* x from 128 to 128",
+        ),
         (np.array([[1, 0, -1, 0]]), r"user02_lab/3.npy to hold DVS128 events: .*`p` to lie in \[0, 2\)"),
+        (np.array([[0, 0, 0, 5], [0, 0, 0, -1]]), "user02_lab/3.npy to hold times from 0 on, but got -1000 us"),
+        (np.array([[0, 0, 0, 1500], [0, 0, 0, 400]]), "at event 1 the time falls back by 1100000 us to 400000 us"),
         (
             np.array([[0, 0, 0, 0], [0, 0, 0, 6_000_000]]),
             "to last at most 600 s, with times in ms, but got 6000 s",

@@ -66,8 +66,9 @@ def test_a_clock_overflow_moves_later_events_and_is_no_event(tmp_path: Path) -> 
     [
         (b"", "a.bin to hold events of 5 bytes, at least one, but it is 0 bytes long"),
         (record(1, 1, 0, 5) + b"\x01", "a.bin to hold events of 5 bytes, at least one, but it is 6 bytes long"),
-        (record(34, 1, 0, 5), r"a.bin to lie on the sensor, x and y in \[0, 34\), but got x up to 34 and y up to 1"),
-        (record(3, 200, 0, 5), "a.bin .*y up to 200"),
+        (record(34, 1, 0, 5), "a.bin to lie on the sensor of 34 rows and 34 columns, but got x from 34 to 34"),
+        (record(3, 200, 0, 5), "a.bin .*y from 200 to 200"),
+        (record(1, 1, 0, 2_000_000) + record(1, 1, 0, 5), "a.bin to hold times that increase, but at event 1 .*clock"),
         (record(0, 240, 0, 0), "a.bin to hold at least one event, but it holds clock overflows only"),
     ],
 )
@@ -119,6 +120,12 @@ def test_events_after_the_duration_are_left_out(root: Path) -> None:
     expected = [(read_nmnist(path)[3] < 100_000).sum() for path in sorted((root / "Test").glob("*/*.bin"))]
     assert all_frames(data.test_set).sum((1, 2, 3, 4)).tolist() == expected
     assert sum(expected) < 20 * 50
+
+
+def test_a_duration_before_the_first_event_is_refused(root: Path) -> None:
+    (root / "Train" / "4" / "00000.bin").write_bytes(record(1, 1, 0, 450_000))
+    with pytest.raises(ValueError, match=r"`duration` to cover events of .*4/00000.bin, .* 400 ms .* at 450 ms"):
+        module(root, duration=400.0).setup()
 
 
 def test_a_split_depends_on_the_seed_alone(root: Path) -> None:

@@ -1,0 +1,160 @@
+"""Reader of AEDAT 2.0 files: recordings of jAER and simulations of v2e."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_snn.data.events import Events
+
+END_OF_HEADER = re.compile(rb"#\s*End Of ASCII Header\s*", re.IGNORECASE)
+LONGEST_LINE = 1 << 20
+
+
+class Layout(NamedTuple):
+    """Bits of an address of a family of cameras."""
+
+    x_shift: int
+    x_bits: int
+    y_shift: int
+    y_bits: int
+    polarity_shift: int
+    polarity_of_on: int
+    other_than_events: int
+
+
+DVS128 = Layout(1, 7, 8, 7, polarity_shift=0, polarity_of_on=0, other_than_events=0xFFFF8000)
+# bit 31 marks samples of the frame sensor and of the motion sensor, bit 10 those of an external input
+DAVIS = Layout(12, 10, 22, 9, polarity_shift=11, polarity_of_on=1, other_than_events=0x80000400)
+SENSORS = {"dvs128": (128, 128), "davis128": (128, 128), "davis208": (192, 208), "davis240": (180, 240)}
+SENSORS |= {"davis346": (260, 346), "davis640": (480, 640)}
+
+
+def read_aedat2(
+    path: str | os.PathLike[str], sensor_size: tuple[int, int] | None = None
+) -> tuple[Events, tuple[int, int]]:
+    """Read the polarity events of an AEDAT 2.0 file of a DVS128 or a DAVIS camera.
+
+    Lines that start with ``#`` precede pairs of big-endian 32-bit words, an address and a time in microseconds:
+
+    =========  =============  =============  ================  =======================================================
+    camera     x              y              polarity          not an event
+    =========  =============  =============  ================  =======================================================
+    DVS128     bits 1 to 7    bits 8 to 14   bit 0, 0 is ON    a bit of 15 to 31 is set
+    DAVIS      bits 12 to 21  bits 22 to 30  bit 11, 1 is ON   bit 31 (frames, motion) or bit 10 (external input) is set
+    =========  =============  =============  ================  =======================================================
+
+    Addresses count from the lower right corner; the events count from the upper left. A header line ``AEChip`` names
+    the camera. Without one the size of the sensor does: 128 x 128 is a DVS128, other sizes are a DAVIS. Times wrap at
+    2**32 us, about 72 minutes, and are unwrapped.
+
+    The images of CIFAR10-DVS were recorded with rows and columns exchanged: swap ``x`` and ``y`` to see them upright.
+
+    Args:
+        path: the file.
+        sensor_size: rows and columns of the sensor; None takes those of the camera that the header names.
+
+    Returns:
+        The events in the order of the file, ``x`` and ``y`` (int16), ``p`` (uint8, 1 is ON) and ``t`` (int64, us), and
+        the rows and columns of the sensor.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated or holds no event, its camera is unknown, or its addresses are those of
+            another camera; the message names the file.
+
+    Source: iniVation, "AEDAT 2.0", and the classes ``DVS128`` and ``DavisBaseCamera`` of jAER. The polarity of the
+    DVS128 is that of jAER, which recorded the files; the table of the format's page has the opposite.
+    """
+    data = np.fromfile(path, np.uint8)
+    position, lines = _read_header(data.data, path)
+    layout, sensor_size = _camera(lines, sensor_size, path)
+    if (len(data) - position) % 8:
+        raise ValueError(
+            f"Expected {path} to hold events of 8 bytes from byte {position} on, but it ends at byte {len(data)}: it "
+            "is truncated"
+        )
+    address, ticks = np.frombuffer(data.data, ">u4", offset=position).astype(np.uint32).reshape(-1, 2).T
+    _check_addresses(address, layout, path)
+    kept = address & np.uint32(layout.other_than_events) == 0
+    if not kept.any():
+        raise ValueError(f"Expected {path} to hold polarity events, but got none in {len(kept)} records")
+    address, ticks = address[kept], ticks[kept]
+    # differences as signed numbers: a wrapped clock goes on, and a time slightly out of order goes back
+    t = np.concatenate([ticks[:1].astype(np.int64), np.diff(ticks).view(np.int32).astype(np.int64)]).cumsum()
+    rows, columns = sensor_size
+    polarity = address >> np.uint32(layout.polarity_shift) & np.uint32(1)
+    return Events(
+        (columns - 1 - _bits(address, layout.x_shift, layout.x_bits)).astype(np.int16),
+        (rows - 1 - _bits(address, layout.y_shift, layout.y_bits)).astype(np.int16),
+        (polarity == layout.polarity_of_on).astype(np.uint8),
+        t,
+    ), sensor_size
+
+
+def _bits(address: np.ndarray, shift: int, bits: int) -> np.ndarray:
+    field: np.ndarray = (address >> np.uint32(shift) & np.uint32((1 << bits) - 1)).astype(np.int64)
+    return field
+
+
+def _check_addresses(address: np.ndarray, layout: Layout, path: str | os.PathLike[str]) -> None:
+    """Raise a ValueError if addresses cannot be those of the camera; read as such they would be other positions."""
+    # a DVS128 may mark special events by bit 31
+    wide = bool((address & np.uint32(0x7FFF0000 if layout is DVS128 else 0xFFFF0000)).any())
+    if len(address) and wide == (layout is DVS128):
+        kinds = ("a DVS128", "a DAVIS") if wide else ("a DAVIS", "a DVS128")
+        raise ValueError(
+            f"Expected {path} to hold addresses of {kinds[0]}, but got addresses of {kinds[1]}. Pass the `sensor_size` "
+            "of the camera, (128, 128) for a DVS128"
+        )
+
+
+def _read_header(data: memoryview, path: str | os.PathLike[str]) -> tuple[int, list[str]]:
+    """Return the position of the first record, and the lines before it.
+
+    A record may start with the byte of ``#``. Unlike a line it holds zeros: the times of the first seconds do.
+    """
+    position, lines = 0, []
+    while position < len(data) and data[position] == ord("#"):
+        end = bytes(data[position : position + LONGEST_LINE]).find(b"\n")
+        line = bytes(data[position : position + end])
+        if end < 0 or b"\0" in line:
+            break
+        position += end + 1
+        lines.append(line.decode("utf-8", "replace").strip())
+        if END_OF_HEADER.fullmatch(line):
+            break
+    if not lines:
+        raise ValueError(f"Expected the first line of {path} to end, but it does not")
+    return position, lines
+
+
+def _camera(
+    lines: list[str], sensor_size: tuple[int, int] | None, path: str | os.PathLike[str]
+) -> tuple[Layout, tuple[int, int]]:
+    """Return the layout of addresses and the rows and columns of the camera."""
+    named = next((line.split(":", 1)[1].strip() for line in lines if re.match(r"#\s*AEChip\s*:", line)), None)
+    if named is not None:
+        chip = named.rsplit(".", 1)[-1].lower()
+        known = next((name for name in SENSORS if chip.startswith(name)), None)
+        if known is None and sensor_size is None:
+            raise ValueError(
+                f"Expected {path} to be of a camera of {', '.join(SENSORS)}, but its header names {named}. Pass "
+                "`sensor_size` if its addresses are those of a DAVIS"
+            )
+        if known is not None:
+            if sensor_size not in (None, SENSORS[known]):
+                raise ValueError(
+                    f"Expected argument `sensor_size` to be {SENSORS[known]}, because the header of {path} names "
+                    f"{named}, but got {sensor_size}"
+                )
+            return DVS128 if known == "dvs128" else DAVIS, SENSORS[known]
+    if sensor_size is None:
+        raise ValueError(
+            f"Expected argument `sensor_size`, because the header of {path} names no camera, but got None. Pass its "
+            "rows and columns: (128, 128) for a DVS128 as in CIFAR10-DVS, (260, 346) for a DAVIS346 and v2e"
+        )
+    return DVS128 if tuple(sensor_size) == SENSORS["dvs128"] else DAVIS, (int(sensor_size[0]), int(sensor_size[1]))
