@@ -15,7 +15,7 @@ VERSION = b"#!AER-DAT"
 def read_aedat(
     path: str | os.PathLike[str], *, sensor_size: tuple[int, int] | None = None, stream: int | None = None
 ) -> Events:
-    """Read the polarity events of an AEDAT file of version 2.0, 3.1 or 4.0, which its first line names.
+    r"""Read the polarity events of an AEDAT file of version 2.0, 3.1 or 4.0, which its first line names.
 
     =======  ====================================================  =====================================================
     version  written by                                            data sets
@@ -42,6 +42,13 @@ def read_aedat(
             or the clock was restarted; the message names the file.
 
     Source: iniVation, "AEDAT File Formats", https://docs.inivation.com/software/software-advanced-usage/file-formats/.
+
+    Example:
+        >>> with open("one.aedat", "wb") as file:
+        ...     written = file.write(b"#!AER-DAT2.0\r\n" + bytes.fromhex("00007e06 0000000a"))
+        >>> x, y, p, t = read_aedat("one.aedat", sensor_size=(128, 128))
+        >>> x.tolist(), y.tolist(), p.tolist(), t.tolist()
+        ([124], [1], [1], [10])
     """
     with open(path, "rb") as file:
         start = file.read(len(VERSION) + 3)

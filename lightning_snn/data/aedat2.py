@@ -51,7 +51,7 @@ def read_aedat2(
     the camera. Without one the size of the sensor does: 128 x 128 is a DVS128, other sizes are a DAVIS. Times wrap at
     2**32 us, about 72 minutes, and are unwrapped.
 
-    The images of CIFAR10-DVS were recorded with rows and columns exchanged: swap ``x`` and ``y`` to see them upright.
+    SpikingJelly exchanges the rows and columns of CIFAR10-DVS; swap ``x`` and ``y`` for the same events.
 
     Args:
         path: the file.

@@ -38,6 +38,8 @@ class LoadedBatch:
 
     def to(self, device: Any, **options: Any) -> LoadedBatch:
         """Return the batch on another device; Lightning calls this."""
+        # Lightning asks only for copies of tensors not to block
+        options.setdefault("non_blocking", torch.device(device).type not in ("cpu", "mps"))
         return LoadedBatch(self.frames.to(device, **options), self.labels.to(device, **options))
 
     def pin_memory(self) -> LoadedBatch:

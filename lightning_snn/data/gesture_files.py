@@ -83,6 +83,16 @@ def find_recordings(root: Path) -> tuple[Path, dict[str, list[Recording]]]:
     Raises:
         FileNotFoundError: if there is no such layout or a part of it is missing; the message names it.
         ValueError: if a file name or a trial list is not as expected; the message names it.
+
+    Example:
+        >>> for split in ("Train", "Test"):
+        ...     folder = Path(f"ibmGesture{split}/user01_led")
+        ...     folder.mkdir(parents=True)
+        ...     np.save(folder / "3.npy", [[5, 6, 1, 0.0], [7, 8, 0, 2.5]])  # x, y, p and t in ms
+        >>> folder, recordings = find_recordings(Path("."))
+        >>> gesture = next(read_gestures(recordings["train"][0]))
+        >>> gesture.label, gesture.events.t
+        (3, array([   0, 2500]))
     """
     layouts: tuple[tuple[str, Callable[[Path, str], list[Recording]]], ...] = (
         ("ibmGestureTrain", _list_tonic),
@@ -111,7 +121,8 @@ def read_gestures(recording: Recording) -> Iterator[Gesture]:
 
     Raises:
         FileNotFoundError: if a file is missing; the message names it.
-        ValueError: if a file is truncated, corrupt or of another format; the message names it.
+        ValueError: if a file is truncated, corrupt or of another format, or holds events outside of the sensor, before
+            time 0, or of a clock that was restarted within a gesture; the message names it.
     """
     if recording.label is not None:
         read = _read_npy if recording.path.suffix == ".npy" else _read_npz

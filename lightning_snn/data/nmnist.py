@@ -44,6 +44,12 @@ def read_nmnist(path: str | os.PathLike[str]) -> Events:
 
     Source: Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking neuromorphic datasets
     using saccades", Frontiers in Neuroscience 9, 2015, and the authors' ``Read_Ndataset.m``.
+
+    Example:
+        >>> written = Path("00001.bin").write_bytes(bytes([3, 5, 0x80, 1, 7]))
+        >>> x, y, p, t = read_nmnist("00001.bin")
+        >>> x.tolist(), y.tolist(), p.tolist(), t.tolist()
+        ([3], [5], [1], [263])
     """
     raw = np.fromfile(path, np.uint8)
     if len(raw) == 0 or len(raw) % 5:

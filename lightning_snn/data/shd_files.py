@@ -48,6 +48,17 @@ class SHDFile:
     Raises:
         ImportError: if h5py is not installed.
         ValueError: if the file is truncated, corrupt or of another format; the message names it.
+
+    Example:
+        >>> import h5py
+        >>> with h5py.File("shd_test.h5", "w") as file:
+        ...     file["spikes/times"] = file.create_dataset("t", (1,), h5py.vlen_dtype(np.float16))
+        ...     file["spikes/units"] = file.create_dataset("u", (1,), h5py.vlen_dtype(np.uint16))
+        ...     file["t"][0], file["u"][0] = [0.25, 0.5], [17, 690]
+        ...     file["labels"], file["extra/speaker"], file["extra/keys"] = [3], [4], [b"zero"] * 20
+        >>> with SHDFile(Path("shd_test.h5")) as recordings:
+        ...     recordings[0].units, recordings[0].label, recordings[0].speaker
+        (array([ 17, 690], dtype=uint16), 3, 4)
     """
 
     def __init__(self, path: Path) -> None:

@@ -76,6 +76,20 @@ def test_a_loaded_batch_moves_copies_and_pickles() -> None:
         assert torch.equal(again.labels, batch.labels)
 
 
+@pytest.mark.parametrize(("device", "blocks"), [("cpu", True), ("cuda:1", False), ("mps", True)])
+def test_copies_to_an_accelerator_do_not_block(device: str, blocks: bool) -> None:
+    class Recorder:
+        def to(self, device: torch.device, **options: bool) -> dict[str, bool]:
+            return options
+
+    moved = pl.LightningModule().transfer_batch_to_device(
+        LoadedBatch(Recorder(), Recorder()),
+        torch.device(device),
+        0,  # type: ignore[arg-type]
+    )
+    assert moved.frames == moved.labels == {"non_blocking": not blocks}
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 4, 4), (5, 2, 3, 4, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int16, np.float16, np.float32, np.float64])
 def test_samples_of_any_rank_and_type_are_stacked_time_first(shape: tuple[int, ...], dtype: type) -> None:

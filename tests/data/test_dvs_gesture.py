@@ -120,6 +120,22 @@ def test_the_layouts_give_the_same_samples(tmp_path: Path) -> None:
         assert found[layout][1] == found["tonic"][1]
 
 
+def test_a_clock_restarted_between_gestures_does_not_matter_and_within_one_is_refused(tmp_path: Path) -> None:
+    write_original(tmp_path / "set")
+    path = tmp_path / "set" / "DvsGesture" / "user24_led.aedat"
+    packets = path.read_bytes().removeprefix(AEDAT3_HEADER)
+    expected = contents(module(tmp_path / "set").test_set)
+    x, y, p, _ = random_events(0.05, 1)
+    before = aedat3_polarity((x, y, p, np.full(10, 900_000_000)))
+    path.write_bytes(AEDAT3_HEADER + before + packets)
+    assert contents(module(tmp_path / "set").test_set) == expected
+    # the second gesture starts at 2.1 s and lasts 3.2 s
+    late = aedat3_polarity((x, y, p, np.full(10, 5_200_000)))
+    path.write_bytes(AEDAT3_HEADER + late + packets)
+    with pytest.raises(ValueError, match="user24_led.aedat to hold times .* at event 10 the time falls"):
+        module(tmp_path / "set")
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32, np.float64])
 def test_tonic_arrays_may_be_of_any_number_type(dtype: type, tmp_path: Path) -> None:
     whole = module(write_tonic(tmp_path / "set", dtype), clip_duration=None, time_steps=4, size=16)
