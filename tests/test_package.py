@@ -68,7 +68,9 @@ def test_the_import_adds_at_most_7_percent_to_that_of_lightning(measured):
     assert measured["share"] <= 0.07
 
 
-@pytest.mark.parametrize("library", ["torchvision", "tonic", "snntorch", "spikingjelly", "wandb", "h5py", "kornia"])
+@pytest.mark.parametrize(
+    "library", ["torchvision", "tonic", "snntorch", "spikingjelly", "wandb", "h5py", "lz4", "kornia"]
+)
 def test_the_import_brings_no_library_along_that_only_some_need(measured, library):
     assert "lightning_snn.module" in measured["modules"]
     assert [name for name in measured["modules"] if name.split(".")[0] == library] == []

@@ -23,6 +23,7 @@ from tests.support.aedat import (
     aedat4_stream,
     davis_address,
     dvs128_address,
+    dvs640_address,
     flatbuffer,
 )
 
@@ -147,6 +148,15 @@ def test_events_of_a_davis_are_read_upright(lines: bytes, size, given, tmp_path:
     assert same(read_aedat(tmp_path / "a.aedat", sensor_size=given), events)
 
 
+@pytest.mark.parametrize("lines", [b"", b"# AEChip: ch.unizh.ini.jaer.chip.retina.DVS640\r\n"])
+def test_events_of_a_dvs640_are_read_upright(lines: bytes, tmp_path: Path) -> None:
+    events = random_events(500, (480, 640))
+    rows = zip(*(column.tolist() for column in events), strict=True)
+    records = [(dvs640_address(x, y, p), t) for x, y, p, t in rows]
+    (tmp_path / "a.aedat").write_bytes(AEDAT2_LINES + lines + aedat2_records(records))
+    assert same(read_aedat(tmp_path / "a.aedat", sensor_size=None if lines else (480, 640)), events)
+
+
 def test_samples_of_frames_motion_and_external_inputs_are_no_events(tmp_path: Path) -> None:
     event = davis_address(5, 6, 1, DAVIS346)
     others = [event | 1 << 31, event | 1 << 10, event | 1 << 31 | 3 << 10]
@@ -192,6 +202,8 @@ CHIP = b"# AEChip: eu.seebetter.ini.chips.davis.Davis346blue\r\n"
             "a.aedat to lie on the sensor of 180 rows",
         ),
         (davis_file(random_events(9, DAVIS346)), (128, 128), "addresses of a DVS128, but got addresses of a DAVIS"),
+        (davis_file(random_events(9, DAVIS346)), (480, 640), "a DVS640, but got addresses of a DAVIS. .*rows, columns"),
+        (dvs128_file(random_events(9), b""), (480, 640), r"a DVS640, but got .* a DVS128. .*\(128, 128\)"),
         (dvs128_file(random_events(9), b""), DAVIS346, "addresses of a DAVIS, but got addresses of a DVS128"),
         (AEDAT2_LINES + b"# AEChip: a.b.Cochlea\r\n", None, "a camera of dvs128, .*but its header names a.b.Cochlea"),
         (AEDAT2_LINES[:8], None, "to be an AEDAT file"),

@@ -51,8 +51,9 @@ def test_a_loader_without_its_data_module_is_an_error_that_names_the_data_module
         lambda: trainer().fit(module, data.train_dataloader()),
         lambda: trainer().validate(module, data.val_dataloader(), verbose=False),
         lambda: trainer().test(module, data.test_dataloader(), verbose=False),
+        lambda: trainer().predict(module, data.predict_dataloader()),
     ):
-        with pytest.raises((TypeError, ValueError), match="Pass the data module"):
+        with pytest.raises((TypeError, ValueError, AttributeError), match="Pass the data module"):
             run()
     trainer().fit(module, data)
 

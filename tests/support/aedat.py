@@ -47,6 +47,11 @@ def davis_address(x: int, y: int, p: int, size: tuple[int, int]) -> int:
     return (size[0] - 1 - y) << 22 | (size[1] - 1 - x) << 12 | p << 11
 
 
+def dvs640_address(x: int, y: int, p: int) -> int:
+    """Address of jAER's DVS640, as v2e writes it: from the lower right, a set bit 0 is ON."""
+    return (479 - y) << 11 | (639 - x) << 1 | p
+
+
 def flatbuffer(identifier: bytes, fields: Sequence[bytes | tuple[bytes, int] | None]) -> bytes:
     """A size-prefixed FlatBuffer of one table.
 
