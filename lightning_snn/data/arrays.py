@@ -155,7 +155,10 @@ def _dataset(x_name: str, y_name: str, x: Inputs, y: Targets, task: str) -> Fram
     """Return the data set of inputs and labels, whose errors have their own names."""
     if not isinstance(x, (np.ndarray, Tensor)) or (isinstance(x, Tensor) and x.layout != torch.strided):
         found = f"a tensor of layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"Expected argument `{x_name}` to be an array or a dense tensor, but got {found}")
+        raise ValueError(
+            f"Expected argument `{x_name}` to be an array or a dense tensor, but got {found}. Use `np.stack` for a list "
+            "of arrays and `to_dense` for a sparse tensor."
+        )
     if isinstance(x, Tensor):
         x = x.detach().cpu()
     y = y.detach().cpu() if isinstance(y, Tensor) else np.asarray(y)
@@ -177,8 +180,12 @@ def _dataset(x_name: str, y_name: str, x: Inputs, y: Targets, task: str) -> Fram
     if len(dataset) == 0 or 0 in x.shape:
         raise ValueError(f"Expected argument `{x_name}` to hold samples, but got the shape {tuple(x.shape)}")
     if dataset.labels.is_floating_point() != (task == "regression"):
-        expected = "integers, or `task` to be 'regression'" if task == "classification" else "floats for a regression"
-        raise ValueError(f"Expected argument `{y_name}` to hold {expected}, but got {y.dtype}")
+        if task == "regression":
+            raise ValueError(f"Expected argument `{y_name}` to hold floats for a regression, but got {y.dtype}")
+        raise ValueError(
+            f"Expected argument `{y_name}` to hold the class of each sample, integers of shape (N,), but got {y.dtype} "
+            f"of shape {tuple(y.shape)}. Convert it, of one-hot labels take the argmax, or pass `task='regression'`."
+        )
     if dataset.labels.is_floating_point() and dataset.labels.ndim == 1:
         dataset.labels = dataset.labels[:, None]
     _check_finite(x_name, x)

@@ -93,7 +93,10 @@ def time_first(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
     for sample in samples:
         if not isinstance(sample, (tuple, list)) or len(sample) != 2:
             found = f"{type(sample).__name__} of {len(sample)}" if hasattr(sample, "__len__") else f"{sample!r}"
-            raise ValueError(f"Expected each sample of the data set to be a pair (x, y), but got a {found}")
+            raise ValueError(
+                f"Expected each sample of the data set to be a pair (x, y), but got a {found}. Return pairs, or write a "
+                "`collate_fn` of your own."
+            )
     inputs, targets = ([torch.as_tensor(value) for value in column] for column in zip(*samples, strict=True))
     if inputs[0].ndim == 0:
         raise ValueError("Expected the input of each sample to be of shape (T, ...), time first, but got a number")
