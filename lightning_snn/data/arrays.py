@@ -156,8 +156,8 @@ def _dataset(x_name: str, y_name: str, x: Inputs, y: Targets, task: str) -> Fram
     if not isinstance(x, (np.ndarray, Tensor)) or (isinstance(x, Tensor) and x.layout != torch.strided):
         found = f"a tensor of layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"Expected argument `{x_name}` to be an array or a dense tensor, but got {found}. Use `np.stack` for a list "
-            "of arrays and `to_dense` for a sparse tensor."
+            f"Expected argument `{x_name}` to be an array or a dense tensor, but got {found}. Use `np.stack` for a "
+            "list of arrays and `to_dense` for a sparse tensor."
         )
     if isinstance(x, Tensor):
         x = x.detach().cpu()

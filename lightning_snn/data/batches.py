@@ -25,6 +25,7 @@ class LoadedBatch:
     Args:
         frames: samples, shape ``(B, T, ...)``.
         labels: labels, shape ``(B, ...)``.
+        indices: index of each sample in its data set, for what is to depend on the sample; empty if unknown.
 
     Example:
         >>> x, y = LoadedBatch(torch.zeros(2, 5, 4, dtype=torch.uint8), torch.zeros(2))
@@ -32,19 +33,20 @@ class LoadedBatch:
         TypeError: Expected a batch `(x [T, B, ...], y [B, ...])`, but got a loaded batch that its data module has ...
     """
 
-    def __init__(self, frames: Tensor, labels: Tensor) -> None:
+    def __init__(self, frames: Tensor, labels: Tensor, indices: tuple[int, ...] = ()) -> None:
         self.frames = frames
         self.labels = labels
+        self.indices = indices
 
     def to(self, device: Any, **options: Any) -> LoadedBatch:
         """Return the batch on another device; Lightning calls this."""
         # Lightning asks only for copies of tensors not to block
         options.setdefault("non_blocking", torch.device(device).type not in ("cpu", "mps"))
-        return LoadedBatch(self.frames.to(device, **options), self.labels.to(device, **options))
+        return LoadedBatch(self.frames.to(device, **options), self.labels.to(device, **options), self.indices)
 
     def pin_memory(self) -> LoadedBatch:
         """Return the batch in pinned memory; loaders call this."""
-        return LoadedBatch(self.frames.pin_memory(), self.labels.pin_memory())
+        return LoadedBatch(self.frames.pin_memory(), self.labels.pin_memory(), self.indices)
 
     def __iter__(self) -> Iterator[Tensor]:
         raise TypeError(self._refusal())
@@ -64,10 +66,14 @@ class LoadedBatch:
         )
 
 
-def collate(samples: Sequence[tuple[Any, Any]]) -> LoadedBatch:
-    """Stack ``(frames, label)`` samples into a :class:`LoadedBatch`; integer labels become int64."""
-    frames, labels = default_collate(list(samples))
-    return LoadedBatch(frames, labels if torch.is_floating_point(labels) else labels.long())
+def collate(samples: Sequence[tuple[Any, ...]]) -> LoadedBatch:
+    """Stack ``(frames, label)`` or ``(frames, label, index)`` samples into a :class:`LoadedBatch`.
+
+    Integer labels become int64.
+    """
+    frames, labels = default_collate([sample[:2] for sample in samples])
+    indices = tuple(index for sample in samples for index in sample[2:])
+    return LoadedBatch(frames, labels if torch.is_floating_point(labels) else labels.long(), indices)
 
 
 def time_first(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
@@ -94,8 +100,8 @@ def time_first(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
         if not isinstance(sample, (tuple, list)) or len(sample) != 2:
             found = f"{type(sample).__name__} of {len(sample)}" if hasattr(sample, "__len__") else f"{sample!r}"
             raise ValueError(
-                f"Expected each sample of the data set to be a pair (x, y), but got a {found}. Return pairs, or write a "
-                "`collate_fn` of your own."
+                f"Expected each sample of the data set to be a pair (x, y), but got a {found}. Return pairs, or write "
+                "a `collate_fn` of your own."
             )
     inputs, targets = ([torch.as_tensor(value) for value in column] for column in zip(*samples, strict=True))
     if inputs[0].ndim == 0:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.data import FrameDataModule, time_first
-from lightning_snn.data.batches import LoadedBatch
+from lightning_snn.data.batches import LoadedBatch, collate
 from tests.support.training import trainer
 
 REMEDY = r"Pass the data module to the trainer, .*`x, y = data_module.on_after_batch_transfer\(batch, 0\)`"
@@ -68,13 +68,15 @@ def test_a_prediction_of_a_loaded_batch_is_an_error_that_names_the_data_module()
 
 
 def test_a_loaded_batch_moves_copies_and_pickles() -> None:
-    batch = LoadedBatch(torch.arange(6, dtype=torch.uint8).view(1, 3, 2), torch.tensor([1]))
+    batch = collate([(torch.arange(6, dtype=torch.uint8).view(3, 2), 1, 17)])
     moved = pl.LightningModule().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert moved.frames.device.type == moved.labels.device.type == "meta"
     assert batch.frames.device.type == "cpu"
     for again in (copy.copy(batch), copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
         assert torch.equal(again.frames, batch.frames)
         assert torch.equal(again.labels, batch.labels)
+    assert [each.indices for each in (batch, moved, again)] == [(17,)] * 3
+    assert collate([(torch.zeros(3, 2), 1)]).indices == ()
 
 
 @pytest.mark.parametrize(("device", "blocks"), [("cpu", True), ("cuda:1", False), ("mps", True)])
