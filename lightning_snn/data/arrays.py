@@ -68,16 +68,16 @@ class ArrayDataModule(FrameDataModule):
         check_fraction("val_fraction", val_fraction)
         check_fraction("test_fraction", test_fraction)
         self.task = task
-        self.all = _dataset("x", "y", x, y, task)
-        self.frame_shape = tuple(self.all.frames.shape[2:])
-        self.time_steps = int(self.all.frames.shape[1])
+        self.samples = _dataset("x", "y", x, y, task)
+        self.frame_shape = tuple(self.samples.frames.shape[2:])
+        self.time_steps = int(self.samples.frames.shape[1])
         self.given = {name: self._given(name, part) for name, part in (("val", val), ("test", test))}
         self.fractions = {"val": val_fraction, "test": test_fraction}
         if groups is not None:
             groups = np.asarray(groups)
-            if groups.shape != (len(self.all),):
+            if groups.shape != (len(self.samples),):
                 raise ValueError(
-                    f"Expected argument `groups` to be of shape ({len(self.all)},), one group per sample, but got "
+                    f"Expected argument `groups` to be of shape ({len(self.samples)},), one group per sample, but got "
                     f"{groups.shape}"
                 )
         self.groups = groups
@@ -87,8 +87,10 @@ class ArrayDataModule(FrameDataModule):
 
     def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
         """Return the training, validation and test sets."""
-        parts = {name: self.given[name] or Subset(self.all, self.indices[name].tolist()) for name in ("val", "test")}
-        return Subset(self.all, self.indices["train"].tolist()), parts["val"], parts["test"]
+        parts = {
+            name: self.given[name] or Subset(self.samples, self.indices[name].tolist()) for name in ("val", "test")
+        }
+        return Subset(self.samples, self.indices["train"].tolist()), parts["val"], parts["test"]
 
     def _given(self, name: str, part: tuple[Inputs, Targets] | None) -> FrameDataset | None:
         if part is None:
@@ -96,19 +98,20 @@ class ArrayDataModule(FrameDataModule):
         if not isinstance(part, (tuple, list)) or len(part) != 2:
             raise ValueError(f"Expected argument `{name}` to be a pair (x, y), but got {type(part).__name__}")
         dataset = _dataset(f"{name}[0]", f"{name}[1]", *part, self.task)
-        if dataset.frames.shape[1:] != self.all.frames.shape[1:]:
+        wanted = tuple(self.samples.frames.shape[1:])
+        if tuple(dataset.frames.shape[1:]) != wanted:
             raise ValueError(
-                f"Expected argument `{name}[0]` to be of shape (N, {', '.join(map(str, self.all.frames.shape[1:]))}) "
-                f"like argument `x`, but got {tuple(dataset.frames.shape)}"
+                f"Expected argument `{name}[0]` to be of shape (N, {', '.join(map(str, wanted))}) like argument `x`, "
+                f"but got {tuple(dataset.frames.shape)}"
             )
         return dataset
 
     def _set_classes(self, num_classes: int | None, class_names: Sequence[str] | None) -> None:
         if self.task == "regression":
-            self.num_classes = int(self.all.labels[0].numel())
+            self.num_classes = int(self.samples.labels[0].numel())
             self.class_names = ()
             return
-        labels = torch.cat([part.labels for part in (self.all, *self.given.values()) if part is not None])
+        labels = torch.cat([part.labels for part in (self.samples, *self.given.values()) if part is not None])
         counts = torch.bincount(labels)
         if num_classes is None:
             absent = (counts == 0).nonzero().flatten().tolist()
@@ -136,14 +139,14 @@ class ArrayDataModule(FrameDataModule):
         wanted = [name for name in ("test", "val") if self.given[name] is None]
         if sum(self.fractions[name] for name in wanted) >= 1:
             raise ValueError(f"Expected fractions that leave training samples, but got {self.fractions}")
-        indices = {"train": np.arange(len(self.all)), "val": np.zeros(0, int), "test": np.zeros(0, int)}
+        indices = {"train": np.arange(len(self.samples)), "val": np.zeros(0, int), "test": np.zeros(0, int)}
         remaining = 1.0
         for name in wanted:
             rest, fraction = indices["train"], self.fractions[name] / remaining
             if self.groups is not None:
                 kept, held = split_by_group(self.groups[rest], fraction, self.seed)
             elif self.task == "classification":
-                kept, held = split_stratified(self.all.labels.numpy()[rest], fraction, self.seed)
+                kept, held = split_stratified(self.samples.labels.numpy()[rest], fraction, self.seed)
             else:
                 kept, held = split_by_group(rest, fraction, self.seed)
             indices["train"], indices[name] = rest[kept], rest[held]

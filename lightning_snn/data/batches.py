@@ -111,7 +111,7 @@ def time_first(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
         if len(shapes) > 1:
             raise ValueError(
                 f"Expected the {name} of a batch to have the same shape, but got {' and '.join(map(str, shapes))}. Cut "
-                "recordings of different lengths into windows, or frame each into the same number of time steps."
+                "recordings of different lengths into clips, or frame each into the same number of time steps."
             )
     default = torch.get_default_dtype()
     labels = torch.stack(targets)

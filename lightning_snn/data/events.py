@@ -1,4 +1,4 @@
-"""Recordings of an event camera as arrays of events: checks, and cuts of long ones into windows."""
+"""Recordings of an event camera as arrays of events: checks, and cuts of long ones into clips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_STEP_BACK = 1_000_000
 """microseconds that a time may lie before an earlier event of a file: more is a restarted clock"""
 
 SLACK = 1e-9
-"""share of a window by which rounding may move a bound"""
+"""share of a clip by which rounding may move a bound"""
 
 
 class Events(NamedTuple):
@@ -48,7 +48,7 @@ def checked_events(events: Events, path: str | os.PathLike[str], sensor_size: tu
     """Return the events that a file holds, sorted by time, or raise an error that names the file.
 
     Recorders write events slightly out of order, which sorting mends. Times that fall back by more than a second are
-    those of a clock that was restarted: windows of both parts would be mixed.
+    those of a clock that was restarted: clips of both parts would be mixed.
 
     Args:
         events: events in the order of the file, times in microseconds.
@@ -92,32 +92,32 @@ def cut_by_duration(
     stop: float | None = None,
     keep_rest: bool = False,
 ) -> Iterator[Events]:
-    """Cut a recording into windows of equal duration.
+    """Cut a recording into clips of equal duration.
 
-    Window ``i`` holds the events with ``start + i stride <= t < start + i stride + duration``. Its times count from its
-    own start, so ``frame_events(*window, start=0, duration=duration, ...)`` frames it. A window in which nothing
-    happened is empty; that keeps the numbers of windows and labels equal.
+    Clip ``i`` holds the events with ``start + i stride <= t < start + i stride + duration``. Its times count from its
+    own start, so ``frame_events(*clip, start=0, duration=duration, ...)`` frames it. A clip in which nothing
+    happened is empty; that keeps the numbers of clips and labels equal.
 
     Args:
         events: the recording, in any order: an :class:`Events` or its four arrays.
-        duration: of a window, in the unit of the times, larger than 0.
-        stride: from the start of one window to that of the next; None is ``duration``, so that windows do not overlap.
-        start: start of the first window; None is the time of the first event.
+        duration: of a clip, in the unit of the times, larger than 0.
+        stride: from the start of one clip to that of the next; None is ``duration``, so that clips do not overlap.
+        start: start of the first clip; None is the time of the first event.
         stop: end of the recording; None is just after the last event (one unit later if times are integers).
-        keep_rest: also yield the windows that end after ``stop``; otherwise the rest of a recording that the windows do
+        keep_rest: also yield the clips that end after ``stop``; otherwise the rest of a recording that the clips do
             not divide is left out.
 
     Yields:
-        The windows in order.
+        The clips in order.
 
     Raises:
-        ValueError: if an argument is out of range, or the recording is empty or shorter than one window while
+        ValueError: if an argument is out of range, or the recording is empty or shorter than one clip while
             ``keep_rest`` is False.
 
     Example:
         >>> t = np.array([0, 30, 120, 250, 310])
         >>> events = Events(np.arange(5), np.zeros(5, int), np.ones(5, int), t)
-        >>> [window.t.tolist() for window in cut_by_duration(events, 100)]
+        >>> [clip.t.tolist() for clip in cut_by_duration(events, 100)]
         [[0, 30], [20], [50]]
         >>> first = next(cut_by_duration(events, 100))
         >>> lightning_snn.data.frame_events(*first, time_steps=2, sensor_size=(1, 5), start=0, duration=100).shape
@@ -137,45 +137,45 @@ def cut_by_duration(
     if span < duration and not keep_rest:
         raise ValueError(
             f"Expected argument `duration` to be at most the {span:g} of the recording, but got {duration:g}. Pass "
-            "`keep_rest=True` to keep a window that ends after the recording"
+            "`keep_rest=True` to keep a clip that ends after the recording"
         )
-    # exact for integers; the slack keeps rounding from losing a window of floats
+    # exact for integers; the slack keeps rounding from losing a clip of floats
     if all(isinstance(value, int) for value in (first, end, duration, stride)):
         count = -int(-span // stride) if keep_rest else int((span - duration) // stride) + 1
     else:
         count = math.ceil(span / stride - SLACK) if keep_rest else math.floor((span - duration) / stride + SLACK) + 1
     starts = [first + index * stride for index in range(max(count, 1))]
-    return _windows(events, [(begin, min(begin + duration, end)) for begin in starts])
+    return _clips(events, [(begin, min(begin + duration, end)) for begin in starts])
 
 
-def _windows(events: Events, bounds: list[tuple[float, float]]) -> Iterator[Events]:
+def _clips(events: Events, bounds: list[tuple[float, float]]) -> Iterator[Events]:
     for begin, end in bounds:
         low, high = np.searchsorted(events.t, [begin, end])
-        window = events.select(slice(low, high))
-        yield window._replace(t=window.t - begin)
+        clip = events.select(slice(low, high))
+        yield clip._replace(t=clip.t - begin)
 
 
 def cut_by_count(events: Events, count: int, *, stride: int | None = None, keep_rest: bool = False) -> Iterator[Events]:
-    """Cut a recording into windows of equally many events, which last as long as it takes to collect them.
+    """Cut a recording into clips of equally many events, which last as long as it takes to collect them.
 
-    The times of a window count from its first event, so ``frame_events(*window, ...)`` frames it.
+    The times of a clip count from its first event, so ``frame_events(*clip, ...)`` frames it.
 
     Args:
         events: the recording, in any order: an :class:`Events` or its four arrays.
-        count: events of a window, at least 1.
-        stride: events from the start of one window to that of the next; None is ``count``.
-        keep_rest: also yield a last window of fewer events.
+        count: events of a clip, at least 1.
+        stride: events from the start of one clip to that of the next; None is ``count``.
+        keep_rest: also yield a last clip of fewer events.
 
     Yields:
-        The windows in order.
+        The clips in order.
 
     Raises:
-        ValueError: if an argument is out of range, or the recording is empty or holds fewer events than one window
+        ValueError: if an argument is out of range, or the recording is empty or holds fewer events than one clip
             while ``keep_rest`` is False.
 
     Example:
         >>> events = Events(*(np.arange(10, 15) for _ in range(4)))
-        >>> [window.t.tolist() for window in cut_by_count(events, 2, keep_rest=True)]
+        >>> [clip.t.tolist() for clip in cut_by_count(events, 2, keep_rest=True)]
         [[0, 1], [0, 1], [0]]
     """
     events = _sorted(events)
@@ -186,11 +186,11 @@ def cut_by_count(events: Events, count: int, *, stride: int | None = None, keep_
     if total < count and not keep_rest:
         raise ValueError(
             f"Expected argument `count` to be at most the {total} events of the recording, but got {count}. Pass "
-            "`keep_rest=True` to keep a window of fewer events"
+            "`keep_rest=True` to keep a clip of fewer events"
         )
     starts = range(0, total if keep_rest else total - count + 1, stride)
-    windows = (events.select(slice(start, start + count)) for start in starts)
-    return (window._replace(t=window.t - window.t[0]) for window in windows)
+    clips = (events.select(slice(start, start + count)) for start in starts)
+    return (clip._replace(t=clip.t - clip.t[0]) for clip in clips)
 
 
 def _sorted(events: Events) -> Events:

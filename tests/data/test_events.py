@@ -19,25 +19,25 @@ def rows(events: Events) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(("duration", "stride"), [(100, None), (100, 100), (70, None), (100, 50), (30, 100), (7, 11)])
-def test_windows_of_a_duration_equal_a_loop_over_events(duration: int, stride: int | None) -> None:
+def test_clips_of_a_duration_equal_a_loop_over_events(duration: int, stride: int | None) -> None:
     events = random_events(2000, 1000)
     first, last = events.t.min(), events.t.max()
-    windows = list(cut_by_duration(events, duration, stride=stride))
+    clips = list(cut_by_duration(events, duration, stride=stride))
     step = stride or duration
     expected = [start for start in range(first, last + 2, step) if start + duration <= last + 1]
-    assert len(windows) == len(expected) > 3
-    for window, start in zip(windows, expected, strict=True):
+    assert len(clips) == len(expected) > 3
+    for clip, start in zip(clips, expected, strict=True):
         inside = events.select((events.t >= start) & (events.t < start + duration))
-        assert rows(window._replace(t=window.t + start)) == rows(inside)
-        assert (np.diff(window.t) >= 0).all()
+        assert rows(clip._replace(t=clip.t + start)) == rows(inside)
+        assert (np.diff(clip.t) >= 0).all()
 
 
-def test_windows_of_a_recording_that_they_divide_hold_every_event_once() -> None:
+def test_clips_of_a_recording_that_they_divide_hold_every_event_once() -> None:
     events = random_events(500, 400)
-    windows = list(cut_by_duration(events, 100, start=10_000, stop=10_400))
-    assert len(windows) == 4
-    assert sum(len(window.t) for window in windows) == 500
-    frames = [frame_events(*window, time_steps=5, sensor_size=(6, 8), start=0, duration=100) for window in windows]
+    clips = list(cut_by_duration(events, 100, start=10_000, stop=10_400))
+    assert len(clips) == 4
+    assert sum(len(clip.t) for clip in clips) == 500
+    frames = [frame_events(*clip, time_steps=5, sensor_size=(6, 8), start=0, duration=100) for clip in clips]
     whole = frame_events(*events, time_steps=20, sensor_size=(6, 8), start=10_000, duration=400)
     assert np.array_equal(np.concatenate(frames), whole)
 
@@ -45,28 +45,28 @@ def test_windows_of_a_recording_that_they_divide_hold_every_event_once() -> None
 def test_the_rest_of_a_recording_is_left_out_or_kept() -> None:
     t = np.array([0, 99, 100, 240, 249])
     events = Events(*(np.zeros(5, np.int64) for _ in range(3)), t)
-    assert [window.t.tolist() for window in cut_by_duration(events, 100)] == [[0, 99], [0]]
-    kept = [window.t.tolist() for window in cut_by_duration(events, 100, keep_rest=True)]
+    assert [clip.t.tolist() for clip in cut_by_duration(events, 100)] == [[0, 99], [0]]
+    kept = [clip.t.tolist() for clip in cut_by_duration(events, 100, keep_rest=True)]
     assert kept == [[0, 99], [0], [40, 49]]
-    assert [window.t.tolist() for window in cut_by_duration(events, 125)] == [[0, 99, 100], [115, 124]]
-    assert [window.t.tolist() for window in cut_by_duration(events, 1000, keep_rest=True)] == [t.tolist()]
+    assert [clip.t.tolist() for clip in cut_by_duration(events, 125)] == [[0, 99, 100], [115, 124]]
+    assert [clip.t.tolist() for clip in cut_by_duration(events, 1000, keep_rest=True)] == [t.tolist()]
     before = list(cut_by_duration(events, 100, stop=230, keep_rest=True))
-    assert [window.t.tolist() for window in before] == [[0, 99], [0], []]
+    assert [clip.t.tolist() for clip in before] == [[0, 99], [0], []]
 
 
-def test_a_window_in_which_nothing_happened_is_empty_and_can_be_framed() -> None:
+def test_a_clip_in_which_nothing_happened_is_empty_and_can_be_framed() -> None:
     events = Events(*(np.zeros(2, np.int64) for _ in range(3)), np.array([0, 299]))
     first, second, third = cut_by_duration(events, 100)
-    assert [len(window.t) for window in (first, second, third)] == [1, 0, 1]
+    assert [len(clip.t) for clip in (first, second, third)] == [1, 0, 1]
     assert frame_events(*second, time_steps=2, sensor_size=(1, 1), start=0, duration=100).sum() == 0
 
 
-def test_times_in_seconds_lose_no_window_to_rounding() -> None:
+def test_times_in_seconds_lose_no_clip_to_rounding() -> None:
     for count in range(1, 60):
         t = np.arange(count) / 10 + 0.05
         events = Events(*(np.zeros(count, np.int64) for _ in range(3)), t)
-        windows = list(cut_by_duration(events, 0.1, start=0.0, stop=count * 0.1))
-        assert [len(window.t) for window in windows] == [1] * count
+        clips = list(cut_by_duration(events, 0.1, start=0.0, stop=count * 0.1))
+        assert [len(clip.t) for clip in clips] == [1] * count
         assert len(list(cut_by_duration(events, 0.1, start=0.0, stop=count * 0.1, keep_rest=True))) == count
 
 
@@ -79,18 +79,18 @@ def test_negative_and_unsigned_times_are_cut_like_others() -> None:
 
 
 @pytest.mark.parametrize(("count", "stride"), [(10, None), (10, 10), (7, None), (10, 3), (3, 10)])
-def test_windows_of_a_count_equal_a_loop_over_events(count: int, stride: int | None) -> None:
+def test_clips_of_a_count_equal_a_loop_over_events(count: int, stride: int | None) -> None:
     events = random_events(100, 10_000)
     ordered = events.select(np.argsort(events.t, kind="stable"))
-    windows = list(cut_by_count(events, count, stride=stride))
+    clips = list(cut_by_count(events, count, stride=stride))
     starts = range(0, 100 - count + 1, stride or count)
-    assert len(windows) == len(starts)
-    for window, start in zip(windows, starts, strict=True):
-        assert np.array_equal(window.x, ordered.x[start : start + count])
-        assert np.array_equal(window.t, ordered.t[start : start + count] - ordered.t[start])
+    assert len(clips) == len(starts)
+    for clip, start in zip(clips, starts, strict=True):
+        assert np.array_equal(clip.x, ordered.x[start : start + count])
+        assert np.array_equal(clip.t, ordered.t[start : start + count] - ordered.t[start])
     if stride is None and 100 % count:
         kept = list(cut_by_count(events, count, keep_rest=True))
-        assert sum(len(window.t) for window in kept) == 100
+        assert sum(len(clip.t) for clip in kept) == 100
 
 
 ONE = Events(*(np.zeros(1, np.int64) for _ in range(4)))
