@@ -27,6 +27,8 @@ def unpacked(batch: Any) -> tuple[Any, Any]:
         >>> unpacked([torch.zeros(5, 2, 3), torch.tensor([0, 1])])[1]
         tensor([0, 1])
     """
+    if not isinstance(batch, (tuple, list, dict, Tensor)) and hasattr(type(batch), "__iter__"):
+        iter(batch)  # a batch of a loader without its data module says so itself
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise ValueError(
             f"Expected argument `batch` to be a pair, but got {_described(batch)}. {A_BATCH}. Return a pair from the "

@@ -255,7 +255,7 @@ class SpikingModule(pl.LightningModule):
 
     def _gets_time_first(self) -> bool:
         data: Any = getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
-        return getattr(data, "time_first", False)
+        return getattr(data, "gives_time_first", False)
 
     def _has_trainer(self) -> bool:
         try:

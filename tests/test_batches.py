@@ -186,8 +186,9 @@ def test_a_loader_of_a_data_module_without_it_is_refused(tmp_path):
     data.prepare_data()
     data.setup()
     module = SpikingModule(nn.Sequential(nn.Flatten(), nn.Linear(784, 10), LIF()), num_classes=10)
-    with pytest.raises(ValueError, match="data module"):
-        trainer(max_epochs=1).fit(module, data.train_dataloader())
+    for stage in ("fit", "validate", "predict"):
+        with pytest.raises(TypeError, match="Pass the data module to the trainer"):
+            getattr(trainer(max_epochs=1), stage)(module, data.train_dataloader())
     trainer(max_epochs=1).fit(module, data)
 
 

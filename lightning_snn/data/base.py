@@ -125,8 +125,8 @@ class FrameDataModule(LightningDataModule):
     """frames per sample, T"""
     pairs: tuple[tuple[int, int], ...] = ()
     """pairs of classes that differ only in the direction of motion"""
-    time_first = True
-    """batches on the device are time first"""
+    gives_time_first = True
+    """whether batches on the device are time first, which the module need not check"""
 
     def __init__(
         self,
