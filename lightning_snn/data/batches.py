@@ -33,6 +33,8 @@ class LoadedBatch:
         TypeError: Expected a batch `(x [T, B, ...], y [B, ...])`, but got a loaded batch that its data module has ...
     """
 
+    remedy = REMEDY
+
     def __init__(self, frames: Tensor, labels: Tensor, indices: tuple[int, ...] = ()) -> None:
         self.frames = frames
         self.labels = labels

@@ -82,7 +82,10 @@ def check_sequence(x: Any) -> None:
     Trainer calls if it is given the data module
     """
     if not hasattr(x, "dim"):
-        raise ValueError(f"Expected argument `x` to be a tensor of shape [T, B, ...], but got a {type(x).__name__}")
+        remedy = getattr(x, "remedy", "Pass the inputs of a batch alone, as one tensor")
+        raise ValueError(
+            f"Expected argument `x` to be a tensor of shape [T, B, ...], but got a {type(x).__name__}. {remedy}"
+        )
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(
             f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
