@@ -29,6 +29,7 @@ from lightning_snn.functional.surrogate import (
     Smooth,
     Surrogate,
     Triangular,
+    propagate_nan,
 )
 from lightning_snn.functional.ttfs import (
     TimeConstraints,
@@ -73,6 +74,7 @@ __all__ = [
     "noisy_lif",
     "noisy_spikes",
     "predictive_entropy",
+    "propagate_nan",
     "readout",
     "relu_from_two_phase",
     "remaining_time",

@@ -104,6 +104,8 @@ def reset_membrane(
 ) -> Tensor:
     """Return the membrane potential after the reset by its spikes.
 
+    NaN stays NaN. An infinite potential stays infinite by "subtract", and becomes NaN by "zero".
+
     Args:
         membrane: membrane potential, `[B, ...]`.
         spikes: of the same shape.
@@ -116,7 +118,7 @@ def reset_membrane(
         tensor([0.5000, 0.5000])
     """
     spikes = spikes.detach() if detach else spikes
-    return membrane - amount * spikes if reset == "subtract" else membrane * (1 - spikes)
+    return membrane - amount * spikes if reset == "subtract" else membrane - membrane * spikes
 
 
 def lif_step(

@@ -12,7 +12,7 @@ the same recursion with other source terms: ``u_t`` and, for ``d(v_t - threshold
 
 The n steps of a mean form a window. At the start of a window, all tangents are zero: its first membrane is a constant.
 
-Cost: time O(T); memory of one step, independent of T. With a detached reset that subtracts, rho is the same for all
+Cost: time O(T); memory of a few steps, independent of T. With a detached reset that subtracts, rho is the same for all
 neurons of equal decay, and the surrogate is the only work besides the spikes.
 
 This eligibility belongs to a neuron and has one value per window. It is not the eligibility trace of a synapse.
@@ -29,7 +29,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_snn.functional.dynamics import Dynamics
-from lightning_snn.functional.lif import CACHED_ELEMENTS, check_input, minus_scaled, reset, spread_over
+from lightning_snn.functional.lif import (
+    CACHED_ELEMENTS,
+    FEW_STEPS,
+    check_input,
+    minus_scaled,
+    reset,
+    spread_over,
+    steps_per_block,
+)
+from lightning_snn.functional.surrogate import propagate_nan
 
 
 class RateRecord(NamedTuple):
@@ -144,10 +153,12 @@ def lif_rate(
         )
     membrane = state.membrane
     betas, thresholds = spread_over(beta, membrane), spread_over(threshold, membrane)
+    if isinstance(thresholds, Tensor):
+        membrane.add_(thresholds.clamp(0, 0))  # NaN where the threshold is NaN, else 0
     # spikes of the last step, whose reset is pending
     pending = torch.zeros_like(membrane, dtype=x.dtype) if dynamics.pending_reset else None
     if pending is not None and not rested:
-        dynamics.surrogate.spike(membrane, thresholds, out=pending)
+        dynamics.surrogate.fire(membrane, thresholds, out=pending)
     if state.steps == 0:
         state = _start_window(membrane, None if rested else pending, beta, thresholds, dynamics, wanted)
     elif wanted != (state.beta is not None, state.threshold is not None):
@@ -176,11 +187,13 @@ def lif_rate(
     )
     count = membrane.numel()
     size = min(count, CACHED_ELEMENTS) if x.device.type == "cpu" else count
-    scratch = [membrane.new_empty(size) for _ in range(3)]
+    steps = steps_per_block(currents[:, :size], FEW_STEPS)
+    scratch = [membrane.new_empty(shape) for shape in ((steps, size), (size,), (size,))]
     for start in range(0, count, max(size, 1)):
         block = slice(start, start + size)
         part = tree_map(lambda value: value[block] if _has_axes(value) else value, neurons)  # noqa: B023
-        _scan(currents[:, block], fired[:, block], part, gains, dynamics, [own[: count - start] for own in scratch])
+        buffers = [buffer[..., : count - start] for buffer in scratch]
+        _scan(currents[:, block], fired[:, block], part, gains, dynamics, buffers)
     return spikes, state._replace(steps=state.steps + len(x))
 
 
@@ -249,20 +262,22 @@ def _scan(
 ) -> None:
     """Run all steps `[t, n]` of a block of neurons, in place on buffers that fit into the cache.
 
+    The first buffer of `scratch` holds the membrane potentials of some steps, `[k, n]`, the others are `[n]`.
+
     `gains` are the tangents along the input at every step, if all neurons share them.
     """
     surrogate = dynamics.surrogate
-    carried, pending, spike_count, beta, threshold, along_input, along_beta, along_threshold = neurons
-    buffer, slope, change = scratch
+    state, pending, spike_count, beta, threshold, along_input, along_beta, along_threshold = neurons
+    membranes, slope, change = scratch
+    carried, block = state, len(membranes)
     for t, (current, spike) in enumerate(zip(currents.unbind(0), spikes.unbind(0), strict=True)):
-        # with a pending reset, the state is the membrane before its reset
-        membrane = carried if pending is not None else buffer
+        membrane = membranes[t % block]
         # multiply, then add: rounds as `lif` does
         torch.mul(carried, beta, out=membrane).add_(current)
         if pending is not None:
             minus_scaled(membrane, pending, threshold, out=membrane)
             pending = spike
-        surrogate.spike(membrane, threshold, out=spike)
+        surrogate.fire(membrane, threshold, out=spike)
         surrogate.derivative_(torch.sub(membrane, threshold, out=slope))
 
         step = (spike, membrane, slope, change, beta, threshold, dynamics)
@@ -274,8 +289,15 @@ def _scan(
             _advance(along_threshold, *step, along_threshold=True).sub_(1)
         if pending is None:
             reset(membrane, spike, threshold, dynamics, out=carried)
+        else:  # the state is the membrane before its reset
+            carried = membrane
         if along_beta is not None:
             _advance(along_beta, *step).add_(carried)
+        if (t + 1) % block == 0 or t == len(spikes) - 1:
+            steps = slice(t // block * block, t + 1)
+            propagate_nan(spikes[steps], membranes[: t % block + 1], out=spikes[steps])
+    if pending is not None:
+        state.copy_(carried)
     spike_count.add_(spikes[0] if len(spikes) == 1 else spikes.sum(0, dtype=spike_count.dtype))
 
 

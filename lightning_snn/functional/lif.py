@@ -7,6 +7,9 @@ r"""Leaky integrate-and-fire recurrence over a whole sequence, with a hand-writt
 Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T
 steps. The gradient is that of surrogate-gradient backpropagation through time. It equals the gradient that autograd
 computes on the unrolled recurrence.
+
+A membrane potential of NaN stays NaN through every leak and reset, and its spikes and gradients are NaN. The comparison
+with the threshold loses NaN; one operation per block of steps restores it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState
+from lightning_snn.functional.surrogate import propagate_nan
 
 
 def lif(
@@ -41,7 +45,8 @@ def lif(
 
     Returns:
         spikes in {0, 1} of the shape and dtype of `x`, and the final state: the membrane potential `[B, ...]`, or a
-        `PendingState` with recurrent weights or a pending reset.
+        `PendingState` with recurrent weights or a pending reset. From the first NaN on, of the input, a parameter or
+        the difference of infinities, spikes and state of a neuron are NaN.
 
     Raises:
         ValueError: if `x` has no time axis or is not floating point, or `recurrent` has another shape.
@@ -134,17 +139,21 @@ class _LIFScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         surrogate = dynamics.surrogate
         accumulator = torch.promote_types(x.dtype, torch.float32)
+        # neurons that receive spikes need them with their NaN at the next step
+        block = 1 if recurrent is not None else steps_per_block(x, most=None if differentiable else FEW_STEPS)
         # empty_like keeps a channels-last layout
         spikes = torch.empty_like(x)
-        membranes = torch.empty_like(x if differentiable else x[:1], dtype=accumulator)
+        membranes = torch.empty_like(x if differentiable else x[:block], dtype=accumulator)
         numbers = (beta, threshold)
         beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
         carried = torch.zeros_like(membranes[0])
         if state is not None:
             carried.copy_(state)
+        if isinstance(threshold, Tensor):
+            carried.add_(threshold.clamp(0, 0))  # NaN where the threshold is NaN, else 0
         last = None if before is None else before.to(accumulator)  # spikes of the step before
         for t, (current, fired) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
-            membrane = membranes[t if differentiable else 0]
+            membrane = membranes[t if differentiable else t % block]
             # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
             torch.mul(carried, beta, out=membrane).add_(current)
             if recurrent is not None and last is not None:
@@ -152,12 +161,16 @@ class _LIFScan(torch.autograd.Function):
             if dynamics.pending_reset:
                 if last is not None:
                     minus_scaled(membrane, last, threshold, out=membrane)
-                surrogate.spike(membrane, threshold, out=fired)
+                surrogate.fire(membrane, threshold, out=fired)
                 carried = membrane if differentiable else carried.copy_(membrane)
             else:
-                surrogate.spike(membrane, threshold, out=fired)
+                surrogate.fire(membrane, threshold, out=fired)
                 reset(membrane, fired, threshold, dynamics, out=carried)
             last = fired
+            if (t + 1) % block == 0 or t == len(x) - 1:
+                steps = slice(t // block * block, t + 1)
+                done = membranes[steps] if differentiable else membranes[: t % block + 1]
+                propagate_nan(spikes[steps], done, out=spikes[steps])
         ctx.save_for_backward(
             membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, before, recurrent))
         )
@@ -180,7 +193,7 @@ class _LIFScan(torch.autograd.Function):
         surrogate, accumulator, steps = dynamics.surrogate, membranes.dtype, membranes.shape[0]
 
         grad_membranes = torch.empty_like(membranes)
-        block = min(steps, max(1, CACHED_ELEMENTS // membranes[0].numel()))
+        block = steps_per_block(membranes)
         slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
         after: Tensor | None = None  # dL/dv of the next step
         for start in range((steps - 1) // block * block, -1, -block):
@@ -213,6 +226,14 @@ class _LIFScan(torch.autograd.Function):
 
 # size of one buffer of the backward pass: two buffers and their inputs fit into the cache of a core
 CACHED_ELEMENTS = 1 << 18
+# steps that a scan without a gradient holds at a time
+FEW_STEPS = 8
+
+
+def steps_per_block(sequence: Tensor, most: int | None = None) -> int:
+    """Return how many steps of a sequence `[T, B, ...]`, at most `most`, fit into a buffer of `CACHED_ELEMENTS`."""
+    fitting = max(1, CACHED_ELEMENTS // max(1, sequence[0].numel()))
+    return min(len(sequence), fitting if most is None else min(most, fitting))
 
 
 def _keep(
@@ -224,13 +245,13 @@ def _keep(
     after the leak; h is 0 for a detached reset.
     """
     if dynamics.reset == "zero":
-        dynamics.surrogate.spike(membrane, threshold, out=out)
+        dynamics.surrogate.fire(membrane, threshold, out=out)
         if not dynamics.detach_reset:
             out.addcmul_(membrane, slope)
         return out.neg_().add_(1).mul_(beta)
     if dynamics.detach_reset:
         return out.fill_(1).mul_(beta)
-    torch.mul(slope, threshold, out=out).neg_()
+    torch.mul(slope, -threshold, out=out)
     return out.add_(beta) if dynamics.pending_reset else out.add_(1).mul_(beta)
 
 
@@ -254,7 +275,7 @@ def _grad_parameters(
     dynamics: Dynamics = ctx.dynamics
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         return None, None
-    spikes = dynamics.surrogate.spike(membranes, threshold)
+    spikes = dynamics.surrogate.fire(membranes, threshold)
     if dynamics.pending_reset:
         carried = membranes
     else:
@@ -303,7 +324,7 @@ def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, thresho
     before, recurrent = ctx.saved_tensors[4:]
     if recurrent is None or not ctx.needs_input_grad[5]:
         return None
-    earlier = ctx.dynamics.surrogate.spike(membranes[:-1], threshold).flatten(0, 1)
+    earlier = ctx.dynamics.surrogate.fire(membranes[:-1], threshold).flatten(0, 1)
     grad = grad_membranes[1:].flatten(0, 1).t() @ earlier
     if before is not None:
         grad.addmm_(grad_membranes[0].t(), before.to(grad.dtype))

@@ -20,7 +20,7 @@ per sequence: exact for the membrane potential before resets only.
 In all modes ``P(s_t = 1) = Phi(z_t)``. There is no noise parameter and no surrogate width: the surrogate is
 ``phi(z) / sqrt(Q)``, whose width the posterior determines. Gradients are exact in expectation for one layer and a
 linear loss; in deeper networks they have the bias of IW-ST. Cost: O(T) time, three saved tensors of the size of the
-input (four in mode "step").
+input (four in mode "step"). A moment of NaN stays NaN, and so are its spikes, z and gradients, as in `functional.lif`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from torch.autograd.function import once_differentiable
 from lightning_snn.checks import check_choice
 from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.functional.estimators import Estimator, estimator_named
-from lightning_snn.functional.lif import CACHED_ELEMENTS, minus_scaled, spread_over
+from lightning_snn.functional.lif import CACHED_ELEMENTS, minus_scaled, spread_over, steps_per_block
+from lightning_snn.functional.surrogate import propagate_nan
 
 NoiseMode = Literal["moment", "step", "trace"]
 NOISE_MODES = ("moment", "step", "trace")
@@ -133,6 +134,8 @@ class _NoisyLIFScan(torch.autograd.Function):
         weights, weight_variances = (
             None if matrix is None else matrix.t().to(accumulator) for matrix in (recurrent, recurrent_variance)
         )
+        # neurons that receive spikes need them with their NaN at the next step
+        block = 1 if weights is not None else steps_per_block(mean)
         for t in range(mean.shape[0]):
             if t == 0:
                 membrane.copy_(mean[0])
@@ -154,6 +157,9 @@ class _NoisyLIFScan(torch.autograd.Function):
             noise = flat[t if mode == "step" else 0].normal_(generator=generator)
             noise = noise.as_strided(membrane.shape, membrane.stride())
             torch.gt(score, noise, out=spike)
+            if (t + 1) % block == 0 or t == mean.shape[0] - 1:
+                steps = slice(t // block * block, t + 1)
+                propagate_nan(spikes[steps], standardized[steps], out=spikes[steps])
             if t == mean.shape[0] - 1:
                 break
             if mode == "step":

@@ -24,7 +24,7 @@ def spike(membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> 
         surrogate: the derivative k of the spike.
 
     Returns:
-        spikes in {0, 1} of the shape and dtype of `membrane`.
+        spikes in {0, 1} of the shape and dtype of `membrane`; NaN where membrane potential or threshold are NaN.
 
     Example:
         >>> from lightning_snn.functional import Triangular
@@ -35,7 +35,8 @@ def spike(membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> 
     if torch.compiler.is_compiling():
         distance = membrane - threshold
         slope = surrogate.derivative(distance.detach())
-        return surrogate.spike(membrane, threshold).detach() + slope * (distance - distance.detach())
+        finite = torch.where(distance.isinf(), 0, distance)  # the difference of infinities would be NaN
+        return surrogate.spike(membrane, threshold).detach() + slope * (finite - finite.detach())
     spikes: Tensor = _Spike.apply(membrane, threshold, surrogate)
     return spikes
 

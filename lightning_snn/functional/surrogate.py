@@ -17,6 +17,29 @@ from torch import Tensor
 from lightning_snn.checks import check_positive
 
 
+def propagate_nan(spikes: Tensor, source: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the spikes, and NaN where `source` is NaN.
+
+    A comparison with NaN is false, so a corrupt input would look like a silent neuron. One operation restores it:
+    clamping any number, infinities included, from below and above to the spike gives the spike, and clamping NaN gives
+    NaN.
+
+    Args:
+        spikes: result of a comparison, any shape.
+        source: the compared values, of the same shape.
+        out: tensor to write the result to, `spikes` itself for an operation in place; None returns a new tensor.
+
+    Returns:
+        a tensor of the shape and dtype of `spikes`.
+
+    Example:
+        >>> membrane = torch.tensor([0.5, 1.5, torch.nan])
+        >>> propagate_nan((membrane > 1).float(), membrane)
+        tensor([0., 1., nan])
+    """
+    return torch.clamp(source.to(spikes.dtype), spikes, spikes, out=out)
+
+
 class Surrogate:
     """Base class of surrogate derivatives: a hard spike in the forward pass, a bump in the backward pass.
 
@@ -24,7 +47,7 @@ class Surrogate:
     """
 
     def spike(self, membrane: Tensor, threshold: float | Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the spikes ``H(membrane - threshold)``.
+        """Return the spikes ``H(membrane - threshold)``, NaN where membrane potential or threshold are NaN.
 
         Args:
             membrane: membrane potential, any shape.
@@ -32,7 +55,23 @@ class Surrogate:
             out: tensor to write the spikes to; None returns a new tensor.
 
         Returns:
-            spikes in {0, 1} of the shape of `membrane`, in its dtype or that of `out`.
+            spikes in {0, 1} or NaN of the shape of `membrane`, in its dtype or that of `out`.
+
+        Example:
+            >>> ArcTangent().spike(torch.tensor([0.5, 1.5, torch.inf, torch.nan]), threshold=1.0)
+            tensor([0., 1., 1., nan])
+        """
+        return propagate_nan(
+            self.fire(membrane, threshold, out),
+            membrane - threshold if isinstance(threshold, Tensor) else membrane,
+            out,
+        )
+
+    def fire(self, membrane: Tensor, threshold: float | Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the result of the comparison ``membrane > threshold``, which is 0 for NaN.
+
+        Scans call it at every step and restore NaN for a block of steps at once, see `propagate_nan`. Arguments are
+        those of `spike`.
         """
         if out is None:
             return (membrane > threshold).to(membrane.dtype)
@@ -164,7 +203,7 @@ class Smooth(Surrogate):
 
     surrogate: Surrogate = ArcTangent()
 
-    def spike(self, membrane: Tensor, threshold: float | Tensor, out: Tensor | None = None) -> Tensor:
+    def fire(self, membrane: Tensor, threshold: float | Tensor, out: Tensor | None = None) -> Tensor:
         smooth = self.surrogate.primitive(membrane - threshold)
         return smooth if out is None else out.copy_(smooth)
 

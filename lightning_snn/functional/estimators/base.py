@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.functional.gaussian import LOG_SQRT_2PI
+from lightning_snn.functional.surrogate import propagate_nan
 
 Noise = Literal["gaussian", "logistic"]
 
@@ -71,7 +72,7 @@ def noisy_spikes(t: Tensor, estimator: Estimator, generator: torch.Generator | N
         generator: source of the noise; None is torch's default.
 
     Returns:
-        spikes in {0, 1}, of the shape and dtype of `t`.
+        spikes in {0, 1}, of the shape and dtype of `t`; NaN where `t` is NaN.
 
     Example:
         >>> from lightning_snn.functional import IWST
@@ -93,7 +94,7 @@ def _samples(t: Tensor, noise: Noise, generator: torch.Generator | None) -> Tens
     else:
         sample = torch.rand(t.shape, dtype=wide, device=t.device, generator=generator).logit_()
     # compare the noise instead of a probability, which could round to 0 or 1
-    return (sample > -t).to(t.dtype)
+    return propagate_nan((sample > -t).to(t.dtype), t)
 
 
 class _NoisySpikes(torch.autograd.Function):

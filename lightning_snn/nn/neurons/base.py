@@ -23,7 +23,7 @@ from lightning_snn.functional.lif import check_input
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.functional.noisy_spike import drawn_current, noisy_spike
 from lightning_snn.functional.spike import spike
-from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
+from lightning_snn.functional.surrogate import Surrogate, SurrogateName, propagate_nan, surrogate_named
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.noise import SpikeNoise, spike_noise
@@ -263,7 +263,8 @@ class Neuron(StatefulLayer):
                 state, gain = self._charge_with_gain(x, state)
                 potential, threshold = membrane(state), self.firing_threshold(state)
                 z = (potential - threshold) / (gain * sigma) - draw
-                spikes.append(noisy_spike(z, (potential > threshold).to(z.dtype), noise.estimator, noise.generator))
+                fired = propagate_nan((potential > threshold).to(z.dtype), z.detach())
+                spikes.append(noisy_spike(z, fired, noise.estimator, noise.generator))
                 standardized.append(z)
                 state = self._after_spikes(state, spikes[-1])
             return torch.stack(spikes).to(mean.dtype), torch.stack(standardized)
