@@ -169,7 +169,7 @@ def integer_weights(
 ) -> IntegerWeights:
     """Quantize the weights of a layer as `quantize_weight` does, to integers with scale and offset.
 
-    Arguments and errors are those of `quantize_weight`.
+    Arguments and errors are those of `quantize_weight`; weights that are NaN or infinite are an error, too.
 
     Example:
         >>> integer_weights(torch.tensor([-1.0, -0.4, 0.1, 2.0]), 2)
@@ -178,6 +178,10 @@ def integer_weights(
     check_bits("bits", bits)
     low, high = weight_range(weight, percentile, channel_dimension)
     codes = _codes(torch.clamp(weight.detach(), low, high), bits, low, high)
+    if not codes.isfinite().all():
+        raise ValueError(
+            f"Expected argument `weight` to hold finite numbers, but got {(~weight.isfinite()).sum()} that are not"
+        )
     return IntegerWeights(codes.to(torch.int32), (high - low) / (2**bits - 1), low)
 
 
@@ -193,5 +197,5 @@ def _codes(clipped: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
 def _levels(codes: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
     highest = 2**bits - 1
     low, high = low.to(codes.dtype), high.to(codes.dtype)
-    # low + (high - low) may differ from high in the last bit
-    return torch.where(codes < highest, low + (high - low) * codes / highest, high)
+    # low + (high - low) may differ from high in the last bit; NaN stays NaN
+    return torch.where(codes >= highest, high, low + (high - low) * codes / highest)

@@ -15,7 +15,7 @@ It fires once, when V reaches the threshold :math:`\theta`, and not before :math
 
 With ``A = 0``, ``B = 1`` and :math:`\theta = \Delta - D`, the values and gradients are those of a ReLU layer with
 weights W and bias D, for any window. The membrane potential decides which neurons spike, not the spike time, because
-near :math:`t_\max` rounded times are ambiguous.
+near :math:`t_\max` rounded times are ambiguous. A potential, slope or time of NaN gives NaN, never silence.
 
 After Stanojevic et al. 2024, arXiv 2306.08744. Our extensions are the gate at :math:`t_\min` and the option to jitter
 only emitted spikes.
@@ -88,7 +88,7 @@ def spike_times(
 
     Returns:
         spike times of the shape and dtype of `potential`. For silent neurons, they are exactly `t_max` with a gradient
-        of 0. Times before `t_min` are not clipped.
+        of 0. Times before `t_min` are not clipped. NaN gives NaN.
 
     Example:
         >>> spike_times(torch.tensor([0.75, -0.5]), threshold=1.0, window=1.0)
@@ -98,11 +98,12 @@ def spike_times(
         torch.as_tensor(value, dtype=potential.dtype, device=potential.device) for value in (window, t_min)
     )
     slope = torch.as_tensor(slope, dtype=potential.dtype, device=potential.device)
-    emitted = (potential + slope * window > threshold) & (slope > 0)
-    times = t_min + (threshold - potential) / torch.where(slope > 0, slope, 1)
+    # conditions are those of silence, because all comparisons with NaN are false
+    silent = (potential + slope * window <= threshold) | (slope <= 0)
+    times = t_min + (threshold - potential) / torch.where(slope <= 0, 1, slope)
     t_max = t_min + window
     # rounding may move an emitted spike past t_max
-    return torch.where(emitted, torch.where(times < t_max, times, t_max), t_max)
+    return torch.where(silent | (times >= t_max), t_max, times)
 
 
 def remaining_time(
@@ -120,7 +121,7 @@ def remaining_time(
         window: length :math:`\Delta` of the window, larger than 0.
 
     Returns:
-        remaining times of the shape and dtype of `potential`, 0 for silent neurons.
+        remaining times of the shape and dtype of `potential`, 0 for silent neurons and NaN for NaN.
 
     Example:
         >>> remaining_time(torch.tensor([0.75, -0.5]), threshold=1.0, window=1.0)
@@ -128,7 +129,7 @@ def remaining_time(
     """
     slope = torch.as_tensor(slope, dtype=potential.dtype, device=potential.device)
     excess = torch.relu(potential + slope * window - threshold)
-    return torch.where(slope > 0, excess / torch.where(slope > 0, slope, 1), 0)
+    return torch.where(slope <= 0, 0, excess / torch.where(slope <= 0, 1, slope))
 
 
 def relu_from_two_phase(
@@ -208,8 +209,8 @@ def jitter_times(times: Tensor, t_max: Tensor, sigma: float, emitted: Tensor | N
     if sigma == 0:
         return times
     noisy = times + sigma * torch.randn_like(times)
-    spikes = noisy < t_max if emitted is None else (noisy < t_max) & emitted
-    return torch.where(spikes, noisy, t_max)
+    late = noisy >= t_max  # false for NaN
+    return torch.where(late if emitted is None else late | ~emitted, t_max, noisy)
 
 
 def round_times(times: Tensor, window: Tensor | float, bits: int) -> Tensor:
@@ -278,7 +279,7 @@ def through_time(
     if overflow == "clip":
         times = _clip_start(start, times)
     if constraints is not None:
-        emitted = None if constraints.jitter_silent else remaining > 0
+        emitted = None if constraints.jitter_silent else remaining != 0
         times = jitter_times(times, t_max, constraints.jitter, emitted)
         if overflow == "clip":
             # spikes that arrive before the receivers integrate count from the start of integration
@@ -289,5 +290,5 @@ def through_time(
 
 
 def _clip_start(start: Tensor | float, times: Tensor) -> Tensor:
-    # at equality the constant, with its gradient of 0
-    return torch.where(times > start, times, start)
+    # at equality the constant, with its gradient of 0; NaN stays NaN
+    return torch.where(times <= start, start, times)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_snn.checks import check_choice
-from lightning_snn.metrics.functional import Reduction, accumulation_dtype
+from lightning_snn.metrics.functional import Reduction, accumulation_dtype, check_numbers
 
 SATURATED = 0.95  # fraction of time steps; a neuron that spikes in more of them carries no information
 
@@ -35,7 +35,7 @@ def firing_rate(spikes: Tensor) -> Tensor:
         A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there are no neurons, samples or steps.
 
     Raises:
-        ValueError: if `spikes` has fewer than two axes.
+        ValueError: if `spikes` has fewer than two axes, or a spike is nan.
 
     Example:
         >>> firing_rate(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
@@ -54,7 +54,7 @@ def spikes_of_neurons(spikes: Tensor) -> Tensor:
         Integers of shape `(...)`.
 
     Raises:
-        ValueError: if `spikes` has fewer than two axes.
+        ValueError: if `spikes` has fewer than two axes, or a spike is nan.
 
     Example:
         >>> spikes_of_neurons(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
@@ -80,7 +80,7 @@ def first_spike_latency(spikes: Tensor) -> Tensor:
         A scalar in float64 (float32 on Apple's MPS), within [1, T]; nan if no neuron spiked.
 
     Raises:
-        ValueError: if `spikes` has fewer than two axes.
+        ValueError: if `spikes` has fewer than two axes, or a spike is nan.
 
     Example:
         >>> first_spike_latency(torch.tensor([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0]]]))
@@ -118,6 +118,7 @@ def decision_latency(probabilities: Tensor, reduction: Reduction = "mean") -> Te
             "Expected argument `probabilities` to be of shape (T, B, C) with T and C of at least 1, but got "
             f"{tuple(probabilities.shape)}"
         )
+    check_numbers("probabilities", probabilities)
     classes = probabilities.argmax(2)
     # number of steps at the end during which the class is the final one
     lasting = (classes == classes[-1]).flip(0).long().cumprod(0).sum(0)
@@ -167,7 +168,7 @@ class TensorCountRatio(CountRatio, ABC):
         """Add a batch; see the function of the same name for its shape.
 
         Raises:
-            ValueError: if the shape is different.
+            ValueError: if the shape is different, or a value is nan.
         """
         self.add(*self.counts(values))
 
@@ -241,13 +242,14 @@ class DecisionLatency(TensorCountRatio):
 
 
 def check_spikes(spikes: Tensor) -> None:
-    """Check for axes of time and samples.
+    """Check for axes of time and samples, and for numbers.
 
     Raises:
-        ValueError: if `spikes` has fewer than two axes.
+        ValueError: if `spikes` has fewer than two axes, or a spike is nan.
     """
     if spikes.dim() < 2:
         raise ValueError(f"Expected argument `spikes` to be of shape (T, B, ...), but got {tuple(spikes.shape)}")
+    check_numbers("spikes", spikes)
 
 
 def _spike_counts(spikes: Tensor) -> tuple[Tensor, int]:

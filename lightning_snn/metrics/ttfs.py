@@ -21,7 +21,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.methods.ttfs import FirstSpike, SpikeEncoder, TimeWindow
 from lightning_snn.methods.ttfs.windows import latency as latency
-from lightning_snn.metrics.functional import Reduction, accumulation_dtype
+from lightning_snn.metrics.functional import Reduction, accumulation_dtype, check_numbers
 from lightning_snn.metrics.probability import SampleMean
 from lightning_snn.metrics.spikes import CountRatio, check_spikes
 
@@ -108,7 +108,7 @@ def spikes_per_neuron(spikes: Tensor | Mapping[str, Emission], layer: str | None
         there are no neurons.
 
     Raises:
-        ValueError: if there is no such layer, or spike trains have fewer than two axes.
+        ValueError: if there is no such layer, spike trains have fewer than two axes, or a spike is nan.
 
     Example:
         >>> spikes_per_neuron(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
@@ -128,7 +128,7 @@ def overflow_fraction(emissions: Mapping[str, Emission], layer: str | None = Non
         A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there are no neurons.
 
     Raises:
-        ValueError: if there is no such layer, or it encodes inputs.
+        ValueError: if there is no such layer, it encodes inputs, or a remaining time is nan.
 
     Example:
         >>> overflow_fraction({"1": Emission(torch.tensor([[0.5, 2.0]]), torch.tensor([[False, True]]))})
@@ -164,6 +164,8 @@ def agreement(outputs: Tensor, reference: Tensor, reduction: Reduction = "mean")
             "Expected arguments `outputs` and `reference` to have the same shape (N, C), but got "
             f"{tuple(outputs.shape)} and {tuple(reference.shape)}"
         )
+    check_numbers("outputs", outputs)
+    check_numbers("reference", reference)
     equal = (outputs.argmax(1) == reference.argmax(1)).to(accumulation_dtype(outputs.device))
     return equal.mean() if reduction == "mean" else equal
 
@@ -233,7 +235,7 @@ class SpikesPerNeuron(LayerCountRatio):
         """Add a batch: spike trains `[T, B, ...]`, or emissions from `record_emissions`.
 
         Raises:
-            ValueError: if there is no such layer, or spike trains have fewer than two axes.
+            ValueError: if there is no such layer, spike trains have fewer than two axes, or a spike is nan.
         """
         self.add(*_spike_counts(spikes, self.layer))
 
@@ -268,7 +270,7 @@ class OverflowFraction(LayerCountRatio):
         """Add the emissions of a batch, from `record_emissions`.
 
         Raises:
-            ValueError: if there is no such layer, or it encodes inputs.
+            ValueError: if there is no such layer, it encodes inputs, or a remaining time is nan.
         """
         self.add(*_overflow_counts(_chosen(emissions, self.layer)))
 
@@ -351,6 +353,7 @@ def _spike_counts(spikes: Tensor | Mapping[str, Emission], layer: str | None) ->
         check_spikes(spikes)
         return torch.count_nonzero(spikes), spikes.shape[1:].numel()
     emissions = _chosen(spikes, layer)
+    _check_remaining(emissions)
     found = [torch.count_nonzero(emission.remaining > 0) for emission in emissions]
     return _sum(found), sum(emission.remaining.numel() for emission in emissions)
 
@@ -360,7 +363,13 @@ def _overflow_counts(emissions: list[Emission]) -> tuple[Tensor, int]:
     early = [emission.early for emission in emissions if emission.early is not None]
     if len(early) < len(emissions):
         raise ValueError("Expected argument `layer` to name a layer of neurons, but got an encoder of inputs")
+    _check_remaining(emissions)
     return _sum([torch.count_nonzero(mask) for mask in early]), sum(mask.numel() for mask in early)
+
+
+def _check_remaining(emissions: list[Emission]) -> None:
+    for emission in emissions:
+        check_numbers("remaining", emission.remaining)
 
 
 def _sum(counts: list[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
+from lightning_snn.functional.surrogate import propagate_nan
 
 
 class DirectEncoder(nn.Module):
@@ -45,7 +46,7 @@ class PoissonEncoder(DirectEncoder):
         time_steps: number of time steps T, at least 1.
 
     Raises:
-        ValueError: if an input is outside [0, 1].
+        ValueError: if an input is outside [0, 1] or NaN.
 
     Shape:
         `[B, ...]` to `[T, B, ...]`.
@@ -74,7 +75,7 @@ class LatencyEncoder(DirectEncoder):
         `[B, ...]` to `[T, B, ...]`.
 
     Raises:
-        ValueError: if an input is outside [0, 1].
+        ValueError: if an input is outside [0, 1] or NaN.
 
     Example:
         >>> LatencyEncoder(time_steps=3)(torch.tensor([0.0, 0.5, 1.0]))
@@ -99,7 +100,7 @@ class ThresholdEncoder(nn.Module):
         threshold: threshold, in (0, 1).
 
     Raises:
-        ValueError: if an input is outside [0, 1].
+        ValueError: if an input is outside [0, 1] or NaN.
 
     Shape:
         `[B, ...]` to `[1, B, ...]`.
@@ -142,7 +143,7 @@ class PopulationEncoder(nn.Module):
 
     ``s_k = 1[exp(-(x - c_k)^2 / (2 width^2)) > threshold]``, with the centers c_k evenly spaced from `low` to `high`.
 
-    No neuron spikes for an input far outside [low, high].
+    No neuron spikes for an input far outside [low, high]. All neurons of an input of NaN are NaN.
 
     Args:
         low: lowest center, in units of the input.
@@ -177,7 +178,7 @@ class PopulationEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         centers = torch.linspace(self.low, self.high, self.fields, dtype=x.dtype, device=x.device)
         response = torch.exp(-((x[..., None] - centers) ** 2) / (2 * self.width**2))
-        return (response > self.threshold).to(x.dtype).flatten(1)[None]
+        return propagate_nan((response > self.threshold).to(x.dtype), response).flatten(1)[None]
 
     def extra_repr(self) -> str:
         return f"low={self.low}, high={self.high}, fields={self.fields}, width={self.width}, threshold={self.threshold}"
@@ -185,7 +186,7 @@ class PopulationEncoder(nn.Module):
 
 def _check_unit_range(x: Tensor, encoder: nn.Module) -> None:
     low, high = torch.aminmax(x)
-    if low < 0 or high > 1:
+    if not (low >= 0 and high <= 1):  # NaN is outside
         raise ValueError(
             f"Expected the input of {type(encoder).__name__} to be in [0, 1], but got values from {low:g} to {high:g}"
         )

@@ -106,7 +106,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve ``(diagonal_o + x^T site_precision_o x) w_o = right_o`` for every row o by conjugate gradients.
 
-    Each row stops on its own, without synchronization of the device.
+    Each row stops on its own, without synchronization of the device. NaN on the right-hand side of a row gives NaN in
+    its solution.
 
     Args:
         linear: the layer's linear map.
@@ -147,8 +148,9 @@ def conjugate_gradients(
         weighted = site_precision * image
         energy = (diagonal * direction).mul_(direction).sum(1, keepdim=True)
         energy += image.mul_(weighted).sum(samples)[:, None]
-        moving = (decrement > enough) & (energy > tiny)
-        length = torch.where(moving, decrement / energy, 0)
+        # the condition is that of a row that has settled: comparisons with NaN are false, and NaN must not stop a row
+        settled = (decrement <= enough) | (energy <= tiny)
+        length = torch.where(settled, 0, decrement / energy)
         solution = torch.addcmul(solution, length, direction)
         if iteration == iterations - 1:
             break
@@ -156,7 +158,7 @@ def conjugate_gradients(
         residual = torch.addcmul(residual, length, step, value=-1)
         scaled = scale * residual
         following = (residual * scaled).sum(1, keepdim=True)
-        direction = torch.addcmul(scaled, torch.where(moving, following / decrement, 0), direction)
+        direction = torch.addcmul(scaled, torch.where(settled, 0, following / decrement), direction)
         decrement = following
     return solution
 

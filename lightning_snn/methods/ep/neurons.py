@@ -14,6 +14,7 @@ from lightning_snn.functional.ep import (
     spike_probability,
     value_message,
 )
+from lightning_snn.functional.surrogate import propagate_nan
 from lightning_snn.methods.ep.transforms import Signal
 from lightning_snn.nn.registry import register_spiking_layer
 
@@ -33,7 +34,7 @@ class _SpikeFactor(nn.Module):
 class MessageNeuron(_SpikeFactor):
     """Neurons that spike at most once: ``P(spike) = f(u)``, with f a step or a sigmoid.
 
-    A call returns a spike where it is at least as likely as no spike, ``u >= 0``.
+    A call returns a spike where it is at least as likely as no spike, ``u >= 0``, and NaN where u is NaN.
 
     Args:
         activation: "heaviside", "probit" or "sigmoid".
@@ -44,7 +45,7 @@ class MessageNeuron(_SpikeFactor):
     """
 
     def forward(self, u: Tensor) -> Tensor:
-        return (u >= 0).to(u.dtype)
+        return propagate_nan((u >= 0).to(u.dtype), u)
 
     def probability(self, potential: Potential) -> Tensor:
         """Return the probability of a spike, given Gaussian potentials."""
@@ -56,8 +57,9 @@ class MessageNeuron(_SpikeFactor):
         return Signal(p, p * (1 - p))
 
     def draw(self, u: Tensor) -> Tensor:
-        """Sample spikes, given potentials."""
-        return torch.bernoulli(spike_probability(u, torch.zeros_like(u), self.activation))
+        """Sample spikes, given potentials; NaN for NaN, for which `torch.bernoulli` has no probability."""
+        p = spike_probability(u, torch.zeros_like(u), self.activation)
+        return propagate_nan(torch.bernoulli(p.nan_to_num(nan=0.0)), p)
 
     def message(self, potential: Potential, log_odds: Tensor) -> Message:
         """Return the message to the potentials, given the log-odds of spikes from the layers after them."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_snn.functional.ep import Message, Potential, gaussian_sites, quantized_moments, quantized_sites
 from lightning_snn.functional.linear_maps import LinearMap
+from lightning_snn.functional.surrogate import propagate_nan
 
 WeightName = Literal["gaussian", "sign", "binary", "categorical"]
 WEIGHTS: tuple[WeightName, ...] = ("gaussian", "sign", "binary", "categorical")
@@ -159,7 +160,8 @@ class LevelWeights:
         """Return the most probable levels, with variance 0; a bias keeps its mean and variance."""
         mean, variance = self._moments(natural)[:2]
         levels = mean.new_tensor(self.levels)
-        chosen = levels[self._log_probabilities(natural, levels).argmax(-1)]
+        best = self._log_probabilities(natural, levels).max(-1)
+        chosen = propagate_nan(levels[best.indices], best.values)
         certain = torch.zeros_like(chosen)
         return (
             (chosen, certain)

@@ -89,8 +89,8 @@ class FirstSpike(TimeWindow):
         remaining = F.relu(u)
         if self.overflow != "clip":
             return remaining
-        # at equality the constant, with its gradient of 0
-        return torch.where(remaining < self.window, remaining, self.window.to(remaining.dtype))
+        # at equality the constant, with its gradient of 0; NaN stays NaN
+        return torch.where(remaining >= self.window, self.window.to(remaining.dtype), remaining)
 
     def _count_overflow(self, u: Tensor) -> None:
         # several times faster than comparing and counting

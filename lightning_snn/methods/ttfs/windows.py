@@ -30,6 +30,7 @@ from lightning_snn.methods.ttfs.time_window import TimeWindow
 from lightning_snn.processes import is_distributed
 
 _INPUT_WINDOW = 1.0
+_INFINITY_BITS = 0x7F800000  # of a float32; those of NaN are larger
 
 
 def cascade(network: nn.Module) -> None:
@@ -137,7 +138,7 @@ def calibrate(
             that clip earlier spikes (``overflow="clip"``); None takes the largest.
 
     Raises:
-        ValueError: if an argument is outside its range, or there is no batch.
+        ValueError: if an argument is outside its range, there is no batch, or potentials are NaN or too large.
 
     Warns:
         UserWarning: if layers never spiked, with their names; they keep their windows.
@@ -176,6 +177,11 @@ def calibrate(
     silent = []
     for name, layer in layers.items():
         largest = records[name].value()
+        if not math.isfinite(largest):
+            raise ValueError(
+                f"Expected argument `batches` to give finite potentials, but got {largest:g} in layer {name}. Look for "
+                "NaN and infinities in the inputs and weights"
+            )
         if largest > 0:
             layer.window.fill_((1 + zeta) * largest)
         else:
@@ -320,7 +326,8 @@ class _Quantile:
         self._counts = torch.zeros(2**31 >> self._DROPPED_BITS, dtype=torch.int64, device=device)
 
     def add(self, u: Tensor) -> None:
-        bits = u[u > 0].float().view(torch.int32)
+        # NaN is counted, too: without its sign its bits are above those of infinity
+        bits = u[~(u <= 0)].float().abs().view(torch.int32)
         self._counts += torch.bincount(bits >> self._DROPPED_BITS, minlength=len(self._counts))
 
     def value(self) -> float:
@@ -329,6 +336,8 @@ class _Quantile:
         cumulative = self._counts.cpu().cumsum(0)
         if cumulative[-1] == 0:
             return 0.0
+        if cumulative[-1] > cumulative[_INFINITY_BITS >> self._DROPPED_BITS]:
+            return math.nan
         wanted = (self._quantile * cumulative[-1].double()).ceil().long().clamp(min=1)
         place = int(torch.searchsorted(cumulative, wanted))
         return torch.tensor((place + 1) << self._DROPPED_BITS, dtype=torch.int32).view(torch.float32).item()

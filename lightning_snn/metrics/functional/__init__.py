@@ -6,7 +6,7 @@ whatever the dtype of the input (float32 on Apple's MPS, which has no float64).
 """
 
 from lightning_snn.functional.entropy import expected_entropy, mutual_information, predictive_entropy
-from lightning_snn.metrics.functional._inputs import Reduction, accumulation_dtype, check_pairs
+from lightning_snn.metrics.functional._inputs import Reduction, accumulation_dtype, check_numbers, check_pairs
 from lightning_snn.metrics.functional.calibration import (
     adaptive_calibration_error,
     adaptive_gap,
@@ -30,6 +30,7 @@ __all__ = [
     "area_under_risk_coverage",
     "bit_accuracy",
     "brier_score",
+    "check_numbers",
     "check_pairs",
     "expected_calibration_error",
     "expected_entropy",

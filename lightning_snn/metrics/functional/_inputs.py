@@ -111,6 +111,20 @@ def check_values(name: str, values: Tensor) -> None:
         raise ValueError(
             f"Expected argument `{name}` to be a tensor of shape (N,) with N of at least 1, but got {kind_of(values)}"
         )
+    check_numbers(name, values)
+
+
+def check_numbers(name: str, values: Tensor) -> None:
+    """Check that no value is nan: a comparison with nan is false, and the largest value would be that of any class.
+
+    Raises:
+        ValueError: if a value is nan.
+
+    Example:
+        >>> check_numbers("outputs", torch.tensor([0.5, torch.nan]))
+        Traceback (most recent call last):
+        ValueError: Expected argument `outputs` to hold numbers, but got 1 nan
+    """
     if values.isnan().any():
         raise ValueError(f"Expected argument `{name}` to hold numbers, but got {values.isnan().sum()} nan")
 

@@ -15,6 +15,7 @@ from lightning_snn.nn.stateful import over_channels
 
 _STEPS = 3
 _TOLERANCE = 1e-6
+_UNKNOWN = "its derivative is NaN or infinite: look at its constants and parameters"
 _MIXED = "its neurons receive each other's current within a step"
 
 
@@ -61,6 +62,8 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
         return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
     if along_ones is None or along_signs is None or _close(along_signs, along_ones * signs):
         return None
+    if not along_ones.isfinite().all():
+        return _UNKNOWN
     within_a_step = not _close(along_signs[0], along_ones[0] * signs)
     return _MIXED if within_a_step else "its neurons receive each other's spikes: declare `independent = False`"
 
@@ -87,6 +90,8 @@ def gain_refusal(neuron: Neuron) -> str | None:
             return membrane(probed.charge(current, before))
 
         slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
+        if not slope.isfinite().all():
+            return _UNKNOWN
         if slope.abs().max() == 0:
             return "its membrane does not depend on the current of the same step"
         if slope.abs().min() == 0:
@@ -171,6 +176,6 @@ def one_step_refusal(neuron: Neuron, shape: tuple[int, ...]) -> str | None:
     except (RuntimeError, ValueError, IndexError) as error:
         return f"it cannot run on the {shape[0]} channels that it receives: {error}"
     tolerance = 1e-9 * currents.abs().max()
-    if (torch.stack(distances) - distances[0][:1]).abs().max() > tolerance:
+    if not (torch.stack(distances) - distances[0][:1]).abs().max() <= tolerance:  # NaN is no constant
         return "at rest its distance to the threshold is not its current plus a constant"
     return None

@@ -19,7 +19,7 @@ class SpikeTable(NamedTuple):
         sample: row of the input.
         layer: index into `EventRecord.layers`.
         neuron: index into the flattened layer.
-        time: spike time, in units of the input window.
+        time: spike time, in units of the input window; NaN if it is unknown, because a potential was NaN.
 
     Example:
         >>> from lightning_snn.methods.ttfs import SpikeEncoder, simulate
@@ -41,7 +41,8 @@ class EventRecord:
     Attributes:
         outputs: potentials of the readout at `t_read`, `[B, ...]`.
         t_read: time at which the readout is read: the end of its last presynaptic window.
-        times: spike times of each layer, the encoder first, `[B, ...]`; infinite for no spike.
+        times: spike times of each layer, the encoder first, `[B, ...]`; infinite for no spike, NaN after an input or a
+            weight of NaN.
         potential: potential of each neuron at its t_min, `[B, ...]`.
         peak: largest potential of each neuron up to t_min, `[B, ...]`.
         early: whether each neuron reached its threshold before t_min, where it fires without a gate, `[B, ...]`.
@@ -78,7 +79,7 @@ class EventRecord:
         columns = []
         for layer, emitted in enumerate(self.times.values()):
             times = emitted.flatten(1)
-            sample, neuron = times.isfinite().nonzero(as_tuple=True)
+            sample, neuron = times.isinf().logical_not().nonzero(as_tuple=True)
             columns.append((sample, torch.full_like(sample, layer), neuron, times[sample, neuron]))
         table = SpikeTable(*(torch.cat(column).numpy() for column in zip(*columns, strict=True)))
         order = np.lexsort((table.time, table.layer, table.sample))

@@ -197,7 +197,7 @@ class _Sample(fx.Interpreter):
 
     def _encode(self, layer: SpikeEncoder, x: Tensor, name: str) -> Trains:
         value = (float64(x[0]) - layer.low) / (layer.high - layer.low)
-        times = torch.where(value > 0, 1 - value.clamp(0, 1), torch.inf)
+        times = torch.where(value <= 0, torch.inf, 1 - value.clamp(0, 1))
         return self._emitted(name, Fired(times, *(None,) * 4), 0.0, 1.0)  # type: ignore[arg-type]
 
     def _first_spike(self, layer: FirstSpike, currents: Currents, name: str) -> Trains:
@@ -228,7 +228,7 @@ class _Sample(fx.Interpreter):
         if name in self.fired:
             raise ValueError(f"Expected every layer of neurons to be called once, but got {name} twice")
         if self.options.forced:
-            fired = fired._replace(times=fired.times.where(fired.times.isfinite(), t_max))
+            fired = fired._replace(times=fired.times.masked_fill(fired.times.isinf(), t_max))
         self.fired[name] = fired
         return Trains.emitted(fired.times, t_max - t_min, t_max)
 
