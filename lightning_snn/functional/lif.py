@@ -248,9 +248,9 @@ def _keep(
         dynamics.surrogate.fire(membrane, threshold, out=out)
         if not dynamics.detach_reset:
             out.addcmul_(membrane, slope)
-        return out.neg_().add_(1).mul_(beta)
+        return torch.sub(torch.ones((), dtype=out.dtype), out, out=out).mul_(beta)
     if dynamics.detach_reset:
-        return out.fill_(1).mul_(beta)
+        return out.copy_(beta) if isinstance(beta, Tensor) else out.fill_(beta)
     torch.mul(slope, -threshold, out=out)
     return out.add_(beta) if dynamics.pending_reset else out.add_(1).mul_(beta)
 

@@ -201,3 +201,21 @@ def test_shape_and_device_follow_the_input():
 def test_bad_arguments_are_refused(call: Any, message: str):
     with pytest.raises(ValueError, match=message):
         call(weights())
+
+
+def test_nan_is_no_level():
+    bad = weights().flatten()
+    bad[3] = math.nan
+    found = quantize(bad, 3, -1.0, 1.0)
+    assert torch.equal(found.isnan(), bad.isnan())
+    assert torch.equal(found[4:], quantize(bad[4:], 3, -1.0, 1.0))
+    assert quantize_weight(bad, 3).isnan().all()
+    assert quantize_weight(bad, 3, percentile=90)[3].isnan()
+
+
+@pytest.mark.parametrize(("value", "percentile"), [(math.nan, 100), (math.nan, 90), (math.inf, 100)])
+def test_weights_that_are_no_numbers_have_no_integers(value: float, percentile: float):
+    bad = weights().flatten()
+    bad[3] = value
+    with pytest.raises(ValueError, match="`weight` to hold finite numbers, but got 1 that are not"):
+        integer_weights(bad, 3, percentile)

@@ -338,3 +338,37 @@ def test_constraints_are_frozen_and_inactive_by_default():
     assert all(TimeConstraints(**kind).active for kind in ({"jitter": 0.1}, {"time_bits": 4}, {"slope_mismatch": 0.1}))
     with pytest.raises(dataclasses.FrozenInstanceError):
         TimeConstraints().jitter = 1.0
+
+
+NAN = torch.tensor([torch.nan], dtype=torch.float64)
+ONE = torch.ones(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda u: spike_times(u, 1.0),
+        lambda u: spike_times(ONE, u),
+        lambda u: spike_times(ONE, 1.0, slope=u),
+        lambda u: remaining_time(u, 1.0),
+        lambda u: remaining_time(ONE, 1.0, slope=u),
+        lambda u: jitter_times(u, ONE, 0.1),
+        lambda u: jitter_times(u, ONE, 0.1, torch.ones_like(u, dtype=torch.bool)),
+        lambda u: round_times(u, 1.0, 3),
+        lambda u: through_time(u, ONE[0]),
+        lambda u: through_time(u, ONE[0], overflow="clip"),
+        lambda u: through_time(u, ONE[0], 2.0, "clip", TimeConstraints(0.1, False, 4, 0.1)),
+        lambda u: through_time(u, ONE[0], 2.0, "pass", TimeConstraints(0.1, True, 4)),
+    ],
+)
+def test_a_time_of_nan_is_nan_and_not_silence(function):
+    assert function(NAN.clone()).isnan().all()
+    assert function(ONE.clone()).isfinite().all()
+
+
+def test_infinite_potentials_are_silent_or_fire_at_once_as_before():
+    potential = torch.tensor([-torch.inf, torch.inf, 0.5], dtype=torch.float64)
+    assert spike_times(potential, 1.0).tolist() == [1.0, -torch.inf, 0.5]
+    assert remaining_time(potential, 1.0).tolist() == [0.0, torch.inf, 0.5]
+    assert through_time(potential, ONE[0], overflow="clip").tolist() == [0.0, 1.0, 0.5]
+    assert spike_times(ONE, 1.0, slope=torch.tensor([-1.0, 0.0], dtype=torch.float64)).tolist() == [1.0, 1.0]

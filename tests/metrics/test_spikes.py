@@ -211,3 +211,25 @@ def test_the_examples_in_the_docstrings_are_right() -> None:
     result = doctest.testmod(spike_metrics)
     assert result.attempted >= 9
     assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [firing_rate, first_spike_latency, spikes_per_neuron, spikes_of_neurons, FiringRate().update],
+    ids=["rate", "latency", "per_neuron", "of_neurons", "metric"],
+)
+def test_nan_is_neither_a_spike_nor_silence(function) -> None:
+    spikes = trains()
+    spikes[0, 0] = torch.nan
+    count = int(spikes.isnan().sum())
+    with pytest.raises(ValueError, match=f"`spikes` to hold numbers, but got {count} nan"):
+        function(spikes)
+    assert count > 0
+
+
+def test_nan_is_of_no_class() -> None:
+    probabilities = torch.tensor([[[0.9, 0.1]], [[torch.nan, 0.6]]])
+    with pytest.raises(ValueError, match="`probabilities` to hold numbers, but got 1 nan"):
+        decision_latency(probabilities)
+    with pytest.raises(ValueError, match="`probabilities` to hold numbers"):
+        DecisionLatency().update(probabilities)

@@ -239,3 +239,16 @@ def test_the_examples_in_the_docstrings_are_right():
     ]
     assert len(tests) == 4
     assert [doctest.DocTestRunner().run(test).failed for test in tests] == [0] * 4
+
+
+def test_nan_is_of_no_class_and_neither_a_spike_nor_silence():
+    bad = torch.tensor([[0.3, torch.nan], [0.0, 1.0]])
+    for pair, name in (((bad, bad.nan_to_num()), "outputs"), ((bad.nan_to_num(), bad), "reference")):
+        with pytest.raises(ValueError, match=f"`{name}` to hold numbers, but got 1 nan"):
+            agreement(*pair)
+    network = nn.Sequential(SpikeEncoder(), nn.Linear(2, 3), FirstSpike(overflow="clip"))
+    with record_emissions(network) as emissions:
+        network(bad)
+    for function in (spikes_per_neuron, overflow_fraction):
+        with pytest.raises(ValueError, match="`remaining` to hold numbers, but got 3 nan"):
+            function(emissions)

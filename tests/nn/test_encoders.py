@@ -134,3 +134,16 @@ def test_encoders_of_one_step_show_their_arguments():
     assert repr(ThresholdEncoder()) == "ThresholdEncoder(threshold=0.5)"
     shown = "PopulationEncoder(low=-1, high=5, fields=100, width=0.12, threshold=0.5)"
     assert repr(PopulationEncoder(-1, 5)) == shown
+
+
+@pytest.mark.parametrize("kind", [PoissonEncoder, LatencyEncoder, ThresholdEncoder])
+def test_an_input_of_nan_is_refused(kind):
+    with pytest.raises(ValueError, match=rf"input of {kind.__name__} to be in \[0, 1\], but got values from nan"):
+        (kind() if kind is ThresholdEncoder else kind(3))(torch.tensor([0.5, math.nan]))
+
+
+def test_the_population_of_nan_is_nan():
+    encoder = PopulationEncoder(0.0, 1.0, fields=5)
+    spikes = encoder(torch.tensor([[0.3, math.nan], [0.3, 0.8]]))
+    assert torch.equal(spikes.isnan(), torch.tensor([[[0] * 5 + [1] * 5, [0] * 10]]).bool())
+    assert torch.equal(spikes[0, 0, :5], spikes[0, 1, :5])

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_snn.functional.ep import Potential
 from lightning_snn.methods.ep import Natural, batch_update, output_moments
 from lightning_snn.methods.ep.batch_update import BatchUpdate
+from lightning_snn.methods.ep.neurons import MessageNeuron
+from lightning_snn.methods.ep.weights import LevelWeights
 from tests.methods.ep.task import Steps, dense, digits, prepared, updated
 
 
@@ -155,3 +158,42 @@ def test_evidence_grows_from_the_first_iteration_to_the_last():
     for options in ({}, {"activation": "sigmoid"}, {"weights": "categorical"}):
         found = [updated(prepared(dense(24, 8, 3), **options), x, y, n).log_evidence for n in (1, 40)]
         assert found[1] > found[0] + 1
+
+
+@pytest.mark.parametrize("place", ["input", "target", "weight"])
+@pytest.mark.parametrize("sizes", [(5, 1), (5, 4, 1)], ids=["one_layer", "two_layers"])
+def test_a_nan_is_not_masked_by_the_solver(sizes, place):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(8, width, generator=generator, dtype=torch.float64) for width in (5, 1))
+    network = prepared(dense(*sizes), regression=True)
+    assert updated(network, x, y).accepted
+    cavities = [block.layer.natural for block in network.chain.blocks]
+    if place == "weight":
+        mean = cavities[0].precision_mean.detach().clone()
+        mean[0, 0] = torch.nan
+        cavities[0] = cavities[0]._replace(precision_mean=mean)
+    else:
+        (x if place == "input" else y)[3, 0] = torch.nan
+    found = updated(network, x, y, cavities=cavities)
+    assert not found.accepted
+    assert all(
+        torch.equal(new.nan_to_num(), old.nan_to_num())
+        for pair in zip(found.natural, cavities, strict=True)
+        for new, old in zip(*pair, strict=True)
+    )
+    assert found.log_evidence.isnan()
+
+
+def test_neurons_and_the_most_probable_levels_keep_nan():
+    u = torch.tensor([-1.0, torch.nan, 1.0])
+    neuron = MessageNeuron("probit")
+    assert torch.equal(neuron(u).nan_to_num(7), torch.tensor([0.0, 7.0, 1.0]))
+    torch.manual_seed(0)
+    drawn = neuron.draw(u)
+    assert torch.equal(drawn.isnan(), u.isnan())
+    torch.manual_seed(0)
+    expected = torch.bernoulli(neuron.probability(Potential(u.nan_to_num(), *(torch.zeros(3),) * 3)))
+    assert torch.equal(drawn[[0, 2]], expected[[0, 2]])
+    weights = LevelWeights([-1.0, 1.0], jitter=0.0, bias_variance=None)
+    natural = Natural(torch.zeros(1, 3), torch.tensor([[0.5, torch.nan, -0.5]]))
+    assert torch.equal(weights.most_probable(natural)[0].nan_to_num(7), torch.tensor([[1.0, 7.0, -1.0]]))

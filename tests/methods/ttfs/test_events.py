@@ -565,3 +565,44 @@ def test_max_pooling_of_averaged_spikes_is_refused():
 def test_safe_windows_are_for_unit_slopes():
     with pytest.raises(ValueError, match="unit slope for safe windows, but got 1: AlphaLinear"):
         safe_window(alpha_mlp(mapped=True), inputs(1, 30))
+
+
+@pytest.mark.parametrize("options", [{}, {"gated": False}, {"forced": True}, {"single_slope": True, "forced": True}])
+def test_an_input_of_nan_never_becomes_silence(options: dict[str, bool]):
+    torch.manual_seed(0)
+    network = nn.Sequential(SpikeEncoder(), nn.Linear(4, 5), FirstSpike(), nn.Linear(5, 3))
+    x = torch.rand(3, 4)
+    network = fitted(network, x)
+    clean = simulate(network, x, **options)
+    x[1, 2] = torch.nan
+    bad = simulate(network, x, **options)
+    assert bad.times["0"].isnan().nonzero().tolist() == [[1, 2]]
+    assert bad.times["2"][1].isnan().all()
+    assert bad.potential["2"][1].isnan().all()
+    assert torch.equal(bad.outputs.isnan(), network(x).isnan())
+    assert torch.equal(bad.outputs[[0, 2]], clean.outputs[[0, 2]])
+    assert np.isnan(bad.spikes().time).sum() == 1 + 5
+    assert not np.isnan(clean.spikes().time).any()
+
+
+def test_a_weight_of_nan_counts_for_silent_inputs_too():
+    network = nn.Sequential(SpikeEncoder(), nn.Linear(2, 2), FirstSpike(), nn.Linear(2, 1))
+    x = torch.tensor([[0.0, 0.5]])
+    network = fitted(network, torch.rand(3, 2))
+    with torch.no_grad():
+        network[1].weight[0, 0] = torch.nan
+    closed = remaining_times(network, x)[network[2]]
+    record = simulate(network, x)
+    assert torch.equal(record.times["2"].isnan(), closed.isnan())
+    assert closed.isnan().tolist() == [[True, False]]
+
+
+def test_an_infinite_time_stays_silence_by_a_pool_of_nan_and_silence():
+    pool = nn.Sequential(SpikeEncoder(), SpikePool2d(2), nn.Flatten(), nn.Linear(2, 1))
+    x = torch.tensor([[[[0.2, 0.0, torch.nan, 0.0], [0.0, 0.4, 0.0, 0.0]]]])
+    record = simulate(pool, x)
+    assert record.times["0"].isinf().sum() == 5
+    assert record.outputs.isnan().all()
+    assert pool.double()(x).isnan().all()
+    x[..., 2] = 0.0
+    torch.testing.assert_close(simulate(pool, x).outputs, pool(x))

@@ -253,3 +253,15 @@ def test_factors_outside_their_range_are_refused():
         grow(chain(), 0.5)
     with pytest.raises(ValueError, match="Expected argument `factor` to be a finite number larger than 0"):
         rescale(chain(), 0.0)
+
+
+@pytest.mark.parametrize(("quantile", "value"), [(None, torch.nan), (None, torch.inf), (0.5, torch.nan)])
+def test_a_potential_that_is_no_number_sets_no_window(quantile: float | None, value: float):
+    network, x = nn.Sequential(FirstSpike(2.0)), torch.rand(4, 3)
+    x[1] = value
+    with pytest.raises(ValueError, match="`batches` to give finite potentials, but got (nan|inf) in layer 0"):
+        calibrate(network, x, quantile=quantile)
+    assert network[0].window == 2.0
+    x[1] = -torch.nan
+    with pytest.raises(ValueError, match="finite potentials, but got nan"):
+        calibrate(network, x, quantile=quantile)
