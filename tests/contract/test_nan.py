@@ -5,15 +5,17 @@ A comparison with NaN is false, so without care a corrupt input would be a silen
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_snn import run
+from lightning_snn.methods import Method, Prediction
 from lightning_snn.nn import Moments, Neuron, folded, posterior_noise
-from tests.contract.table import LayerRow
+from tests.contract.table import METHODS, LayerRow, MethodRow
+from tests.contract.test_methods import X, build
 from tests.contract.test_neurons import BATCH, FEATURES, STEPS, batch, built, methods
 from tests.contract.test_neurons import TABLE as NEURONS
 
@@ -28,6 +30,16 @@ def corrupted(x: Tensor, step: int) -> Tensor:
     x = x.clone()
     x[step, BAD, 0] = torch.nan
     return x
+
+
+def twice(x: Tensor, predict: Callable[[Tensor], Prediction], step: int) -> tuple[Tensor, Tensor]:
+    """Means of the prediction for clean and for corrupted inputs, with the same noise."""
+    means = []
+    for each in (x, corrupted(x, step)):
+        torch.manual_seed(3)
+        with torch.no_grad():
+            means.append(predict(each).mean)
+    return means[0], means[1]
 
 
 def skip_if_refused(row: LayerRow, method: str) -> None:
@@ -56,14 +68,26 @@ def test_the_loss_is_nan_and_gradients_are_nan_or_no_update(row, method, step):
 def test_the_prediction_is_nan_and_those_of_other_samples_are_as_before(row, method, step):
     skip_if_refused(row, method)
     module, (x, _) = built(row.make(), method).eval(), batch()
-    found = []
-    for each in (x, corrupted(x, step)):
-        torch.manual_seed(3)
-        found.append(copy.deepcopy(module).method.predict(module.network, each).mean)
-    clean, bad = found
+    clean, bad = twice(x, lambda each: module.method.predict(module.network, each), step)
     assert clean.isfinite().all()
     assert bad[BAD].isnan().all()
     assert torch.equal(bad[OTHERS], clean[OTHERS])
+
+
+@pytest.mark.parametrize("variant", METHODS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("step", [0, 3])
+def test_every_variant_of_a_method_predicts_nan_from_the_step_on_for_that_sample_alone(variant: MethodRow, step):
+    module = build(variant).eval()
+    method: Method = module.method
+    others = torch.arange(X.shape[1]) != BAD
+    clean, bad = twice(X, lambda x: method.predict(module.network, x), step)
+    assert clean.isfinite().all()
+    assert bad[BAD].isnan().all()
+    assert torch.equal(bad[others], clean[others])
+    clean, bad = twice(X, lambda x: method.predict_anytime(module.network, x), step)
+    assert bad[step:, BAD].isnan().all()
+    assert torch.equal(bad[:step, BAD], clean[:step, BAD])
+    assert torch.equal(bad[:, others], clean[:, others])
 
 
 def reached(layer: nn.Module, step: int) -> Tensor:

@@ -97,3 +97,16 @@ def test_the_dtype_is_that_of_the_input_and_saturation_leaves_gradients_finite(d
             assert signs.dtype == dtype
             gradients = torch.autograd.grad(signs.float().sum(), (x, variance), allow_unused=True)
             assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("noisy", [False, True], ids=["plain", "noisy"])
+def test_the_sign_of_nan_is_nan_with_a_gradient_of_nan(noisy):
+    x = X.clone()
+    x[2] = math.nan
+    x.requires_grad_()
+    with posterior_noise(0.5, generator=torch.Generator().manual_seed(0)):
+        y = Sign()(Moments(x, torch.full_like(x, 1e-12)) if noisy else x)
+    assert torch.equal(y.isnan(), x.isnan())
+    assert set(y[~y.isnan()].tolist()) == {-1.0, 1.0}
+    y.sum().backward()
+    assert torch.equal(x.grad.isnan(), x.isnan())

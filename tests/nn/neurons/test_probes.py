@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.nn import LIF, AdaptiveLIF, Neuron, Recurrent
-from lightning_snn.nn.neurons import elementwise_refusal, gain_refusal
+from lightning_snn.nn.neurons import elementwise_refusal, gain_refusal, one_step_refusal
 from tests.nn.neurons.cases import FEATURES, NEURONS, Quadratic
 
 MIXED = "its neurons receive each other's current within a step"
@@ -183,3 +183,25 @@ def test_any_layer_with_a_step_can_be_probed():
 
     assert elementwise_refusal(Filter()) is None
     assert elementwise_refusal(Sum()) == MIXED
+
+
+def test_a_constant_of_nan_is_named_as_such():
+    layer = LIF([0.5, 0.6, 0.7], learn_beta=True)
+    assert elementwise_refusal(layer) is None
+    with torch.no_grad():
+        layer.beta_logit[1] = torch.nan
+    unknown = "its derivative is NaN: look at its constants and parameters"
+    assert elementwise_refusal(layer) == unknown
+
+    class UnknownGain(Plain):
+        def charge(self, x: Tensor, state: Tensor) -> Tensor:
+            return 0.8 * state + torch.nan * x
+
+    assert elementwise_refusal(UnknownGain()) == gain_refusal(UnknownGain()) == unknown
+    threshold = LIF([0.5, 0.6, 0.7], [1.0, 1.0, 1.0], learn_threshold=True)
+    assert one_step_refusal(threshold, (3,)) is None
+    with torch.no_grad():
+        threshold.threshold_log[1] = torch.nan
+    assert (
+        one_step_refusal(threshold, (3,)) == "at rest its distance to the threshold is not its current plus a constant"
+    )
