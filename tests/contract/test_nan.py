@@ -9,15 +9,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from lightning_snn import run
+from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.methods import Method, Prediction
 from lightning_snn.nn import Moments, Neuron, folded, posterior_noise
 from tests.contract.table import METHODS, LayerRow, MethodRow
 from tests.contract.test_methods import X, build
-from tests.contract.test_neurons import BATCH, FEATURES, STEPS, batch, built, methods
+from tests.contract.test_neurons import BATCH, FEATURES, STEPS, batch, built, methods, network
 from tests.contract.test_neurons import TABLE as NEURONS
+from tests.support.training import trainer
 
 TABLE = NEURONS
 BAD = 1  # the sample with a NaN
@@ -151,6 +154,16 @@ def test_noisy_neurons_are_nan_from_the_step_on(row, mode, moment, step):
         variance[step:last, BAD, 0] = torch.nan
         bad = fire(mean, variance)
     assert_nan_where_reached(layer, bad, clean, step)
+
+
+def test_check_finite_stops_a_run_at_the_first_epoch_with_a_corrupt_sample():
+    x, y = batch()
+    for inputs, epochs in ((x, 3), (corrupted(x, 3), 1)):
+        module = SpikingModule(network(LIF()), num_classes=3)
+        fitting = trainer(EarlyStopping("train/loss", patience=99, check_on_train_epoch_end=True), max_epochs=3)
+        fitting.fit(module, DataLoader([(x, y), (inputs, y), (x, y)], batch_size=None))
+        assert fitting.current_epoch == epochs
+        assert fitting.callback_metrics["train/loss"].isnan() == (epochs == 1)
 
 
 def test_a_bare_comparison_would_swallow_the_nan(row):

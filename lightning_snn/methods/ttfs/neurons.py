@@ -93,8 +93,8 @@ class FirstSpike(TimeWindow):
         return torch.where(remaining >= self.window, self.window.to(remaining.dtype), remaining)
 
     def _count_overflow(self, u: Tensor) -> None:
-        # several times faster than comparing and counting
-        self.overflow_fraction = (u - self.window).sign_().clamp_(min=0).mean()
+        # several times faster than comparing and counting, and NaN stays NaN
+        self.overflow_fraction = (u - self.window).clamp_(0, 1).ceil_().mean()
         if self.overflow == "error" and bool(self.overflow_fraction > 0):
             raise ValueError(
                 f"Expected all spikes to be within the window of length {self.window.item():g}, but got a potential of "

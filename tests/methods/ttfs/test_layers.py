@@ -389,6 +389,9 @@ def test_overflow_passes_clips_or_raises():
     with pytest.raises(ValueError, match="window of length 2, but got a potential of 3"):
         neurons(u)
     assert neurons(u - 1).tolist() == [[0, 0], [1.5, 2]]
+    neurons = FirstSpike(2.0, "clip")
+    assert neurons(torch.tensor([1.0, torch.nan, 3.0])).isnan().tolist() == [False, True, False]
+    assert neurons.overflow_fraction.isnan()
 
 
 def test_overflow_is_not_counted_in_training_that_passes_it_and_the_peak_shows_it():
