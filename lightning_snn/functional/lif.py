@@ -248,7 +248,7 @@ def _keep(
         dynamics.surrogate.fire(membrane, threshold, out=out)
         if not dynamics.detach_reset:
             out.addcmul_(membrane, slope)
-        return torch.sub(torch.ones((), dtype=out.dtype), out, out=out).mul_(beta)
+        return torch.sub(out.new_ones(()), out, out=out).mul_(beta)
     if dynamics.detach_reset:
         return out.copy_(beta) if isinstance(beta, Tensor) else out.fill_(beta)
     torch.mul(slope, -threshold, out=out)

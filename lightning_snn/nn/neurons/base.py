@@ -126,7 +126,7 @@ class Neuron(StatefulLayer):
     def firing_threshold(self, state: State) -> float | Tensor:
         """Return the firing threshold for a charged state: a number, or a tensor that broadcasts to `[B, ...]`.
 
-        The neuron spikes where its membrane potential is strictly larger.
+        The neuron spikes where its membrane potential is strictly larger. NaN on either side gives a spike of NaN.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no firing_threshold")
 
