@@ -165,6 +165,9 @@ class SpikingModule(pl.LightningModule):
             self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
         return step.objective
 
+    def on_train_end(self) -> None:
+        self.method.on_train_end()
+
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         return self._evaluate(batch, "val", dataloader_idx)
 

@@ -53,6 +53,19 @@ class LinearMap(Protocol):
             `[O, I]`.
         """
 
+    def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
+        """Return the effective number of inputs of each output, ``(sum x^2)^2 / sum x^4``.
+
+        It is 1 if a single input is not 0, and the number of inputs if all have the same size.
+
+        Args:
+            x: inputs `[M, ...]`.
+            outputs: O.
+
+        Returns:
+            numbers from 1, `[M, O, ...]`, or `[M, 1, ...]` if all outputs have the same inputs; 1 without any input.
+        """
+
     def transpose(self, g: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
         """Return ``W^T g`` without the column of the bias.
 
@@ -83,6 +96,13 @@ def _with_bias(sums: Tensor, g: Tensor, constant: float) -> Tensor:
     return torch.cat([sums, column[:, None]], dim=1)
 
 
+def _effective(second: Tensor, fourth: Tensor, bias: bool) -> Tensor:
+    """Return the effective number of inputs from sums of their second and fourth powers without the bias."""
+    if bias:
+        second, fourth = second + 1, fourth + 1
+    return (second.square() / fourth.clamp(min=torch.finfo(fourth.dtype).tiny)).clamp_(min=1)
+
+
 @dataclass(frozen=True)
 class DenseMap:
     """Fully connected layer on inputs `[M, N]`; ``I = N``, or ``N + 1`` with a bias.
@@ -109,6 +129,11 @@ class DenseMap:
         """Return ``g^T x``, `[O, I]`; see `LinearMap`."""
         sums = g.T @ x
         return _with_bias(sums, g, constant) if self.bias else sums
+
+    def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
+        """Return the effective number of inputs, `[M, 1]`; see `LinearMap`."""
+        squared = x * x
+        return _effective(squared.sum(1, keepdim=True), (squared * squared).sum(1, keepdim=True), self.bias)
 
     def transpose(self, g: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
         """Return ``g W``, `[M, N]`; see `LinearMap`."""
@@ -154,6 +179,16 @@ class ConvolutionMap:
         kernel = self._kernel(g.shape[1])
         sums = conv2d_weight(x, kernel, g, self.stride, self.padding, self.dilation, self.groups).flatten(1)
         return _with_bias(sums, g, constant) if self.bias else sums
+
+    def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
+        """Return the effective number of inputs in the patch of each output; see `LinearMap`."""
+        squared, ones = x * x, x.new_ones(self._kernel(self.groups))
+        second, fourth = (
+            F.conv2d(powers, ones, None, self.stride, self.padding, self.dilation, self.groups)
+            for powers in (squared, squared * squared)
+        )
+        number = _effective(second, fourth, self.bias)
+        return number if self.groups == 1 else number.repeat_interleave(outputs // self.groups, 1)
 
     def transpose(self, g: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the gradient of the inputs, `[M, C, H, W]`; see `LinearMap`."""

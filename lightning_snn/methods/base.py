@@ -129,6 +129,9 @@ class Method(nn.Module):
         """
         return self.task.predict(self.task.read_prefixes(run(network, x)))
 
+    def on_train_end(self) -> None:
+        """Act on the end of training, for example warn about a fit that did not converge; by default nothing."""
+
     def configure_optimizer(self, network: nn.Module) -> Optimizer | None:
         """Return the optimizer that the method requires; None leaves the choice to the user."""
         return None

@@ -16,8 +16,11 @@ from lightning_snn.functional.ep import (
     forward_moments,
     gaussian_sites,
     input_message,
+    marginal_curvature,
+    own_message,
     site_precision,
     spike_message,
+    value_message,
 )
 from lightning_snn.functional.linear_maps import ConvolutionMap, DenseMap, LinearMap
 
@@ -181,7 +184,33 @@ def test_correction_by_the_last_score_enters_the_right_side():
     expected = torch.linalg.solve(matrices, cavity[1] + b.T @ x)
     solved, added = gaussian_sites(linear, x, None, potential, message, cavity, mean, 30, 1e-14)
     torch.testing.assert_close(solved, expected)
-    torch.testing.assert_close(added, message.curvature.T @ x.square())
+    precisions = marginal_curvature(linear, x, potential, message.curvature)
+    torch.testing.assert_close(added, precisions.T @ x.square())
+
+
+@pytest.mark.parametrize("target", ["spike", "soft spike", "value"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_own_message_is_the_root_of_its_equation(target, share):
+    uncorrected = torch.linspace(-4, 4, 33, dtype=torch.double)[:, None]
+    variance = torch.full_like(uncorrected, 3.0)
+    potential = Potential(uncorrected, variance, share * variance)
+
+    def factor(potential: Potential) -> Message:
+        if target == "value":
+            return value_message(potential.mean, potential.variance, torch.ones_like(uncorrected), 0.01)
+        log_odds = torch.full_like(uncorrected, math.inf if target == "spike" else 2.0)
+        return spike_message(potential.mean, potential.variance, log_odds, "probit")
+
+    def excess(score: Tensor) -> Tensor:
+        corrected = Potential(uncorrected - potential.weight_variance * score, variance, potential.weight_variance)
+        return score - factor(corrected).score
+
+    low, high = torch.full_like(uncorrected, -60.0), torch.full_like(uncorrected, 60.0)
+    for _ in range(70):
+        middle = (low + high) / 2
+        low, high = torch.where(excess(middle) > 0, low, middle), torch.where(excess(middle) > 0, middle, high)
+    torch.testing.assert_close(own_message(potential, factor).score, low, rtol=1e-6, atol=1e-6)
+    assert (factor(potential).score - low).abs().max() > 1e-3
 
 
 def exact_ratio(x: Tensor, mean: Tensor, variance: Tensor, score: Tensor, curvature: Tensor, j: int) -> Tensor:

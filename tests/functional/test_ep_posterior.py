@@ -80,6 +80,72 @@ def test_conditional_variances_are_exact_for_orthogonal_inputs():
     assert (marginal < precision).all()
 
 
+@pytest.mark.parametrize("samples", [1, 5, 40])
+@pytest.mark.parametrize("noise", [0.09, 2.0])
+def test_a_layer_of_one_weight_has_the_exact_posterior(samples, noise):
+    x, y = torch.randn(samples, 1, dtype=torch.double), torch.randn(samples, 1, dtype=torch.double)
+    prior = torch.full((1, 1), 2.0, dtype=torch.double), torch.full((1, 1), 1.4, dtype=torch.double)
+    mean, precision = local_gaussian(x, y, noise, prior, iterations=60, solver=5)
+    exact = 2.0 + x.square().sum() / noise
+    torch.testing.assert_close(precision[0, 0], exact, rtol=1e-9, atol=0)
+    torch.testing.assert_close(mean[0, 0], (1.4 + (x * y).sum() / noise) / exact, rtol=1e-9, atol=1e-12)
+
+
+def test_the_variance_of_one_weight_and_one_value_is_that_of_the_formula():
+    one = torch.ones(1, 1, dtype=torch.double)
+    mean, precision = local_gaussian(one, 1.5 * one, 0.09, (2 * one, 0 * one), iterations=60, solver=5)
+    assert mean.item() == pytest.approx(75 / 59, rel=1e-12)
+    assert 1 / precision.item() == pytest.approx(4.5 / 59, rel=1e-9)
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 10, 50])
+@pytest.mark.parametrize("noise", [0.09, 2.0])
+def test_variances_are_the_exact_ones_if_one_value_is_all_that_is_known(inputs, noise):
+    x, prior_variance = torch.ones(1, inputs, dtype=torch.double), 0.5
+    prior = torch.full((1, inputs), 1 / prior_variance, dtype=torch.double), torch.zeros(1, inputs, dtype=torch.double)
+    _, precision = local_gaussian(x, x[:, :1], noise, prior, iterations=200, solver=5)
+    exact = prior_variance - prior_variance**2 / (inputs * prior_variance + noise)
+    torch.testing.assert_close(1 / precision, torch.full_like(precision, exact), rtol=1e-9, atol=0)
+
+    # what curvature alone, which sees the variance of all weights and of this sample, would miss
+    added, wanted = 0.0, 1 / exact - 1 / prior_variance
+    for _ in range(200):
+        variance = inputs / (1 / prior_variance + added)
+        added = 1 / (variance + noise)
+    share = variance / (variance + noise)
+    assert 1 - added / wanted == pytest.approx(share * (1 - share) / inputs, rel=3 / inputs)
+
+
+def factorized_posterior(x: Tensor, noise: float, prior: float, iterations: int = 4000) -> Tensor:
+    """Variances of independent weights with a site for each sample and weight, every cavity taken for itself."""
+    squared, sites = x.square(), torch.zeros_like(x)
+    for _ in range(iterations):
+        cavities = 1 / (prior + sites.sum(0) - sites)  # [samples, inputs]
+        others = (squared * cavities).sum(1, keepdim=True) - squared * cavities
+        sites = sites + 0.3 * (squared / (noise + others) - sites)
+    return 1 / (prior + sites.sum(0))
+
+
+@pytest.mark.parametrize(
+    ("samples", "inputs", "tolerance"),
+    [(10, 2, 0.08), (25, 5, 0.02), (50, 10, 0.01), (15, 30, 0.005), (150, 30, 0.002)],
+)
+def test_variances_are_those_of_sites_for_each_sample_and_weight(samples, inputs, tolerance):
+    x = torch.randn(samples, inputs, dtype=torch.double)
+    prior = torch.full((1, inputs), 2.0, dtype=torch.double), torch.zeros(1, inputs, dtype=torch.double)
+    _, precision = local_gaussian(x, x[:, :1], 0.3, prior, iterations=200, solver=5)
+    expected = factorized_posterior(x, 0.3, 2.0)
+    assert (1 / (precision * expected)).log().mean().abs() < tolerance
+
+    # without the correction the variance of the weight itself, and of this sample, remain in its curvature
+    plain = prior[0][0]
+    for _ in range(400):
+        curvature = 1 / (x.square() @ (1 / plain) + 0.3)
+        plain = 0.5 * plain + 0.5 * (prior[0][0] + x.square().T @ curvature)
+    excess = (1 / (plain * expected)).log().mean()
+    assert excess > 2 * (1 / (precision * expected)).log().mean().abs()
+
+
 def test_joint_posterior_of_a_gaussian_layer_is_exact_after_one_iteration():
     x, y = torch.randn(60, 20, dtype=torch.double), torch.randn(60, 3, dtype=torch.double)
     prior = torch.full((3, 20), 2.0, dtype=torch.double), torch.randn(3, 20, dtype=torch.double)

@@ -57,6 +57,24 @@ def test_convolution_is_the_dense_map_of_its_patches(geometry, bias, constant):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_effective_inputs_of_a_convolution_are_those_of_its_patches(geometry, bias):
+    linear, x, weight = convolution(geometry, bias)
+    squared = patches(x, linear, 1.0).square()  # [M, groups, positions, I]
+    expected = squared.sum(-1).square() / squared.square().sum(-1)
+    of_outputs = linear.effective_inputs(x, len(weight)).expand_as(linear.apply(x, weight))
+    torch.testing.assert_close(
+        of_outputs.flatten(2), expected.repeat_interleave(len(weight) // linear.groups, 1), rtol=1e-12, atol=0
+    )
+
+
+def test_effective_inputs_are_one_or_all_or_between():
+    x = torch.tensor([[0.0, 3.0, 0.0, 0.0], [2.0, -2.0, 2.0, 2.0], [1.0, 1.0, 0.0, 0.0], [0.0] * 4])
+    assert DenseMap(bias=False).effective_inputs(x, 2)[:, 0].tolist() == [1, 4, 2, 1]
+    assert DenseMap(bias=True).effective_inputs(x, 2)[2:, 0].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_transpose_of_a_convolution_folds_its_patches(geometry, bias):
     linear, x, weight = convolution(geometry, bias)
     g = torch.randn_like(linear.apply(x, weight))

@@ -17,7 +17,10 @@ from lightning_snn.functional.ep.mixing import (
     forward_moments,
     gaussian_sites,
     input_message,
+    marginal_curvature,
+    own_message,
     site_precision,
+    without_own,
 )
 from lightning_snn.functional.ep.quantized import quantized_moments, quantized_sites, site_sums
 
@@ -33,6 +36,8 @@ __all__ = [
     "gaussian_sites",
     "input_message",
     "log_odds_of_spike",
+    "marginal_curvature",
+    "own_message",
     "quantized_moments",
     "quantized_sites",
     "site_precision",
@@ -40,4 +45,5 @@ __all__ = [
     "spike_message",
     "spike_probability",
     "value_message",
+    "without_own",
 ]

@@ -5,8 +5,8 @@ s, all independent. In the forward direction, the two moments of a potential are
 
 .. math:: \omega = m x - V_w g, \qquad V = V_w + (m^2 + s) D, \qquad V_w = s x^2,
 
-where :math:`V_w g`, with the score g of the previous iteration, removes the contribution of the sample itself to the
-weights. In the backward direction, the messages (g, G) to the potentials are Gaussian sites of precision
+where :math:`V_w g`, with the score g that the sample has sent to the weights, removes its contribution to them. In the
+backward direction, the messages (g, G) to the potentials are Gaussian sites of precision
 :math:`G_0 = G / (1 - V_w G)`. The mean of the weights given all sites of a batch and the cavity :math:`(P_c, h_c)`
 solves, row by row,
 
@@ -15,13 +15,15 @@ solves, row by row,
 
 Conjugate gradients solve it without building a matrix. A parallel update of each weight diverges, because inputs that
 are never negative share one direction in which all weights overshoot together. Precisions are those of the cavity plus
-``R + G^T x^2``. The cost is that of products of `LinearMap`; no tensor of size samples x outputs x inputs is stored.
+``R + G_1^T x^2``, see `marginal_curvature`. The cost is that of products of `LinearMap`; no tensor of size samples x
+outputs x inputs is stored.
 
 After Yao et al. 2025, arXiv 2506.23757; the conjugate gradients and the correction by the last score are ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,6 +34,7 @@ from lightning_snn.functional.linear_maps import LinearMap
 
 # lower bound of 1 - V_w G in the precision of a site; smaller values are rounding errors
 _MIN_REMAINDER = 1e-3
+_NEWTON_STEPS = 4
 
 
 class Potential(NamedTuple):
@@ -66,7 +69,7 @@ def forward_moments(
         spike_variance: variances of its inputs, of the shape of `x`; None for known inputs.
         mean: means of the weights, `[O, I]`.
         variance: variances of the weights, `[O, I]`.
-        score: g of the previous iteration, `[M, O, ...]`; None in the first iteration and for prediction.
+        score: g that each sample has sent to the weights, `[M, O, ...]`; None for new samples and for prediction.
 
     Returns:
         moments of the potentials.
@@ -82,10 +85,55 @@ def forward_moments(
     total = weight_variance
     if spike_variance is not None:
         total = weight_variance + linear.apply(spike_variance, mean * mean + variance, constant=0.0)
-    if score is None:
-        return Potential(uncorrected, total, weight_variance)
-    corrected = torch.addcmul(uncorrected, weight_variance, score, value=-1)
-    return Potential(corrected, total, weight_variance, uncorrected)
+    potential = Potential(uncorrected, total, weight_variance)
+    return potential if score is None else without_own(potential, score)
+
+
+def without_own(potential: Potential, score: Tensor) -> Potential:
+    """Return the potentials whose means are without the contribution of each sample itself to the weights.
+
+    Args:
+        potential: moments of the potentials; an earlier correction of the mean is ignored.
+        score: the score that each sample has sent to the weights, of the shape of the means.
+
+    Example:
+        >>> without_own(Potential(*torch.tensor([[1.0], [0.5], [0.5]])), torch.tensor([4.0])).mean
+        tensor([-1.])
+    """
+    uncorrected = potential.mean if potential.uncorrected_mean is None else potential.uncorrected_mean
+    corrected = torch.addcmul(uncorrected, potential.weight_variance, score, value=-1)
+    return potential._replace(mean=corrected, uncorrected_mean=uncorrected)
+
+
+def own_message(potential: Potential, message: Callable[[Potential], Message]) -> Message:
+    r"""Compute the message that a sample has sent to weights which already contain it.
+
+    The score g of that message is the root of
+
+    .. math:: g = \text{score}(\omega - V_w g, V) ,
+
+    where :math:`\omega` is the mean with the contribution of the sample. Newton's method finds it from g = 0: the
+    derivative of the difference is :math:`1 - V_w G`, which is positive, so that there is one root.
+
+    Args:
+        potential: moments of the potentials, `[M, O, ...]`; a correction of its mean is ignored.
+        message: returns the message of a factor to given potentials.
+
+    Returns:
+        the message to the potentials without the contribution of the sample; not `bounded`.
+
+    Example:
+        >>> potential = Potential(*torch.tensor([1.0, 0.5, 0.5]).view(3, 1, 1))
+        >>> own_message(potential, lambda u: value_message(u.mean, u.variance, torch.ones(1, 1) * 2, 0.25)).score
+        tensor([[4.]])
+    """
+    sent = message(potential)
+    score = torch.zeros_like(sent.score)
+    for _ in range(_NEWTON_STEPS):
+        slope = (1 - potential.weight_variance * sent.curvature).clamp(min=_MIN_REMAINDER)
+        score = score + (sent.score - score) / slope
+        sent = message(without_own(potential, score))
+    return sent
 
 
 def site_precision(potential: Potential, message: Message) -> Tensor:
@@ -163,6 +211,38 @@ def conjugate_gradients(
     return solution
 
 
+def marginal_curvature(linear: LinearMap, x: Tensor, potential: Potential, curvature: Tensor) -> Tensor:
+    r"""Compute the precision that a sample adds to each weight, per square of the weight's input.
+
+    .. math:: G_1 = \frac{2 G}{1 + \sqrt{1 - 4 \rho (1 - \rho) / k}}, \qquad \rho = V_w G, \qquad
+        k = \frac{(\sum_i x_i^2)^2}{\sum_i x_i^4} .
+
+    G sees the uncertainty of all weights. That of the weight itself must not reduce its own precision, and that of the
+    others is the one without this sample. If the k effective inputs have equal shares of the variance, both are exact
+    for a factorized posterior: with one input :math:`G_1` is the precision of the site, the posterior of a single
+    weight with Gaussian noise. Without it variances are too large by a share of :math:`\rho (1 - \rho) / k`.
+
+    Args:
+        linear: the layer's linear map.
+        x: means of its inputs, `[M, ...]`.
+        potential: result of `forward_moments` for these inputs.
+        curvature: G of the messages to the potentials, after `bounded`.
+
+    Returns:
+        :math:`G_1`, of the shape of `curvature`.
+
+    Example:
+        >>> from lightning_snn.functional.linear_maps import DenseMap
+        >>> half = torch.full((1, 1), 0.5)  # the variance of one weight, as large as the noise
+        >>> marginal_curvature(DenseMap(bias=False), torch.ones(1, 1), Potential(half, half, half), 2 * half)
+        tensor([[2.]])
+    """
+    share = potential.weight_variance * curvature
+    inputs = linear.effective_inputs(x, curvature.shape[1])
+    root = (1 - 4 * share * (1 - share) / inputs).clamp_(min=0).sqrt_()
+    return 2 * curvature / (1 + root)
+
+
 def gaussian_sites(
     linear: LinearMap,
     x: Tensor,
@@ -187,7 +267,7 @@ def gaussian_sites(
         mean: present means of the weights, `[O, I]`, the initial solution.
         iterations: see `conjugate_gradients`.
         tolerance: see `conjugate_gradients`.
-        variance: "marginal" adds the precision ``R + G^T x^2``, which approximates that of a marginal; "conditional"
+        variance: "marginal" adds the precision ``R + G_1^T x^2``, which approximates that of a marginal; "conditional"
             adds ``R + G_0^T x^2``, that of a weight given all others.
 
     Returns:
@@ -195,7 +275,8 @@ def gaussian_sites(
     """
     score, curvature, _ = message
     sites = site_precision(potential, message)
-    added = linear.correlate(x * x, curvature if variance == "marginal" else sites)
+    precisions = marginal_curvature(linear, x, potential, curvature) if variance == "marginal" else sites
+    added = linear.correlate(x * x, precisions)
     diagonal, precision_mean = cavity
     if spike_variance is not None:
         ridge = linear.correlate(spike_variance, curvature - score * score, constant=0.0).clamp_(min=0)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.ep import Message, Potential, bounded, forward_moments, input_message
+from lightning_snn.functional.ep import (
+    Message,
+    Potential,
+    bounded,
+    forward_moments,
+    input_message,
+    own_message,
+    without_own,
+)
 from lightning_snn.methods.ep.chain import Chain
 from lightning_snn.methods.ep.neurons import ValueOutput
 from lightning_snn.methods.ep.transforms import Feedback, Signal
@@ -18,6 +26,10 @@ from lightning_snn.methods.ep.weights import Natural, Observation
 _LARGEST_VARIANCE = 1e6
 # share by which the log-evidence may decrease from one iteration to the next before steps are halved
 _TOLERATED_DECREASE = 0.1
+
+
+_Factor = Callable[[Potential, Tensor], Message]
+_MessageOf = Callable[[_Factor, Potential, Tensor], Message]
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,9 @@ class BatchUpdate:
         noise_variance: noise variance of the observations that fits the batch; None unless it is learned.
         accepted: whether any iteration was usable; if not, `natural` are the parameters of the cavity; a bool scalar.
         halved: number of times that steps were halved; a scalar.
+        residual: how far the last iteration would have moved the means of the weights without damping, in standard
+            deviations: the root mean square of a layer, the largest of all layers. It decreases to 0 as the messages
+            converge; infinite if the last iteration was not usable. A scalar.
 
     Example:
         >>> from torch import nn
@@ -48,6 +63,7 @@ class BatchUpdate:
     noise_variance: Tensor | None
     accepted: Tensor
     halved: Tensor
+    residual: Tensor
 
 
 @dataclass
@@ -69,8 +85,13 @@ def update_batch(
     iterations: int,
     damping: float,
     solver_iterations: int,
+    start: Sequence[Natural] | None = None,
 ) -> BatchUpdate:
     """Run expectation propagation on one batch, with the posterior of the other batches as prior.
+
+    The state of the iterations are the weights and the score that each sample has sent to them. Both move by the same
+    damped step, so that the contribution of a sample that is subtracted from its own potential is the one that the
+    weights contain.
 
     Proposals that are not finite, or whose potentials have a variance above 1e6, are rejected and the steps halved.
     Steps are also halved if the log-evidence decreases by more than a tenth.
@@ -83,6 +104,8 @@ def update_batch(
         iterations: number of forward and backward passes, at least 1.
         damping: length of the steps, in (0, 1].
         solver_iterations: conjugate gradient iterations per step.
+        start: natural parameters of each layer with the contribution of this batch from an earlier update, where the
+            iterations continue; None for a new batch, whose iterations start at the cavities.
 
     Raises:
         ValueError: if targets are neither integer labels nor values of the output's shape.
@@ -96,17 +119,23 @@ def update_batch(
         >>> update = update_batch(chain, cavities, x, y, iterations=2, damping=0.5, solver_iterations=3)
         >>> bool((update.natural[0].precision >= cavities[0].precision).all())
         True
+        >>> more = update_batch(chain, cavities, x, y, 2, 0.5, 3, start=update.natural)
+        >>> bool(more.residual < update.residual)
+        True
     """
-    natural = list(cavities)
-    scores: list[Tensor | None] = [None] * len(chain.blocks)
+    natural = list(cavities if start is None else start)
+    scores, first = None, None
+    if start is not None:
+        first, *others = _forward(chain, natural, x)
+        scores = [message.score for message in _messages(chain, [first, *others], y, _bounded_own_message)]
     step = x.new_tensor(damping)
     halved, accepted = x.new_zeros(()), torch.zeros((), dtype=torch.bool, device=x.device)
     last_evidence: Tensor | None = None
     for iteration in range(iterations):
-        forward = _forward(chain, natural, x, scores)
+        forward = _forward(chain, natural, x, scores, None if iteration else first)
         potential = forward[-1].potential
-        message = bounded(chain.output.message(potential, y), potential.variance)
-        evidence = message.log_evidence.flatten(1).sum(1).mean()
+        messages = _messages(chain, forward, y, _bounded_message)
+        evidence = messages[-1].log_evidence.flatten(1).sum(1).mean()
         if iteration == 0:
             output, log_evidence = potential, evidence
         # from the second iteration on, the message of a sample to the weights is excluded from its own evidence
@@ -115,67 +144,98 @@ def update_batch(
             step, halved = torch.where(decreased, step / 2, step), halved + decreased
         last_evidence = evidence if iteration else None
         usable = torch.stack([(each.potential.variance.amax() < _LARGEST_VARIANCE) for each in forward]).all()
-        proposals, new_scores = _backward(chain, forward, message, natural, cavities, step, solver_iterations)
+        proposals = [
+            block.layer.family.step(
+                block.layer.linear,
+                Observation(here.inputs.mean, here.inputs.variance, here.potential, message),
+                present,
+                cavity,
+                step,
+                solver_iterations,
+            )
+            for block, here, message, present, cavity in zip(
+                chain.blocks, forward, messages, natural, cavities, strict=True
+            )
+        ]
         usable &= torch.stack([values.isfinite().all() for each in proposals for values in each]).all()
+        before = natural
         natural = [
             Natural(*(torch.where(usable, new, old) for new, old in zip(*pair, strict=True)))
             for pair in zip(proposals, natural, strict=True)
         ]
+        sent = [x.new_zeros(())] * len(messages) if scores is None else scores
         scores = [
-            torch.where(usable, new, 0.0 if old is None else old) for new, old in zip(new_scores, scores, strict=True)
+            old + torch.where(usable, step * (message.score - old), 0)
+            for message, old in zip(messages, sent, strict=True)
         ]
         log_evidence = torch.where(evidence.isfinite(), evidence, log_evidence)
+        last_step = step
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable
+    residual = torch.where(usable, _largest_distance(chain, before, proposals) / last_step, torch.inf)
     noise = None
     if isinstance(chain.output, ValueOutput) and chain.output.learned:
         old = chain.output.noise_variance.detach()
-        noise = torch.where(usable, chain.output.expected_noise(potential, message, y), old)
-    return BatchUpdate(natural, output, log_evidence, noise, accepted, halved)
+        noise = torch.where(usable, chain.output.expected_noise(potential, messages[-1], y), old)
+    return BatchUpdate(natural, output, log_evidence, noise, accepted, halved, residual)
 
 
-def _forward(chain: Chain, natural: Sequence[Natural], x: Tensor, scores: Sequence[Tensor | None]) -> list[_Forward]:
+def _forward(
+    chain: Chain,
+    natural: Sequence[Natural],
+    x: Tensor,
+    scores: Sequence[Tensor] | None = None,
+    first: _Forward | None = None,
+) -> list[_Forward]:
+    """Return the forward messages of each block; `first` are those of the first block without scores, if known."""
     signal = Signal(x, None)
     forward = []
-    for block, parameters, score in zip(chain.blocks, natural, scores, strict=True):
-        before = []
-        for transform in block.before:
-            before.append(signal)
-            signal = transform.forward(signal)
-        mean, variance = block.layer.family.moments(parameters)
-        potential = forward_moments(block.layer.linear, signal.mean, signal.variance, mean, variance, score)
-        forward.append(_Forward(before, signal, mean, variance, potential))
+    for index, (block, parameters) in enumerate(zip(chain.blocks, natural, strict=True)):
+        score = None if scores is None else scores[index]
+        if index == 0 and first is not None and score is not None:
+            here = replace(first, potential=without_own(first.potential, score))
+        else:
+            before = []
+            for transform in block.before:
+                before.append(signal)
+                signal = transform.forward(signal)
+            mean, variance = block.layer.family.moments(parameters)
+            potential = forward_moments(block.layer.linear, signal.mean, signal.variance, mean, variance, score)
+            here = _Forward(before, signal, mean, variance, potential)
+        forward.append(here)
         if block.neuron is not None:
-            signal = block.neuron.signal(potential)
+            signal = block.neuron.signal(here.potential)
     return forward
 
 
-def _backward(
-    chain: Chain,
-    forward: Sequence[_Forward],
-    message: Message,
-    natural: Sequence[Natural],
-    cavities: Sequence[Natural],
-    step: Tensor,
-    solver_iterations: int,
-) -> tuple[list[Natural], list[Tensor]]:
-    proposals: list[Natural] = []
-    scores: list[Tensor] = []
-    for index in reversed(range(len(forward))):
-        block, here = chain.blocks[index], forward[index]
-        linear = block.layer.linear
-        observation = Observation(here.inputs.mean, here.inputs.variance, here.potential, message)
-        proposals.append(
-            block.layer.family.step(linear, observation, natural[index], cavities[index], step, solver_iterations)
+def _messages(chain: Chain, forward: Sequence[_Forward], y: Tensor, message_of: _MessageOf) -> list[Message]:
+    """Return the messages to the potentials of each block, from the output backward."""
+    messages = [message_of(chain.output.message, forward[-1].potential, y)]
+    for index in reversed(range(1, len(forward))):
+        block, here, below = chain.blocks[index], forward[index], forward[index - 1]
+        feedback = Feedback(
+            *input_message(block.layer.linear, here.inputs.mean, here.mean, here.variance, messages[-1])
         )
-        scores.append(message.score)
-        if index:
-            feedback = Feedback(*input_message(linear, here.inputs.mean, here.mean, here.variance, message))
-            for transform, signal in zip(reversed(block.before), reversed(here.before), strict=True):
-                feedback = transform.backward(signal, feedback)
-            below = chain.blocks[index - 1]
-            potential = forward[index - 1].potential
-            p = here.before[0].mean if here.before else here.inputs.mean
-            assert below.neuron is not None
-            log_odds = feedback.score + (p - 0.5) * feedback.curvature
-            message = bounded(below.neuron.message(potential, log_odds), potential.variance)
-    return proposals[::-1], scores[::-1]
+        for transform, signal in zip(reversed(block.before), reversed(here.before), strict=True):
+            feedback = transform.backward(signal, feedback)
+        p = here.before[0].mean if here.before else here.inputs.mean
+        log_odds = feedback.score + (p - 0.5) * feedback.curvature
+        neuron = chain.blocks[index - 1].neuron
+        assert neuron is not None
+        messages.append(message_of(neuron.message, below.potential, log_odds))
+    return messages[::-1]
+
+
+def _bounded_message(factor: _Factor, potential: Potential, target: Tensor) -> Message:
+    return bounded(factor(potential, target), potential.variance)
+
+
+def _bounded_own_message(factor: _Factor, potential: Potential, target: Tensor) -> Message:
+    return bounded(own_message(potential, lambda cavity: factor(cavity, target)), potential.variance)
+
+
+def _largest_distance(chain: Chain, before: Sequence[Natural], after: Sequence[Natural]) -> Tensor:
+    distances = [
+        block.layer.family.squared_distance(*pair).mean()
+        for block, *pair in zip(chain.blocks, before, after, strict=True)
+    ]
+    return torch.stack(distances).amax().sqrt()

@@ -84,7 +84,7 @@ class MessageLayer(nn.Module):
         least = torch.where(self.prior_precision > 0, 1e-3 * self.prior_precision, -torch.inf)
         return Natural(torch.maximum(precision, least), precision_mean)
 
-    def average_cavity(self, share: Tensor) -> Natural:
+    def average_cavity(self, share: float) -> Natural:
         """Return the natural parameters without a share of the contribution of all data, for unknown sites."""
         added = (values - prior for values, prior in zip(self.natural, self.prior, strict=True))
         return self.cavity(Natural(*(share * values for values in added)))

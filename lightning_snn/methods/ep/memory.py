@@ -34,6 +34,10 @@ class Memory(nn.Module):
         """
         return [layer.natural for layer in layers]
 
+    def returning(self, layers: Sequence[MessageLayer]) -> bool:
+        """Return whether the layers contain the batch of the last `cavities` from an earlier update."""
+        return False
+
     def update_scale(self, layers: Sequence[MessageLayer]) -> int:
         """Return the factor of displacements by the batch of the last `cavities`, before processes average theirs."""
         return 1
@@ -54,6 +58,7 @@ class AverageMemory(Memory):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("samples_seen", torch.zeros((), dtype=torch.int64))
+        self._returning = False
 
     def cavities(self, layers: Sequence[MessageLayer], x: Tensor, y: Tensor, train_size: int | None) -> list[Natural]:
         """Return the natural parameters of each layer without this batch; see `Memory.cavities`.
@@ -66,9 +71,13 @@ class AverageMemory(Memory):
                 'Expected the number of training samples to be known for `memory="average"`, but the data loader has '
                 'no length. Use "per_batch" or "adf"'
             )
-        again, share = self.samples_seen >= train_size, len(y) / train_size
+        self._returning = bool(self.samples_seen >= train_size)
         self.samples_seen += len(y) * world_size()
-        return [layer.average_cavity(again.to(layer.precision.dtype) * share) for layer in layers]
+        share = len(y) / train_size if self._returning else 0.0
+        return [layer.average_cavity(share) for layer in layers]
+
+    def returning(self, layers: Sequence[MessageLayer]) -> bool:
+        return self._returning
 
 
 class BatchMemory(Memory):
@@ -99,9 +108,12 @@ class BatchMemory(Memory):
         self._batch = (key, len(y))
         return [layer.cavity(layer.sites.site(key)) for layer in layers]
 
+    def returning(self, layers: Sequence[MessageLayer]) -> bool:
+        return self._batch[0] in layers[0].sites
+
     def update_scale(self, layers: Sequence[MessageLayer]) -> int:
         # known batches move the layers little, so their displacements may be summed; those of new ones would overshoot
-        return world_size() if self._batch[0] in layers[0].sites else 1
+        return world_size() if self.returning(layers) else 1
 
     def record(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
         tags = [tag.tolist() for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))]

@@ -24,6 +24,7 @@ levels, convolutions and the parts of the variance are ours. EP here is not equi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -38,6 +39,7 @@ from lightning_snn.functional.ep import ACTIVATIONS, Activation
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ep.batch_update import update_batch
 from lightning_snn.methods.ep.chain import MessageNetwork
+from lightning_snn.methods.ep.convergence import Convergence
 from lightning_snn.methods.ep.conversion import convert
 from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
 from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
@@ -45,6 +47,7 @@ from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
 from lightning_snn.methods.task import Prediction, Regression
+from lightning_snn.processes import rank
 
 
 class ExpectationPropagation(Method):
@@ -154,6 +157,7 @@ class ExpectationPropagation(Method):
         self.noise_variance, self.learn_noise = noise_variance, learn_noise
         self.deployment, self.samples = deployment, samples
         self.update_memory = MEMORIES[memory]()
+        self.convergence = Convergence()
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network with distributions as weights, drawn from the prior with torch's generator.
@@ -196,8 +200,9 @@ class ExpectationPropagation(Method):
                 )
             cavities = self.update_memory.cavities(layers, rates, y, self.progress.train_size)
             targets = y if isinstance(chain.output, SpikeOutput) else y.to(rates.dtype)
+            start = [layer.natural for layer in layers] if self.update_memory.returning(layers) else None
             update = update_batch(
-                chain, cavities, rates, targets, self.iterations, self.damping, self.solver_iterations
+                chain, cavities, rates, targets, self.iterations, self.damping, self.solver_iterations, start
             )
             scale = self.update_memory.update_scale(layers)
             displacements = [
@@ -212,10 +217,12 @@ class ExpectationPropagation(Method):
             self.update_memory.record(layers, displacements)
             output = self.task.read(chain.output.read(update.output)[None])
             loss = self.task.loss(output, y)
+        self.convergence.record(int(self.progress.epoch), update.residual)
         metrics = {
             "log_evidence": update.log_evidence,
             "skipped": (~update.accepted).to(loss.dtype),
             "halved": update.halved,
+            "residual": update.residual,
         }
         with torch.enable_grad():
             terms = [
@@ -278,6 +285,12 @@ class ExpectationPropagation(Method):
             noise = chain.output.noise_variance
             parts["noise"] = noise.expand_as(potential.variance)
             return replace(prediction, variance=potential.variance + noise, variance_parts=parts)
+
+    def on_train_end(self) -> None:
+        """Warn if the messages of the last epoch did not converge."""
+        problem = self.convergence.problem() if rank() == 0 else None
+        if problem is not None:
+            warnings.warn(problem, stacklevel=2)
 
     def configure_optimizer(self, network: nn.Module) -> Optimizer:
         """Return plain SGD, whose learning rate is the damping of the update."""

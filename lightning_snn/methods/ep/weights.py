@@ -116,6 +116,15 @@ class GaussianWeights:
         precision = natural.precision + damping * (cavity.precision + site - natural.precision)
         return Natural(precision, precision * (mean + damping * (solved - mean)))
 
+    def squared_distance(self, natural: Natural, other: Natural) -> Tensor:
+        """Return the squared distance of `other` from `natural`, `[O, I]`, in squared standard deviations.
+
+        The metric is that of Fisher information, ``(dm^2 + ds^2 / (2 s)) / s`` for means m and variances s.
+        """
+        precision_change = other.precision / natural.precision - 1
+        mean_change = self.moments(other)[0] - self.moments(natural)[0]
+        return natural.precision * mean_change.square() + 0.5 * precision_change.square()
+
     def __repr__(self) -> str:
         return f"GaussianWeights(variance={self.variance:g}, split={self.split:g})"
 
@@ -207,6 +216,15 @@ class LevelWeights:
             solver_iterations,
         )
         return Natural(*moved)
+
+    def squared_distance(self, natural: Natural, other: Natural) -> Tensor:
+        """Return the squared distance of the means of `other` from those of `natural`, `[O, I]`, in its variances.
+
+        To first order in the change of the natural parameters, without the cancellation in means near a level.
+        """
+        _, variance, center = self._moments(natural)
+        precision, precision_mean = (after - before for after, before in zip(other, natural, strict=True))
+        return variance * (precision_mean - center * precision).square()
 
     def _moments(self, natural: Natural) -> tuple[Tensor, Tensor, Tensor]:
         levels = natural.precision.new_tensor(self.levels)

@@ -72,11 +72,12 @@ def updated(
     damping: float = 0.3,
     solver_iterations: int = 5,
     cavities: Sequence[Natural] | None = None,
+    start: Sequence[Natural] | None = None,
 ) -> BatchUpdate:
     """Return the update by a batch of the network as it is."""
     cavities = [block.layer.natural for block in network.chain.blocks] if cavities is None else cavities
     with torch.no_grad():
-        return update_batch(network.chain, cavities, x, y, iterations, damping, solver_iterations)
+        return update_batch(network.chain, cavities, x, y, iterations, damping, solver_iterations, start)
 
 
 class Steps:
