@@ -64,12 +64,18 @@ class AverageMemory(Memory):
         """Return the natural parameters of each layer without this batch; see `Memory.cavities`.
 
         Raises:
-            ValueError: if the number of training samples is unknown.
+            ValueError: if the number of training samples is unknown, or smaller than that of the batch.
         """
         if train_size is None:
             raise ValueError(
                 'Expected the number of training samples to be known for `memory="average"`, but the data loader has '
                 'no length. Use "per_batch" or "adf"'
+            )
+        if train_size < len(y):
+            raise ValueError(
+                f'Expected the number of training samples for `memory="average"` to be at least that of a batch, but '
+                f"got {train_size} for a batch of {len(y)}. If the data set holds ready batches, use `per_batch`, or a "
+                "data set of samples"
             )
         self._returning = bool(self.samples_seen >= train_size)
         self.samples_seen += len(y) * world_size()

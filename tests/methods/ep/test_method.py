@@ -166,6 +166,13 @@ def test_the_average_of_an_unknown_number_of_samples_is_refused():
     Steps(dense(24, 3), memory="adf").ask(x, y)
 
 
+def test_the_average_of_fewer_samples_than_a_batch_has_is_refused():
+    x, y = digits(20)
+    with pytest.raises(ValueError, match="at least that of a batch, but got 6 for a batch of 20"):
+        Steps(dense(24, 3), memory="average").ask(x, y, 6)
+    Steps(dense(24, 3), memory="average").ask(x, y, 20)
+
+
 def test_a_batch_that_diverges_is_skipped_and_keeps_its_site():
     x, y = digits(60)
     parts = torch.arange(60).split(20)
@@ -177,6 +184,7 @@ def test_a_batch_that_diverges_is_skipped_and_keeps_its_site():
     steps.method.damping = torch.nan
     step = steps.method.training_step(steps.network, x[parts[1]][None], y[parts[1]])
     assert step.metrics["skipped"] == 1
+    assert step.metrics["residual"] == torch.inf
     assert step.metrics["halved"] >= 3
     steps.optimizer.zero_grad()
     step.objective.backward()

@@ -78,7 +78,8 @@ def test_curves_of_evidence_and_guards_are_logged():
     fitting = trainer(curves, max_epochs=1, precision="64-true")
     fitting.fit(module(ExpectationPropagation()), batches(), batches(seed=1))
     assert all(
-        {"train/log_evidence", "train/skipped", "train/halved", "train/loss"} <= set(each) for each in curves.found
+        {"train/log_evidence", "train/skipped", "train/halved", "train/residual", "train/loss"} <= set(each)
+        for each in curves.found
     )
     assert [each["train/skipped"] for each in curves.found] == [0.0] * 6
     assert curves.found[-1]["train/log_evidence"] > curves.found[0]["train/log_evidence"]
