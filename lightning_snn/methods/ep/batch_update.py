@@ -89,9 +89,10 @@ def update_batch(
 ) -> BatchUpdate:
     """Run expectation propagation on one batch, with the posterior of the other batches as prior.
 
-    The state of the iterations are the weights and the score that each sample has sent to them. Both move by the same
-    damped step, so that the contribution of a sample that is subtracted from its own potential is the one that the
-    weights contain.
+    The state of the iterations are the weights and the score that each sample has sent to them, whose contribution is
+    subtracted from the potentials of that sample. Those of the output move by the same damped step as the weights:
+    otherwise more would be subtracted than the weights contain, the log-evidence would fall, and steps be halved for
+    nothing. Those of hidden neurons follow the messages from above at once.
 
     Proposals that are not finite, or whose potentials have a variance above 1e6, are rejected and the steps halved.
     Steps are also halved if the log-evidence decreases by more than a tenth.
@@ -163,11 +164,11 @@ def update_batch(
             Natural(*(torch.where(usable, new, old) for new, old in zip(*pair, strict=True)))
             for pair in zip(proposals, natural, strict=True)
         ]
-        sent = [x.new_zeros(())] * len(messages) if scores is None else scores
-        scores = [
-            old + torch.where(usable, step * (message.score - old), 0)
-            for message, old in zip(messages, sent, strict=True)
-        ]
+        sent = [torch.zeros_like(message.score) for message in messages] if scores is None else scores
+        # of hidden neurons undamped: behind the messages from above, long steps would oscillate sooner
+        new_scores = [message.score for message in messages]
+        new_scores[-1] = torch.lerp(sent[-1], new_scores[-1], step)
+        scores = [torch.where(usable, new, old) for new, old in zip(new_scores, sent, strict=True)]
         log_evidence = torch.where(evidence.isfinite(), evidence, log_evidence)
         last_step = step
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable

@@ -115,7 +115,8 @@ def reference(
             wanted = cavity.precision + ridge + precision_of_samples(inputs, weights, curvature).T @ inputs**2
             means[index] = mean + damping * (solved - mean)
             precisions[index] = precision + damping * (wanted - precision)
-            scores[index] = scores[index] + damping * (score - scores[index])
+            share = damping if index == len(means) - 1 else 1.0
+            scores[index] = scores[index] + share * (score - scores[index])
     return [Natural(precision, precision * mean) for mean, precision in zip(means, precisions, strict=True)]
 
 
