@@ -57,7 +57,7 @@ class Setting:
     adam: bool = False
 
 
-QUICK = {"iterations": 3, "damping": 0.5}
+QUICK = {"iterations": 3, "damping": 0.4}
 DEEP, SHALLOW = partial(mlp, 128), mlp
 CURVE = partial(MLP, 100, 1, (128,))
 INDEPENDENT = {"likelihood": "independent"}
@@ -66,7 +66,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "mnist60k": {
         "784-128-10, gaussian": Setting(DEEP, 500, 3, QUICK),
         "784-128-10, heaviside": Setting(DEEP, 500, 2, {**QUICK, "activation": "heaviside"}),
-        "784-128-10, sign, hard": Setting(DEEP, 250, 2, {**QUICK, "weights": "sign", "deployment": "hard"}),
+        "784-128-10, sign, hard": Setting(
+            DEEP, 250, 2, {**QUICK, "damping": 0.5, "weights": "sign", "deployment": "hard"}
+        ),
         "784-10, gaussian": Setting(SHALLOW, 500, 1, QUICK),
     },
     "mnist10k": {

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_snn import SpikingModule
 from lightning_snn.data.base import ResumableLoader
@@ -57,6 +57,23 @@ def test_a_loader_that_shuffles_samples_is_refused_in_favor_of_fixed_batches():
         fitting.fit(module(ExpectationPropagation(iterations=2)), batches(shuffle=True))
     assert fitting.current_epoch == 1
     assert fitting.global_step == 6
+
+
+class Ready(IterableDataset):
+    """Ready batches, of a number that no one knows."""
+
+    def __iter__(self):
+        return iter(batches())
+
+
+def test_ready_batches_of_an_unknown_number_are_known_again():
+    found = []
+    for loader in (batches(), DataLoader(Ready(), batch_size=None)):
+        made = module(ExpectationPropagation(iterations=2))
+        trainer(max_epochs=3, precision="64-true").fit(made, loader)
+        assert {len(layer.sites) for layer in layers(made)} == {6}
+        found.append(layers(made)[0].precision_mean)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("memory", ["average", "adf"])
