@@ -270,10 +270,11 @@ class SpikingModule(pl.LightningModule):
         trainer, batches = self.trainer, self.trainer.num_training_batches
         self._largest_batch = max(self._largest_batch, samples)
         return Progress(
-            None if batches == float("inf") else trainer.current_epoch + batch_idx / batches,
+            trainer.current_epoch + batch_idx / batches,  # adds 0 without a length
             train_size(trainer, self._largest_batch),
             trainer.global_step,
             trainer.fit_loop.total_batch_idx * samples * trainer.world_size,
+            batches != float("inf"),
         )
 
     def _chosen_optimizer(self) -> Optimizer:

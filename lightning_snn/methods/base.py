@@ -45,21 +45,22 @@ class Progress:
     """Training progress.
 
     Attributes:
-        epoch: completed epochs, including the fraction of the current one; None if the loader has no length, so the
-            fraction is unknown.
+        epoch: completed epochs, including the fraction of the current one if the loader has a length.
         train_size: samples per epoch over all processes; None if unknown.
         step: completed optimizer steps.
         samples: samples of all batches before this one, over all processes.
+        has_length: whether the loader has a length; epochs of streams without one may never end.
 
     Example:
         >>> Progress(epoch=1.5, train_size=1000, step=30).epoch
         1.5
     """
 
-    epoch: float | None = 0.0
+    epoch: float = 0.0
     train_size: int | None = None
     step: int = 0
     samples: int = 0
+    has_length: bool = True
 
 
 class Method(nn.Module):

@@ -224,7 +224,7 @@ class SpikingBayes(NoisyMethod):
 
     def _epochs(self) -> float:
         """Return the completed epochs; of streams without a length, epochs are `train_size` samples."""
-        if self.progress.epoch is not None:
+        if self.progress.has_length:
             return self.progress.epoch
         return self.progress.samples / self._known_train_size("Warm-up and epochs of the mean are counted in")
 
