@@ -123,27 +123,27 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
     return copied
 
 
-def prepared_copy(module: nn.Module, run: Run) -> nn.Module:
-    """Return a copy in evaluation mode whose batch normalization has the statistics of the batch.
+def frozen_copy(module: nn.Module, run: Run) -> nn.Module:
+    """Return a copy whose batch normalization has the statistics of the batch, so samples do not affect one another.
 
-    Frozen normalization, in evaluation mode in the module or put there by the run, keeps its own statistics.
+    Frozen normalization, in evaluation mode in the module or put there by the run, keeps its own statistics. All other
+    layers stay in the mode that they have in the module.
     """
     copied = detached_copy(module)
     norms = [layer for _, layer in _named_norms(copied) if layer.training and layer.num_batches_tracked is not None]
-    copied.eval()
     if norms:
         for layer in norms:
             # the mean over all calls, perhaps one per time step; earlier statistics have no weight
             layer.num_batches_tracked.zero_()  # type: ignore[union-attr]
             layer.momentum = None
-            layer.train()
         run(copied)
         statistics = {
             name: buffer.clone() for name, layer in _named_norms(copied) for name, buffer in _buffers(name, layer)
         }
         # the run left its state on the copy
-        copied = detached_copy(module).eval()
+        copied = detached_copy(module)
         for name, norm in _named_norms(copied):
+            norm.eval()
             for key, buffer in _buffers(name, norm):
                 buffer.copy_(statistics[key])
     return copied

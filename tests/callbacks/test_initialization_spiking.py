@@ -18,9 +18,9 @@ from snntorch import surrogate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_snn import LIF
+from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
-from lightning_snn.callbacks.dry_run import detached_copy, prepared_copy
+from lightning_snn.callbacks.dry_run import detached_copy, frozen_copy
 from lightning_snn.callbacks.initialization import Finding, check_initialization, measure_initialization
 from lightning_snn.callbacks.initialization.findings import overall
 from lightning_snn.data import Gestures
@@ -367,12 +367,57 @@ def test_batch_normalization_that_is_called_every_step_has_the_mean_statistics_o
     norm = nn.BatchNorm1d(3)
     sequence = [torch.randn(20, 3) * scale + scale for scale in (1.0, 2.0, 3.0)]
     module = nn.Sequential(norm)
-    copied = prepared_copy(module, lambda net: [net(each) for each in sequence])
+    copied = frozen_copy(module, lambda net: [net(each) for each in sequence])
     torch.testing.assert_close(copied[0].running_mean, torch.stack(sequence).mean((0, 1)))
     torch.testing.assert_close(copied[0].running_var, torch.stack([each.var(0) for each in sequence]).mean(0))
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert norm.momentum == 0.1
-    assert not copied.training
+    assert copied.training
+    assert not copied[0].training
+
+
+class InferenceNeurons(nn.Module):
+    """Neurons that run without autograd in evaluation mode, as those of SpikingJelly's development version do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neurons = LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.neurons(x)
+        with torch.no_grad():
+            return self.neurons(x)
+
+
+def test_neurons_that_have_no_gradient_in_evaluation_mode_are_measured_in_training_mode():
+    network = nn.Sequential(nn.Linear(8, 16), InferenceNeurons(), nn.Linear(16, 4))
+    batch = 3 * X.expand(STEPS, -1, -1), Y
+    found = named(check_initialization(network, batch))
+    assert not any(quantity == "spike_derivative" for quantity, _ in found)
+    assert not failed(list(found.values()))
+    assert network.training
+    # in evaluation mode they fail, as training in that mode would
+    assert named(check_initialization(network.eval(), batch))["spike_derivative", "1.neurons"].verdict == "fail"
+
+
+def test_spiking_networks_are_measured_with_the_normalization_and_dropout_of_a_training_step():
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), LIF(), nn.Dropout(), nn.Linear(16, 4))
+    x = X.expand(STEPS, -1, -1)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    generator = torch.get_rng_state()
+    found = values(check_initialization(network, (x, Y)))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    # a step of training from here
+    rates: list[float] = []
+    network[2].register_forward_hook(lambda layer, args, output: rates.append(output.mean().item()))
+    F.cross_entropy(run(network, x).mean(0), Y).backward()
+    assert found["firing_rate", "2"] == pytest.approx(rates[0], rel=1e-6)
+    for name in ("0", "4"):
+        assert found["gradient_norm", name] == pytest.approx(network.get_submodule(name).weight.grad.norm().item())
+    assert not torch.equal(network[1].running_mean, state["1.running_mean"])
 
 
 @pytest.mark.parametrize("by", ["module", "run"])
@@ -388,7 +433,7 @@ def test_frozen_batch_normalization_keeps_its_own_statistics(by: str):
             net[0].eval()
         return net(X)
 
-    copied = prepared_copy(network, run)
+    copied = frozen_copy(network, run)
     assert torch.equal(copied[0].running_mean, torch.full((8,), 3.0))
     assert torch.equal(copied[0].running_var, torch.full((8,), 4.0))
     torch.testing.assert_close(copied[1].running_mean, (X.mean(0) - 3) / (4 + 1e-5) ** 0.5)

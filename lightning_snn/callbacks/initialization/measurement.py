@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.callbacks.dry_run import Run, call_order, isolated_run, prepared_copy
+from lightning_snn.callbacks.dry_run import Run, call_order, detached_copy, frozen_copy, isolated_run
 from lightning_snn.callbacks.initialization.findings import Finding, judge_by_band
 from lightning_snn.callbacks.initialization.relu import RELU_LAYERS, record_calls, relu_findings
 from lightning_snn.callbacks.initialization.spiking import Recorder, contributing_layers, spiking_findings
@@ -90,12 +90,15 @@ def measure_initialization(module: nn.Module, run: Run, thresholds: Thresholds |
     of their use, of those that the loss depends on. If it does not depend on all, `spike_derivative` is 0 for layers
     whose spikes have no gradient.
 
-    All is measured on a copy in evaluation mode, whose batch normalization has the statistics of the batch, or its own
-    if the module has it in evaluation mode. The module, its state, and all random generators stay unchanged.
+    All is measured on a copy in the mode of the module, which is training mode in a fit: with dropout, and with batch
+    normalization by the batch, unless the module has it in evaluation mode. For Jacobians of single samples, in a module
+    without spiking layers, the statistics of the batch are held fixed. The module, its buffers and state, and all
+    random generators stay unchanged.
 
     Args:
         module: any module.
-        run: function from a copy of the module to a scalar loss. It is called once, or twice with batch normalization.
+        run: function from a copy of the module to a scalar loss. It is called once, or twice
+            for ReLUs with batch normalization.
         thresholds: limits of the verdicts; None uses the defaults.
 
     Returns:
@@ -108,7 +111,8 @@ def measure_initialization(module: nn.Module, run: Run, thresholds: Thresholds |
     thresholds = Thresholds() if thresholds is None else thresholds
     check_layers(module)
     with isolated_run(module):
-        copied = prepared_copy(module, run)
+        # samples must not affect one another in the Jacobians of single samples
+        copied = detached_copy(module) if named_spiking_layers(module) else frozen_copy(module, run)
         weights = _weights(copied)
         if not weights:
             raise ValueError("Expected argument `network` to have layers with trained weights, but got none")

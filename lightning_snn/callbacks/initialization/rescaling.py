@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
-from lightning_snn.callbacks.dry_run import Run, call_order, isolated_run, prepared_copy
+from lightning_snn.callbacks.dry_run import Run, call_order, detached_copy, isolated_run
 from lightning_snn.callbacks.initialization.findings import align_columns
 from lightning_snn.callbacks.initialization.spiking import MembraneMoments, Recorder, contributing_layers
 from lightning_snn.checks import check_positive
@@ -82,7 +82,7 @@ def rescale(
     Args:
         module: any module. Its parameters are changed in place, so an optimizer keeps them.
         run: function from a copy of the module to its loss on a batch. It is called two times per layer if weights are
-            only scaled, four times if means are removed, at most 16 times, and twice as often with batch normalization.
+            only scaled, four times if means are removed, and at most 16 times.
             If it returns no loss, all layers are rescaled.
         xi: distance of the threshold from the mean in standard deviations, larger than 0; smaller values cause more
             spikes. Values of 1 to 3 are in use, and accuracy hardly depends on it: an `MLP` with 6 hidden layers of
@@ -153,7 +153,7 @@ class _Layer(NamedTuple):
 def _layers(module: nn.Module, run: Run) -> list[_Layer]:
     """Return the spiking layers in the order in which they run."""
     with isolated_run(module):
-        copied = prepared_copy(module, run)
+        copied = detached_copy(module)
         recorder, sources = Recorder(), _WeightSources()
 
         def record(call: LayerCall) -> None:
@@ -296,7 +296,7 @@ def _measure_free_membrane(
             moments.add(potentials if isinstance(measured, Neuron) else potentials / cast(float, layer.threshold))
 
     with isolated_run(module):
-        copied = prepared_copy(module, run)
+        copied = detached_copy(module)
         measured = copied.get_submodule(layer.path)
         if not isinstance(measured, Neuron):
             _prevent_spikes(measured)
