@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_snn.callbacks.packages import is_a
+
 # function from a module, or a copy of it, to the loss of a batch
 Run = Callable[[nn.Module], Any]
 
 # attributes of a module that a copy shares
-_SHARED = (pl.Trainer, pl.LightningDataModule, Logger, Dataset, DataLoader)
+_SHARED: tuple[type, ...] = (pl.Trainer, pl.LightningDataModule, Logger, Dataset, DataLoader)
 
 
 def check_training_step(pl_module: pl.LightningModule, callback: pl.Callback) -> None:
@@ -60,7 +62,7 @@ def training_run(
     def run(module: nn.Module) -> Tensor:
         copied = apply_to_collection(batch, Tensor, torch.clone)
         with ExitStack() as context:
-            if not isinstance(plugin, MixedPrecision):
+            if not is_a(plugin, MixedPrecision):
                 context.enter_context(plugin.forward_context())
             outputs = module.training_step(copied, *([0] if numbered else []))  # type: ignore[operator]
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
@@ -101,7 +103,7 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
     memo: dict[int, Any] = {}
     for part in module.modules():
         for value in vars(part).values():
-            if isinstance(value, _SHARED):
+            if any(is_a(value, kind) for kind in _SHARED):
                 memo[id(value)] = value
             for tensor in tensors_within(value):
                 # state with a graph, or created in inference mode by a validation
@@ -114,7 +116,7 @@ def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Mo
         memo.update({id(parameter): parameter for parameter in module.parameters()})
     copied = copy.deepcopy(module, memo)
     for original, part in zip(module.modules(), copied.modules(), strict=True):
-        if isinstance(part, pl.LightningModule):
+        if is_a(part, pl.LightningModule):
             # Lightning copies a module without its trainer
             vars(part).update(_trainer=vars(original)["_trainer"], log=_log_nothing, log_dict=_log_nothing)
             if "_compiler_ctx" in vars(part):

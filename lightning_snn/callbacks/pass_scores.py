@@ -9,10 +9,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.packages import overrides
 from lightning_snn.callbacks.predictions import describe, read_prediction
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.checks import check_integer
@@ -156,7 +156,7 @@ def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequen
 def _source_of_test_data(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
     """Return the data module or else the module, if it has a `test_dataloader`; None if neither has."""
     candidates = (trainer.datamodule, pl_module)  # type: ignore[attr-defined]
-    return next((each for each in candidates if is_overridden("test_dataloader", each)), None)
+    return next((each for each in candidates if overrides(each, "test_dataloader")), None)
 
 
 def _now(pl_module: pl.LightningModule) -> float:

@@ -22,6 +22,7 @@ from lightning_snn.callbacks.layer_state import (
     reset_states,
     used_states,
 )
+from lightning_snn.callbacks.packages import is_a
 from lightning_snn.callbacks.stages import STAGES, SpikingStages, Stage
 from lightning_snn.checks import check_choice, check_integer
 
@@ -182,7 +183,7 @@ class StateGuard(SpikingStages):
         def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal called
             # with several processes a LightningModule is called in place of its step, and then perhaps by it
-            replaces_step = isinstance(module, pl.LightningModule) and "forward" in vars(module)
+            replaces_step = is_a(module, pl.LightningModule) and "forward" in vars(module)
             if called or replaces_step:
                 return
             called = True

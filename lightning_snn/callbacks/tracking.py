@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from lightning_snn import figures
+from lightning_snn.callbacks.packages import is_a
 from lightning_snn.figures._style import numbers
 from lightning_snn.files import write_text
 
@@ -83,11 +84,11 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> 
         return path
     figures.save(figure, path)
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, WandbLogger):
             import wandb
 
             _to_wandb(logger, trainer, name, [wandb.Image(str(path))])
-        elif isinstance(logger, TensorBoardLogger):
+        elif is_a(logger, TensorBoardLogger):
             # not closed: the figure belongs to the caller
             logger.experiment.add_figure(_key(name), figure, trainer.global_step, close=False)
     return path
@@ -123,11 +124,11 @@ def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> No
     if not may_write(trainer):
         return
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, WandbLogger):
             import wandb
 
             _to_wandb(logger, trainer, name, wandb.Histogram(np_histogram=(counted.tolist(), limits.tolist())))
-        elif isinstance(logger, TensorBoardLogger):
+        elif is_a(logger, TensorBoardLogger):
             centers = (limits[:-1] + limits[1:]) / 2
             logger.experiment.add_histogram_raw(
                 _key(name),
@@ -176,11 +177,11 @@ def log_table(
     csv.writer(text, lineterminator="\n").writerows([header, *cells])
     write_text(path, text.getvalue())
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, WandbLogger):
             import wandb
 
             _to_wandb(logger, trainer, name, wandb.Table(columns=header, data=cells, allow_mixed_types=True))
-        elif isinstance(logger, TensorBoardLogger):
+        elif is_a(logger, TensorBoardLogger):
             logger.experiment.add_text(_key(name), _markdown(header, cells), trainer.global_step)
     return path
 
@@ -196,11 +197,11 @@ def log_text(trainer: pl.Trainer, name: str, text: str) -> None:
     if not may_write(trainer):
         return
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, WandbLogger):
             import wandb
 
             _to_wandb(logger, trainer, name, wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False))
-        elif isinstance(logger, TensorBoardLogger):
+        elif is_a(logger, TensorBoardLogger):
             indented = "\n".join(f"    {line}" for line in text.splitlines())  # code in Markdown
             logger.experiment.add_text(_key(name), indented, trainer.global_step)
 

@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.packages import overrides
 from lightning_snn.callbacks.predictions import (
     CollectedPredictions,
     Predictions,
@@ -207,7 +207,7 @@ class UncertaintyLogger(Stages):
         with trainer.precision_plugin.forward_context():
             if self.predict is not None:
                 source, value = "`predict`", self.predict(pl_module, batch)
-            elif is_overridden("predict_step", pl_module):
+            elif overrides(pl_module, "predict_step"):
                 source, value = "its `predict_step`", pl_module.predict_step(batch, batch_idx)
             else:
                 pair = batch if self.read_batch is None else self.read_batch(batch)

@@ -20,7 +20,7 @@ from tests.contract.callbacks import CALLBACKS, CallbackRow
 from tests.support import training
 from tests.support.figures import save_nothing
 from tests.support.processes import on_two_processes
-from tests.support.third_party import MODULES, Ours, SnntorchLoop, ThirdPartyModule, loader
+from tests.support.third_party import MODULES, Loop, Ours, SnntorchLoop, ThirdPartyModule, loader
 
 TABLE = CALLBACKS
 EPOCHS = 2
@@ -216,6 +216,33 @@ def test_a_sanity_check_logs_nothing_of_it(row: CallbackRow, tmp_path: Path) -> 
         fit(build(row.module), tmp_path, callbacks, logger=remembered, num_sanity_val_steps=2)
     assert not remembered.names
     assert not (tmp_path / "figures").exists()
+
+
+def test_it_works_with_modules_and_a_trainer_of_pytorch_lightning(row: CallbackRow, tmp_path: Path) -> None:
+    package = pytest.importorskip("pytorch_lightning", reason="`pytorch_lightning` is not installed")
+    from pytorch_lightning.loggers import CSVLogger as OtherCSVLogger
+
+    class Other(Loop, package.LightningModule):  # type: ignore[name-defined, misc]
+        pass
+
+    def losses(*callbacks: pl.Callback) -> tuple[list[float], set[str]]:
+        logger = OtherCSVLogger(str(tmp_path / "logs"))
+        made = trainer(tmp_path, callbacks, trainer=package.Trainer, logger=logger)
+        module = build(Other)
+        made.fit(module, loader(), loader())
+        logged = set(made.callback_metrics)
+        for run in (made.validate, made.test):
+            run(module, loader(), verbose=False)
+            logged |= set(made.callback_metrics)
+        assert len(made.predict(module, loader())) == len(loader())
+        return [float(loss) for loss in module.losses], logged
+
+    assert not isinstance(Other(), pl.LightningModule)
+    plain, _ = losses()
+    monitored, logged = losses(row.make(tmp_path / "figures"))
+    unchanged = len(plain) if row.trains_from is None else row.trains_from * len(loader())
+    assert monitored[:unchanged] == plain[:unchanged]
+    assert not row.keys or any(name.startswith(row.keys) for name in logged)
 
 
 def on_rank(rank: int) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def loader(shuffle: bool = False, batch_size: int = 12) -> DataLoader:
     return DataLoader(TensorDataset(X, Y), batch_size, shuffle=shuffle)
 
 
-class ThirdPartyModule(pl.LightningModule):
-    """Base of the modules: steps of a classifier, dropout that draws random numbers, and a list of all losses."""
+class Steps:
+    """Steps of a classifier with dropout that draws random numbers, and a list of all losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +42,14 @@ class ThirdPartyModule(pl.LightningModule):
         self.log("train_loss", loss)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         return self._evaluate(batch, "val_loss")
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         return self._evaluate(batch, "test_loss")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self(batch[0]).softmax(1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 1e-2)
@@ -55,6 +58,10 @@ class ThirdPartyModule(pl.LightningModule):
         logits = self(batch[0])
         self.log(name, F.cross_entropy(logits, batch[1]))
         return {"prediction": logits.softmax(1), "target": batch[1]}
+
+
+class ThirdPartyModule(Steps, pl.LightningModule):
+    """Base of the modules."""
 
 
 class Ours(ThirdPartyModule):
@@ -68,7 +75,7 @@ class Ours(ThirdPartyModule):
         return run(self.network, x.expand(STEPS, -1, -1)).mean(0)
 
 
-class SnntorchLoop(ThirdPartyModule):
+class Loop(Steps):
     """snntorch as in its tutorials: a loop over time steps that passes on the membrane potentials."""
 
     def __init__(self) -> None:
@@ -84,6 +91,10 @@ class SnntorchLoop(ThirdPartyModule):
             _, membrane2 = self.lif2(self.second(self.dropout(spikes)), membrane2)
             membranes.append(membrane2)
         return torch.stack(membranes).mean(0)
+
+
+class SnntorchLoop(Loop, ThirdPartyModule):
+    """The loop in a module of `lightning.pytorch`."""
 
 
 class SnntorchHidden(ThirdPartyModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 
 
-def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+def trainer(*callbacks: pl.Callback, trainer: Callable[..., Any] = pl.Trainer, **options: Any) -> Any:
     """Return a Trainer that trains one epoch on the CPU, prints nothing and writes nothing.
 
     Args:
         *callbacks: its callbacks.
+        trainer: class of the Trainer.
         **options: arguments of the Trainer that replace these defaults or are added to them.
     """
     defaults: dict[str, Any] = {
@@ -24,7 +26,7 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
+    return trainer(callbacks=list(callbacks), **(defaults | options))
 
 
 def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

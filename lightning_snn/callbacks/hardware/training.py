@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.packages import is_a
+
 
 def validate(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
     """Validate within a fit, without effect on callbacks, loggers, and random numbers.
@@ -47,7 +49,7 @@ def validate(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
 def reset_best_scores(trainer: pl.Trainer) -> None:
     """Reset the best scores of `ModelCheckpoint` and `EarlyStopping`, because the network changes."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
+        if is_a(callback, ModelCheckpoint):
             callback.best_k_models = {}
             callback.best_model_path = callback.kth_best_model_path = ""
             callback.best_model_score = callback.kth_value = None  # type: ignore[assignment]
