@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lightning_snn.checks import check_fraction, check_integer, check_positive
+from lightning_snn.checks import check_fraction, check_integer
+from lightning_snn.networks.initial_weights import draw_weights
 from lightning_snn.networks.inputs import input_features
 from lightning_snn.networks.neurons import NeuronFactory, make_neuron
-from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Recurrent, RecurrentLIF, recurrent
+from lightning_snn.nn.neurons import LIF, LeakyIntegrator, recurrent
 
 
 class RecurrentNet(nn.Sequential):
@@ -48,7 +49,6 @@ class RecurrentNet(nn.Sequential):
             raise ValueError(f"Expected argument `hidden` to hold at least one layer, but got {hidden}")
         for beta in beta_range:
             check_fraction("beta_range", beta)
-        check_positive("gain", gain)
         features = input_features(input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden:
@@ -59,9 +59,4 @@ class RecurrentNet(nn.Sequential):
             ]
             features = size
         super().__init__(*layers, nn.Linear(features, num_classes), LeakyIntegrator(0.9, learn_beta=True))
-        for layer in self:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
-                nn.init.zeros_(layer.bias)
-            elif isinstance(layer, (Recurrent, RecurrentLIF)):
-                nn.init.normal_(layer.weight, std=gain / layer.features**0.5)
+        draw_weights(self, gain)

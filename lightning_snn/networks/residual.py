@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lightning_snn.checks import check_integer, check_positive
+from lightning_snn.checks import check_integer
+from lightning_snn.networks.initial_weights import draw_weights
 from lightning_snn.networks.inputs import input_features
 from lightning_snn.networks.neurons import NeuronOrSignFactory, make_neuron
 from lightning_snn.nn.neurons import LIF
@@ -56,7 +57,7 @@ class ResidualMLP(nn.Sequential):
             make_neuron(neuron),
             nn.Linear(width, num_classes),
         )
-        _draw_weights(self, gain)
+        draw_weights(self.modules(), gain)
 
 
 class ResidualConvNet(nn.Sequential):
@@ -130,15 +131,6 @@ class ResidualConvNet(nn.Sequential):
             nn.Flatten(),
             nn.Linear(size * math.prod(side // factor for side in plane), num_classes),
         )
-        _draw_weights(self, gain)
+        draw_weights(self.modules(), gain)
         # convolutions run a quarter faster on a CPU
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _draw_weights(network: nn.Module, gain: float) -> None:
-    check_positive("gain", gain)
-    for layer in network.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.normal_(layer.weight, std=gain / layer.weight[0].numel() ** 0.5)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -11,6 +11,7 @@ from torch import nn
 from lightning_snn import LIF, run
 from lightning_snn.networks import MLP
 from lightning_snn.nn import AdaptiveLIF, Neuron
+from lightning_snn.nn.observation import observe
 
 
 def test_the_layers_are_as_asked_for():
@@ -49,6 +50,34 @@ def test_the_defaults_are_for_mnist():
 def test_bad_sizes_are_refused_by_name(options, name):
     with pytest.raises(ValueError, match=f"Expected argument `{name}` to be an integer of at least 1"):
         MLP(**options)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3])
+def test_every_layer_of_a_deep_network_is_active_with_the_default_weights(density):
+    x = (torch.rand(10, 16, 784) < density).float()
+
+    def rates(network):
+        found = []
+        with observe(network, lambda call: found.append(call.spikes.mean().item())):
+            run(network, x)
+        return found
+
+    active = rates(MLP(hidden=(128,) * 8))
+    assert len(active) == 8
+    assert all(0.02 < rate < 0.3 for rate in active)
+    # a third of it is the scale of PyTorch's weights
+    assert rates(MLP(hidden=(128,) * 8, gain=3**-0.5))[2:] == [0.0] * 6
+
+
+def test_weights_start_with_the_gain_over_the_root_of_the_fan_in_and_biases_at_zero():
+    *hidden, readout = [layer for layer in MLP(400, 300, (400, 300), gain=1.5) if isinstance(layer, nn.Linear)]
+    for layer in hidden:
+        assert layer.weight.std().item() == pytest.approx(1.5 / 400**0.5, rel=0.02)
+        assert layer.weight.mean().abs() < 1e-3
+    assert readout.weight.std().item() == pytest.approx((1 / (3 * 300)) ** 0.5, rel=0.02)
+    assert not any(layer.bias.any() for layer in (*hidden, readout))
+    with pytest.raises(ValueError, match="`gain` to be a finite number larger than 0, but got 0"):
+        MLP(gain=0)
 
 
 def test_bad_options_of_the_neurons_are_refused_by_name():
