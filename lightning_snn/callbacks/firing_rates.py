@@ -17,7 +17,8 @@ from lightning_snn.callbacks.raster import log_rasters
 from lightning_snn.callbacks.stages import SpikingStages, Stage
 from lightning_snn.callbacks.tracking import log_figure, log_histogram, may_write, output_folder
 from lightning_snn.checks import check_integer
-from lightning_snn.metrics.spikes import SATURATED, spikes_of_neurons
+from lightning_snn.metrics.spikes import spikes_of_neurons
+from lightning_snn.nn.liveness import SATURATED
 from lightning_snn.nn.observation import LayerCall, Traces, observe
 
 _EDGES = torch.linspace(0, 1, 51, dtype=torch.float64)

@@ -20,8 +20,6 @@ from torchmetrics import Metric
 from lightning_snn.checks import check_choice
 from lightning_snn.metrics.functional import Reduction, accumulation_dtype, check_numbers
 
-SATURATED = 0.95  # fraction of time steps; a neuron that spikes in more of them carries no information
-
 
 def firing_rate(spikes: Tensor) -> Tensor:
     """Compute the spikes per neuron and time step.
