@@ -5,8 +5,8 @@ It knows the layers of this library, of snntorch and of SpikingJelly, and the ty
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -124,3 +124,42 @@ def spiking_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return (
         (name, module) for name, module in network.named_modules() if is_spiking_layer(module) and module not in parts
     )
+
+
+def remedy_without_layers(network: nn.Module) -> str:
+    """Return the sentence that helps a user whose network has no spiking layers that are found.
+
+    Layers in a plain list, tuple, or dict are not part of a module for PyTorch, so no registration of their type helps.
+
+    Example:
+        >>> network = nn.Linear(4, 8)
+        >>> network.neurons = [LIF()]
+        >>> remedy_without_layers(network)
+        'Put neurons[0] into an nn.ModuleList or nn.ModuleDict, because PyTorch finds no modules in a plain list.'
+        >>> remedy_without_layers(nn.Linear(4, 8))
+        'Register other types with `register_spiking_layer`.'
+    """
+    names = [
+        f"{name}.{place}".lstrip(".")
+        for name, module in network.named_modules()
+        for attribute, value in vars(module).items()
+        # PyTorch's own start with an underscore, as `_modules`
+        if not attribute.startswith("_")
+        for place in _spiking_layers_within(value, attribute)
+    ]
+    if not names:
+        return "Register other types with `register_spiking_layer`."
+    return (
+        f"Put {', '.join(names)} into an nn.ModuleList or nn.ModuleDict, because PyTorch finds no modules in a plain "
+        "list."
+    )
+
+
+def _spiking_layers_within(value: Any, place: str) -> Iterator[str]:
+    """Yield the places of spiking layers in lists, tuples, and mappings."""
+    if isinstance(value, nn.Module):
+        if any(is_spiking_layer(part) for part in value.modules()):
+            yield place
+    elif isinstance(value, (list, tuple, Mapping)):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _spiking_layers_within(each, f"{place}[{key!r}]")

@@ -18,9 +18,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
+import lightning_snn.callbacks.initialization.callback as callback_module
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import InitializationCheck
-from lightning_snn.callbacks.initialization import Rescaling, measure_initialization, rescale, rescalings_table
+from lightning_snn.callbacks.initialization import (
+    Rescaling,
+    Trial,
+    measure_initialization,
+    rescale,
+    rescalings_table,
+    try_training,
+)
 from lightning_snn.callbacks.initialization.thresholds import Band, Thresholds
 from lightning_snn.functional.lif import leaky_integrate
 from lightning_snn.nn import RecurrentLIF
@@ -431,7 +439,78 @@ def test_rescaling_is_no_remedy_for_those_who_asked_for_it(on_fail: Any, when: s
     assert ("on_fail='rescale'" in message) == promised
 
 
-def test_a_healthy_network_is_not_rescaled():
+def test_a_rescaling_that_does_not_help_is_undone_to_the_last_bit(monkeypatch: pytest.MonkeyPatch):
+    trials = iter([Trial(2.0, 1.0), Trial(3.0, 0.9)])
+    monkeypatch.setattr(callback_module, "try_training", lambda module, run, reduce: next(trials))
+    module = Digits()
+    expected = [each.clone() for each in module.parameters()]
+    check = InitializationCheck(on_fail="rescale")
+
+    class Unchanged(pl.Callback):
+        def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+            assert all(map(torch.equal, pl_module.parameters(), expected))
+
+    data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
+    with pytest.warns(
+        UserWarning, match=r"left the weights as they were: .* undone, .* loss of 0.9 with it and 1 with"
+    ):
+        trainer(check, Unchanged(), max_epochs=1).fit(module, data)
+    assert [(each.factor, each.reason) for each in check.rescalings[:4]] == [(1.0, "undone")] * 4
+    assert check.rescaled_findings == []
+
+
+def test_a_rescaling_that_can_change_nothing_says_so():
+    class Fixed(Digits):
+        def __init__(self) -> None:
+            super().__init__(depth=1)
+            self.fc[0] = weight_norm(self.fc[0])
+
+    check = InitializationCheck(on_fail="rescale")
+    data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
+    with pytest.warns(
+        UserWarning, match="no layer can be rescaled: lif.0: fc.0 has no trained parameter `weight`; lif.1"
+    ):
+        trainer(check, max_epochs=1).fit(Fixed(), data)
+    assert check.rescaled_findings == []
+
+
+class WithState(nn.Module):
+    """Network with batch normalization and a state that stays on the module, whose graph ends with the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.out, self.state = nn.Linear(10, 8), nn.BatchNorm1d(8), nn.Linear(8, 3), torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = 0.5 * self.state + self.norm(self.fc(x)).mean()
+        return self.out(self.norm(self.fc(x)) + self.state + 0.1 * torch.randn(8))
+
+
+def test_the_losses_of_a_trial_are_those_of_adam_from_the_state_of_the_module():
+    torch.manual_seed(0)
+    network, reference = WithState(), WithState()
+    reference.load_state_dict(network.state_dict())
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    generator = torch.get_rng_state()
+    found = try_training(network, lambda copied: copied(X[0]).square().mean(), steps=8)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+    assert network.state == 0
+    assert all(each.grad is None for each in network.parameters())
+    optimizer = torch.optim.Adam(reference.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        reference.state = torch.zeros(())
+        loss = reference(X[0]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert found == pytest.approx((losses[0], np.mean(losses[-5:])), rel=1e-5)
+
+
+def test_a_healthy_network_is_not_rescaled(capsys: pytest.CaptureFixture[str]):
     data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
     module = Digits(depth=1, scale=3.0)
     before = [each.clone() for each in module.parameters()]
@@ -444,6 +523,7 @@ def test_a_healthy_network_is_not_rescaled():
     trainer(check, Unchanged(), max_epochs=1).fit(module, data)
     assert check.findings
     assert check.rescalings == check.rescaled_findings == []
+    assert "No verdict is 'fail', so the weights were not rescaled." in capsys.readouterr().out
 
 
 def test_rescalings_are_tuples_of_what_was_done():

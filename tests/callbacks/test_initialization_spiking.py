@@ -23,6 +23,7 @@ from lightning_snn.callbacks import InitializationCheck
 from lightning_snn.callbacks.dry_run import detached_copy, frozen_copy
 from lightning_snn.callbacks.initialization import Finding, check_initialization, measure_initialization
 from lightning_snn.callbacks.initialization.findings import overall
+from lightning_snn.callbacks.initialization.trial import Trial, needs_trial, with_trial
 from lightning_snn.data import Gestures
 from lightning_snn.networks import MLP, EventConvNet
 from tests.support.training import trainer
@@ -245,6 +246,81 @@ def test_the_ratio_names_the_weights_across_which_it_arises(name: str, factor: f
     found = named(check_initialization(network, batch, lambda outputs, y: F.mse_loss(outputs.mean(0), y)))
     assert found["gradient_ratio", "all"].verdict == "fail"
     assert found["gradient_ratio", "all"].remedy.startswith(f"check {name} first, whose weights may be too {too}: ")
+
+
+class Hidden(nn.Module):
+    """Network of snntorch's neurons with `init_hidden`, which returns spikes."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        neurons = {"beta": 0.5, "spike_grad": surrogate.fast_sigmoid(slope=25), "init_hidden": True}
+        outputs = snntorch.Leaky(**neurons, threshold=threshold, output=True)
+        self.net = nn.Sequential(nn.Linear(8, 16), snntorch.Leaky(**neurons), nn.Linear(16, 4), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net[1::2]:
+            layer.reset_mem()
+        return torch.stack([self.net(3 * x)[0] for _ in range(STEPS)])
+
+
+class HiddenModule(pl.LightningModule):
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.layers = Hidden(threshold)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.layers(batch[0]).sum(0), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(2.0, "warn"), (50.0, "fail")])
+def test_a_trial_decides_whether_silent_outputs_learn(threshold: float, verdict: str):
+    module, check = HiddenModule(threshold), InitializationCheck()
+    trainer(check, max_steps=1).fit(module, DataLoader(TensorDataset(X, X[:, :4].argmax(1)), 12))
+    found = named(check.findings)
+    assert found["firing_rate", "layers.net.1"].value > 0.1
+    assert found["dead_share", "layers.net.3"][2:4] == (1.0, verdict)
+    assert found["trial_loss", "all"].verdict == ("ok" if verdict == "warn" else "fail")
+    assert overall(check.findings) == verdict
+
+
+SILENT = Finding("firing_rate", "1", 0.0, "fail", "the layer is silent", "larger weights", may_recover=True)
+DEAD = Finding("dead_share", "3", 1.0, "warn", "many neurons never spike", "larger weights", may_recover=True)
+BLOCKED = Finding("spike_derivative", "1", 0.0, "fail", "no gradient", "a surrogate derivative")
+
+
+def test_a_network_that_learns_is_warned_of_silence_and_fails_for_what_it_cannot_recover_from():
+    *found, trial = with_trial([SILENT, DEAD, BLOCKED], Trial(2.0, 1.8))
+    assert [each.verdict for each in found] == ["warn", "warn", "fail"]
+    assert found[0].reason == "the layer is silent, but the network learns its first batch"
+    assert trial == Finding("trial_loss", "all", 1.8, "ok")
+
+
+def test_a_network_that_does_not_learn_fails_with_any_silent_layer():
+    *found, trial = with_trial([SILENT, DEAD], Trial(2.0, 1.81))
+    assert [each.verdict for each in found] == ["fail", "fail"]
+    assert (trial.verdict, trial.value) == ("fail", 1.81)
+    assert trial.reason == "60 steps on the first batch do not lower its loss of 2 by a tenth"
+
+
+def test_losses_of_any_sign_are_compared():
+    learned = [(2.0, 1.8), (-2.0, -2.2), (-2.0, -1.8), (2.0, float("nan"))]
+    assert [Trial(*losses).learned for losses in learned] == [True, True, False, False]
+    assert Trial(2.0, 1.9).gains_over(Trial(2.0, 1.95))
+    # a network that learns by itself is changed for a fifth only
+    assert not Trial(2.0, 1.0).gains_over(Trial(2.0, 1.2))
+    assert Trial(2.0, 0.9).gains_over(Trial(2.0, 1.2))
+    assert Trial(2.0, 1.0).gains_over(Trial(2.0, float("nan")))
+    assert not Trial(2.0, float("nan")).gains_over(Trial(2.0, 1.0))
+
+
+def test_only_spiking_networks_in_doubt_are_tried():
+    fine = Finding("firing_rate", "1", 0.1, "ok")
+    assert [needs_trial(each) for each in ([fine], [fine, DEAD], [SILENT])] == [False, True, True]
+    assert not needs_trial([Finding("spectral_radius", "1", 0.1, "fail")])
 
 
 def test_a_last_gradient_of_0_has_its_own_reason():

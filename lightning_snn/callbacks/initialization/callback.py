@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -14,21 +15,24 @@ from lightning_snn.callbacks.initialization.findings import STRONGER, WEAKER, Fi
 from lightning_snn.callbacks.initialization.measurement import check_layers, folded_loss, measure_initialization
 from lightning_snn.callbacks.initialization.rescaling import XI, Rescaling, rescale, rescalings_table
 from lightning_snn.callbacks.initialization.thresholds import Thresholds
+from lightning_snn.callbacks.initialization.trial import TRIAL_STEPS, Trial, needs_trial, try_training, with_trial
 from lightning_snn.callbacks.modules import network_of, read_batch, task_loss
 from lightning_snn.callbacks.tracking import log_text
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.methods.task import Loss
 from lightning_snn.nn.observation import named_spiking_layers
+from lightning_snn.nn.registry import remedy_without_layers
 
 
 class InitializationCheck(pl.Callback):
     """Check that activity and gradients pass through the network, on the first batch of a fit.
 
-    It measures the quantities of `measure_initialization` before the first step, on copies and in the precision of the
-    parameters, so training is bit-identical with and without this callback. It prints a table with verdicts, reasons,
-    and remedies at once, and logs `initialization/QUANTITY/LAYER`, one record at the end of the first epoch. A fit that
-    resumes from a checkpoint is not measured. With several processes, each measures its own part of the first batch;
-    the mean is logged, the table of the first process is printed, and a failure in one process is a failure of all.
+    It measures the quantities of `measure_initialization` before the first step, on copies, in training mode and in the
+    precision of the parameters, so training is bit-identical with and without this callback. It prints a table with
+    verdicts, reasons, and remedies at once, and logs `initialization/QUANTITY/LAYER`, one record at the end of the
+    first epoch. A fit that resumes from a checkpoint is not measured. With several processes, each measures its own
+    part of the first batch; the mean is logged, the table of the first process is printed, and a failure in one process
+    is a failure of all.
 
     It works on any LightningModule with spiking layers or ReLUs. The loss is the first of these that is available:
     `loss`; the loss of the task of the module's `method`, which a `SpikingModule` has; the module's own
@@ -36,9 +40,15 @@ class InitializationCheck(pl.Callback):
     on `samples` samples; it maps `[T*B, ...]` to one tensor `[T*B, ...]`. Setting `network` or `read_batch` selects
     this too, with the cross-entropy of the mean over time. A network without time takes a batch of one time step.
 
-    With ``on_fail="rescale"``, a failure rescales the weights by `rescale`, a fluctuation-driven initialization, in
-    place and equally in all processes. Then all is measured, printed, and logged again, as
-    `initialization_rescaled/QUANTITY/LAYER`, and remaining failures are a warning.
+    If a quantity fails, or a layer is entirely silent, a trial decides: 60 steps of Adam on the first batch, on copies
+    (`try_training`). If the loss falls by a tenth, failures are warnings, because networks with silent layers may learn
+    all the same; otherwise silent outputs fail too. With `thresholds` of your own, these alone decide.
+
+    With ``on_fail="rescale"``, such a quantity rescales the weights by `rescale`, a fluctuation-driven initialization,
+    in place and equally in all processes. A second trial decides whether that helps: if the loss does not end lower (by
+    a fifth, if the network learns without it), the weights are restored to the last bit, with a warning. Otherwise all
+    is measured, printed, and logged again, as `initialization_rescaled/QUANTITY/LAYER`, and remaining failures are a
+    warning. If nothing is to be rescaled, this is printed.
 
     Args:
         on_fail: response to a verdict "fail": "warn", "raise", or "rescale".
@@ -55,7 +65,7 @@ class InitializationCheck(pl.Callback):
     Attributes:
         findings: findings of the first batch.
         rescalings: result of the rescaling for each spiking layer; empty without a rescaling.
-        rescaled_findings: findings after the rescaling.
+        rescaled_findings: findings after the rescaling; empty if it was undone.
 
     Raises:
         ValueError: if an argument is out of range; at the start of a fit, if the module has no such network, has no
@@ -97,7 +107,7 @@ class InitializationCheck(pl.Callback):
         if self.on_fail == "rescale" and not named_spiking_layers(measured):
             raise ValueError(
                 "Expected a module with spiking layers for InitializationCheck(on_fail='rescale'), but got "
-                f"{type(measured).__name__}, which has only ReLUs"
+                f"{type(measured).__name__}, which has only ReLUs. {remedy_without_layers(measured)}"
             )
 
     def on_train_batch_start(
@@ -108,19 +118,60 @@ class InitializationCheck(pl.Callback):
             return
         module, run = self._measured_module(pl_module), self._run(trainer, pl_module, batch)
         self.findings = measure_initialization(module, run, self.thresholds)
+        trial = self._trial(trainer, module, run, needs_trial(self.findings))
+        if self.thresholds is None and trial is not None:
+            self.findings = with_trial(self.findings, trial)
         self._report(trainer, pl_module, self.findings, self.name)
         message = self._failure(trainer, self.findings, "from its initialization")
-        if message is None:
-            return
-        if self.on_fail == "raise":
+        if self.on_fail == "raise" and message is not None:
             raise RuntimeError(message)
-        if self.on_fail == "warn":
+        if self.on_fail == "warn" and message is not None:
             rank_zero_warn(message)
-            return
-        self.rescalings = rescale(module, run, self.xi, lambda sums: trainer.strategy.reduce(sums, reduce_op="sum"))
+        if self.on_fail == "rescale":
+            if trial is None:
+                if trainer.is_global_zero:
+                    print("No verdict is 'fail', so the weights were not rescaled.")
+            else:
+                self._rescale(trainer, pl_module, module, run, trial)
+
+    def _trial(self, trainer: pl.Trainer, module: nn.Module, run: Run, needed: bool) -> Trial | None:
+        """Return a trial training if any process needs it, with the mean losses of all."""
+        if not trainer.strategy.reduce_boolean_decision(needed, all=False):
+            return None
+        return try_training(module, run, reduce=lambda losses: trainer.strategy.reduce(losses, reduce_op="mean"))
+
+    def _rescale(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, module: nn.Module, run: Run, before: Trial
+    ) -> None:
+        """Rescale the weights, measure again, and restore them if a trial does not gain from it."""
+        weights = {parameter: parameter.detach().clone() for parameter in module.parameters()}
+        found = rescale(module, run, self.xi, lambda sums: trainer.strategy.reduce(sums, reduce_op="sum"))
+        after = self._trial(trainer, module, run, True)
+        assert after is not None
+        problem = ""
+        if all(each.reason for each in found):
+            problem = "no layer can be rescaled: " + "; ".join(f"{each.layer}: {each.reason}" for each in found)
+        else:
+            if not after.gains_over(before):
+                problem = (
+                    f"the rescaling was undone, because {TRIAL_STEPS} steps on the first batch lead to a loss of "
+                    f"{after.last:.4g} with it and {before.last:.4g} without it"
+                )
+                with torch.no_grad():
+                    for parameter, values in weights.items():
+                        parameter.copy_(values)
+                found = [
+                    each if each.reason else each._replace(factor=1.0, shift=0.0, reason="undone") for each in found
+                ]
+        self.rescalings = found
         if trainer.is_global_zero:
-            print(f"\n{rescalings_table(self.rescalings)}")
+            print(f"\n{rescalings_table(found)}")
+        if problem:
+            rank_zero_warn(f"InitializationCheck left the weights as they were: {problem}.")
+            return
         self.rescaled_findings = measure_initialization(module, run, self.thresholds)
+        if self.thresholds is None:
+            self.rescaled_findings = with_trial(self.rescaled_findings, after)
         self._report(trainer, pl_module, self.rescaled_findings, f"{self.name}_rescaled")
         message = self._failure(trainer, self.rescaled_findings, "after rescaling")
         if message is not None:

@@ -41,6 +41,16 @@ _ADVICE = {
         _SLOPES,
     ),
 }
+# too little activity or gradient: surrogate derivatives reach silent layers, so they may learn all the same
+_MAY_RECOVER = {
+    ("firing_rate", False),
+    ("dead_share", True),
+    ("membrane_sd", False),
+    ("spike_gain", False),
+    ("depth_gain", False),
+    ("gradient_ratio", False),
+    ("gradient_ratio", True),
+}
 _NOT_A_NUMBER = (
     "the values are not finite, or there is no gradient",
     "check that inputs are finite, thresholds are positive, and layers are not silent",
@@ -60,6 +70,7 @@ class Finding(NamedTuple):
         verdict: "ok", "warn", or "fail"; None for a value without a verdict.
         reason: meaning of a value that is not ok.
         remedy: advice for a value that is not ok.
+        may_recover: whether a network with such a value may learn all the same, as with silent layers.
     """
 
     quantity: str
@@ -68,6 +79,7 @@ class Finding(NamedTuple):
     verdict: Verdict | None
     reason: str = ""
     remedy: str = ""
+    may_recover: bool = False
 
     def __str__(self) -> str:
         return f"{self.quantity} of {self.layer} is {self.value:.4g}"
@@ -88,7 +100,8 @@ def with_advice(quantity: str, layer: str, value: float, verdict: Verdict, too_l
         advice = (_NO_LAST_GRADIENT if quantity == "gradient_ratio" else _OVERFLOW, _FIX_OTHERS_FIRST)
     else:
         advice = _ADVICE[quantity, too_large]
-    return Finding(quantity, layer, value, verdict, *advice)
+    recovers = value == value and (quantity, too_large) in _MAY_RECOVER
+    return Finding(quantity, layer, value, verdict, *advice, recovers)
 
 
 def overall(findings: Sequence[Finding]) -> Verdict:

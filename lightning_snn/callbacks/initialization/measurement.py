@@ -18,7 +18,7 @@ from lightning_snn.methods.task import Loss, mean_cross_entropy
 from lightning_snn.methods.ttfs import OffsetMap
 from lightning_snn.nn.folding import run as run_folded
 from lightning_snn.nn.observation import named_spiking_layers, observe
-from lightning_snn.nn.registry import is_spiking_layer
+from lightning_snn.nn.registry import is_spiking_layer, remedy_without_layers
 
 
 def check_initialization(
@@ -91,8 +91,8 @@ def measure_initialization(module: nn.Module, run: Run, thresholds: Thresholds |
     whose spikes have no gradient.
 
     All is measured on a copy in the mode of the module, which is training mode in a fit: with dropout, and with batch
-    normalization by the batch, unless the module has it in evaluation mode. For Jacobians of single samples, in a module
-    without spiking layers, the statistics of the batch are held fixed. The module, its buffers and state, and all
+    normalization by the batch, unless the module has it in evaluation mode. In a module without spiking layers the
+    statistics of the batch are held fixed, for Jacobians of single samples. The module, its buffers and state, and all
     random generators stay unchanged.
 
     Args:
@@ -170,7 +170,7 @@ def check_layers(module: nn.Module) -> None:
     if not named_spiking_layers(module) and not any(isinstance(layer, RELU_LAYERS) for layer in module.modules()):
         raise ValueError(
             f"Expected a module with spiking layers or ReLUs for InitializationCheck, but got {type(module).__name__} "
-            "without any. Register other spiking layers with `register_spiking_layer`."
+            f"without any. {remedy_without_layers(module)}"
         )
 
 

@@ -134,10 +134,8 @@ def spiking_findings(
     """
     found: list[Finding] = []
     for each in layers:
-        # a silent layer whose membranes come near the threshold still learns, and so does a silent output layer
-        learns = each.membrane.sums is not None or each.name not in hidden
         for value in _activity(each, thresholds):
-            found.append(_relax_silence(value, thresholds) if learns else value)
+            found.append(value if each.name in hidden else _relax_for_output(value, thresholds))
     found += _gains(layers, contributing, thresholds)
     with_verdict = {each.name for each in layers if each.name in contributing} | {"all"}
     found = [each if each.layer in with_verdict else Finding(*each[:3], None) for each in found]
@@ -167,7 +165,7 @@ def _activity(each: LayerRecord, thresholds: Thresholds) -> list[Finding]:
     return found
 
 
-def _relax_silence(found: Finding, thresholds: Thresholds) -> Finding:
+def _relax_for_output(found: Finding, thresholds: Thresholds) -> Finding:
     silent = found.quantity == "dead_share" or (
         found.quantity == "firing_rate" and found.value < thresholds.firing_rate.passes[0]
     )
