@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF, run
 from lightning_snn.methods import Method, Progress, RateBackprop, SpikingBayes, SurrogateGradient
-from lightning_snn.networks import MLP
+from lightning_snn.networks import MLP, VGG, EventConvNet, RecurrentNet, ResidualConvNet, ResidualMLP, ResNet
 from lightning_snn.nn.folding import folded
 from lightning_snn.nn.liveness import watch_activity
 from tests.contract.table import METHODS, MethodRow
@@ -116,6 +117,41 @@ def test_silence_is_found_under_every_method_that_runs_on_spikes(method: Method)
     with watch_activity(network) as activity:
         method.training_step(network, X, Y)
     assert activity.silent() == ["2", "4"]
+
+
+SHAPE = (2, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: MLP(SHAPE, 3, (64,) * 6),
+        lambda: RecurrentNet(SHAPE, 3, (64, 64)),
+        lambda: ResidualMLP(SHAPE, 3, 6, 64, neuron=LIF),
+        lambda: ResidualConvNet(SHAPE, 3, (8, 16)),
+        lambda: VGG(SHAPE, 3, (8, "A", 16, "A", 32)),
+        lambda: ResNet(SHAPE, 3, (8, 16)),
+        lambda: EventConvNet(SHAPE, 3, (8, 16), 32),
+    ],
+    ids=["mlp", "recurrent", "residual_mlp", "residual_conv", "vgg", "resnet", "event_conv"],
+)
+def test_our_networks_are_active_on_events_with_their_default_weights(network: Callable[[], nn.Module]):
+    x = (torch.rand(10, 8, *SHAPE, generator=torch.Generator().manual_seed(1)) < 0.1).float()
+    made = network()
+    with watch_activity(made) as activity:
+        run(made, x)
+    assert activity.warning() is None
+
+
+def test_a_first_convolutional_network_with_the_weights_of_pytorch_is_named():
+    network = nn.Sequential(
+        *(nn.Conv2d(2, 8, 3), LIF(), nn.AvgPool2d(2), nn.Conv2d(8, 8, 3), LIF(), nn.Flatten(), nn.Linear(200, 32)),
+        *(LIF(), nn.Linear(32, 3)),
+    )
+    x = (torch.rand(10, 8, *SHAPE, generator=torch.Generator().manual_seed(1)) < 0.1).float()
+    with watch_activity(network) as activity:
+        run(network, x)
+    assert "7" in activity.silent()
 
 
 def test_compiled_networks_are_left_alone():
