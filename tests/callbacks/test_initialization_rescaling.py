@@ -433,7 +433,7 @@ def test_rescaling_is_no_remedy_for_those_who_asked_for_it(on_fail: Any, when: s
     check = InitializationCheck(on_fail, thresholds=Thresholds(firing_rate=Band((0.9, 1.0), (0.9, 1.0))))
     data = DataLoader(TensorDataset(torch.rand(20, 784), torch.arange(20) % 10), 20)
     with pytest.warns(UserWarning, match=f"not expected to train well {when}") as caught:
-        trainer(check, max_epochs=1).fit(Digits(depth=1), data)
+        trainer(check, max_epochs=1).fit(Digits(), data)
     (message,) = (str(each.message) for each in caught if "not expected to train well" in str(each.message))
     assert "scale up the weights before the layer" in message
     assert ("on_fail='rescale'" in message) == promised
@@ -472,6 +472,67 @@ def test_a_rescaling_that_can_change_nothing_says_so():
     ):
         trainer(check, max_epochs=1).fit(Fixed(), data)
     assert check.rescaled_findings == []
+
+
+@pytest.mark.parametrize("on_fail", ["warn", "rescale"])
+def test_a_trial_without_rescaling_leaves_training_as_it_is_to_the_last_bit(
+    on_fail: Any, monkeypatch: pytest.MonkeyPatch
+):
+    class Noisy(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            silent = chain(10, 16, scale=1e-2, bias=False)
+            self.layers = nn.Sequential(*silent, nn.BatchNorm1d(3), nn.Dropout())
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(run(self.layers, batch[0].transpose(0, 1)).mean(0), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), 1e-3)
+
+    def fit(*callbacks: pl.Callback) -> dict[str, Tensor]:
+        module = Noisy()
+        torch.manual_seed(1)
+        data = DataLoader(TensorDataset(X.transpose(0, 1), torch.arange(20) % 3), 10, shuffle=True)
+        trainer(*callbacks).fit(module, data)
+        return module.state_dict()
+
+    monkeypatch.setattr(Trial, "gains_over", lambda after, before: False)
+    expected = fit()
+    check = InitializationCheck(on_fail)
+    found = fit(check)
+    assert "trial_loss" in {each.quantity for each in check.findings}
+    assert [each.reason for each in check.rescalings] == ["undone"] * (on_fail == "rescale")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_module_of_pytorch_lightning_is_measured_and_rescaled():
+    other = pytest.importorskip("pytorch_lightning")
+
+    class Other(other.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = chain(10, 16, 16, 16, scale=1e-2, bias=False)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(run(self.layers, batch[0].transpose(0, 1)).mean(0), batch[1])
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), 1e-3)
+
+    check = InitializationCheck(on_fail="rescale")
+    data = DataLoader(TensorDataset(X.transpose(0, 1), torch.arange(20) % 3), 20)
+    trainer(check, trainer=other.Trainer, max_steps=1).fit(Other(), data)
+    rates = [
+        {each.layer: each.value for each in found if each.quantity == "firing_rate"}
+        for found in (check.findings, check.rescaled_findings)
+    ]
+    assert {*rates[0].values()} == {0.0}
+    assert min(rates[1].values()) > 0.03
 
 
 class WithState(nn.Module):
