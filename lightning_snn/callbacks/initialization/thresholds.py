@@ -56,7 +56,8 @@ class Thresholds:
     deviation 0.8, 2.2, 3.9, 8.7, 19, 49. After 6 epochs of 1,024 digits its spikes classified 87, 80, 63, 34, 24, 15 %
     of other digits correctly (mean of seeds 0 and 1); with `LIF` and a linear readout 86, 87, 84, 64, 35, 12 %. Layers
     that are silent at first may still learn if their membranes are near the threshold: with weights x 0.05, which fail
-    here, the networks reached 80 and 83 %.
+    here, the networks reached 80 and 83 %. So `InitializationCheck` lets a trial training decide on failures that a
+    network may recover from, unless it has `thresholds` of its own.
 
     Args:
         smallest_slope: slopes below it warn; slopes of at most 0 fail.

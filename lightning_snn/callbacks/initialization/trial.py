@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 
     @property
     def learned(self) -> bool:
-        """Whether the loss fell by at least a tenth."""
+        """True if the loss fell by at least a tenth."""
         return self.last <= self.first - (1 - _LEARNED) * abs(self.first)
 
     def gains_over(self, other: Trial) -> bool:
