@@ -1,11 +1,11 @@
 """`InitializationCheck` on a LightningModule written with snntorch, whose weights are far too small.
 
-The check finds that its layers are silent. With `on_fail="rescale"` it rescales the weights, and the network learns.
+The check finds that its layers are silent, and that the network learns its first batch all the same, but slowly. With
+`on_fail="rescale"` it rescales the weights, and the network learns well.
 
 Usage: python callbacks/initialization_check.py
 """
 
-import warnings
 from itertools import pairwise
 
 import lightning.pytorch as pl
@@ -63,11 +63,7 @@ def main() -> None:
         module = Classifier()
         check = InitializationCheck(on_fail=on_fail)
         trainer = pl.Trainer(max_epochs=3, callbacks=[check], logger=False, enable_checkpointing=False)
-        with warnings.catch_warnings(record=True) as caught:
-            trainer.fit(module, train)
-        for warning in caught:
-            if "not expected to train" in str(warning.message):
-                print("warning:", warning.message)
+        trainer.fit(module, train)
         accuracy = trainer.test(module, test, verbose=False)[0]["accuracy"]
         print(f"accuracy with on_fail={on_fail!r}: {accuracy:.2f}")
 

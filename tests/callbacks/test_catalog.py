@@ -80,8 +80,8 @@ def test_the_energy_script_draws_and_prints_that_spikes_cost_less_than_one_dense
 def test_the_initialization_script_finds_silent_layers_and_makes_them_learn(tmp_path):
     printed = run_script("initialization_check.py", tmp_path)
     before, _, after = (part.split("\n\n")[0] for part in printed.split("quantity ")[1:])
-    assert "Overall verdict: fail" in before
-    assert "fail: firing_rate of neurons.2 is 0: the layer is silent" in before
+    assert "Overall verdict: warn" in before
+    assert "warn: firing_rate of neurons.2 is 0: the layer is silent or nearly silent, but the network learns" in before
     assert "Remedy: scale up the weights before the layer" in before
     assert "\nfail: " not in after
     left, rescaled = (float(line.split()[-1]) for line in printed.splitlines() if line.startswith("accuracy"))
