@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.stages import SpikingStages, Stage
-from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write, output_folder
+from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.energy import ENERGY_CONSTANTS, EnergyConstants
 from lightning_snn.metrics.activity import Activity, record_activity
@@ -61,7 +61,8 @@ class EnergyMonitor(SpikingStages):
         samples: function from a batch to its number of samples. None infers the number from the calls of spiking layers
             and from the first two dimensions of the tensors of a batch, one of which they share. It is needed if a
             network runs several times over inputs without time and no other tensor of the batch has the number.
-        folder: output folder; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        folder: output folder; None uses that of the logger, or without one `default_root_dir`, and keeps
+            the files of other runs there. A `fast_dev_run` writes nothing.
         name: first part of all keys and files; several of these callbacks in one trainer need different names.
 
     Raises:
@@ -150,10 +151,10 @@ class EnergyMonitor(SpikingStages):
         layers = {name: values for name, values in self._tested.items() if name and values.get("dense")}
         if not layers or not may_write(trainer):
             return
-        folder, name = output_folder(trainer, self.folder), f"{self.name}_test"
-        log_figure(trainer, name, figures.synaptic_operations(layers, self._note()), folder)
+        name = f"{self.name}_test"
+        log_figure(trainer, name, figures.synaptic_operations(layers, self._note()), self.folder)
         rows = [[layer or "all", *map(values.get, _QUANTITIES)] for layer, values in self._tested.items()]
-        log_table(trainer, name, ("layer", *_QUANTITIES), rows, folder)
+        log_table(trainer, name, ("layer", *_QUANTITIES), rows, self.folder)
 
     def _warn_uncounted(self, uncounted: list[str]) -> None:
         if not self._uncounted.issuperset(uncounted):

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_snn import figures
 from lightning_snn.callbacks.raster import log_rasters
 from lightning_snn.callbacks.stages import SpikingStages, Stage
-from lightning_snn.callbacks.tracking import log_figure, log_histogram, may_write, output_folder
+from lightning_snn.callbacks.tracking import log_figure, log_histogram, may_write
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.spikes import spikes_of_neurons
 from lightning_snn.nn.liveness import SATURATED
@@ -50,7 +50,8 @@ class FiringRateMonitor(SpikingStages):
     Args:
         every_n_batches: measure the first batch and then every n-th of each epoch of training and validation. In tests
             every batch is measured.
-        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        folder: folder of the figures; None uses that of the logger, or without one `default_root_dir`, and keeps
+            the files of other runs there. A `fast_dev_run` writes nothing.
         name: first part of all keys; several of these callbacks in one trainer need different names.
 
     Raises:
@@ -129,13 +130,12 @@ class FiringRateMonitor(SpikingStages):
 
     def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if may_write(trainer):
-            folder = output_folder(trainer, self.folder)
             for (measured, loader), rates in self._rates.items():
                 suffix = f"_{loader}" if loader else ""
                 figure = figures.firing_rate_histograms(rates)
-                log_figure(trainer, f"{self.name}_{measured}{suffix}", figure, folder)
+                log_figure(trainer, f"{self.name}_{measured}{suffix}", figure, self.folder)
             for measured, traces in self._traces.items():
-                log_rasters(trainer, f"{self.name}_{measured}_raster", traces, folder)
+                log_rasters(trainer, f"{self.name}_{measured}_raster", traces, self.folder)
         self.discard()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.stages import SpikingStages, Stage
-from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
+from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_integer
 from lightning_snn.figures.membrane import MAX_TRACES
 from lightning_snn.metrics.functional import accumulation_dtype
@@ -46,7 +46,8 @@ class MembraneTrace(SpikingStages):
         neurons: number of neurons to draw per layer, 1 to 5: from the most to the least active of those that spiked,
             and, if fewer did, those that came closest to the threshold.
         every_n_epochs: smallest number of epochs between two measured validations of a fit.
-        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        folder: folder of the figures; None uses that of the logger, or without one `default_root_dir`, and keeps
+            the files of other runs there. A `fast_dev_run` writes nothing.
         name: first part of all keys and files; several of these callbacks in one trainer need different names.
 
     Raises:
@@ -112,7 +113,7 @@ class MembraneTrace(SpikingStages):
                 {name: _of_first_sample(trace.threshold) for name, trace in known.items()},
                 self.neurons,
             )
-            log_figure(trainer, f"{self.name}_{stage}", figure, output_folder(trainer, self.folder))
+            log_figure(trainer, f"{self.name}_{stage}", figure, self.folder)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if not self._measured:

@@ -21,6 +21,7 @@ from lightning_snn.metrics.functional import (
     bit_accuracy,
     expected_calibration_error,
     negative_log_likelihood,
+    top_label,
 )
 
 
@@ -146,7 +147,7 @@ def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequen
     """
     probabilities = probabilities.to(accumulation_dtype(probabilities.device))
     return {
-        "accuracy": (probabilities.argmax(1) == targets).sum().item() / len(targets),
+        "accuracy": top_label(probabilities, targets)[1].to(probabilities.dtype).mean().item(),
         "bit_accuracy": bit_accuracy(torch.cat(list(spikes)), targets).item() if spikes else math.nan,
         "nll": negative_log_likelihood(probabilities, targets).item(),
         "ece": expected_calibration_error(probabilities, targets).item(),

@@ -25,6 +25,7 @@ from lightning_snn.metrics.functional import (
     predictive_entropy,
     reliability_bins,
     risk_coverage,
+    top_label,
 )
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Predictions:
     @property
     def errors(self) -> Tensor:
         """Errors, `[N]`: True where the most probable class is wrong."""
-        return self.probabilities.argmax(1) != self.targets
+        return ~top_label(self.probabilities, self.targets)[1]
 
     def scores(self, n_bins: int) -> dict[str, Tensor]:
         """Return scores of the probabilities and of their uncertainties."""

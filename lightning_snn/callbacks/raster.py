@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.stages import STAGES, SpikingStages, Stage
-from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
+from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.nn.observation import Traces
 
@@ -39,7 +39,8 @@ class SpikeRaster(SpikingStages):
         every_n_epochs: smallest number of epochs between two drawings of a stage in a fit.
         samples: number of samples, one figure each, at least 1.
         stages: stages to draw, of "train", "val", and "test". Sanity checks are not drawn.
-        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        folder: folder of the figures; None uses that of the logger, or without one `default_root_dir`, and keeps
+            the files of other runs there. A `fast_dev_run` writes nothing.
         name: first part of file names and keys; several of these callbacks in one trainer need different names.
 
     Raises:
@@ -87,14 +88,14 @@ class SpikeRaster(SpikingStages):
 
     def end_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage, *_: Any) -> None:
         if self._traces is not None:
-            log_rasters(trainer, f"{self.name}_{stage}", self._traces, output_folder(trainer, self.folder))
+            log_rasters(trainer, f"{self.name}_{stage}", self._traces, self.folder)
             self._traces = None
 
     def discard(self) -> None:
         self._traces = None
 
 
-def log_rasters(trainer: pl.Trainer, name: str, traces: Traces, folder: Path) -> None:
+def log_rasters(trainer: pl.Trainer, name: str, traces: Traces, folder: Path | None) -> None:
     """Draw each sample of `traces`, save the figures, and send them to the loggers.
 
     The first figure is called `name`; the names of the others end with their index. Layers that ran for another number

@@ -27,6 +27,7 @@ from lightning_snn.metrics.functional import (
     expected_calibration_error,
     negative_log_likelihood,
     reliability_bins,
+    top_label,
 )
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _is_classification(prediction: Tensor, target: Tensor) -> bool:
 
 def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
     return {
-        "accuracy": (probabilities.argmax(1) == targets).double().mean().item(),
+        "accuracy": top_label(probabilities, targets)[1].double().mean().item(),
         "nll": negative_log_likelihood(probabilities, targets).item(),
         "brier": brier_score(probabilities, targets).item(),
         "ece": expected_calibration_error(probabilities, targets).item(),

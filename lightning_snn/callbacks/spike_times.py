@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_snn import figures
 from lightning_snn.callbacks.modules import network_of
 from lightning_snn.callbacks.stages import Stage, Stages
-from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
+from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_integer
 from lightning_snn.methods.ttfs import SpikeEncoder, TimeWindow
 from lightning_snn.methods.ttfs.windows import latency
@@ -32,7 +32,8 @@ class SpikeTimes(Stages):
     It works on any LightningModule with `SpikeEncoder` and `FirstSpike` layers, or `AlphaLinear` and `AlphaConv2d`.
 
     Args:
-        folder: folder of the figure; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        folder: folder of the figure; None uses that of the logger, or without one `default_root_dir`, and keeps
+            the files of other runs there. A `fast_dev_run` writes nothing.
         network: name of the network within the module, such as "model.network"; None uses the child of the module that
             contains all these layers, or the module itself. Layers are named as they are within the network.
         bins: number of bins of each histogram, at least 1.
@@ -101,8 +102,7 @@ class SpikeTimes(Stages):
                 rates[title] = counts.double() / neurons
                 windows[title] = (layer.t_min.item(), layer.t_max.item())
         if rates and may_write(trainer):
-            folder = output_folder(trainer, self.folder)
-            log_figure(trainer, "spike_times", figures.spike_time_histograms(rates, windows), folder)
+            log_figure(trainer, "spike_times", figures.spike_time_histograms(rates, windows), self.folder)
 
     def _histogram(self, emission: Emission, layer: TimeWindow) -> Tensor:
         """Count the spikes in each bin of the window; earlier ones are in the first."""

@@ -13,8 +13,10 @@ import csv
 import html
 import io
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 import numpy as np
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_BINS = 512  # limit of Weights & Biases
+# by trainer, the files that its run wrote into its own folder, by name
+_FILES: WeakKeyDictionary[pl.Trainer, dict[str, Path]] = WeakKeyDictionary()
 
 
 def may_write(trainer: pl.Trainer) -> bool:
@@ -38,9 +42,22 @@ def may_write(trainer: pl.Trainer) -> bool:
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
-def output_folder(trainer: pl.Trainer, folder: Path | None) -> Path:
-    """Return a folder, without creating it; for None that is the trainer's `default_root_dir`."""
-    return Path(trainer.default_root_dir) if folder is None else folder
+def output_folder(trainer: pl.Trainer) -> Path:
+    """Return the folder of a run, without creating it: that of its first logger, or else its `default_root_dir`.
+
+    The folder of a logger is where Lightning puts the checkpoints of the run too, `save_dir/name/version`. It is
+    `default_root_dir` if the logger writes elsewhere than into the file system.
+    """
+    root = Path(trainer.default_root_dir)
+    if not trainer.loggers:
+        return root
+    logger = trainer.loggers[0]
+    saved = root if logger.save_dir is None else logger.save_dir
+    if "://" in str(saved):
+        return root
+    version = logger.version
+    numbered = f"version_{version}" if isinstance(version, int) else version
+    return Path(saved, logger.name or "", numbered or "")
 
 
 def log_scalars(trainer: pl.Trainer, values: Mapping[str, Tensor | float]) -> dict[str, float]:
@@ -67,21 +84,22 @@ def log_scalars(trainer: pl.Trainer, values: Mapping[str, Tensor | float]) -> di
     return found
 
 
-def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path) -> Path:
+def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path | None = None) -> Path | None:
     """Save a figure as ``folder/name.png`` and send it to the loggers.
 
     Args:
         trainer: trainer with the loggers and the step.
         name: name of the file, without its extension, and of the logger's key.
         figure: figure of matplotlib.
-        folder: output folder, created if needed.
+        folder: output folder, created if needed, whose file of this name is replaced. None uses that of the run, see
+            `output_folder`, where files of other runs are kept: the name then ends with a number, such as ``name-1``.
 
     Returns:
-        Path of the file.
+        Path of the file; None in a process or a run that writes none.
     """
-    path = folder / f"{name}.png"
     if not may_write(trainer):
-        return path
+        return None
+    path = _path_of(trainer, folder, name, ".png")
     figures.save(figure, path)
     for logger in trainer.loggers:
         if is_a(logger, WandbLogger):
@@ -145,8 +163,8 @@ def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> No
 
 
 def log_table(
-    trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], folder: Path
-) -> Path:
+    trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], folder: Path | None = None
+) -> Path | None:
     """Save a table as ``folder/name.csv`` and send it to the loggers; TensorBoard shows it as text.
 
     Args:
@@ -154,10 +172,11 @@ def log_table(
         name: name of the file, without its extension, and of the logger's key.
         columns: names of the columns.
         rows: rows of texts, numbers (also arrays and tensors of one number), and None, which is left empty.
-        folder: output folder, created if needed.
+        folder: output folder, created if needed, whose file of this name is replaced. None uses that of the run, see
+            `output_folder`, where files of other runs are kept: the name then ends with a number, such as ``name-1``.
 
     Returns:
-        Path of the file.
+        Path of the file; None in a process or a run that writes none.
 
     Raises:
         ValueError: if the number of cells in a row differs from the number of columns, in every process.
@@ -168,9 +187,9 @@ def log_table(
                 f"Expected argument `rows` to have {len(columns)} cells per row, one per column, but got {len(row)} in "
                 f"row {index}"
             )
-    path = folder / f"{name}.csv"
     if not may_write(trainer):
-        return path
+        return None
+    path = _path_of(trainer, folder, name, ".csv")
     header: list[Any] = list(columns)
     cells = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in rows]
     text = io.StringIO()
@@ -204,6 +223,19 @@ def log_text(trainer: pl.Trainer, name: str, text: str) -> None:
         elif is_a(logger, TensorBoardLogger):
             indented = "\n".join(f"    {line}" for line in text.splitlines())  # code in Markdown
             logger.experiment.add_text(_key(name), indented, trainer.global_step)
+
+
+def _path_of(trainer: pl.Trainer, folder: Path | None, name: str, suffix: str) -> Path:
+    """Return the path of a file to write: in a run's own folder one that no other run wrote."""
+    if folder is not None:
+        return folder / f"{name}{suffix}"
+    of_run = _FILES.setdefault(trainer, {})
+    own = of_run.get(name + suffix)
+    if own is None:
+        names = (name if number == 0 else f"{name}-{number}" for number in count())
+        paths = (output_folder(trainer) / f"{each}{suffix}" for each in names)
+        own = of_run[name + suffix] = next(path for path in paths if not path.exists())
+    return own
 
 
 def _key(name: str) -> str:

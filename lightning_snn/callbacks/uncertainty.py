@@ -23,7 +23,7 @@ from lightning_snn.callbacks.predictions import (
     read_step_outputs,
 )
 from lightning_snn.callbacks.stages import Stage, Stages
-from lightning_snn.callbacks.tracking import log_figure, may_write, output_folder
+from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.temperature import fit_temperature
 
@@ -67,7 +67,8 @@ class UncertaintyLogger(Stages):
             all of it in each validation and test.
         temperature: whether to fit the temperature.
         n_bins: number of bins of the calibration errors and of the reliability diagram, at least 1.
-        folder: folder of the figures; None uses the trainer's `default_root_dir`. A `fast_dev_run` writes nothing.
+        folder: folder of the figures; None uses that of the logger, or without one `default_root_dir`, and keeps
+            the files of other runs there. A `fast_dev_run` writes nothing.
         outputs: whether tensors are class "probabilities" or "logits"; None treats those of `forward` as logits and all
             others as probabilities, and raises an error if they look like the other. It warns if outputs of `forward`
             lie within [0, 1], like spike rates and sigmoids: their softmax is nearly uniform.
@@ -177,11 +178,10 @@ class UncertaintyLogger(Stages):
 
     def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if may_write(trainer):
-            folder = output_folder(trainer, self.folder)
             for index, scored in self._scored.items():
                 suffix = f"_{index}" if index else ""
                 for figure_name, figure in scored.draw(self.n_bins).items():
-                    log_figure(trainer, f"{self.name}_{stage}_{figure_name}{suffix}", figure, folder)
+                    log_figure(trainer, f"{self.name}_{stage}_{figure_name}{suffix}", figure, self.folder)
         self.discard()
 
     def _targets(self, batch: Any) -> Any:

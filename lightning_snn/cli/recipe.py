@@ -25,6 +25,7 @@ from torch import nn
 
 from lightning_snn import __version__
 from lightning_snn.callbacks import FiringRateMonitor, Report
+from lightning_snn.callbacks.stages import Stages
 from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes, variants_switched_on
 from lightning_snn.cli.last_checkpoint import LastCheckpoint
 from lightning_snn.cli.wandb import wandb_logger
@@ -248,7 +249,11 @@ class RecipeCLI(LightningCLI):
                 LastCheckpoint(checkpoints / "last.ckpt"),
             ]
         self.trainer_defaults["callbacks"] = callbacks
-        return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Stages) and getattr(callback, "folder", self.output) is None:
+                callback.folder = self.output  # type: ignore[attr-defined]  # next to the report
+        return trainer
 
     def run(self) -> None:
         """Train, test the best checkpoint, and print the table of results."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ class StubWandb(WandbLogger):
 
 
 def trainer(*loggers: Logger, **options: Any) -> pl.Trainer:
-    made = training.trainer(logger=list(loggers) or False, **options)
+    made = training.trainer(*options.pop("callbacks", ()), logger=list(loggers) or False, **options)
     made.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 7
     assert made.global_step == 7
     return made
@@ -78,7 +79,7 @@ def figure() -> Figure:
     return drawn
 
 
-def log_everything(trainer: pl.Trainer, folder: Path) -> tuple[Path, Path]:
+def log_everything(trainer: pl.Trainer, folder: Path) -> tuple[Path | None, Path | None]:
     picture = log_figure(trainer, "picture", figure(), folder)
     log_histogram(trainer, "rates/layer", COUNTS, EDGES)
     table = log_table(trainer, "table", COLUMNS, ROWS, folder)
@@ -99,11 +100,11 @@ def test_files_are_the_same_with_any_loggers(tmp_path: Path, loggers: list[str])
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_process_that_does_not_write_returns_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_write_returns_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loggers = StubTensorBoard(), StubWandb()
     elsewhere = on_another_process(monkeypatch, *loggers)
     assert not may_write(elsewhere)
-    assert log_everything(elsewhere, tmp_path) == (tmp_path / "picture.png", tmp_path / "table.csv")
+    assert log_everything(elsewhere, tmp_path) == (None, None)
     assert not list(tmp_path.iterdir())
     assert not loggers[0].calls.made
     assert not loggers[1].logged
@@ -118,11 +119,32 @@ def test_a_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
     assert may_write(trainer())
 
 
-def test_the_folder_is_the_trainer_s_unless_named(tmp_path: Path) -> None:
-    made = trainer(default_root_dir=tmp_path / "root")
-    assert output_folder(made, None) == tmp_path / "root"
-    assert output_folder(made, tmp_path / "own") == tmp_path / "own"
+def test_the_folder_of_a_run_is_that_of_its_logger_or_else_the_trainer_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    assert output_folder(trainer(default_root_dir=root)) == root
+    csv_logger, named = CSVLogger(tmp_path / "logs"), CSVLogger(tmp_path, name="", version="of a day")
+    assert output_folder(trainer(csv_logger, default_root_dir=root)) == Path(csv_logger.log_dir)
+    assert output_folder(trainer(named, csv_logger)) == tmp_path / "of a day"
+    wandb_logger = WandbLogger(save_dir=tmp_path, project="project", id="1a2b")
+    checkpoints = ModelCheckpoint()
+    made = trainer(wandb_logger, callbacks=[checkpoints], enable_checkpointing=True)
+    checkpoints.setup(made, pl.LightningModule(), "fit")
+    assert output_folder(made) == Path(checkpoints.dirpath).parent == tmp_path / "project" / "1a2b"
+    remote = CSVLogger(tmp_path, version=0)
+    monkeypatch.setattr(type(remote), "save_dir", "s3://bucket")
+    assert output_folder(trainer(remote, default_root_dir=root)) == root
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_another_run_are_kept_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    first, second = (trainer(default_root_dir=tmp_path) for _ in range(2))
+    paths = [log_table(made, "table", COLUMNS, ROWS) for made in (first, second, first, second)]
+    assert paths == [tmp_path / name for name in ("table.csv", "table-1.csv", "table.csv", "table-1.csv")]
+    assert log_figure(second, "picture", figure()) == tmp_path / "picture.png"
+    assert log_table(trainer(), "table", COLUMNS, ROWS, tmp_path) == tmp_path / "table.csv"  # a folder of the user's
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "table-1.csv", "picture.png"}
 
 
 def test_tensorboard_gets_each_kind_at_the_trainer_s_step(tmp_path: Path) -> None:
