@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_snn.callbacks.packages import is_a
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 # function from a module, or a copy of it, to the loss of a batch
 Run = Callable[[nn.Module], Any]
@@ -76,6 +80,48 @@ def training_run(
     return run
 
 
+def check_validation(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, check: Callable[[pl.LightningModule, Any, Any, int], None]
+) -> None:
+    """Check what a module's validation returns for the first batch of each loader, at the start of a fit.
+
+    This takes the place of Lightning's sanity check where there was none. The steps run on a copy of the module, so
+    nothing is logged, and all random generators are restored. A module that cannot be copied is not checked.
+
+    Args:
+        trainer: trainer of the fit.
+        pl_module: module of the fit.
+        check: function that gets the copy, a batch, the outputs of its validation step, and the index of the loader.
+            It raises an error for unsuitable outputs.
+    """
+    try:
+        copied = independent_copy(pl_module).eval()
+    except (TypeError, RuntimeError):
+        return
+    stage = trainer.state.stage
+    trainer.sanity_checking = True
+    try:
+        with isolate_rng(), torch.no_grad():
+            if trainer.val_dataloaders is None:  # the first validation comes in a later epoch
+                trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            for index, loader in enumerate(CombinedLoader(trainer.val_dataloaders, "sequential").flattened):
+                for loaded in islice(loader, 1):
+                    batch = copied._on_before_batch_transfer(trainer.precision_plugin.convert_input(loaded), index)
+                    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=index)
+                    with trainer.precision_plugin.forward_context():
+                        outputs = call_step(copied, "validation_step", batch, 0, index)
+                    check(copied, batch, outputs, index)
+    finally:
+        trainer.state.stage = stage
+
+
+def call_step(pl_module: pl.LightningModule, name: str, batch: Any, batch_idx: int, dataloader_idx: int) -> Any:
+    """Call a step such as "predict_step" of a module, with the index of the loader if it takes one."""
+    step = getattr(pl_module, name)
+    numbered = is_param_in_hook_signature(step, "dataloader_idx", explicit=True)
+    return step(batch, batch_idx, *([dataloader_idx] if numbered else []))
+
+
 def detached_copy(module: nn.Module) -> nn.Module:
     """Return a copy of a module that shares neither parameters nor state with it; see `independent_copy`.
 
@@ -91,7 +137,7 @@ def detached_copy(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def independent_copy(module: nn.Module, share_parameters: bool = False) -> nn.Module:
+def independent_copy(module: _Module, share_parameters: bool = False) -> _Module:
     """Return a copy of a module that shares no state with it, nor the autograd graph of its state.
 
     A copy of a LightningModule has the same trainer, logs nothing, and is not compiled.

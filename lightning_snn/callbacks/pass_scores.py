@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.dry_run import call_step
 from lightning_snn.callbacks.packages import overrides
-from lightning_snn.callbacks.predictions import describe, read_prediction
+from lightning_snn.callbacks.predictions import check_labels, describe, read_prediction
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.checks import check_integer
 from lightning_snn.metrics.functional import (
@@ -34,7 +37,8 @@ class PassScores(Stages):
 
     It works on any LightningModule whose `predict_step` returns class probabilities `[B, C]`, or an object with them as
     `mean` and perhaps with `spike_probabilities`. Test data are those of the `test_dataloader` of the data module or,
-    without one, of the module. Checkpoints contain the rows. With several processes, each tests on all test data.
+    without one, of the module. With several loaders, the names of the scores of all but the first end with the loader's
+    index, such as `nll/1`. Checkpoints contain the rows. With several processes, each tests on all test data.
 
     Args:
         times: number of tests per epoch, at least 1, spread as evenly as the batches allow.
@@ -44,8 +48,8 @@ class PassScores(Stages):
         seconds: seconds of training steps so far.
 
     Raises:
-        ValueError: if `times` is out of range; at the start of a fit, if there are no test data; in a test, if
-            `predict_step` returns something else.
+        ValueError: if `times` is out of range; at the start of a fit, if there are no test data; there or in
+            a later test, if `predict_step` returns something else, or a target is not a class.
 
     Example:
         >>> scores = PassScores(times=4)
@@ -86,6 +90,7 @@ class PassScores(Stages):
         if self._restored:
             self.rows, self.seconds = [dict(row) for row in self._restored["rows"]], self._restored["seconds"]
             self._restored = {}
+        self._test(trainer, pl_module, limit=1)  # for its errors, before an epoch is lost
 
     def begin_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._step_started = _now(pl_module)
@@ -108,29 +113,43 @@ class PassScores(Stages):
         self.rows.append({"epochs": epochs, "seconds": self.seconds, **self._test(trainer, pl_module)})
 
     @torch.no_grad()
-    def _test(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        means, spikes, targets = [], [], []
+    def _test(self, trainer: pl.Trainer, pl_module: pl.LightningModule, limit: int | None = None) -> dict[str, float]:
+        """Return the scores on the first batches of all test data; None uses all batches."""
+        parts: dict[int, list[tuple[Tensor, Tensor, Tensor | None]]] = {}
         pl_module.eval()
         trainer.testing = True  # so that the data module does not augment
         try:
             with isolate_rng():  # loaders and methods draw random numbers
-                for index, loaded in enumerate(_source_of_test_data(trainer, pl_module).test_dataloader()):
-                    batch = trainer.strategy.batch_to_device(loaded)
-                    value = pl_module.predict_step(batch, index)
-                    prediction = read_prediction(value)
-                    if prediction is None:
-                        raise ValueError(
-                            f"Expected `predict_step` of {type(pl_module).__name__} to return class probabilities "
-                            f"[B, C] or a prediction for PassScores, but got {describe(value)}"
-                        )
-                    means.append(prediction.mean)
-                    if prediction.spike_probabilities is not None:
-                        spikes.append(prediction.spike_probabilities)
-                    targets.append(batch[1])
+                loaders = CombinedLoader(_source_of_test_data(trainer, pl_module).test_dataloader(), "sequential")
+                for loaded, index, loader in islice(loaders, limit):
+                    batch = trainer.strategy.batch_to_device(loaded, dataloader_idx=loader)
+                    parts.setdefault(loader, []).append(_scored(pl_module, batch, index, loader))
         finally:
             trainer.training = True
             pl_module.train()
-        return classification_scores(torch.cat(means), torch.cat(targets), spikes)
+        found = {}
+        for loader, scored in parts.items():
+            means, targets, spikes = zip(*scored, strict=True)
+            scores = classification_scores(
+                torch.cat(means), torch.cat(targets), [each for each in spikes if each is not None]
+            )
+            found.update({f"{name}/{loader}" if loader else name: value for name, value in scores.items()})
+        return found
+
+
+def _scored(
+    pl_module: pl.LightningModule, batch: Any, batch_idx: int, loader: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return class probabilities `[B, C]`, targets `[B]`, and spike probabilities, if there are any, of a batch."""
+    value = call_step(pl_module, "predict_step", batch, batch_idx, loader)
+    prediction = read_prediction(value)
+    if prediction is None or prediction.mean.dim() != 2:
+        raise ValueError(
+            f"Expected `predict_step` of {type(pl_module).__name__} to return class probabilities [B, C] or a "
+            f"prediction for PassScores, but got {describe(value)}"
+        )
+    check_labels(batch[1], prediction.mean, "PassScores")
+    return prediction.mean, batch[1], prediction.spike_probabilities
 
 
 def classification_scores(probabilities: Tensor, targets: Tensor, spikes: Sequence[Tensor] = ()) -> dict[str, float]:

@@ -83,6 +83,30 @@ def describe(value: Any) -> str:
     return type(value).__name__
 
 
+def check_labels(targets: Any, outputs: Tensor, callback: str) -> None:
+    """Raise an error unless targets are the classes of predictions.
+
+    Args:
+        targets: targets of a batch.
+        outputs: predictions, `[B, C]`.
+        callback: name of the callback, for the error message.
+
+    Raises:
+        ValueError: if targets are not integers `[B]` from 0 to C - 1.
+    """
+    samples, classes = outputs.shape
+    if not isinstance(targets, Tensor) or targets.shape != (samples,) or targets.is_floating_point():
+        raise ValueError(
+            f"Expected the targets for {callback} to be classes, integers of shape ({samples},), but got "
+            f"{describe(targets)}"
+        )
+    if samples and not (targets.min() >= 0 and targets.max() < classes):
+        raise ValueError(
+            f"Expected the targets for {callback} to be classes from 0 to {classes - 1}, but got values from "
+            f"{targets.min()} to {targets.max()}. Leave out samples without a label."
+        )
+
+
 def join_processes(parts: list[Tensor], trainer: pl.Trainer | None) -> Tensor:
     """Concatenate tensors along their first dimension, with a trainer those of all its processes, which may differ."""
     joined = torch.cat(parts)

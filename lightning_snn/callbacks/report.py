@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -48,7 +48,8 @@ class Report(Stages):
 
     The end of a test writes `metrics.json`, `per_class.csv`, `confusion_matrix.png`, `reliability.png`, `raster.png`
     (spikes of the first sample), and `events.png` (frames of the first sample, if they have two polarities). A
-    regression has no `per_class.csv`, no confusion matrix, and no reliability diagram.
+    regression has no `per_class.csv`, no confusion matrix, and no reliability diagram. With several test loaders,
+    each has its own scores, table, and diagrams, whose names end with the loader's index for all but the first.
 
     It works on any LightningModule whose `test_step` returns ``{"prediction": p, "target": y}``: `p` are class
     probabilities `[B, C]`, or an object with them as its attribute `mean`; `y` are classes `[B]`. Frames are expected
@@ -100,8 +101,10 @@ class Report(Stages):
 
     def _reset_test(self) -> None:
         self.activity = Activity()
-        self._predictions: list[Tensor] = []
-        self._targets: list[Tensor] = []
+        self._batches = 0
+        # of each loader: parts by batch, then all predictions and targets
+        self._parts: dict[int, list[_Tested]] = {}
+        self._tested: dict[int, _Tested] = {}
         self._recorded_samples = 0
         self._first_input: Tensor | None = None
 
@@ -146,8 +149,8 @@ class Report(Stages):
         self._reset_test()
 
     def begin_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if len(self._targets) < self.activity_batches:
-            is_first = not self._targets
+        if self._batches < self.activity_batches:
+            is_first = not self._batches
             self.recording.enter_context(record_activity(pl_module, self.activity, first_sample=is_first))
 
     def end_batch(
@@ -160,21 +163,22 @@ class Report(Stages):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        prediction, target = _read_outputs(outputs, pl_module)
-        if len(self._targets) < self.activity_batches:
-            self._recorded_samples += len(target)
-        if not self._targets:
+        tested = _read_outputs(outputs, pl_module)
+        if self._batches < self.activity_batches:
+            self._recorded_samples += len(tested.target)
+        if not self._batches:
             self._first_input = _first_sample(batch)
-            if _is_classification(prediction, target):
-                _scores(prediction, target)  # raises an error for values that are not probabilities
-        self._predictions.append(prediction.detach())
-        self._targets.append(target.detach())
+        if tested.classes:
+            top_label(*tested)  # raises an error for values that are not probabilities and labels of no class
+        self._batches += 1
+        self._parts.setdefault(dataloader_idx, []).append(tested)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
-        if not self._targets:
+        if not self._parts:
             return
-        self._prediction = join_processes(self._predictions, trainer)
-        self._target = join_processes(self._targets, trainer)
+        for loader, parts in sorted(self._parts.items()):
+            predictions, targets = ([part[index] for part in parts] for index in range(2))
+            self._tested[loader] = _Tested(join_processes(predictions, trainer), join_processes(targets, trainer))
         # a method may run the network several times per prediction: all runs count for its sample
         self.activity.samples = self._recorded_samples
         found = {}
@@ -182,8 +186,8 @@ class Report(Stages):
             found["spikes_per_neuron_per_step"] = self.activity.spikes_per_neuron_per_step()
         if self.activity.operations:
             found["synaptic_operations_per_sample"] = self.activity.synaptic_operations_per_sample()
-        if _is_classification(self._prediction, self._target):
-            found.update(_scores(self._prediction, self._target))
+        for suffix, tested in self._classified("/").items():
+            found.update({f"{name}{suffix}": value for name, value in _scores(tested).items()})
         logged = trainer.callback_metrics
         new = {f"test/{name}": value for name, value in found.items() if f"test/{name}" not in logged}
         pl_module.log_dict(new, sync_dist=trainer.world_size > 1)
@@ -206,36 +210,54 @@ class Report(Stages):
         self.results["spikes_per_neuron_per_step_by_layer"] = self.activity.spike_rates()
         if self.activity.uncounted:
             self.results["layers_without_counted_operations"] = self.activity.uncounted
-        if self._targets and _is_classification(self._prediction, self._target):
-            classes = _class_names(trainer, self._prediction.shape[1])
-            self.results["per_class"] = _per_class(self._prediction, self._target, classes)
+        tables = {
+            f"per_class{suffix}": _per_class(tested, _class_names(trainer, tested.classes))
+            for suffix, tested in self._classified("_").items()
+        }
+        self.results |= tables
         if not may_write(trainer):
             return
         write_json(self.folder / "metrics.json", self.results)
-        if "per_class" in self.results:
-            rows = [list(row.values()) for row in self.results["per_class"]]
-            log_table(trainer, "per_class", _PER_CLASS, rows, self.folder)
+        for name, rows in tables.items():
+            log_table(trainer, name, _PER_CLASS, [list(row.values()) for row in rows], self.folder)
         for name, figure in self._test_figures(trainer).items():
             log_figure(trainer, name, figure, self.folder)
 
     def _test_figures(self, trainer: pl.Trainer) -> dict[str, Figure]:
-        if not self._targets:
-            return {}
         drawn = {}
-        if _is_classification(self._prediction, self._target):
-            classes = self._prediction.shape[1]
-            index = self._target * classes + self._prediction.argmax(1)
+        for suffix, (prediction, target) in self._classified("_").items():
+            classes = prediction.shape[1]
+            index = target * classes + prediction.argmax(1)
             matrix = torch.bincount(index.cpu(), minlength=classes**2).view(classes, classes)
-            drawn["confusion_matrix"] = figures.confusion_matrix(matrix, _class_names(trainer, classes))
-            drawn["reliability"] = figures.reliability_diagram(*reliability_bins(self._prediction, self._target))
+            drawn[f"confusion_matrix{suffix}"] = figures.confusion_matrix(matrix, _class_names(trainer, classes))
+            drawn[f"reliability{suffix}"] = figures.reliability_diagram(*reliability_bins(prediction, target))
         if self.activity.raster:
             drawn["raster"] = figures.spike_raster(self.activity.first_sample())
         if self._first_input is not None:
             drawn["events"] = figures.event_strip(self._first_input)
         return drawn
 
+    def _classified(self, separator: str) -> dict[str, _Tested]:
+        """Return the classifications of each loader by the suffix of its names, which is empty for the first."""
+        tested = ((f"{separator}{loader}" if loader else "", found) for loader, found in self._tested.items())
+        return {suffix: found for suffix, found in tested if found.classes}
 
-def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> tuple[Tensor, Tensor]:
+
+class _Tested(NamedTuple):
+    """Predictions and targets of a test."""
+
+    prediction: Tensor
+    target: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 for a regression."""
+        prediction, target = self
+        is_classification = prediction.dim() == 2 and target.dim() == 1 and not target.is_floating_point()
+        return prediction.shape[1] if is_classification else 0
+
+
+def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> _Tested:
     found = read_step_outputs(outputs)
     prediction = None if found is None else read_prediction(found.prediction)
     if found is None or prediction is None or not isinstance(found.target, Tensor):
@@ -246,14 +268,11 @@ def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> tuple[Tensor, 
         )
     # small integer types would overflow as indices of classes
     target = found.target if found.target.is_floating_point() else found.target.long()
-    return prediction.mean, target
+    return _Tested(prediction.mean.detach(), target.detach())
 
 
-def _is_classification(prediction: Tensor, target: Tensor) -> bool:
-    return prediction.dim() == 2 and target.dim() == 1 and not target.is_floating_point()
-
-
-def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
+def _scores(tested: _Tested) -> dict[str, float]:
+    probabilities, targets = tested
     return {
         "accuracy": top_label(probabilities, targets)[1].double().mean().item(),
         "nll": negative_log_likelihood(probabilities, targets).item(),
@@ -262,10 +281,10 @@ def _scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
     }
 
 
-def _per_class(probabilities: Tensor, targets: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+def _per_class(tested: _Tested, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return `_PER_CLASS` for each class; undefined values are None."""
     classes = len(names)
-    probabilities, targets = probabilities.cpu(), targets.cpu()
+    probabilities, targets = (part.cpu() for part in tested)
     confidence, predicted = probabilities.max(1)
     nll = negative_log_likelihood(probabilities, targets, reduction="none")
     labels = targets[predicted == targets], targets, predicted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -14,14 +14,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.dry_run import call_step, check_validation
 from lightning_snn.callbacks.packages import overrides
 from lightning_snn.callbacks.predictions import (
     CollectedPredictions,
     Predictions,
+    check_labels,
     describe,
     read_prediction,
     read_step_outputs,
 )
+from lightning_snn.callbacks.readouts import Readout, check_time_first, read_over_time
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_choice, check_integer
@@ -29,6 +32,14 @@ from lightning_snn.functional.temperature import fit_temperature
 
 Outputs = Literal["probabilities", "logits"]
 Loader = Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+class _Source(NamedTuple):
+    """A prediction, by the name of the function that returned it, and what tensors from there are by default."""
+
+    name: str
+    value: Any
+    kind: Outputs
 
 
 class UncertaintyLogger(Stages):
@@ -55,11 +66,14 @@ class UncertaintyLogger(Stages):
     `predict`; a step that returns ``{"prediction": p, "target": y}``; an overridden `predict_step`; `forward`. Except
     for those of the step, it computes them itself, at the cost of another validation or test. A prediction is a tensor,
     or an object with class probabilities as its `mean` and perhaps those of K samples as `samples`, like
-    `methods.task.Prediction`.
+    `methods.task.Prediction`. Of outputs `[T, B, C]` it takes the mean over time, which is the firing rate of spikes,
+    and of a pair of spikes and membrane potentials, as in snntorch's networks, the mean membrane potential; it reports
+    once which of them. Rates and membrane potentials are logits.
 
     Nothing is done in training steps, and random states are restored after predictions, so training is bit-identical
     with and without this callback. The first batch of a sanity check is predicted but not scored, so that unsuitable
-    outputs raise an error before an epoch is lost.
+    outputs raise an error before an epoch is lost. Without a sanity check, a copy of the module runs a validation step
+    on the first batch of each loader at the start of the fit.
 
     Args:
         ood_dataloader: loader of inputs from outside the training distribution, or a function that returns one. Its
@@ -78,7 +92,9 @@ class UncertaintyLogger(Stages):
 
     Raises:
         ValueError: if an argument is out of range; in the first batch of a validation or test, if the predictions are
-            not class probabilities or do not match `outputs`, or if the targets are not classes `[B]`.
+            not class probabilities or do not match `outputs`, or if the targets are not classes `[B]`. Labels such as
+            -1 of samples without a class are refused; leave these samples out, for example by `predict` and
+            `read_batch`.
 
     Example:
         >>> uncertainty = UncertaintyLogger(ood_dataloader=[torch.rand(8, 3)], n_bins=10)
@@ -132,7 +148,21 @@ class UncertaintyLogger(Stages):
         super().on_validation_batch_end(trainer, pl_module, *arguments)
         batch_idx = arguments[2]
         if trainer.sanity_checking and batch_idx == 0:
+            self._checked = True
             self.end_batch(trainer, pl_module, "val", *arguments)  # only for the errors that it raises
+            self.discard()
+
+    def begin_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._checked = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        skips = self._checked or not trainer.enable_validation or trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not skips:
+            check_validation(
+                trainer,
+                pl_module,
+                lambda copied, batch, outputs, index: self.end_batch(trainer, copied, "val", outputs, batch, 0, index),
+            )
             self.discard()
 
     def end_batch(
@@ -147,19 +177,18 @@ class UncertaintyLogger(Stages):
     ) -> None:
         collected = self._collected.setdefault(dataloader_idx, CollectedPredictions())
         returned = read_step_outputs(outputs)
-        targets = self._targets(batch) if returned is None else returned.target
-        is_first = not collected.targets
+        # targets that are read by a function belong to predictions by a function
+        if returned is None or (self.predict is not None and self.read_batch is not None):
+            targets = self._targets(batch)
+        else:
+            targets = returned.target
         if returned is None or self.predict is not None:
             with isolate_rng():
-                self._predict(collected, trainer, pl_module, batch, batch_idx, is_first)
+                source = self._predict(trainer, pl_module, batch, batch_idx, dataloader_idx)
         else:
-            self._collect(collected, returned.prediction, pl_module, "its step", "probabilities", is_first)
-        samples = len(collected.outputs[-1])
-        if not isinstance(targets, Tensor) or targets.shape != (samples,) or targets.is_floating_point():
-            raise ValueError(
-                f"Expected the targets for {type(self).__name__} to be classes, integers of shape ({samples},), but "
-                f"got {describe(targets)}"
-            )
+            source = _Source("its step", returned.prediction, "probabilities")
+        self._collect(collected, source, pl_module, targets)
+        check_labels(targets, collected.outputs[-1], type(self).__name__)
         collected.targets.append(targets.detach())
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
@@ -194,39 +223,37 @@ class UncertaintyLogger(Stages):
         )
 
     def _predict(
-        self,
-        collected: CollectedPredictions,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        is_first: bool,
-    ) -> None:
-        """Compute and collect a prediction that the step does not return."""
-        default: Outputs = "probabilities"
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int
+    ) -> _Source:
+        """Compute a prediction that the step does not return."""
         with trainer.precision_plugin.forward_context():
             if self.predict is not None:
-                source, value = "`predict`", self.predict(pl_module, batch)
-            elif overrides(pl_module, "predict_step"):
-                source, value = "its `predict_step`", pl_module.predict_step(batch, batch_idx)
-            else:
-                pair = batch if self.read_batch is None else self.read_batch(batch)
-                inputs = pair[0] if isinstance(pair, (tuple, list)) else pair
-                source, value, default = "its `forward`", pl_module(inputs), "logits"
-        self._collect(collected, value, pl_module, source, default, is_first)
+                return _Source("`predict`", self.predict(pl_module, batch), "probabilities")
+            if overrides(pl_module, "predict_step"):
+                value = call_step(pl_module, "predict_step", batch, batch_idx, dataloader_idx)
+                return _Source("its `predict_step`", value, "probabilities")
+            pair = batch if self.read_batch is None else self.read_batch(batch)
+            inputs = pair[0] if isinstance(pair, (tuple, list)) else pair
+            return _Source("its `forward`", pl_module(inputs), "logits")
 
     def _collect(
-        self,
-        collected: CollectedPredictions,
-        value: Any,
-        pl_module: pl.LightningModule,
-        source: str,
-        default: Outputs,
-        is_first: bool,
+        self, collected: CollectedPredictions, source: _Source, pl_module: pl.LightningModule, targets: Any = None
     ) -> None:
-        """Collect a prediction; of the first batch, check whether it consists of probabilities or logits."""
-        origin = f"from {source} of {type(pl_module).__name__} for {type(self).__name__}"
-        kind = default if self.outputs is None else self.outputs
+        """Collect a prediction; of the first batch, check whether it consists of probabilities or logits.
+
+        Args:
+            collected: predictions so far.
+            source: the prediction.
+            pl_module: the module, for error messages.
+            targets: targets of the batch; None if they are not known.
+        """
+        origin = f"from {source.name} of {type(pl_module).__name__} for {type(self).__name__}"
+        value, kind = source.value, source.kind if self.outputs is None else self.outputs
+        over_time = read_over_time(value)
+        if over_time is not None:
+            check_time_first(value, targets, origin)
+            self._report_readout(over_time, origin)
+            value, kind = over_time.outputs, kind if over_time.probabilities or self.outputs is not None else "logits"
         prediction = read_prediction(value)
         if prediction is not None and not isinstance(value, Tensor):
             kind = "probabilities"
@@ -244,11 +271,24 @@ class UncertaintyLogger(Stages):
             raise ValueError(f"Expected {kind} [B, C] of at least two classes {origin}, but got {got}.{remedy}")
         # half precision is widened, so that later sums are not rounded
         mean = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))
-        if is_first:
+        if not collected.outputs:
             self._check_kind(mean, kind, origin)
         if kind == "probabilities":
             mean = mean.clamp(max=1)  # a mean of ones may round to more than 1
         collected.add(mean, kind == "logits", None if prediction is None else prediction.samples)
+
+    def _report_readout(self, readout: Readout, origin: str) -> None:
+        """Report once what was taken from outputs of all time steps."""
+        if self._warned:
+            return
+        self._warned = True
+        message = f"Of the values {origin}, the mean of {readout.quantity} over time is used"
+        if readout.spikes:
+            message += ", the firing rates. Treated as logits they give nearly uniform probabilities, because they are "
+            message += "at most 1"
+        elif not readout.probabilities:
+            message += " as logits, and the spikes are ignored"
+        rank_zero_warn(f"{message}. Pass `predict` to compute class probabilities [B, C] in another way.")
 
     def _check_kind(self, outputs: Tensor, kind: Outputs, origin: str) -> None:
         """Raise an error or warn if outputs do not look like what they are taken for."""
@@ -295,7 +335,7 @@ class UncertaintyLogger(Stages):
             # like the batches of a validation, through the hooks of the data
             batch = pl_module._on_before_batch_transfer(trainer.precision_plugin.convert_input(loaded))
             batch = trainer.strategy.batch_to_device(batch)
-            self._predict(collected, trainer, pl_module, batch, index, index == 0)
+            self._collect(collected, self._predict(trainer, pl_module, batch, index, 0), pl_module)
             if trainer.fast_dev_run:  # type: ignore[attr-defined]
                 break
         if not collected.outputs:

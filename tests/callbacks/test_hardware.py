@@ -761,6 +761,10 @@ def test_without_arguments_the_last_fifth_of_the_epochs_has_weights_of_8_bits_an
     assert scores < set(callback.results)
 
 
+MOMENTS = ("unconstrained", "before", "after")
+LOADERS = {"": 0.0, "/1": 10.0}  # values that `Logging` logs for them
+
+
 class Logging(Plain):
     """Module that logs constants."""
 
@@ -774,20 +778,30 @@ class Logging(Plain):
 
 
 @pytest.mark.parametrize(
-    ("names", "loaders", "expected"),
+    ("names", "expected"),
     [
-        (["val/loss", "val/a/loss", "val_loss", "a"], 1, {"loss": 0, "a/loss": 1, "val_loss": 2, "a": 3}),
-        (["loss", "val/loss", "val/own"], 1, {"loss": 0, "val/loss": 1, "val/own": 2}),
-        (["val/loss"], 2, {"loss/dataloader_idx_0": 0, "loss/dataloader_idx_1": 10}),
+        (["val/loss", "val/a/loss", "val_loss", "a"], {"loss": 0, "a/loss": 1, "val_loss": 2, "a": 3}),
+        (["loss", "val/loss", "val/own"], {"loss": 0, "val/loss": 1, "val/own": 2}),
     ],
-    ids=["parts", "collision", "loaders"],
+    ids=["parts", "collision"],
 )
-def test_every_metric_has_a_name_of_its_own(names: list[str], loaders: int, expected: dict[str, float]):
+def test_every_metric_has_a_name_of_its_own(names: list[str], expected: dict[str, float]):
     callback = fine_tuning(metric="all", start_epoch=0)
     options: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
-    trainer(callback, **options).fit(Logging(*names), loader(), [loader() for _ in range(loaders)])
-    moments = ("unconstrained", "before", "after")
-    assert callback.results == {f"hardware/{name}_{m}": value for name, value in expected.items() for m in moments}
+    trainer(callback, **options).fit(Logging(*names), loader(), loader())
+    assert callback.results == {f"hardware/{name}_{m}": value for name, value in expected.items() for m in MOMENTS}
+
+
+@pytest.mark.parametrize("metric", ["all", "val/loss"])
+@pytest.mark.parametrize("several", [list, lambda loaders: dict(zip("ab", loaders, strict=True))], ids=["list", "dict"])
+def test_metrics_of_several_loaders_are_compared_and_logged_again_with_a_test(several: Any, metric: str):
+    callback, module = fine_tuning(metric=metric, start_epoch=0), Logging("val/loss")
+    made = trainer(callback, max_epochs=1, limit_train_batches=1, limit_val_batches=1)
+    made.fit(module, loader(), several([loader(), loader()]))
+    expected = {f"hardware/loss_{moment}{suffix}": value for moment in MOMENTS for suffix, value in LOADERS.items()}
+    assert callback.results == expected
+    (tested,) = made.test(module, loader(), verbose=False)
+    assert {name: tested[name] for name in expected} == expected
 
 
 def test_an_epoch_to_start_from_is_asked_for_where_a_run_has_no_number_of_epochs():

@@ -89,9 +89,9 @@ def test_seconds_are_those_of_steps_and_not_of_tests(monkeypatch):
     scores = PassScores()
     test = scores._test
 
-    def slow(*arguments: Any) -> dict[str, float]:
+    def slow(*arguments: Any, **options: Any) -> dict[str, float]:
         time.sleep(0.5)
-        return test(*arguments)
+        return test(*arguments, **options)
 
     monkeypatch.setattr(scores, "_test", slow)
     begun = time.perf_counter()
@@ -145,5 +145,29 @@ def test_test_data_of_the_module_itself_are_scored_alike():
 def test_a_regression_has_no_such_scores():
     data = NoisyCurve(train_size=20, val_size=5, test_size=5)
     learner = SpikingModule(nn.Linear(100, 1), task="regression")
-    with pytest.raises(ValueError, match="Expected argument"):
+    with pytest.raises(ValueError, match="the targets for PassScores to be classes, integers"):
         trainer(PassScores(), max_epochs=1).fit(learner, data)
+
+
+def test_each_of_several_loaders_has_its_scores():
+    data = Blobs()
+    halves = {"a": data._loader(slice(120, 140)), "b": data._loader(slice(140, None))}
+    several, scores, learner = Blobs(), PassScores(), module()
+    several.test_dataloader = lambda: halves
+    trainer(scores, max_epochs=1).fit(learner, several)
+    assert scores.rows[0].keys() == ROW | {f"{name}/1" for name in ROW - {"epochs", "seconds"}}
+    for suffix, part in (("", slice(120, 140)), ("/1", slice(140, None))):
+        probabilities = learner.method.predict(learner.network.eval(), data.x[part][None]).mean
+        chosen = probabilities.detach().double()[torch.arange(20), data.y[part]]
+        assert scores.rows[0][f"nll{suffix}"] == pytest.approx(-chosen.log().mean().item(), abs=1e-7)
+
+
+def test_unsuitable_predictions_and_labels_are_refused_before_training(monkeypatch):
+    monkeypatch.setattr(SpikingModule, "training_step", lambda *_: pytest.fail("the fit does not start"))
+    data, message = Blobs(), "classes from 0 to 1, but got values from -1 to 1. Leave out samples without a label"
+    data.y[120] = -1
+    with pytest.raises(ValueError, match=message):
+        trainer(PassScores(), max_epochs=1).fit(module(), data)
+    monkeypatch.setattr(SpikingModule, "predict_step", lambda self, batch, batch_idx: None)
+    with pytest.raises(ValueError, match="class probabilities .* for PassScores, but got NoneType"):
+        trainer(PassScores(), max_epochs=1).fit(module(), Blobs())

@@ -403,10 +403,41 @@ def test_limited_batches_and_a_second_test_are_reported_by_themselves(tmp_path: 
     tester.test(Plain(), loader(6), verbose=False)
     once = dict(report.results)
     tester.test(Plain(), loader(6), verbose=False)
-    assert report._target.shape == (6,)
+    assert report._tested[0].target.shape == (6,)
     assert {name: report.results[name] for name in ("nll", "accuracy")} == {
         name: once[name] for name in ("nll", "accuracy")
     }
+
+
+def test_each_of_several_test_loaders_has_its_own_scores_and_diagrams(tmp_path: Path, drawn: None) -> None:
+    class Several(Plain):
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            return super().test_step(batch, batch_idx)
+
+    def part(chosen: slice) -> DataLoader:
+        return DataLoader(TensorDataset(X[chosen], Y[chosen]), 8, collate_fn=time_first)
+
+    parts, found = (slice(10), slice(10, None)), []
+    for index, loaders in enumerate(([part(each) for each in parts], part(parts[0]), part(parts[1]))):
+        report = Report(tmp_path / str(index))
+        trainer(report).test(Several(), loaders, verbose=False)
+        found.append(report.results)
+    several, *alone = found
+    for suffix, single in zip(("", "/1"), alone, strict=True):
+        for name in ("accuracy", "nll", "brier", "ece"):
+            assert several[f"{name}{suffix}"] == pytest.approx(single[name], abs=1e-6)
+    assert alone[0]["nll"] != pytest.approx(alone[1]["nll"], abs=1e-4)
+    assert [several["per_class"], several["per_class_1"]] == [each["per_class"] for each in alone]
+    names = {path.name for path in (tmp_path / "0").iterdir()}
+    assert {f"{name}{suffix}" for name in ("confusion_matrix", "reliability") for suffix in (".png", "_1.png")} < names
+    assert {"per_class.csv", "per_class_1.csv"} < names
+
+
+def test_labels_of_no_class_are_refused_in_their_batch(tmp_path: Path) -> None:
+    data = DataLoader(TensorDataset(X, torch.where(torch.arange(24) == 9, -1, Y)), 8, collate_fn=time_first)
+    with pytest.raises(ValueError, match="classes from 0 to 2, but got values from -1 to 2. Leave out samples without"):
+        trainer(Report(tmp_path)).test(Plain(), data, verbose=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_activity_is_logged(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from unittest import mock
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import snntorch
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
@@ -21,6 +22,7 @@ from scipy.special import log_softmax
 from scipy.stats import entropy, mannwhitneyu
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.callbacks import UncertaintyLogger
@@ -340,11 +342,12 @@ def test_of_a_sanity_check_the_first_batch_is_predicted_and_nothing_is_scored(mo
     [
         (lambda self, x: (self.net(x), x), "tuple"),
         (lambda self, x: {"logits": self.net(x)}, "dict"),
-        (lambda self, x: self.net(x)[None], r"a tensor of torch.float32 and shape \(1, 15, 3\)"),
+        (lambda self, x: self.net(x)[None, None], r"a tensor of torch.float32 and shape \(1, 1, 15, 3\)"),
     ],
-    ids=["tuple", "dict", "time first"],
+    ids=["tuple", "dict", "four axes"],
 )
-def test_what_forward_gives_is_refused_before_training_with_a_remedy(forward: Any, got: str):
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_what_forward_gives_is_refused_before_training_with_a_remedy(forward: Any, got: str, sanity_steps: int):
     steps: list[int] = []
 
     class Other(Plain):
@@ -355,8 +358,181 @@ def test_what_forward_gives_is_refused_before_training_with_a_remedy(forward: An
     Other.forward = forward
     remedies = "Pass `predict` .* a `predict_step`, or return .*prediction.*target.* from the step"
     with pytest.raises(ValueError, match=f"from its `forward` of Other .*, but got {got}. {remedies}"):
-        trainer(UncertaintyLogger()).fit(Other(), loader(), loader())
+        trainer(UncertaintyLogger(), num_sanity_val_steps=sanity_steps).fit(Other(), loader(), loader())
     assert not steps
+
+
+class OverTime(Plain):
+    """Module that returns outputs of all time steps, as snntorch's networks do.
+
+    Args:
+        returns: "outputs" or "membranes" `[T, B, C]`, "spikes", a pair, or "batch first".
+    """
+
+    def __init__(self, returns: str) -> None:
+        super().__init__()
+        self.returns, self.lif = returns, snntorch.Leaky(beta=0.8, threshold=0.5)
+
+    def forward(self, x: Tensor) -> Any:
+        membrane, spikes, membranes = self.lif.init_leaky(), [], []
+        for scale in (0.5, 1.5, 1.0, 2.0):
+            spike, membrane = self.lif(scale * self.net(x), membrane)
+            spikes.append(spike)
+            membranes.append(membrane)
+        over_time = {"spikes": torch.stack(spikes), "membranes": torch.stack(membranes)}
+        pair = over_time["spikes"], over_time["membranes"]
+        return over_time | {"pair": pair, "reversed": pair[::-1], "batch first": pair[1].transpose(0, 1)}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0])["membranes"].mean(0), batch[1])
+
+
+class Returning(OverTime):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[self.returns]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise AssertionError("the fit does not start")
+
+
+@pytest.mark.parametrize(
+    ("returns", "taken", "said"),
+    [
+        ("membranes", "membranes", "the mean of outputs over time is used. Pass `predict`"),
+        ("spikes", "spikes", "the mean of spikes over time is used, the firing rates. Treated as logits they give"),
+        (
+            "pair",
+            "membranes",
+            "the mean of membrane potentials over time is used as logits, and the spikes are",
+        ),
+        ("reversed", "membranes", "the mean of membrane potentials over time is used as logits, and the spikes are"),
+    ],
+)
+def test_outputs_of_all_time_steps_are_averaged_and_said_once(returns: str, taken: str, said: str):
+    module = Returning(returns)
+    with torch.no_grad():
+        over_time = OverTime.forward(module.eval(), X)
+    assert {0.0, 1.0} == set(over_time["spikes"].unique().tolist())
+    with pytest.warns(UserWarning, match=said) as warned:
+        found = scored(UncertaintyLogger(), module)
+    # equal rates have no order, on which the other scores by hand depend
+    keys = KEYS - ({"adaptive_ece", "aurc"} if returns == "spikes" else set())
+    means = {name: over_time[name].mean(0) for name in ("membranes", "spikes")}
+    expected, (other,) = by_hand(means.pop(taken), Y), (by_hand(mean, Y) for mean in means.values())
+    assert {key: found[key] for key in keys} == pytest.approx({key: expected[key] for key in keys}, abs=1e-6)
+    assert abs(found["nll"] - other["nll"]) > 1e-3
+    assert len([each for each in warned if "over time is used" in str(each.message)]) == 1
+    assert not [each for each in warned if "are treated as logits, but lie" in str(each.message)]
+
+
+def test_class_probabilities_of_all_time_steps_are_mixed():
+    module = OverTime("membranes")
+    predict = lambda module, batch: module(batch[0])["membranes"].softmax(-1)  # noqa: E731
+    with torch.no_grad():
+        mixture = module.eval()(X)["membranes"].softmax(-1).mean(0)
+    assert scored(UncertaintyLogger(predict=predict), module) == pytest.approx(by_hand(mixture.log(), Y), abs=1e-6)
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_outputs_with_the_samples_first_are_refused_at_the_start(sanity_steps: int):
+    message = r"outputs \[T, B, C\] of B = 15 samples from its `forward` .* \(15, 4, 3\), which looks like \[B, T, C\]"
+    with pytest.raises(ValueError, match=message):
+        trainer(UncertaintyLogger(), num_sanity_val_steps=sanity_steps).fit(
+            Returning("batch first"), loader(), loader()
+        )
+
+
+@pytest.mark.parametrize("kind", [Plain, ByStep, Sampling])
+def test_the_check_at_the_start_of_a_fit_leaves_no_trace(kind: type[Plain]):
+    class Counting(kind):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__()
+            self.accuracy = MulticlassAccuracy(CLASSES, average="micro")
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            self.accuracy(self(batch[0]), batch[1])
+            self.log("accuracy", self.accuracy)
+            return super().test_step(batch, batch_idx)
+
+    def fit(*callbacks: pl.Callback) -> tuple[dict[str, Tensor], Tensor]:
+        module, fitter = (
+            Counting(),
+            trainer(*callbacks, num_sanity_val_steps=0, check_val_every_n_epoch=2, max_epochs=2),
+        )
+        torch.manual_seed(3)
+        fitter.fit(module, loader(shuffle=True), loader(shuffle=True))
+        assert module.accuracy.tp.sum() == 0
+        return module.state_dict(), fitter.callback_metrics["accuracy"]
+
+    (plain, accuracy), (monitored, same) = fit(), fit(UncertaintyLogger())
+    assert torch.equal(accuracy, same)
+    for name, value in plain.items():
+        assert torch.equal(monitored[name], value), name
+
+
+def unlabeled() -> DataLoader:
+    return DataLoader(TensorDataset(X, torch.where(torch.arange(N) % 5 == 1, -1, Y)), 15)
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+@pytest.mark.parametrize("kind", [Plain, ByStep])
+def test_labels_of_no_class_are_refused_before_training(kind: type[Plain], sanity_steps: int):
+    class Other(kind):  # type: ignore[misc, valid-type]
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().test_step(batch, batch_idx)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            raise AssertionError("the fit does not start")
+
+    message = "targets for UncertaintyLogger to be classes from 0 to 2, but got values from -1 to 2. Leave out samples"
+    with pytest.raises(ValueError, match=message):
+        trainer(UncertaintyLogger(), num_sanity_val_steps=sanity_steps).fit(Other(), loader(), unlabeled())
+
+
+@pytest.mark.parametrize("kind", [Plain, ByStep])
+def test_samples_without_a_label_are_left_out_by_functions(kind: type[Plain]):
+    def labeled(batch: Any) -> tuple[Tensor, Tensor]:
+        return batch[0][batch[1] >= 0], batch[1][batch[1] >= 0]
+
+    module = kind()
+    callback = UncertaintyLogger(predict=lambda module, batch: module(labeled(batch)[0]).softmax(1), read_batch=labeled)
+    known = torch.arange(N) % 5 != 1
+    expected = by_hand(logits_of(module, X[known]), Y[known])
+    assert scored(callback, module, unlabeled()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_predict_step_gets_the_index_of_the_loader():
+    class Indexed(Plain):
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Tensor:
+            return ((1 + dataloader_idx) * self(batch[0])).softmax(1)
+
+    module, fitter = Indexed(), trainer(UncertaintyLogger())
+    fitter.test(module, {"a": loader(), "b": loader()}, verbose=False)
+    logits = logits_of(module)
+    expected = by_hand(logits, Y) | {f"{key}/1": value for key, value in by_hand(2 * logits, Y).items()}
+    assert logged(fitter, "test") == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Plain, ByPredictStep])
+def test_predictions_of_modules_of_pytorch_lightning_are_scored(kind: type[Plain]):
+    package = pytest.importorskip("pytorch_lightning", reason="`pytorch_lightning` is not installed")
+
+    class Other(package.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = kind()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+        test_step = Plain.test_step
+
+    if kind is ByPredictStep:
+        Other.predict_step = lambda self, batch, batch_idx: (2 * self(batch[0])).softmax(1)
+    module, fitter = Other(), trainer(UncertaintyLogger(), trainer=package.Trainer)
+    fitter.test(module, loader(), verbose=False)
+    scale = 2 if kind is ByPredictStep else 1
+    assert logged(fitter, "test") == pytest.approx(by_hand(scale * logits_of(module), Y), abs=1e-6)
 
 
 class Rates(Plain):

@@ -16,6 +16,7 @@ from lightning_snn.callbacks import (
     HardwareFineTuning,
     InitializationCheck,
     MembraneTrace,
+    PassScores,
     Report,
     SpikeRaster,
     StateGuard,
@@ -80,6 +81,9 @@ CALLBACKS = (
         lambda folder: MembraneTrace(folder=folder, every_n_epochs=1),
         lambda folder: MembraneTrace(folder=folder, name="another"),
         keys="membrane/",
+    ),
+    CallbackRow(
+        "pass_scores", lambda folder: PassScores(), exceptions={"several_instances_share_a_run": "one curve a run"}
     ),
     CallbackRow("report", Report, keys="test/"),
     CallbackRow(

@@ -218,6 +218,27 @@ def test_a_sanity_check_logs_nothing_of_it(row: CallbackRow, tmp_path: Path) -> 
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize("several", [list, lambda loaders: dict(zip("ab", loaders, strict=True))], ids=["list", "dict"])
+def test_every_stage_may_have_several_loaders(
+    row: CallbackRow, several: Callable[[list[Any]], Any], tmp_path: Path
+) -> None:
+    def losses(*callbacks: pl.Callback) -> list[float]:
+        torch.manual_seed(1)
+        module, made = build(row.module), trainer(tmp_path, callbacks)
+        loaders = several([loader(), loader(batch_size=20)])
+        made.fit(module, loader(shuffle=True), loaders)
+        logged = set(made.callback_metrics)
+        for run in (made.validate, made.test):
+            logged |= {name for found in run(module, loaders, verbose=False) for name in found}
+        assert [len(batches) for batches in made.predict(module, loaders)] == [4, 2]
+        assert not callbacks or not row.keys or any(name.startswith(row.keys) for name in logged)
+        return [float(loss) for loss in module.losses]
+
+    plain, monitored = losses(), losses(row.make(tmp_path / "figures"))
+    unchanged = len(plain) if row.trains_from is None else row.trains_from * len(loader())
+    assert monitored[:unchanged] == plain[:unchanged]
+
+
 def test_it_works_with_modules_and_a_trainer_of_pytorch_lightning(row: CallbackRow, tmp_path: Path) -> None:
     package = pytest.importorskip("pytorch_lightning", reason="`pytorch_lightning` is not installed")
     from pytorch_lightning.loggers import CSVLogger as OtherCSVLogger

@@ -32,7 +32,8 @@ class HardwareFineTuning(pl.Callback):
 
     For a metric `val/accuracy` it logs `hardware/accuracy_unconstrained`, `hardware/accuracy_before`, and
     `hardware/accuracy_after` fine-tuning, and again with a test, and prints them at the end. A first part `val`,
-    `valid`, or `validation` is removed from the name of the metric, unless two names would become equal.
+    `valid`, or `validation` is removed from the name of the metric, unless two names would become equal. With several
+    validation loaders, the names of all but the first end with the loader's index, such as `hardware/accuracy_after/1`.
 
     Optimizers, checkpoints, and weight averages have plain weights in full precision. Constraints act during the
     forward pass of layers, in training, validation, and tests of the trainer that has this callback, and are removed at
@@ -212,8 +213,17 @@ class HardwareFineTuning(pl.Callback):
             return
         found = validate(trainer, self.metric)
         names = _short_names(found)
-        measured = {f"hardware/{names[metric]}_{moment}": value for metric, value in found.items()}
+        measured = {f"hardware/{_of_loader(names[metric], moment)}": value for metric, value in found.items()}
         self.results.update(log_scalars(trainer, measured))
+
+
+def _of_loader(metric: str, moment: str) -> str:
+    """Return ``metric_moment``, for all but the first of several loaders with the loader's index: ``metric_moment/1``.
+
+    Lightning calls the metrics of several loaders ``metric/dataloader_idx_1`` and does not log such names again.
+    """
+    name, _, index = metric.partition("/dataloader_idx_")
+    return f"{name}_{moment}" + (f"/{index}" if int(index or 0) else "")
 
 
 def _short_names(metrics: Iterable[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ def validate(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
 
     Args:
         trainer: trainer of the fit.
-        metric: name of a metric that the validation logs, or "all".
+        metric: name of a metric that the validation logs, or "all". With several loaders it has one value for each.
 
     Returns:
         Metrics by name, in alphabetical order.
@@ -67,12 +67,13 @@ def logged_metrics(trainer: pl.Trainer, metric: str) -> dict[str, Tensor]:
     logged = trainer.callback_metrics
     if metric == "all":
         return dict(logged)
-    if metric not in logged:
+    named = {name: logged[name] for name in logged if metric in (name, name.partition("/dataloader_idx_")[0])}
+    if not named:
         found = ", ".join(logged) or "nothing"
         raise ValueError(
             f"Expected argument `metric` to be logged by the validation (one of {found}), but got {metric!r}"
         )
-    return {metric: logged[metric]}
+    return named
 
 
 def scale_learning_rates(trainer: pl.Trainer, factor: float) -> None:

@@ -97,7 +97,7 @@ def check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabili
     if lowest < 0 or highest >= number_of_classes:
         raise ValueError(
             f"Expected argument `targets` to hold classes from 0 to {number_of_classes - 1}, "
-            f"but got values from {lowest} to {highest}"
+            f"but got values from {lowest} to {highest}. Leave out samples without a label."
         )
 
 
