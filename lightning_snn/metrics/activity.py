@@ -7,8 +7,9 @@ The quantities are defined as in NeuroBench (Yik et al. 2025):
   of the input. Only these operations cost work on event-driven hardware. They are accumulates (ACs) in time steps whose
   inputs are all -1, 0 or 1, and multiply-accumulates (MACs) in all other time steps. The inputs of the first layer are
   the data, which may have any values. A call whose time steps are unknown counts as one time step. A recurrent spiking
-  layer receives its own spikes one step later, so its spikes of the last step cause no operations. Biases,
-  normalization, pooling and the neurons themselves are not counted.
+  layer receives its own spikes one step later, so its spikes of the last step cause no operations. Products that a
+  module computes itself, such as those of attention, count the pairs of nonzero factors, see `metrics.products`;
+  NeuroBench leaves them out. Biases, normalization, pooling and the neurons themselves are not counted.
 - Dense synaptic operations: the same if no input and no weight were zero.
 
 The MACs of an equivalent artificial network are the dense operations of one pass, that is, of one time step.
@@ -24,15 +25,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_snn.metrics.functional import accumulation_dtype
-from lightning_snn.metrics.operations import Connection, Effective, connection_of, effective_operations, recurrence_of
+from lightning_snn.metrics.operations import (
+    Connection,
+    Effective,
+    connection_of,
+    effective_operations,
+    is_uncounted,
+    recurrence_of,
+)
 from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
+from lightning_snn.metrics.products import record_products, unobserved
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
 from lightning_snn.nn.phase import on_spikes
 
@@ -44,7 +51,8 @@ class Activity:
     Attributes:
         spikes: number of spikes of each spiking layer, int64 scalars.
         neuron_steps: neurons times steps times samples of each spiking layer.
-        operations: effective synaptic operations of each connection layer and recurrent spiking layer, int64 scalars.
+        operations: effective synaptic operations of each connection layer, recurrent spiking layer, and module that
+            computes products, int64 scalars.
         accumulates: the accumulates among these operations; the others are multiply-accumulates.
         dense: dense synaptic operations of the same layers.
         rows: inputs of the same layers: time steps times samples, for each use of a layer in a pass. The input of a
@@ -55,7 +63,8 @@ class Activity:
             is one batch. This number may be set to a known value.
         steps: time steps of the latest call of a spiking layer; 0 if the spiking layers take one step per call.
         raster: spikes of the first sample in each spiking layer, a list of pieces of shape `(steps, N)`.
-        uncounted: layers with a weight matrix whose operations are not counted.
+        uncounted: layers with a weight matrix whose operations are not counted, and modules that compute products in a
+            way that is not counted, with the name of PyTorch's function.
     """
 
     spikes: dict[str, Tensor] = field(default_factory=dict)
@@ -153,6 +162,7 @@ def record_activity(
             connection = connection_of(layer)
             if connection is not None:
                 hooks.callback(layer.register_forward_pre_hook(recorder.operation_counter(name, connection)).remove)
+        hooks.enter_context(record_products(network, recorder.activity))
         yield recorder.activity
         recorder.keep_first_sample()
 
@@ -302,7 +312,7 @@ class _Recorder:
                 self.activity.rows[name] += calls * first * (second - 1)
         for name, layer in network.named_modules():
             name = name or type(layer).__name__
-            if name not in self.activity.uncounted and _is_uncounted(layer):
+            if name not in self.activity.uncounted and is_uncounted(layer):
                 self.activity.uncounted.append(name)
 
     def keep_first_sample(self) -> None:
@@ -311,7 +321,8 @@ class _Recorder:
 
     def _add(self, name: str, connection: Connection, steps: Tensor, rows: int) -> None:
         """Add the operations of a call, given its input as time steps `[steps, ...]` and its number of rows."""
-        fan, dense = self._counts_of_row(name, connection, steps.shape)
+        with unobserved():
+            fan, dense = self._counts_of_row(name, connection, steps.shape)
         inputs = steps.shape[: steps.dim() - fan.dim()].numel()
         self.activity.add_operations(name, effective_operations(steps, fan), dense * inputs, rows)
 
@@ -336,17 +347,6 @@ def _over_time(connection: Connection, x: Tensor) -> tuple[Tensor, int]:
 def _is_multi_step(layer: nn.Module) -> bool:
     """Return whether a layer is one of SpikingJelly's that take `[T, B, ...]`."""
     return getattr(layer, "step_mode", "s") == "m"
-
-
-def _is_uncounted(layer: nn.Module) -> bool:
-    if connection_of(layer) is not None or recurrence_of(layer) is not None:
-        return False
-    own: list[Tensor] = list(layer.parameters(recurse=False))
-    if isinstance(layer, Neuron):
-        own += layer.buffers(recurse=False)
-        if not layer.independent and not any(connection_of(part) or recurrence_of(part) for part in layer.modules()):
-            return True
-    return any(not is_lazy(each) and each.dim() > 1 for each in own)
 
 
 def _operations(activity: Activity, layer: str | None, device: torch.device) -> Tensor:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_snn.methods.bayes import BayesConv1d, BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.metrics.functional import accumulation_dtype
 from lightning_snn.nn.layer_rules import LayerRules
-from lightning_snn.nn.neurons import Recurrent, RecurrentLIF
+from lightning_snn.nn.neurons import Neuron, Recurrent, RecurrentLIF
 
 _PIECE = 2**19  # elements of an input that are processed together
 
@@ -128,6 +129,18 @@ def recurrence_of(layer: nn.Module) -> Connection | None:
     """Return how operations of a spiking layer's own spikes are counted, None if it has no recurrent weights."""
     kind = RECURRENCE_RULES.find(layer)
     return None if kind is None else kind(layer)
+
+
+def is_uncounted(layer: nn.Module) -> bool:
+    """Return whether a layer has weights, or connections between its neurons, whose operations are not counted."""
+    if connection_of(layer) is not None or recurrence_of(layer) is not None:
+        return False
+    own: list[Tensor] = list(layer.parameters(recurse=False))
+    if isinstance(layer, Neuron):
+        own += layer.buffers(recurse=False)
+        if not layer.independent and not any(connection_of(part) or recurrence_of(part) for part in layer.modules()):
+            return True
+    return any(not is_lazy(each) and each.dim() > 1 for each in own)
 
 
 class Effective(NamedTuple):
