@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_snn.nn.observation import named_spiking_layers
+from lightning_snn.nn.registry import layers_in_plain_containers, remedy_for_missing_layers
 
 Stage = Literal["train", "val", "test", "predict"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -226,7 +228,7 @@ class SpikingStages(Stages):
 
 
 def check_spiking_layers(pl_module: nn.Module, callback: pl.Callback) -> None:
-    """Raise an error for a module without spiking layers.
+    """Raise an error for a module without spiking layers, and warn of those that PyTorch does not know.
 
     Raises:
         ValueError: if there are none.
@@ -234,6 +236,11 @@ def check_spiking_layers(pl_module: nn.Module, callback: pl.Callback) -> None:
     if not named_spiking_layers(pl_module):
         raise ValueError(
             f"Expected a module with spiking layers of lightning_snn, snntorch, SpikingJelly, or a registered type for "
-            f"{type(callback).__name__}, but got {type(pl_module).__name__} without any. Register other types with "
-            "`register_spiking_layer`."
+            f"{type(callback).__name__}, but got {type(pl_module).__name__} without any. "
+            f"{remedy_for_missing_layers(pl_module)}"
+        )
+    hidden = layers_in_plain_containers(pl_module)
+    if hidden:
+        rank_zero_warn(
+            f"{type(callback).__name__} leaves out {', '.join(hidden)}. {remedy_for_missing_layers(pl_module)}"
         )

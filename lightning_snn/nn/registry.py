@@ -5,7 +5,7 @@ It knows the layers of this library, of snntorch and of SpikingJelly, and the ty
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -38,6 +38,7 @@ _THIRD_PARTY = {
     f"{_SPIKINGJELLY}.base_node.SimpleBaseNode": Conventions("v", "v_threshold"),
 }
 _REGISTERED: dict[type[nn.Module], Conventions] = {}
+_OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def register_spiking_layer(
@@ -126,40 +127,44 @@ def spiking_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     )
 
 
-def remedy_without_layers(network: nn.Module) -> str:
-    """Return the sentence that helps a user whose network has no spiking layers that are found.
+def layers_in_plain_containers(network: nn.Module) -> list[str]:
+    """Return the places of spiking layers that PyTorch does not know, because a plain list, tuple or dict holds them.
 
-    Layers in a plain list, tuple, or dict are not part of a module for PyTorch, so no registration of their type helps.
+    Their parameters are not trained, moved or saved either. `nn.ModuleList` and `nn.ModuleDict` make them known.
 
     Example:
-        >>> network = nn.Linear(4, 8)
-        >>> network.neurons = [LIF()]
-        >>> remedy_without_layers(network)
-        'Put neurons[0] into an nn.ModuleList or nn.ModuleDict, because PyTorch finds no modules in a plain list.'
-        >>> remedy_without_layers(nn.Linear(4, 8))
-        'Register other types with `register_spiking_layer`.'
+        >>> network = nn.Sequential(nn.Linear(4, 8))
+        >>> network.neurons = [LIF(), {"last": LIF()}]
+        >>> layers_in_plain_containers(network)
+        ['neurons[0]', "neurons[1]['last']"]
     """
-    names = [
-        f"{name}.{place}".lstrip(".")
+    known, seen = set(network.modules()), set()
+
+    def search(value: Any, place: str) -> Iterator[str]:
+        if isinstance(value, nn.Module):
+            if value not in known and any(True for _ in spiking_layers(value)):
+                yield place
+        elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
+            seen.add(id(value))
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from search(each, f"{place}[{key!r}]")
+
+    return [
+        place
         for name, module in network.named_modules()
         for attribute, value in vars(module).items()
-        # PyTorch's own start with an underscore, as `_modules`
-        if not attribute.startswith("_")
-        for place in _spiking_layers_within(value, attribute)
+        # tables of PyTorch itself, such as `_modules` and those of hooks
+        if attribute not in _OWN_ATTRIBUTES
+        for place in search(value, f"{name}.{attribute}" if name else attribute)
     ]
-    if not names:
-        return "Register other types with `register_spiking_layer`."
-    return (
-        f"Put {', '.join(names)} into an nn.ModuleList or nn.ModuleDict, because PyTorch finds no modules in a plain "
-        "list."
-    )
 
 
-def _spiking_layers_within(value: Any, place: str) -> Iterator[str]:
-    """Yield the places of spiking layers in lists, tuples, and mappings."""
-    if isinstance(value, nn.Module):
-        if any(is_spiking_layer(part) for part in value.modules()):
-            yield place
-    elif isinstance(value, (list, tuple, Mapping)):
-        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _spiking_layers_within(each, f"{place}[{key!r}]")
+def remedy_for_missing_layers(network: nn.Module) -> str:
+    """Return what to do about a network without known spiking layers, a sentence for an error message."""
+    hidden = layers_in_plain_containers(network)
+    if hidden:
+        return (
+            f"PyTorch does not know those in plain lists or dicts, {', '.join(hidden)}, nor their parameters. Hold "
+            "them in an `nn.ModuleList` or `nn.ModuleDict`."
+        )
+    return "Register other types with `register_spiking_layer`."

@@ -15,6 +15,7 @@ from lightning_snn.nn import (
     register_spiking_layer,
     spiking_layers,
 )
+from lightning_snn.nn.registry import layers_in_plain_containers, remedy_for_missing_layers
 
 
 def test_our_layers_spike_and_plain_ones_do_not():
@@ -70,3 +71,42 @@ def test_a_registered_type_and_its_subclasses_spike():
 def test_what_is_no_module_type_cannot_be_registered(kind):
     with pytest.raises(TypeError, match="Expected argument `kind` to be a subclass of nn.Module, but got"):
         register_spiking_layer(kind)
+
+
+class Holder(nn.Module):
+    """Network that holds layers in an attribute of any kind."""
+
+    def __init__(self, layers: object) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 2))
+        self.inner.layers = layers
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([LIF(), nn.ReLU(), snntorch.Leaky(beta=0.9)], ["inner.layers[0]", "inner.layers[2]"]),
+        ((nn.Sequential(nn.Linear(2, 2), LIF()),), ["inner.layers[0]"]),
+        ({"a": [LIF()], "b": nn.ReLU()}, ["inner.layers['a'][0]"]),
+        (nn.ModuleList([LIF()]), []),
+        ([nn.ReLU()], []),
+    ],
+    ids=["list", "tuple of networks", "nested", "module list", "no neurons"],
+)
+def test_layers_in_plain_containers_are_found_by_place(layers, expected):
+    assert layers_in_plain_containers(Holder(layers)) == expected
+
+
+def test_a_list_of_layers_that_the_network_has_too_hides_nothing():
+    network = nn.Sequential(nn.Linear(2, 2), LIF())
+    network.neurons = [network[1]]
+    network[1].register_forward_hook(lambda *_: None)
+    assert layers_in_plain_containers(network) == []
+
+
+def test_the_remedy_for_missing_layers_is_one_that_can_help():
+    hidden = remedy_for_missing_layers(Holder([LIF()]))
+    assert "does not know those in plain lists or dicts, inner.layers[0], nor" in hidden
+    assert "nn.ModuleList" in hidden
+    assert "register_spiking_layer" not in hidden
+    assert remedy_for_missing_layers(nn.Sequential(nn.ReLU())).startswith("Register other types with")

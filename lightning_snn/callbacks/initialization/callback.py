@@ -21,7 +21,7 @@ from lightning_snn.callbacks.tracking import log_text
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.methods.task import Loss
 from lightning_snn.nn.observation import named_spiking_layers
-from lightning_snn.nn.registry import remedy_without_layers
+from lightning_snn.nn.registry import remedy_for_missing_layers
 
 
 class InitializationCheck(pl.Callback):
@@ -107,7 +107,7 @@ class InitializationCheck(pl.Callback):
         if self.on_fail == "rescale" and not named_spiking_layers(measured):
             raise ValueError(
                 "Expected a module with spiking layers for InitializationCheck(on_fail='rescale'), but got "
-                f"{type(measured).__name__}, which has only ReLUs. {remedy_without_layers(measured)}"
+                f"{type(measured).__name__}, which has only ReLUs. {remedy_for_missing_layers(measured)}"
             )
 
     def on_train_batch_start(

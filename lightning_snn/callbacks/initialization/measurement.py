@@ -18,7 +18,7 @@ from lightning_snn.methods.task import Loss, mean_cross_entropy
 from lightning_snn.methods.ttfs import OffsetMap
 from lightning_snn.nn.folding import run as run_folded
 from lightning_snn.nn.observation import named_spiking_layers, observe
-from lightning_snn.nn.registry import is_spiking_layer, remedy_without_layers
+from lightning_snn.nn.registry import is_spiking_layer, remedy_for_missing_layers
 
 
 def check_initialization(
@@ -170,7 +170,7 @@ def check_layers(module: nn.Module) -> None:
     if not named_spiking_layers(module) and not any(isinstance(layer, RELU_LAYERS) for layer in module.modules()):
         raise ValueError(
             f"Expected a module with spiking layers or ReLUs for InitializationCheck, but got {type(module).__name__} "
-            f"without any. {remedy_without_layers(module)}"
+            f"without any. {remedy_for_missing_layers(module)}"
         )
 
 
