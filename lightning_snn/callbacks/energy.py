@@ -48,8 +48,11 @@ class EnergyMonitor(SpikingStages):
     which is printed once, sent to the loggers as `report/energy_caveat`, and shown below the figure. In training,
     dropout scales spikes, so they count as multiply-accumulates; use `val` and `test` for the cost of a network.
 
-    The end of a test writes `energy_test.png` and `energy_test.csv`, with one entry per layer. Layers with weights
-    whose operations are not counted are named once in a warning. If a prediction runs its network several times, for
+    The end of a test writes `energy_test.png` and `energy_test.csv`, with one entry per layer. Modules that multiply
+    tensors themselves, as the spikes of attention by each other, have an entry too; NeuroBench does not count these
+    products. Layers with weights whose operations are not counted, and modules with products that cannot be counted,
+    such as `scaled_dot_product_attention`, are named once in a warning. Products in a compiled network are not seen. If
+    a prediction runs its network several times, for
     example with K noisy samples, all runs count.
 
     It works on any LightningModule with spiking layers that `nn.registry` knows.

@@ -245,6 +245,44 @@ def test_layers_that_are_not_counted_cause_one_warning(tmp_path):
     assert message.startswith("EnergyMonitor does not count the synaptic operations of attention. Its totals are")
 
 
+class Attending(Loop):
+    """Module whose hidden spikes attend to each other, the neurons being the tokens, of one feature each."""
+
+    def __init__(self, attend: Any) -> None:
+        super().__init__()
+        self.attend, self.attended = attend, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, outputs = self.lif.init_leaky(), []
+        for step in x.unbind(1):
+            spikes, membrane = self.lif(self.hidden(step), membrane)
+            self.attended.append(spikes.sum(1))
+            outputs.append(self.readout(self.attend(spikes[:, :, None])[:, :, 0]))
+        return torch.stack(outputs).mean(0)
+
+
+def test_products_of_spikes_by_spikes_are_counted(tmp_path):
+    module = Attending(lambda spikes: (spikes @ spikes.transpose(1, 2)) @ spikes)
+    found = without("energy/test/", results_of(module, EnergyMonitor(1), tmp_path))
+    plain = without("energy/test/", results_of(Attending(lambda spikes: spikes), EnergyMonitor(1), tmp_path))
+    # of n spikes, n^2 pairs in each of the products, since a score is not zero between spikes only
+    pairs = sum(2 * counts.square().sum().item() for counts in module.attended[:STEPS]) / 5
+    assert found["effective_acs/Attending"] == pytest.approx(pairs, rel=1e-6)
+    assert pairs > 0
+    assert found["effective_macs/Attending"] == 0
+    assert found["dense/Attending"] == STEPS * 200
+    assert found["ann_macs/Attending"] == 200
+    assert found["ann_macs"] == plain["ann_macs"] + 200 == 280
+    assert found["ratio"] < 1
+
+
+def test_products_that_cannot_be_counted_cause_a_warning(tmp_path):
+    module = Attending(lambda spikes: F.scaled_dot_product_attention(spikes, spikes, spikes))
+    expected = r"does not count the synaptic operations of Attending \(scaled_dot_product_attention\). Its totals"
+    with pytest.warns(UserWarning, match=expected):
+        results_of(module, EnergyMonitor(), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("shapes", "run_samples", "steps", "expected"),
     [
