@@ -7,6 +7,7 @@ from lightning_snn.callbacks.hardware import HardwareConstraints, HardwareFineTu
 from lightning_snn.callbacks.initialization import InitializationCheck
 from lightning_snn.callbacks.membrane import MembraneTrace
 from lightning_snn.callbacks.pass_scores import PassScores
+from lightning_snn.callbacks.prediction_writer import PredictionWriter
 from lightning_snn.callbacks.raster import SpikeRaster
 from lightning_snn.callbacks.report import Report
 from lightning_snn.callbacks.spike_times import SpikeTimes
@@ -22,6 +23,7 @@ __all__ = [
     "InitializationCheck",
     "MembraneTrace",
     "PassScores",
+    "PredictionWriter",
     "Report",
     "SpikeRaster",
     "SpikeTimes",

@@ -24,6 +24,18 @@ class Readout(NamedTuple):
     spikes: bool = False
     probabilities: bool = False
 
+    def report(self, origin: str) -> str:
+        """Return what was averaged and what follows from it, for a message about outputs from somewhere."""
+        consequence = ""
+        if self.spikes:
+            consequence = ", the firing rates. Treated as logits they give nearly uniform probabilities"
+        elif not self.probabilities:
+            consequence = " as logits, and the spikes are ignored"
+        return (
+            f"Of the values {origin}, the mean of {self.quantity} over time is used{consequence}. Pass `predict` to "
+            "compute class probabilities [B, C] in another way."
+        )
+
 
 def read_over_time(value: Any) -> Readout | None:
     """Return the readout of outputs of all time steps; None for other values.

@@ -1,10 +1,10 @@
-"""Output of callbacks: figures, histograms, tables, and texts in files and loggers, and occasional scalars.
+"""Output of callbacks: figures, histograms, tables, texts, and tensors in files and loggers, and occasional scalars.
 
-Every function except `log_scalars` writes only in the process for which `may_write` is true. In others it returns the
-same and does nothing else. So callbacks may call them in all processes and in a `fast_dev_run`, and need `may_write`
-only to avoid the cost of preparing output. All loggers of the trainer are used: those of Weights & Biases and
-TensorBoard take every kind, under ``report/NAME``, at the trainer's step. Other loggers take none, so figures and
-tables are written to files too.
+Every function except `log_scalars` and `save_tensors` writes only in the process for which `may_write` is true. In
+others it checks its arguments and does nothing else. So callbacks may call them in all processes and in a
+`fast_dev_run`, and need `may_write` only to avoid the cost of preparing output. All loggers of the trainer are used:
+those of Weights & Biases and TensorBoard take every kind, under ``report/NAME``, at the trainer's step. Other loggers
+take none, so figures and tables are written to files too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 from lightning_snn import figures
 from lightning_snn.callbacks.packages import is_a
 from lightning_snn.figures._style import numbers
-from lightning_snn.files import write_text
+from lightning_snn.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,6 +202,26 @@ def log_table(
             _to_wandb(logger, trainer, name, wandb.Table(columns=header, data=cells, allow_mixed_types=True))
         elif is_a(logger, TensorBoardLogger):
             logger.experiment.add_text(_key(name), _markdown(header, cells), trainer.global_step)
+    return path
+
+
+def save_tensors(trainer: pl.Trainer, name: str, tensors: Mapping[str, Tensor], folder: Path | None = None) -> Path:
+    """Save tensors as ``folder/name.pt``, a dict of plain tensors that ``torch.load(path, weights_only=True)`` reads.
+
+    Unlike the other functions it writes in every process, and sends nothing to the loggers.
+
+    Args:
+        trainer: trainer of the run.
+        name: name of the file, without its extension.
+        tensors: tensors by name.
+        folder: as in `log_figure`.
+
+    Returns:
+        Path of the file.
+    """
+    path = _path_of(trainer, folder, name, ".pt")
+    with write_atomically(path) as temporary:
+        torch.save(dict(tensors), temporary)
     return path
 
 

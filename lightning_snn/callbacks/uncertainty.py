@@ -24,7 +24,7 @@ from lightning_snn.callbacks.predictions import (
     read_prediction,
     read_step_outputs,
 )
-from lightning_snn.callbacks.readouts import Readout, check_time_first, read_over_time
+from lightning_snn.callbacks.readouts import check_time_first, read_over_time
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_choice, check_integer
@@ -252,7 +252,9 @@ class UncertaintyLogger(Stages):
         over_time = read_over_time(value)
         if over_time is not None:
             check_time_first(value, targets, origin)
-            self._report_readout(over_time, origin)
+            if not self._warned:
+                self._warned = True
+                rank_zero_warn(over_time.report(origin))
             value, kind = over_time.outputs, kind if over_time.probabilities or self.outputs is not None else "logits"
         prediction = read_prediction(value)
         if prediction is not None and not isinstance(value, Tensor):
@@ -271,24 +273,12 @@ class UncertaintyLogger(Stages):
             raise ValueError(f"Expected {kind} [B, C] of at least two classes {origin}, but got {got}.{remedy}")
         # half precision is widened, so that later sums are not rounded
         mean = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))
-        if not collected.outputs:
+        are_known_logits = kind == "logits" and over_time is not None and not over_time.probabilities
+        if not collected.outputs and not are_known_logits:
             self._check_kind(mean, kind, origin)
         if kind == "probabilities":
             mean = mean.clamp(max=1)  # a mean of ones may round to more than 1
         collected.add(mean, kind == "logits", None if prediction is None else prediction.samples)
-
-    def _report_readout(self, readout: Readout, origin: str) -> None:
-        """Report once what was taken from outputs of all time steps."""
-        if self._warned:
-            return
-        self._warned = True
-        message = f"Of the values {origin}, the mean of {readout.quantity} over time is used"
-        if readout.spikes:
-            message += ", the firing rates. Treated as logits they give nearly uniform probabilities, because they are "
-            message += "at most 1"
-        elif not readout.probabilities:
-            message += " as logits, and the spikes are ignored"
-        rank_zero_warn(f"{message}. Pass `predict` to compute class probabilities [B, C] in another way.")
 
     def _check_kind(self, outputs: Tensor, kind: Outputs, origin: str) -> None:
         """Raise an error or warn if outputs do not look like what they are taken for."""

@@ -52,6 +52,12 @@ def test_the_script_of_firing_rates_prints_rates_before_and_after_training(tmp_p
     }
 
 
+def test_the_script_of_predictions_writes_and_reads_them(tmp_path):
+    printed = run_script("prediction_writer.py", tmp_path, tmp_path / "own").splitlines()
+    assert [line for line in printed if line.startswith(("mean", "target"))] == ["mean (90, 3)", "target (90,)"]
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["predictions.pt"]
+
+
 def test_the_raster_script_draws_layers_of_its_own_making(tmp_path):
     printed = run_script("spike_raster.py", tmp_path, tmp_path / "figures").splitlines()
     assert "accuracy" in "".join(printed)

@@ -425,6 +425,15 @@ def test_outputs_of_all_time_steps_are_averaged_and_said_once(returns: str, take
     assert not [each for each in warned if "are treated as logits, but lie" in str(each.message)]
 
 
+def test_spikes_of_one_output_per_step_are_not_taken_for_probabilities():
+    sure = F.one_hot(Y, CLASSES).float()
+    module = Plain()
+    module.forward = lambda x: sure[: len(x)].expand(4, -1, -1)
+    with pytest.warns(UserWarning, match="the firing rates"):
+        found = scored(UncertaintyLogger(), module, loader(N))
+    assert found["nll"] == pytest.approx(np.log(1 + 2 / np.e), abs=1e-6)
+
+
 def test_class_probabilities_of_all_time_steps_are_mixed():
     module = OverTime("membranes")
     predict = lambda module, batch: module(batch[0])["membranes"].softmax(-1)  # noqa: E731

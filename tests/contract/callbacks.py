@@ -17,6 +17,7 @@ from lightning_snn.callbacks import (
     InitializationCheck,
     MembraneTrace,
     PassScores,
+    PredictionWriter,
     Report,
     SpikeRaster,
     StateGuard,
@@ -31,7 +32,7 @@ class CallbackRow:
 
     Attributes:
         name: name in the tests.
-        make: function that builds the callback, which may write into a folder.
+        make: function that builds the callback, which may write into a folder; None leaves the choice to it.
         another: function that builds a second one for the same run; None uses `make`.
         module: module for tests that need only one.
         keys: prefix of the names of its metrics; empty if it logs none.
@@ -40,8 +41,8 @@ class CallbackRow:
     """
 
     name: str
-    make: Callable[[Path], pl.Callback]
-    another: Callable[[Path], pl.Callback] | None = None
+    make: Callable[[Path | None], pl.Callback]
+    another: Callable[[Path | None], pl.Callback] | None = None
     module: type[ThirdPartyModule] = SnntorchLoop
     keys: str = ""
     trains_from: int | None = None
@@ -85,7 +86,12 @@ CALLBACKS = (
     CallbackRow(
         "pass_scores", lambda folder: PassScores(), exceptions={"several_instances_share_a_run": "one curve a run"}
     ),
-    CallbackRow("report", Report, keys="test/"),
+    CallbackRow(
+        "prediction_writer",
+        lambda folder: PredictionWriter(folder),
+        lambda folder: PredictionWriter(folder, name="another"),
+    ),
+    CallbackRow("report", lambda folder: Report(folder or "."), keys="test/"),
     CallbackRow(
         "spike_raster",
         lambda folder: SpikeRaster(every_n_epochs=1, folder=folder),

@@ -218,6 +218,34 @@ def test_a_sanity_check_logs_nothing_of_it(row: CallbackRow, tmp_path: Path) -> 
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize("logger", [False, True], ids=["no logger", "logger"])
+def test_files_go_into_the_folder_of_the_run_and_replace_none_of_another_run(
+    row: CallbackRow, logger: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if row.name == "report":
+        pytest.skip("its folder is an argument without a default")
+    working, root = tmp_path / "working", tmp_path / "root"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    written: list[set[Path]] = []
+    for _ in range(2):
+        options: dict[str, Any] = {"default_root_dir": root}
+        options["logger"] = CSVLogger(str(tmp_path / "logs"), flush_logs_every_n_steps=1) if logger else False
+        made = trainer(root, [row.make(None)], **options)
+        module = build(row.module)
+        made.fit(module, loader(), loader())
+        made.test(module, loader(), verbose=False)
+        made.predict(module, loader())
+        folder = Path(made.logger.log_dir) if logger else root
+        kinds = (path for kind in ("png", "csv", "pt", "txt") for path in folder.glob(f"*.{kind}"))
+        written.append({path for path in kinds if path.name != "metrics.csv"})
+    first, both = written
+    assert len(both) == len(first) if logger else len(both) == 2 * len(first)
+    assert not (first & both) if logger else first <= both
+    assert not list(working.iterdir())
+    assert not root.exists() or not logger
+
+
 @pytest.mark.parametrize("several", [list, lambda loaders: dict(zip("ab", loaders, strict=True))], ids=["list", "dict"])
 def test_every_stage_may_have_several_loaders(
     row: CallbackRow, several: Callable[[list[Any]], Any], tmp_path: Path
@@ -315,7 +343,7 @@ def test_every_public_callback_has_a_row() -> None:
 
     public = {name for name in callbacks.__all__ if issubclass_of_callback(getattr(callbacks, name))}
     tested = {type(row.make(Path("unused"))).__name__ for row in TABLE}
-    elsewhere = {"SpikeTimes", "PassScores"}  # only for time-to-first-spike networks; only for test data of its own
+    elsewhere = {"SpikeTimes"}  # only for time-to-first-spike networks
     assert public - elsewhere == tested
 
 
