@@ -14,6 +14,7 @@ from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
@@ -86,7 +87,8 @@ def check_validation(
     """Check what a module's validation returns for the first batch of each loader, at the start of a fit.
 
     This takes the place of Lightning's sanity check where there was none. The steps run on a copy of the module, so
-    nothing is logged, and all random generators are restored. A module that cannot be copied is not checked.
+    nothing is logged, and all random generators are restored. A module that cannot be copied is not checked, which a
+    warning says.
 
     Args:
         trainer: trainer of the fit.
@@ -96,7 +98,11 @@ def check_validation(
     """
     try:
         copied = independent_copy(pl_module).eval()
-    except (TypeError, RuntimeError):
+    except Exception as error:  # of a third-party attribute
+        rank_zero_warn(
+            f"The outputs of {type(pl_module).__name__} are not checked before its first validation, because "
+            f"`copy.deepcopy` cannot copy it: {error!r}"
+        )
         return
     stage = trainer.state.stage
     trainer.sanity_checking = True
@@ -104,7 +110,8 @@ def check_validation(
         with isolate_rng(), torch.no_grad():
             if trainer.val_dataloaders is None:  # the first validation comes in a later epoch
                 trainer.fit_loop.epoch_loop.val_loop.setup_data()
-            for index, loader in enumerate(CombinedLoader(trainer.val_dataloaders, "sequential").flattened):
+            loaders = trainer.val_dataloaders
+            for index, loader in enumerate([] if loaders is None else CombinedLoader(loaders, "sequential").flattened):
                 for loaded in islice(loader, 1):
                     batch = copied._on_before_batch_transfer(trainer.precision_plugin.convert_input(loaded), index)
                     batch = trainer.strategy.batch_to_device(batch, dataloader_idx=index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -477,6 +478,18 @@ def test_the_check_at_the_start_of_a_fit_leaves_no_trace(kind: type[Plain]):
     assert torch.equal(accuracy, same)
     for name, value in plain.items():
         assert torch.equal(monitored[name], value), name
+
+
+def test_a_module_that_cannot_be_copied_is_not_checked_at_the_start():
+    class Locked(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+
+    fitter = trainer(UncertaintyLogger(), num_sanity_val_steps=0)
+    with pytest.warns(UserWarning, match="outputs of Locked are not checked before .* cannot copy"):
+        fitter.fit(Locked(), loader(), loader())
+    assert set(logged(fitter, "val")) == KEYS | {"temperature"}
 
 
 def unlabeled() -> DataLoader:

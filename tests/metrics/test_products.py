@@ -260,6 +260,18 @@ def test_counting_changes_neither_gradients_nor_other_counts() -> None:
     assert all(map(torch.equal, plain, counted))
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["in place", "wrapped"])
+def test_a_compiled_network_is_left_alone(wrapped: bool) -> None:
+    inner = nn.Sequential(Attention())
+    if not wrapped:
+        inner.compile(backend="eager", fullgraph=True)
+    network = nn.Sequential(torch.compile(inner, backend="eager", fullgraph=True) if wrapped else inner)
+    x = sparse(B, N, D)
+    with record_activity(network) as activity:
+        assert torch.equal(network(x), Attention()(x))
+    assert activity.operations == {}
+
+
 def test_functions_that_are_no_products_are_not_taken_for_any() -> None:
     assert product_of("mul", (A, A), {}) is None
     assert product_of("einsum", ("bnd->bn", A), {}) is None
