@@ -186,7 +186,7 @@ def test_networks_without_layers_to_measure_are_refused(network: nn.Module, miss
 def test_neurons_in_a_plain_list_are_named_with_the_remedy_that_helps():
     network = nn.Linear(WIDTH, CLASSES)
     network.neurons = [LIF(), {"last": LIF()}]
-    message = r"without any. Put neurons\[0\], neurons\[1\]\['last'\] into an nn.ModuleList or nn.ModuleDict"
+    message = r"plain lists or dicts, neurons\[0\], neurons\[1\]\['last'\], nor their parameters"
     with pytest.raises(ValueError, match=message) as caught:
         check_initialization(network, batch())
     assert "register_spiking_layer" not in str(caught.value)
