@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # from low to high; a part imports parts of lower rows, and those named in the same group of its own row
 LAYERS = (
-    ({"checks", "_lazy", "optim", "cpu", "files", "processes"},),
+    ({"checks", "_lazy", "optim", "cpu", "files", "processes", "resuming"},),
     ({"functional"},),
     ({"nn"},),
     ({"networks", "convert"}, {"methods"}),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
@@ -15,6 +16,7 @@ from lightning_snn.checks import check_integer
 from lightning_snn.data.batches import LoadedBatch, collate
 from lightning_snn.data.datasets import FrameDataset as FrameDataset
 from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches
+from lightning_snn.data.resumable import ResumableLoader, trained_batches
 
 
 class EpochSampler(RandomSampler):
@@ -39,32 +41,6 @@ class EpochSampler(RandomSampler):
 
     def __iter__(self) -> Iterator[int]:
         yield from np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples).tolist()
-
-
-class ResumableLoader(DataLoader[Any]):
-    """Loader that saves its position in the epoch in checkpoints, so that a stopped run resumes with the next batch.
-
-    Batches before that position are read again and discarded. The order must depend on the epoch alone, as with
-    `EpochSampler` and `FixedBatches`.
-    """
-
-    _yielded = 0
-    _skipped = 0
-
-    def __iter__(self) -> Any:
-        start, self._skipped = self._skipped, 0
-        for index, batch in enumerate(super().__iter__()):
-            if index >= start:
-                self._yielded = index + 1
-                yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the number of batches of the epoch that were yielded; the trainer calls this."""
-        return {"yielded": self._yielded % len(self)}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Start the next epoch after that number of batches."""
-        self._yielded = self._skipped = state_dict["yielded"]
 
 
 FACTS = {
@@ -151,6 +127,7 @@ class FrameDataModule(LightningDataModule):
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
+        self._restored: dict[str, int] | None = None
 
     if not TYPE_CHECKING:  # for type checkers the class has no other attributes
 
@@ -239,7 +216,11 @@ class FrameDataModule(LightningDataModule):
 
         The sizes of fixed batches differ by at most one.
         """
-        return self._loader(self.train_set, training=True)
+        loader = self._loader(self.train_set, training=True)
+        state, self._restored = self._restored, None
+        if state is not None and isinstance(loader, ResumableLoader):
+            loader.load_state_dict(state)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return batches of the validation set, in order."""
@@ -252,6 +233,21 @@ class FrameDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return batches of the test set, in order, with their labels."""
         return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position of training in its epoch; the trainer calls this."""
+        loader = None if self.trainer is None else self.trainer.train_dataloader
+        return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Start training at that position; the trainer calls this, before it asks for the first loader.
+
+        Raises:
+            ValueError: in `train_dataloader`, if the epoch had another number of batches.
+        """
+        # a checkpoint that is loaded for a test has no position for a later training
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._restored = state_dict
 
     def _loader(self, dataset: Dataset[Any] | None, training: bool = False) -> DataLoader[Any]:
         if dataset is None:
@@ -268,10 +264,13 @@ class FrameDataModule(LightningDataModule):
                 # worker processes start to load before the trainer sets the epoch of a resumed run
                 sampler.set_epoch(self.trainer.current_epoch)
             source["sampler"] = sampler
-        return (ResumableLoader if training else DataLoader)(
+        options: dict[str, Any] = {
             **source,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-        )
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": collate,
+        }
+        if training:
+            return ResumableLoader(position=lambda: trained_batches(self.trainer), **options)
+        return DataLoader(**options)
