@@ -29,7 +29,6 @@ DEFAULTS = {
 # defaults per method, which the command line overrides
 PRESETS = {
     "TimeToFirstSpike": {
-        "method.input_shape": [1, 28, 28],
         "method.activity_penalty": 1e-3,  # without it the network has two to three times as many spikes
         "trainer.callbacks": [
             {

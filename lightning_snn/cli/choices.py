@@ -1,9 +1,10 @@
-"""Classes that the command line chooses by name, and their help."""
+"""Classes that the command line chooses by name, and values that it needs before options are parsed."""
 
 from __future__ import annotations
 
 import argparse
-import re
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -12,13 +13,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import DefaultHelpFormatter
 from torch import nn
 
 from lightning_snn import data, methods, networks
+from lightning_snn.cli.parser import nearest_name
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
 
+_PATHS = ("output", "ckpt_path")  # never read as YAML, where a folder `on` would be true
 USAGE = "%(prog)s [--data NAME] [--network NAME] [--method NAME] [--GROUP.OPTION VALUE ...]"
 
 
@@ -52,13 +54,14 @@ class Group(NamedTuple):
             ImportError: if the module cannot be imported.
         """
         if not isinstance(name, str) or ("." not in name and name not in self.classes()):
-            raise ValueError("no such name")
+            raise ValueError("no such name" + nearest_name(str(name), self.classes()))
         if "." not in name:
             return self.classes()[name]
         module, _, attribute = name.rpartition(".")
         kind = getattr(import_module(module), attribute, None)
         if not isinstance(kind, type) or not self.accepts(kind):
-            raise ValueError(f"{module} has no such {self.base.__name__}")
+            near = nearest_name(attribute, (each for each in vars(import_module(module)) if not each.startswith("_")))
+            raise ValueError(f"{module} has no such {self.base.__name__}{near}")
         return kind
 
 
@@ -67,18 +70,6 @@ GROUPS = {
     "network": Group("Network", networks, nn.Module),
     "method": Group("Method", methods, Method),
 }
-
-
-class BriefHelp(DefaultHelpFormatter):
-    """Help of jsonargparse without the lists of all subclasses and the help options of Trainer and module."""
-
-    def add_argument(self, action: argparse.Action) -> None:
-        """Add an option, except for the help options of Trainer and module."""
-        if not action.dest.endswith(".help") or action.dest.removesuffix(".help") in GROUPS:
-            super().add_argument(action)
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        return re.sub(r", known subclasses: .*\)", ")", super()._expand_help(action))
 
 
 def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, type]:
@@ -95,8 +86,10 @@ def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dic
         SystemExit: with status 2 and a message, if a group has no class of the chosen name.
     """
     names = {group: defaults[group] for group in GROUPS}
-    for option, value in _given_values(arguments, GROUPS):
-        names[option] = value.get("class_path", names[option]) if isinstance(value, dict) else value
+    for option, value in given_values(arguments, (*GROUPS, *(f"{group}.help" for group in GROUPS))):
+        choice = option.removesuffix(".help")
+        if value is not None:
+            names[choice] = value.get("class_path", names[choice]) if isinstance(value, dict) else value
     classes = {}
     for name, group in GROUPS.items():
         try:
@@ -109,29 +102,61 @@ def chosen_classes(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dic
     return classes
 
 
+def help_of_a_class(arguments: Sequence[str], classes: Mapping[str, type]) -> list[str]:
+    """Return the argument that prints the options of a chosen class if one of ``--GROUP.help`` is given.
+
+    Without a name, they are the options of the class that the other arguments choose.
+    """
+    asked = [option for option, _ in given_values(arguments, [f"{group}.help" for group in GROUPS])]
+    return [f"--{option}={import_path(classes[option.removesuffix('.help')])}" for option in asked[:1]]
+
+
+def import_path(kind: type) -> str:
+    """Return the import path of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def variants_switched_on(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
     """Return the boolean options among `names` that the command line sets to true, before options are parsed."""
-    last = dict(_given_values(arguments, names))
+    last = dict(given_values(arguments, names))
     return [name for name in names if last.get(name) is True]
+
+
+def import_from_working_folder() -> None:
+    """Let import paths of options name modules of the working folder, which Python leaves out when it runs a script.
+
+    The folder comes last, so that none of its files hides a module of the same name.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def given_values(arguments: Sequence[str], options: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of some options in the command line and its configuration files, in order.
+
+    The value of a help option without a name is None.
+    """
+    options = list(options)
+    for given in _scanner(options).parse_known_args(arguments)[0].given:
+        yield from ((option, given[option]) for option in options if option in given)
 
 
 def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
     scanner = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
     for option in (*options, "config"):
         flags = ("-c", "--config") if option == "config" else (f"--{option}",)
-        scanner.add_argument(*flags, dest="given", action="append", default=[], type=partial(_as_mapping, option))
+        settings: dict[str, Any] = {"nargs": "?", "const": {option: None}} if option.endswith(".help") else {}
+        scanner.add_argument(
+            *flags, dest="given", action="append", default=[], type=partial(_as_mapping, option), **settings
+        )
     return scanner
-
-
-def _given_values(arguments: Sequence[str], options: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of some options in the command line and its configuration files, in order."""
-    options = list(options)
-    for given in _scanner(options).parse_known_args(arguments)[0].given:
-        yield from ((option, given[option]) for option in options if option in given)
 
 
 def _as_mapping(option: str, text: str) -> dict[str, Any]:
     """Return an option as in a configuration file; an unreadable one is empty, and the parser reports the error."""
+    if option in _PATHS:
+        return {option: text}
     try:
         value = yaml.safe_load(Path(text).read_text(encoding="utf-8") if option == "config" else text)
     except (OSError, yaml.YAMLError):

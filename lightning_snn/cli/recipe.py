@@ -1,4 +1,4 @@
-"""Recipes as a LightningCLI: options, the run, the table of results, and resuming after Ctrl-C."""
+"""Recipes as a LightningCLI: options, the run, and resuming it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,24 +18,40 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse.typing import Path_fr
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from torch import nn
+from jsonargparse import Namespace
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from lightning_snn import __version__
-from lightning_snn.callbacks import FiringRateMonitor, Report
+from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.callbacks.stages import Stages
-from lightning_snn.cli.choices import GROUPS, USAGE, BriefHelp, chosen_classes, variants_switched_on
-from lightning_snn.cli.last_checkpoint import LastCheckpoint
-from lightning_snn.cli.wandb import wandb_logger
+from lightning_snn.cli.checkpoints import LAST, BestCheckpoint, LastCheckpoint
+from lightning_snn.cli.choices import (
+    GROUPS,
+    USAGE,
+    chosen_classes,
+    given_values,
+    help_of_a_class,
+    import_from_working_folder,
+    import_path,
+    variants_switched_on,
+)
+from lightning_snn.cli.parser import BriefHelp, RecipeParser, option_names
+from lightning_snn.cli.results import RecipeReport, results_table
+from lightning_snn.cli.resume import CONFIG, differences, refuse_other_run, resumed_run, where_resumed, with_options_of
+from lightning_snn.cli.start import StartOfRun
+from lightning_snn.cli.wandb import WandbOptions, wandb_logger
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
 
-_LINKED = ("input_shape", "num_classes")  # arguments of a network that come from the data
+# arguments of network and method that come from the data: their group, their name, and the attribute of the data
+_LINKS = (
+    ("network", "input_shape", "frame_shape"),
+    ("network", "num_classes", "num_classes"),
+    ("method", "input_shape", "frame_shape"),
+)
 # messages that Lightning logs on every run and that need no action
 _IGNORED_MESSAGES = ("💡", "TPU available", "Loading `train_dataloader` to estimate", "`weights_only` was not set")
 _IGNORED_WARNINGS = (
@@ -43,22 +60,6 @@ _IGNORED_WARNINGS = (
     ".*LeafSpec",
     "Checkpoint directory .* exists and is not empty",  # a resumed run
 )
-_TABLE = {
-    "accuracy": ("accuracy", ".4f"),
-    "pair_accuracy": ("within-pair direction accuracy", ".4f"),
-    "nll": ("negative log-likelihood (nats)", ".4f"),
-    "ece": ("expected calibration error", ".4f"),
-    "mse": ("mean squared error", ".4g"),
-    "hardware/accuracy_unconstrained": ("validation accuracy without constraints", ".4f"),
-    "hardware/accuracy_before": ("validation accuracy under constraints", ".4f"),
-    "hardware/accuracy_after": ("validation accuracy after fine-tuning", ".4f"),
-    "spikes_per_neuron": ("spikes per neuron", ".4f"),
-    "latency": ("latency (input windows)", ".3f"),
-    "spikes_per_neuron_per_step": ("spikes per neuron per step", ".4f"),
-    "synaptic_operations_per_sample": ("synaptic operations per sample", ".3g"),
-}
-
-
 Options = Mapping[str, Any]
 
 
@@ -106,8 +107,12 @@ def main(
 class RecipeCLI(LightningCLI):
     """LightningCLI with the groups data, network, method, model and trainer.
 
-    The arguments `input_shape` and `num_classes` of the network, if it has them, and `num_classes` and `pairs` of the
-    module are linked to the data. A run writes all files into the folder `output`.
+    The arguments `input_shape` and `num_classes` of the network and `input_shape` of the method, if they have them, and
+    `num_classes` and `pairs` of the module are linked to the data. A run writes all files into the folder `output`,
+    from the moment at which its data are there.
+
+    With `ckpt_path`, options that are not given are those of the run of the checkpoint. An interrupted run goes on in
+    its folder; a run that is continued with other options, or from another checkpoint than its last, gets a new folder.
 
     Args:
         recipe: see `main`.
@@ -125,11 +130,15 @@ class RecipeCLI(LightningCLI):
     ) -> None:
         self.recipe = Path(recipe).stem
         self.variants = variants
+        import_from_working_folder()
+        self.resumed = resumed_run(sys.argv[1:])
+        self.arguments = with_options_of(self.resumed, sys.argv[1:])
         special: dict[str, Any] = {}
-        for name in variants_switched_on(sys.argv[1:], variants):
+        for name in variants_switched_on(self.arguments, variants):
             special.update(variants[name])
         named = {**defaults, **special}
-        self.classes = chosen_classes(sys.argv[1:], named)
+        self.classes = chosen_classes(self.arguments, named)
+        self.arguments = help_of_a_class(self.arguments, self.classes) or self.arguments
         self.option_defaults = dict(defaults)
         for kind in self.classes.values():
             self.option_defaults.update(presets.get(kind.__name__, {}))
@@ -154,41 +163,56 @@ class RecipeCLI(LightningCLI):
             },
         )
 
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        parser = RecipeParser(**options)
+        parser.add_argument("-c", "--config", action="config", help="configuration file in YAML or JSON")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        for group, name, source in _LINKS:
+            for option, value in given_values(self.arguments, [f"{group}.{name}"]):
+                parser.error(f"Expected no option --{option}, because it is `{source}` of the data, but got {value}")
+        self.config = parser.parse_args(self.arguments)
+        checkpoint = self.config.ckpt_path
+        if checkpoint is not None and not Path(checkpoint).is_file():
+            parser.error(f"Expected option --ckpt_path to be a checkpoint file, but there is no file {checkpoint}")
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str | None, help="folder of the run; the default is runs/RECIPE/TIME_SEED")
         parser.add_argument(
             "--wandb",
-            type=bool,
+            type=bool | WandbOptions,
             default=False,
-            help="log to Weights & Biases with firing rates, offline without a key",
+            help="log to Weights & Biases with firing rates, offline without a key; --wandb.log_model uploads "
+            "checkpoints, and WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
         )
-        parser.add_argument("--ckpt_path", type=Path_fr | None, help="checkpoint from which to resume")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="checkpoint from which to resume, with the options of its run"
+        )
         for name, special in self.variants.items():
             changes = ", ".join(f"{option} {value}" for option, value in special.items())
             parser.add_argument(f"--{name}", type=bool, default=False, help=f"with other defaults: {changes}")
         options = dict(self.option_defaults)
         for name, group in GROUPS.items():
             known, kind = group.classes(), self.classes[name]
-            # every layer of torch is an nn.Module, so only the library's networks are listed
-            bases = dict.fromkeys((*known.values(), kind)) if group.base is nn.Module else (group.base,)
-            accepted = [f"--{name}.{option}" for option in _option_names(kind) if option not in _LINKED]
+            linked = [target for link, target, _ in _LINKS if link == name]
+            accepted = [f"--{name}.{option}" for option in option_names(kind) if option not in linked]
             section = parser.add_argument_group(
                 group.title, f"{kind.__name__} takes {' '.join(accepted) or 'no options'}", name=name
             )
             section.add_subclass_arguments(
-                tuple(bases),
+                (group.base,),
                 name,
                 as_group=False,
                 metavar="NAME",
                 help=f"{', '.join(known)}, or an import path; then --{name}.OPTION VALUE. See --{name}.help NAME",
-                default={"class_path": _import_path(kind), "init_args": _pop_group(options, name)},
+                default={"class_path": import_path(kind), "init_args": _pop_group(options, name)},
             )
         parser.add_class_arguments(SpikingModule, "model", fail_untyped=False)
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({option: value for option, value in options.items() if option not in GROUPS})
         for source, target in (
-            ("data.frame_shape", "network.init_args.input_shape"),
-            ("data.num_classes", "network.init_args.num_classes"),
+            *((f"data.{source}", f"{group}.init_args.{name}") for group, name, source in _LINKS),
             ("data.num_classes", "model.num_classes"),
             ("data.pairs", "model.pairs"),
             ("network", "model.network"),
@@ -197,9 +221,12 @@ class RecipeCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
-        self.output = self._output_folder()
+        try:
+            self.output, self.message = self._where()
+        except ValueError as error:
+            self.parser.error(str(error))
         groups = ("seed_everything", "data", "network", "method", "model", "trainer")
-        configuration = yaml.safe_load(self.parser.dump(self.config))
+        configuration = yaml.safe_load(self._as_yaml(self.config))
         self.hyperparameters = {group: configuration[group] for group in groups}
         try:
             super().instantiate_classes()
@@ -208,20 +235,21 @@ class RecipeCLI(LightningCLI):
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         self.model.hparams.update(
             self.hyperparameters["model"],
-            network=self._with_links(self.hyperparameters["network"]),
-            method=self.hyperparameters["method"],
+            network=self._with_links("network"),
+            method=self._with_links("method"),
             _instantiator="lightning.pytorch.cli.instantiate_module",
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         options = self.config.trainer
         names = {group: kind.__name__ for group, kind in self.classes.items()}
-        if options.logger is None:
-            kwargs["logger"] = self._logger(names)
-        elif self.config.wandb:
+        wandb = WandbOptions() if self.config.wandb is True else self.config_init.wandb or None
+        if wandb is not None and options.logger is not None:
             self.parser.error("Expected either option --wandb or option --trainer.logger, but got both")
+        if options.logger is None:
+            kwargs["logger"] = False  # loggers start with the run
         versions = {"lightning_snn": __version__, "torch": torch.__version__, "lightning": pl.__version__}
-        self.report = Report(
+        self.report = RecipeReport(
             self.output,
             details={
                 "recipe": self.recipe,
@@ -232,23 +260,26 @@ class RecipeCLI(LightningCLI):
             },
         )
         callbacks: list[pl.Callback] = [self.report]
-        if self.config.wandb and self._lacks_rate_monitor():
+        if wandb is not None and self._lacks_rate_monitor():
             callbacks.append(FiringRateMonitor(folder=self.output))
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best
             monitor = "val/nll" if self.config.model.task == "classification" else "val/mse"
             callbacks += [
-                ModelCheckpoint(
-                    str(checkpoints),
-                    "best",
-                    monitor=monitor if options.limit_val_batches != 0 else None,
-                    save_on_train_epoch_end=True,
-                    enable_version_counter=False,
-                ),
-                LastCheckpoint(checkpoints / "last.ckpt"),
+                BestCheckpoint(checkpoints, monitor if options.limit_val_batches != 0 else None),
+                LastCheckpoint(checkpoints / LAST),
             ]
-        self.trainer_defaults["callbacks"] = callbacks
+        start = StartOfRun(self.output, self.message, self._configuration(), self.hyperparameters)
+        if wandb is not None:
+            chosen = [names[group] for group in ("method", "network", "data")]
+            start.make_logger = partial(wandb_logger, self.output, " ".join(chosen), [*chosen, self.recipe], wandb)
+        elif options.logger is None:
+            start.make_logger = partial(CSVLogger, self.output, "logs")
+        if self.resumed is not None and all(name.startswith("trainer.") for name in self.changes):
+            start.same_training = self.resumed
+        # first, so that the loggers exist for all others
+        kwargs["callbacks"] = [start, *self._configured_callbacks(), *callbacks]
         trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Stages) and getattr(callback, "folder", self.output) is None:
@@ -257,12 +288,8 @@ class RecipeCLI(LightningCLI):
 
     def run(self) -> None:
         """Train, test the best checkpoint, and print the table of results."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            print(f"The run is kept in {self.output}")
-            self._save_configuration()
-        resume = self.config.ckpt_path and str(self.config.ckpt_path)
         try:
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=resume)
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config.ckpt_path)
         except (FileNotFoundError, ValueError) as error:
             if self.datamodule.train_set is not None:
                 raise
@@ -273,95 +300,82 @@ class RecipeCLI(LightningCLI):
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
         if self.trainer.is_global_zero:
-            print(self.table())
-
-    def table(self) -> str:
-        """Return the results of the test as text."""
-        found = self.report.results
-        rows = [(label, format(found[name], form)) for name, (label, form) in _TABLE.items() if name in found]
-        parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["seconds"].items())
-        rows += [("seconds", parts), ("report", str(self.output))]
-        width = max(len(label) for label, _ in rows)
-        title = " ".join(str(found[name]) for name in ("method", "network", "data")) + f", seed {found['seed']}"
-        return "\n".join(["", title, *(f"  {label:<{width}}  {value}" for label, value in rows)])
+            print(results_table(self.report.results, self.output))
 
     def how_to_resume(self) -> str:
         """Return the message for a user who pressed Ctrl-C."""
-        last = self.output / "checkpoints" / "last.ckpt"
+        last = self.output / "checkpoints" / LAST
         if not last.is_file():
-            return "Interrupted before the first checkpoint; start again with the same command."
-        command = shlex.join(["python", sys.argv[0], *_without_option(sys.argv[1:], "--ckpt_path")])
+            folder = f"remove {self.output} and " if (self.output / CONFIG).is_file() else ""
+            return f"Interrupted before the first checkpoint; {folder}start again with the same command."
+        command = shlex.join(["python", sys.argv[0], "--ckpt_path", str(last)])
         return (
-            f"Interrupted; the last checkpoint is kept. Resume, starting the unfinished epoch again, with\n"
-            f"  {command} --ckpt_path {shlex.quote(str(last))}"
+            f"Interrupted; the last checkpoint is kept. Resume with the same options, starting the unfinished epoch "
+            f"again, with\n  {command}"
         )
 
-    def _output_folder(self) -> Path:
-        if self.config.output is not None:
-            return Path(self.config.output)
-        if self.config.ckpt_path is not None:
-            checkpoints = Path(self.config.ckpt_path).parent
-            if checkpoints.name == "checkpoints":  # of an interrupted run, whose folder is used again
-                return checkpoints.parent
+    def _where(self) -> tuple[Path, str]:
+        """Return the folder of the run and a message about it.
+
+        Raises:
+            ValueError: if the folder holds another run, or there is nothing to resume.
+        """
+        self.changes: dict[str, tuple[Any, Any]] = {}
+        given = dict(given_values(sys.argv[1:], ["output"])).get("output")
+        output = None if given is None else Path(str(given))
+        if self.resumed is not None:
+            before = self.parser.parse_args(["--config", str(self.resumed.config)])
+            self.changes = differences(*(yaml.safe_load(self._as_yaml(each)) for each in (before, self.config)))
+            return where_resumed(self.resumed, self.changes, output, self._new_folder)
+        if output is not None and not self.config.trainer.fast_dev_run:
+            refuse_other_run(output)
+        output = output or self._new_folder()
+        checkpoint = self.config.ckpt_path
+        note = f"\n{checkpoint} has no {CONFIG} beside it: options are those of this command" if checkpoint else ""
+        return output, f"The run is kept in {output}{note}"
+
+    def _new_folder(self) -> Path:
         # with the seed, because runs of several seeds are started at the same time
         name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{self.config.seed_everything}"
         return Path("runs", self.recipe, name)
 
-    def _save_configuration(self) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
+    def _configuration(self) -> str:
+        """Return the options as YAML, from which the run can be repeated in another folder."""
         repeatable = self.config.clone()
-        repeatable.ckpt_path = None
-        self.parser.save(repeatable, self.output / "config.yaml", overwrite=True)
-        for logger in self.trainer.loggers:
-            logger.log_hyperparams(self.hyperparameters)
+        for name in ("config", "ckpt_path", "output"):
+            repeatable.pop(name, None)
+        return self._as_yaml(repeatable)
 
-    def _with_links(self, network: dict[str, Any]) -> dict[str, Any]:
-        """Return the configuration of the network with its arguments that come from the data."""
-        linked = dict(zip(_LINKED, (list(self.datamodule.frame_shape), self.datamodule.num_classes), strict=True))
-        accepted = inspect.signature(self.classes["network"]).parameters
-        linked = {name: value for name, value in linked.items() if name in accepted}
-        return {**network, "init_args": {**network.get("init_args", {}), **linked}}
+    def _as_yaml(self, config: Namespace) -> str:
+        """Return all options, also those that are null where a default is not."""
+        return str(self.parser.dump(config, skip_none=False))
+
+    def _configured_callbacks(self) -> list[pl.Callback]:
+        configured = self.config_init.trainer.callbacks or []
+        return configured if isinstance(configured, list) else [configured]
+
+    def _with_links(self, group: str) -> dict[str, Any]:
+        """Return the configuration of network or method with its arguments that come from the data."""
+        options = self.hyperparameters[group]
+        accepted = inspect.signature(self.classes[group]).parameters
+        linked = {}
+        for link, name, source in _LINKS:
+            if link == group and name in accepted:
+                value = getattr(self.datamodule, source)
+                linked[name] = list(value) if isinstance(value, tuple) else value
+        return {**options, "init_args": {**options.get("init_args", {}), **linked}}
 
     def _lacks_rate_monitor(self) -> bool:
         """Return whether the network has spiking layers and the user configured no monitor of their rates."""
-        configured = self.config_init.trainer.callbacks or []
-        configured = configured if isinstance(configured, list) else [configured]
-        monitored = any(isinstance(callback, FiringRateMonitor) for callback in configured)
+        monitored = any(isinstance(callback, FiringRateMonitor) for callback in self._configured_callbacks())
         return not monitored and any(True for _ in spiking_layers(self.model))
-
-    def _logger(self, names: Mapping[str, str]) -> Logger | bool:
-        if self.config.trainer.fast_dev_run:
-            return False
-        if not self.config.wandb:
-            return CSVLogger(self.output, "logs")
-        chosen = [names[group] for group in ("method", "network", "data")]
-        return wandb_logger(self.output, " ".join(chosen), [*chosen, self.recipe])
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_IGNORED_MESSAGES)
 
 
-def _option_names(kind: type) -> list[str]:
-    """Return the names of the options of a class, with those that it passes on to its base classes."""
-    names: list[str] = LightningArgumentParser().add_class_arguments(kind, fail_untyped=False)
-    return names
-
-
-def _import_path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _pop_group(options: dict[str, Any], group: str) -> dict[str, Any]:
     """Remove the options ``group.name`` and return them by name."""
     names = [name for name in options if name.startswith(f"{group}.")]
     return {name.removeprefix(f"{group}."): options.pop(name) for name in names}
-
-
-def _without_option(arguments: Sequence[str], option: str) -> list[str]:
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and argument != option and not argument.startswith(f"{option}="):
-            kept.append(argument)
-        skip = argument == option
-    return kept

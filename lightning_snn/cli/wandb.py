@@ -4,30 +4,65 @@ from __future__ import annotations
 
 import netrc
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_snn.cli.resume import WANDB_ID
+from lightning_snn.files import write_text
+
 _SECONDS_TO_CONNECT = 30
 
 
-def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
-    """Return a logger whose run has started, in the project `lightning_snn`.
+@dataclass
+class WandbOptions:
+    """Options of Weights & Biases.
+
+    Attributes:
+        log_model: upload the best checkpoint when training ends; "all" uploads it whenever it is written.
+    """
+
+    log_model: bool | Literal["all"] = False
+
+
+def wandb_logger(folder: Path, group: str, tags: Sequence[str], options: WandbOptions | None = None) -> WandbLogger:
+    """Return a logger whose run has started.
+
+    The environment variables of W&B have their meaning: `WANDB_PROJECT` replaces the project `lightning_snn`,
+    `WANDB_RUN_GROUP` the group, and `WANDB_TAGS` adds tags, separated by commas. If the folder holds the id of a run,
+    that run goes on.
 
     Args:
         folder: folder of the W&B files; created if it is missing.
         group: group of the run, shared for example by runs of other seeds.
         tags: tags of the run.
+        options: further options.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = folder / WANDB_ID
+    own_tags = (tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(","))
+    settings: dict[str, Any] = {
+        "project": os.environ.get("WANDB_PROJECT") or "lightning_snn",
+        "group": os.environ.get("WANDB_RUN_GROUP") or group,
+        "tags": list(dict.fromkeys([*tags, *filter(None, own_tags)])),
+        # absolute, because the process that writes may have another working folder
+        "save_dir": str(folder.absolute()),
+        "id": known.read_text(encoding="utf-8").strip() if known.is_file() else None,
+        "log_model": (options or WandbOptions()).log_model,
+    }
+    logger = _started(folder, settings)
+    _keep_id(logger, known)
+    return logger
+
+
+def _started(folder: Path, options: dict[str, Any]) -> WandbLogger:
     import wandb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    # absolute, because the process that writes may have another working folder
-    where = {"save_dir": str(folder.absolute())}
-    options: dict[str, Any] = {"project": "lightning_snn", "group": group, "tags": tags, **where}
     reason = why_offline()
     if reason is None:
         logger = WandbLogger(**options, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
@@ -46,6 +81,12 @@ def wandb_logger(folder: Path, group: str, tags: list[str]) -> WandbLogger:
     logger = WandbLogger(**options, mode="offline", settings=wandb.Settings(silent=True))
     _ = logger.experiment
     return logger
+
+
+@rank_zero_only
+def _keep_id(logger: WandbLogger, file: Path) -> None:
+    if logger.version is not None:
+        write_text(file, f"{logger.version}\n")
 
 
 def why_offline() -> str | None:

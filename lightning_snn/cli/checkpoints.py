@@ -1,4 +1,4 @@
-"""Checkpoint from which an interrupted run resumes."""
+"""Checkpoints of a recipe: the best by validation, and the last, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+BEST, LAST = "best", "last.ckpt"
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """`ModelCheckpoint` that keeps one file, `best.ckpt`, and finds it again in a folder that was moved or copied.
+
+    A resumed run without that file starts the comparison anew, because scores of other data do not compare.
+
+    Args:
+        folder: folder of the file.
+        monitor: metric whose smallest value is best; None keeps the last checkpoint.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None) -> None:
+        super().__init__(str(folder), BEST, monitor, save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        path = Path(str(self.dirpath), f"{BEST}.ckpt")
+        if not path.is_file():
+            return
+        names = ("best_model_path", "kth_best_model_path")
+        here: dict[str, Any] = {name: str(path) for name in names if state_dict.get(name)}
+        here["best_k_models"] = {str(path): score for score in state_dict.get("best_k_models", {}).values()}
+        super().load_state_dict({**state_dict, **here, "dirpath": self.dirpath})
 
 
 class LastCheckpoint(Checkpoint):

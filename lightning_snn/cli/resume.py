@@ -1,0 +1,134 @@
+"""The run of a checkpoint: its folder, its options, and where a resumed run is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning_snn.cli.checkpoints import BEST, LAST
+from lightning_snn.cli.choices import given_values
+
+CONFIG, RESULTS, WANDB_ID = "config.yaml", "metrics.json", "wandb_run_id.txt"
+# of the command itself, and not of what it trains
+_NOT_COMPARED = ("config", "ckpt_path", "output")
+
+
+class Run(NamedTuple):
+    """A run on disk.
+
+    Attributes:
+        folder: its folder, which holds `config.yaml`.
+        checkpoint: the checkpoint from which to resume.
+    """
+
+    folder: Path
+    checkpoint: Path
+
+    @property
+    def config(self) -> Path:
+        """Options of the run."""
+        return self.folder / CONFIG
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was tested."""
+        return (self.folder / RESULTS).is_file()
+
+    def goes_on_in_place(self, changes: Mapping[str, Any]) -> bool:
+        """Return whether a resumed run is the same one: unfinished, from its last checkpoint, and with its options."""
+        last = (self.folder / "checkpoints" / LAST).resolve()
+        return not changes and not self.finished and self.checkpoint.resolve() == last
+
+    def copy_identity(self, output: Path) -> None:
+        """Copy the best checkpoint and the name of the W&B run to the folder in which the same training goes on."""
+        for name in (f"checkpoints/{BEST}.ckpt", WANDB_ID):
+            if (self.folder / name).is_file():
+                (output / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, output / name)
+
+
+def run_of_checkpoint(path: Path) -> Run | None:
+    """Return the run to which a checkpoint belongs; None if there is no `config.yaml` beside it or one folder above."""
+    for folder in (path.parent, path.parent.parent):
+        if path.is_file() and (folder / CONFIG).is_file():
+            return Run(folder, path)
+    return None
+
+
+def resumed_run(arguments: Sequence[str]) -> Run | None:
+    """Return the run that the command line resumes by ``--ckpt_path``."""
+    path = dict(given_values(arguments, ["ckpt_path"])).get("ckpt_path")
+    return run_of_checkpoint(Path(path)) if isinstance(path, str) else None
+
+
+def with_options_of(run: Run | None, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that take a run's options as defaults, which the given arguments override."""
+    return [*arguments] if run is None else ["--config", str(run.config), *arguments]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the options that differ between two configurations, by dotted name.
+
+    Example:
+        >>> differences({"trainer": {"max_epochs": 2}, "output": "a"}, {"trainer": {"max_epochs": 3}, "output": "b"})
+        {'trainer.max_epochs': (2, 3)}
+    """
+    old, new = dict(_flat(before)), dict(_flat(after))
+    names = [name for name in dict.fromkeys((*old, *new)) if name.partition(".")[0] not in _NOT_COMPARED]
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            # the class is an option, and its options have the names that the command line gives them
+            inner = {key: part for key, part in value.items() if key != "init_args"} | value.get("init_args", {})
+            found += _flat(inner, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}".removesuffix(".class_path"), value))
+    return found
+
+
+def where_resumed(
+    run: Run, changes: Mapping[str, Any], output: Path | None, new_folder: Callable[[], Path]
+) -> tuple[Path, str]:
+    """Return the folder of a resumed run, and a message about it.
+
+    Args:
+        run: the run that is resumed.
+        changes: options that differ from those of the run.
+        output: folder that the user chose.
+        new_folder: returns a new folder.
+
+    Raises:
+        ValueError: if there is nothing to resume, or the chosen folder holds a run that would be overwritten.
+    """
+    if run.goes_on_in_place(changes) and (output is None or output.resolve() == run.folder.resolve()):
+        return run.folder, f"The run in {run.folder} goes on with its options."
+    if run.finished and not changes:
+        raise ValueError(
+            f"Expected option --ckpt_path to be a checkpoint of an unfinished run, but the run in {run.folder} is "
+            "finished. Give options that continue it, such as --trainer.max_epochs"
+        )
+    if output is not None:
+        refuse_other_run(output)
+    folder = output or new_folder()
+    listed = "".join(f"\n  --{name} {new} instead of {old}" for name, (old, new) in changes.items())
+    options = f"its options, except{listed}" if changes else "its options."
+    return folder, f"The run in {run.folder} stays as it is and continues in {folder} with {options}"
+
+
+def refuse_other_run(output: Path) -> None:
+    """Raise an error if a folder holds a run.
+
+    Raises:
+        ValueError: names the folder and how to resume its run.
+    """
+    if (output / CONFIG).is_file():
+        raise ValueError(
+            f"Expected option --output to be a new folder, but {output} holds a run. Choose another folder, or resume "
+            f"that run with --ckpt_path {output / 'checkpoints' / LAST}"
+        )
