@@ -16,6 +16,7 @@ from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
+    from lightning_snn.cli import load_run
     from lightning_snn.module import SpikingModule
     from lightning_snn.nn import LIF, run
 
@@ -28,6 +29,7 @@ __all__ = [
     "callbacks",
     "data",
     "functional",
+    "load_run",
     "methods",
     "metrics",
     "networks",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "LIF": "lightning_snn.nn",
         "SpikingModule": "lightning_snn.module",
+        "load_run": "lightning_snn.cli",
         "run": "lightning_snn.nn",
         **{name: f"{__name__}.{name}" for name in _SUBPACKAGES},
     },

@@ -74,6 +74,18 @@ class SelfMadeNetwork(nn.Sequential):
         super().__init__(nn.Flatten(), nn.LazyLinear(width), LIF(), nn.Linear(width, 3))
 
 
+class Clipped(nn.Module):
+    """A network whose option has a default other than None, and may be None."""
+
+    def __init__(self, cutoff: float | None = 0.5) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+        self.cutoff = cutoff
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x if self.cutoff is None else x.clamp(max=self.cutoff))
+
+
 class SilentNetwork(nn.Sequential):
     """A network without spikes."""
 
