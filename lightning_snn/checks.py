@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -47,3 +48,15 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"Expected argument `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}")
+
+
+def nearest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return a question about the name nearest to an unknown one, to append to a message; empty if none is near.
+
+    Example:
+        >>> nearest_name("hiden", ["hidden", "neuron"])
+        '; did you mean hidden?'
+    """
+    names = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"; did you mean {prefix}{names[near[0]]}?" if near else ""

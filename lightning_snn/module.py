@@ -25,7 +25,7 @@ from lightning_snn.methods.task import Classification, Prediction, Readout, Regr
 from lightning_snn.metrics import BrierScore, ExpectedCalibrationError, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.nn.description import describe_network, describe_options, differences
 from lightning_snn.nn.folding import run
-from lightning_snn.optim import optimizer_named
+from lightning_snn.optim import optimizer_factory
 
 OptimizerFactory = Callable[[Any], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
@@ -107,7 +107,7 @@ class SpikingModule(pl.LightningModule):
         elif lr_scheduler is not None and not callable(lr_scheduler):
             check_choice("lr_scheduler", lr_scheduler, ("cosine",))
         self.optimizer_factory: OptimizerFactory | None = (
-            optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
+            optimizer_factory(optimizer) if isinstance(optimizer, str) else optimizer
         )
 
         # a copy, because task and progress belong to this module, and another module may use the same method

@@ -53,7 +53,7 @@ def test_an_optimizer_is_chosen_by_name(name):
 
 
 def test_an_unknown_optimizer_is_refused_by_name():
-    with pytest.raises(ValueError, match="argument `optimizer` to be one of .*'adamw'.*, but got 'adamv'"):
+    with pytest.raises(ValueError, match="Expected an optimizer of torch.optim .*AdamW.*, but got 'adamv'"):
         SpikingModule(small_network(), num_classes=2, optimizer="adamv")
 
 

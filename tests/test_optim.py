@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_snn import SpikingModule
 from lightning_snn.nn import LIF
-from lightning_snn.optim import SGD, decay_weights_only
+from lightning_snn.optim import SGD, decay_weights_only, optimizer_factory
 
 
 def network() -> nn.Module:
@@ -60,3 +60,42 @@ def test_a_module_takes_the_class_itself():
 def test_a_negative_decay_is_refused():
     with pytest.raises(ValueError, match="`weight_decay` to be a finite number of at least 0, but got -1"):
         SGD(network().parameters(), weight_decay=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adamw", torch.optim.AdamW),
+        ("AdamW", torch.optim.AdamW),
+        ("sgd", torch.optim.SGD),
+        ("torch.optim.RMSprop", torch.optim.RMSprop),
+        ("lightning_snn.optim.SGD", SGD),
+    ],
+)
+def test_an_optimizer_is_made_by_name(name, kind):
+    parameters = list(network().parameters())
+    optimizer = optimizer_factory(name, lr=0.25, weight_decay=0.5)(parameters)
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("adamv", {}, r"Expected an optimizer of torch.optim \(ASGD, .*but got 'adamv'; did you mean Adam\w*\?"),
+        ("torch.nn.Linear", {}, "but got 'torch.nn.Linear'"),
+        ("absent.module.Adam", {}, "but got 'absent.module.Adam'"),
+        ("adamw", {"learning_rat": 1}, "Expected options of AdamW, which takes lr, betas, .*but got `learning_rat`"),
+        ("adamw", {"weight_deca": 1}, "did you mean weight_decay"),
+    ],
+)
+def test_an_unknown_optimizer_or_option_is_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer_factory(name, **options)
+
+
+def test_a_name_is_accepted_wherever_a_function_is():
+    module = SpikingModule(network(), num_classes=3, optimizer=optimizer_factory("adamw", lr=0.25))
+    assert isinstance(module.configure_optimizers(), torch.optim.AdamW)

@@ -16,7 +16,7 @@ import yaml
 from torch import nn
 
 from lightning_snn import data, methods, networks
-from lightning_snn.cli.parser import nearest_name
+from lightning_snn.checks import nearest_name
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
 

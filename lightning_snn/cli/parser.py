@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_snn.checks import nearest_name
 
 GROUP_HELP = ("data.help", "network.help", "method.help")
 _UNACCEPTED = re.compile(r"Option '([^']+)' is not accepted")
@@ -52,18 +52,6 @@ class RecipeParser(LightningArgumentParser):
         known = option_names(kind)
         name = unaccepted[1].rpartition(".")[2]
         return f". {kind.__name__} takes {', '.join(known) or 'no options'}{nearest_name(name, known)}"
-
-
-def nearest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return a question about the name nearest to an unknown one, to append to a message; empty if none is near.
-
-    Example:
-        >>> nearest_name("hiden", ["hidden", "neuron"])
-        '; did you mean hidden?'
-    """
-    names = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    return f"; did you mean {prefix}{names[near[0]]}?" if near else ""
 
 
 def option_names(kind: type) -> list[str]:

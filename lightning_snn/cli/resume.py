@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether the run was tested."""
+        """True if the run was tested."""
         return (self.folder / RESULTS).is_file()
 
     def goes_on_in_place(self, changes: Mapping[str, Any]) -> bool:
