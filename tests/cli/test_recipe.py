@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_snn import SpikingModule, run
 from lightning_snn.cli import RecipeCLI
 from tests.cli.tiny import HERE, OtherEvents, TinyEvents, call, parse
+from tests.support.processes import run_python
 
 
 def first_batch(cli: RecipeCLI) -> Tensor:
@@ -92,6 +93,15 @@ def test_the_network_fits_any_data(monkeypatch: pytest.MonkeyPatch, network: str
     assert run(cli.model.network, torch.zeros(4, 2, *cli.datamodule.frame_shape)).shape == (4, 2, classes)
     assert cli.model.hparams.num_classes == classes
     assert ("pair_accuracy" in cli.model.val_metrics) == (name == "TinyEvents")
+
+
+def test_a_method_that_takes_the_shape_of_inputs_gets_it_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--method", "TimeToFirstSpike", "--network", f"{HERE}.ConvolutionalNetwork"]
+    cli = parse(monkeypatch, *options)
+    assert tuple(cli.model.method.input_shape) == (2, 4, 6)
+    cli.model.predict_step((torch.rand(1, 3, 2, 4, 6), None), 0)
+    assert cli.model.hparams["method"]["init_args"]["input_shape"] == [2, 4, 6]
+    assert tuple(parse(monkeypatch, "--method", "TimeToFirstSpike").model.method.input_shape) == (2, 4, 6)
 
 
 def test_a_network_of_ones_own_needs_no_arguments_from_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,3 +301,50 @@ def test_an_ordinary_error_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(TinyEvents, "prepare_data", broken)
     with pytest.raises(OSError, match="disk on fire"):
         call(monkeypatch, "--output", "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "absent"),
+    [
+        (["--network.help"], ["--network.hidden", "sizes of the hidden layers"], ["--network.delays"]),
+        (["--network.help", "EventConvNet"], ["--network.delays"], ["sizes of the hidden layers"]),
+        (["--network.help", "--network", "EventConvNet"], ["--network.delays"], ["sizes of the hidden layers"]),
+        (["--network.help", "--data.batch_size", "3"], ["--network.hidden"], []),
+        (["--method.help"], ["--method.lam"], []),
+        (["--method.help=TimeToFirstSpike"], ["--method.activity_penalty"], ["--method.lam"]),
+        (["--data.help"], ["--data.rate"], []),
+        (["--data.help", "MNIST"], ["--data.root"], ["--data.rate"]),
+    ],
+)
+def test_the_help_of_a_class_needs_no_name(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: list[str],
+    absent: list[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(monkeypatch, *arguments)
+    out = capsys.readouterr().out
+    assert all(text in out for text in expected)
+    assert not any(text in out for text in absent)
+
+
+SHARE_OF_HELP = """
+import sys, time
+start = time.process_time()  # of the processor, so that waiting for other work does not count
+import lightning.pytorch
+lightning = time.process_time() - start
+sys.argv = ["tiny.py", "--help"]
+from lightning_snn.cli import main
+try:
+    main("recipes/tiny.py", {"data": "Gestures", "network": "EventConvNet", "method": "SpikingBayes"})
+except SystemExit:
+    print((time.process_time() - start) / lightning)
+"""
+
+
+def test_help_takes_little_more_than_the_import_of_lightning(tmp_path: Path) -> None:
+    printed = run_python("-c", SHARE_OF_HELP, cwd=tmp_path).stdout
+    assert "--trainer.max_epochs" in printed
+    assert float(printed.splitlines()[-1]) < 1.4

@@ -69,6 +69,13 @@ class OtherEvents(TinyEvents):
         return part, part, part
 
 
+class ConvolutionalNetwork(nn.Sequential):
+    """A network whose mapping to spike times needs the shape of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 2 * 4, 3))
+
+
 class SelfMadeNetwork(nn.Sequential):
     def __init__(self, width: int = 5) -> None:
         super().__init__(nn.Flatten(), nn.LazyLinear(width), LIF(), nn.Linear(width, 3))
