@@ -65,9 +65,29 @@ class Group(NamedTuple):
         return kind
 
 
+class _AnyModule(type):
+    """Type of `Network`: all modules are its subclasses, and only the networks of the library are found by name."""
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, nn.Module)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, nn.Module)
+
+    def __subclasses__(cls) -> list[type]:
+        return list(GROUPS["network"].classes().values())
+
+
+class Network(metaclass=_AnyModule):
+    """Any `nn.Module`.
+
+    Every layer of every imported library is one, so names would be ambiguous, and messages would list all of them.
+    """
+
+
 GROUPS = {
     "data": Group("Data", data, FrameDataModule),
-    "network": Group("Network", networks, nn.Module),
+    "network": Group("Network", networks, Network),
     "method": Group("Method", methods, Method),
 }
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from lightning_snn import SpikingModule, run
+from lightning_snn import SpikingModule, networks, run
 from lightning_snn.cli import RecipeCLI
 from tests.cli.tiny import HERE, OtherEvents, TinyEvents, call, parse
 from tests.support.processes import run_python
@@ -114,6 +114,14 @@ def test_a_network_of_ones_own_needs_no_arguments_from_the_data(monkeypatch: pyt
     assert cli.model.network[-1].in_features == 6
 
 
+def test_a_name_means_the_network_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("vgg.yaml").write_text("network:\n  class_path: VGG\n  init_args:\n    channels: [2]\n")
+    for arguments in (["--network", "VGG", "--network.channels", "[2]"], ["--config", "vgg.yaml"]):
+        assert type(parse(monkeypatch, *arguments).config_init.network) is networks.VGG
+    other = parse(monkeypatch, "--network", f"{HERE}.VGG", "--method", "SurrogateGradient")
+    assert type(other.config_init.network) is not networks.VGG
+
+
 def test_another_class_inherits_no_option_of_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse(monkeypatch).datamodule.rate == 0.25
     assert parse(monkeypatch, "--data.batch_size", "3").datamodule.rate == 0.25
@@ -199,7 +207,7 @@ def test_the_saved_configuration_repeats_the_run(monkeypatch: pytest.MonkeyPatch
         (["--outptu", "out"], "did you mean --output?"),
         (["--network", "MPL"], "Expected option --network to be one of EventConvNet, MLP"),
         (["--network", "MPL"], "(no such name; did you mean MLP?)"),
-        (["--network", f"{HERE}.SelfMadeNetwork2"], "has no such Module; did you mean SelfMadeNetwork?"),
+        (["--network", f"{HERE}.SelfMadeNetwork2"], "has no such Network; did you mean SelfMadeNetwork?"),
         (["--network.hiden", "[3]"], "neuron; did you mean hidden?"),
         (["--network", "VGG", "--network.chanels", "[3]"], "did you mean channels?"),
         (["--network.neuron", "LIF", "--network.neuron.betaa", "1"], "LIF takes beta, threshold"),
