@@ -161,7 +161,7 @@ def test_fragments_add_their_callbacks_to_those_of_a_recipe(fragments, monkeypat
     added = kinds.copy()
     for callback in plain.trainer.callbacks:
         added.remove(type(callback))
-    assert Report in kinds
+    assert any(issubclass(kind, Report) for kind in kinds)
     entries = [yaml.safe_load(path.read_text())["trainer"]["callbacks+"][0]["class_path"] for path in fragments]
     assert [f"lightning_snn.callbacks.{kind.__name__}" for kind in added] == entries
 

@@ -116,9 +116,10 @@ def test_a_network_of_ones_own_needs_no_arguments_from_the_data(monkeypatch: pyt
 
 def test_a_name_means_the_network_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("vgg.yaml").write_text("network:\n  class_path: VGG\n  init_args:\n    channels: [2]\n")
+    method = ("--method", "SurrogateGradient")
     for arguments in (["--network", "VGG", "--network.channels", "[2]"], ["--config", "vgg.yaml"]):
-        assert type(parse(monkeypatch, *arguments).config_init.network) is networks.VGG
-    other = parse(monkeypatch, "--network", f"{HERE}.VGG", "--method", "SurrogateGradient")
+        assert type(parse(monkeypatch, *arguments, *method).config_init.network) is networks.VGG
+    other = parse(monkeypatch, "--network", f"{HERE}.VGG", *method)
     assert type(other.config_init.network) is not networks.VGG
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_snn import methods
 from lightning_snn.callbacks import Report
