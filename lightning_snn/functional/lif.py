@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState
+from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState, reset_membrane
+from lightning_snn.functional.plain_lif import differentiable_backward, unrolled_lif
+from lightning_snn.functional.spike import spike
 from lightning_snn.functional.surrogate import propagate_nan
+from lightning_snn.functional.tracing import plain_operations
 
 
 def lif(
@@ -64,10 +66,12 @@ def lif(
         expected = "a PendingState" if carries_spikes else "a tensor"
         raise TypeError(f"Expected argument `state` to be {expected}, but got {type(state).__name__}")
     membrane, before = state if isinstance(state, PendingState) else (state, None)
+    if plain_operations():
+        return unrolled_lif(x, beta, threshold, dynamics, membrane, before, recurrent)
     differentiable = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, membrane, before, recurrent)
     )
-    spikes, membrane = _LIFScan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
+    spikes, membrane, _ = _LIFScan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
     if not carries_spikes:
         return spikes, membrane
     last = spikes[-1].to(membrane.dtype)
@@ -136,7 +140,7 @@ class _LIFScan(torch.autograd.Function):
         recurrent: Tensor | None,
         dynamics: Dynamics,
         differentiable: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         surrogate = dynamics.surrogate
         accumulator = torch.promote_types(x.dtype, torch.float32)
         # neurons that receive spikes need them with their NaN at the next step
@@ -176,52 +180,93 @@ class _LIFScan(torch.autograd.Function):
         )
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
         ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
-        return spikes, carried.clone() if dynamics.pending_reset else carried
+        ctx.set_materialize_grads(False)
+        # an output, because second derivatives reach the input through the saved membrane potentials
+        return spikes, carried.clone() if dynamics.pending_reset else carried, membranes
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}, with the surrogate derivative h, for any reset and order.
-
-        h and k are computed for blocks of steps that fit into the cache. The recursion itself then takes one operation
-        per step.
-        """
+    def backward(
+        ctx: Any, grad_spikes: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        # once, because activation checkpointing allows one access
         membranes, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
         beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
         threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, membranes[0])
         dynamics: Dynamics = ctx.dynamics
-        surrogate, accumulator, steps = dynamics.surrogate, membranes.dtype, membranes.shape[0]
-
-        grad_membranes = torch.empty_like(membranes)
-        block = steps_per_block(membranes)
-        slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
-        after: Tensor | None = None  # dL/dv of the next step
-        for start in range((steps - 1) // block * block, -1, -block):
-            part = membranes[start : start + block]
-            slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
-            surrogate.derivative_(torch.sub(part, threshold, out=slope))
-            _keep(part, slope, beta, threshold, dynamics, out=keep)
-            torch.mul(slope, grad_spikes[start : start + block], out=grads)
-            for t in range(len(part) - 1, -1, -1):
-                if after is None:
-                    # the state is the membrane before its reset, or after it and before any leak
-                    last = _keep(part[t], slope[t], 1.0, threshold, dynamics, out=keep[t])
-                    after = grads[t].add_(grad_state) if dynamics.pending_reset else grads[t].addcmul_(last, grad_state)
-                    continue
-                if recurrent is not None:
-                    grads[t].addcmul_(after @ recurrent.to(accumulator), slope[t])
-                after = grads[t].addcmul_(keep[t], after)
-        assert after is not None
-
+        if grad_spikes is None:
+            grad_spikes = torch.zeros((), dtype=ctx.dtype, device=membranes.device).expand_as(membranes)
+        if grad_state is None:
+            grad_state = torch.zeros((), dtype=membranes.dtype, device=membranes.device).expand_as(membranes[0])
+        if torch.is_grad_enabled():
+            grad_membranes = differentiable_backward(
+                membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state
+            )
+        else:
+            grad_membranes = _backward_scan(
+                membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_saved
+            )
+        after = grad_membranes[0]
         return (
             grad_membranes.to(ctx.dtype),
-            *_grad_parameters(ctx, membranes, grad_membranes, grad_state, beta, threshold),
+            *_grad_parameters(
+                ctx,
+                membranes,
+                grad_membranes,
+                grad_state,
+                grad_saved,
+                beta,
+                threshold,
+                beta_tensor,
+                threshold_tensor,
+                state,
+                before,
+            ),
             None if state is None else (after * beta).to(state.dtype),
             _grad_before(after, before, recurrent, threshold, dynamics),
-            _grad_recurrent(ctx, membranes, grad_membranes, threshold),
+            _grad_recurrent(ctx, membranes, grad_membranes, threshold, before, recurrent),
             None,
             None,
         )
+
+
+def _backward_scan(
+    membranes: Tensor,
+    beta: float | Tensor,
+    threshold: float | Tensor,
+    dynamics: Dynamics,
+    recurrent: Tensor | None,
+    grad_spikes: Tensor,
+    grad_state: Tensor,
+    grad_saved: Tensor | None,
+) -> Tensor:
+    """Compute dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}, with the surrogate derivative h, for any reset and order.
+
+    h and k are computed for blocks of steps that fit into the cache. The recursion itself then takes one operation per
+    step. `grad_saved` is a gradient that reaches the membrane potentials by themselves, from a second derivative.
+    """
+    surrogate, accumulator, steps = dynamics.surrogate, membranes.dtype, membranes.shape[0]
+    grad_membranes = torch.empty_like(membranes)
+    block = steps_per_block(membranes)
+    slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
+    after: Tensor | None = None  # dL/dv of the next step
+    for start in range((steps - 1) // block * block, -1, -block):
+        part = membranes[start : start + block]
+        slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
+        surrogate.derivative_(torch.sub(part, threshold, out=slope))
+        _keep(part, slope, beta, threshold, dynamics, out=keep)
+        torch.mul(slope, grad_spikes[start : start + block], out=grads)
+        if grad_saved is not None:
+            grads.add_(grad_saved[start : start + block])
+        for t in range(len(part) - 1, -1, -1):
+            if after is None:
+                # the state is the membrane before its reset, or after it and before any leak
+                last = _keep(part[t], slope[t], 1.0, threshold, dynamics, out=keep[t])
+                after = grads[t].add_(grad_state) if dynamics.pending_reset else grads[t].addcmul_(last, grad_state)
+                continue
+            if recurrent is not None:
+                grads[t].addcmul_(after @ recurrent.to(accumulator), slope[t])
+            after = grads[t].addcmul_(keep[t], after)
+    return grad_membranes
 
 
 # size of one buffer of the backward pass: two buffers and their inputs fit into the cache of a core
@@ -267,30 +312,38 @@ def _grad_parameters(
     membranes: Tensor,
     grad_membranes: Tensor,
     grad_state: Tensor,
+    grad_saved: Tensor | None,
     beta: float | Tensor,
     threshold: float | Tensor,
+    beta_tensor: Tensor | None,
+    threshold_tensor: Tensor | None,
+    state: Tensor | None,
+    before: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dL/dbeta and dL/dthreshold, each None if it is not required."""
-    _, beta_tensor, threshold_tensor, state, before, _ = ctx.saved_tensors
     dynamics: Dynamics = ctx.dynamics
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         return None, None
-    spikes = dynamics.surrogate.fire(membranes, threshold)
+    spikes = spike(membranes, threshold, dynamics.surrogate)
+    spikes = spikes.detach() if dynamics.detach_reset else spikes
     if dynamics.pending_reset:
         carried = membranes
+    elif torch.is_grad_enabled():
+        carried = reset_membrane(membranes, spikes, threshold, dynamics.reset)
     else:
         carried = reset(membranes, spikes, threshold, dynamics, out=torch.empty_like(membranes))
     grad_beta = grad_threshold = None
-    if ctx.needs_input_grad[1]:
+    if beta_tensor is not None and ctx.needs_input_grad[1]:
         grad = (grad_membranes[1:] * carried[:-1]).sum(0)
         if state is not None:
             grad.addcmul_(grad_membranes[0], state)
         grad_beta = grad.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype)
-    if ctx.needs_input_grad[2]:
+    if threshold_tensor is not None and ctx.needs_input_grad[2]:
         # dL/d(membrane after its reset), through the leak
         onward = torch.cat([grad_membranes[1:] * beta, grad_state.to(membranes.dtype)[None]])
         through_leak = onward * (1 - spikes) if dynamics.reset == "zero" else onward
-        grad = -(grad_membranes - through_leak).sum(0)
+        through_spikes = grad_membranes - through_leak
+        grad = -(through_spikes if grad_saved is None else through_spikes - grad_saved).sum(0)
         if dynamics.pending_reset:
             grad -= (grad_membranes[1:] * spikes[:-1]).sum(0)
             if before is not None:
@@ -320,11 +373,17 @@ def _grad_before(
     return grad.to(before.dtype)
 
 
-def _grad_recurrent(ctx: Any, membranes: Tensor, grad_membranes: Tensor, threshold: float | Tensor) -> Tensor | None:
-    before, recurrent = ctx.saved_tensors[4:]
+def _grad_recurrent(
+    ctx: Any,
+    membranes: Tensor,
+    grad_membranes: Tensor,
+    threshold: float | Tensor,
+    before: Tensor | None,
+    recurrent: Tensor | None,
+) -> Tensor | None:
     if recurrent is None or not ctx.needs_input_grad[5]:
         return None
-    earlier = ctx.dynamics.surrogate.fire(membranes[:-1], threshold).flatten(0, 1)
+    earlier = spike(membranes[:-1], threshold, ctx.dynamics.surrogate).flatten(0, 1)
     grad = grad_membranes[1:].flatten(0, 1).t() @ earlier
     if before is not None:
         grad.addmm_(grad_membranes[0].t(), before.to(grad.dtype))

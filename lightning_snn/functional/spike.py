@@ -15,8 +15,8 @@ def spike(membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> 
 
     .. math:: s = H(v - \theta), \qquad \partial s / \partial v = -\partial s / \partial \theta = k(v - \theta)
 
-    Reverse mode, forward mode and ``torch.func`` transforms give the same derivatives. Under `torch.compile` the same
-    values and derivatives come from plain operations, because the compiler breaks its graph at a Function with a `jvp`.
+    Reverse mode, forward mode and ``torch.func`` transforms give the same derivatives. Where operations are
+    recorded, as by `torch.compile` and `torch.export`, the same values and derivatives come from plain operations.
 
     Args:
         membrane: membrane potential, any shape, floating point.
@@ -32,12 +32,14 @@ def spike(membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> 
         >>> spike(membrane, 1.0, Triangular()).tolist()
         [0.0, 1.0]
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         distance = membrane - threshold
         slope = surrogate.derivative(distance.detach())
         finite = torch.where(distance.isinf(), 0, distance)  # the difference of infinities would be NaN
         return surrogate.spike(membrane, threshold).detach() + slope * (finite - finite.detach())
-    spikes: Tensor = _Spike.apply(membrane, threshold, surrogate)
+    level = threshold.detach() if isinstance(threshold, Tensor) else threshold
+    # the distance carries the graph, so that second derivatives reach it too
+    spikes: Tensor = _Spike.apply(membrane - threshold, membrane.detach(), level, surrogate)
     return spikes
 
 
@@ -45,30 +47,23 @@ class _Spike(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> Tensor:
+    def forward(distance: Tensor, membrane: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> Tensor:
         return surrogate.spike(membrane, threshold)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        membrane, threshold, surrogate = inputs
-        distance = membrane - threshold
-        ctx.surrogate = surrogate
-        ctx.threshold_shape = threshold.shape if isinstance(threshold, Tensor) else None
+        ctx.surrogate = inputs[-1]
         # one tensor, whatever the shape of the threshold
-        ctx.save_for_backward(distance)
-        ctx.save_for_forward(distance)
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (distance,) = ctx.saved_tensors
-        grad = grad * ctx.surrogate.derivative(distance)
-        return grad, None if ctx.threshold_shape is None else -grad.sum_to_size(ctx.threshold_shape), None
+        return grad * ctx.surrogate.derivative(distance), None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, membrane: Tensor | None, threshold: Tensor | None, _: None) -> Tensor:
-        (distance,) = ctx.saved_tensors
-        slope: Tensor = ctx.surrogate.derivative(distance)
-        if threshold is None:
-            assert membrane is not None
-            return slope * membrane
-        return slope * (-threshold if membrane is None else membrane - threshold)
+    def jvp(ctx: Any, distance: Tensor, *_: None) -> Tensor:
+        (point,) = ctx.saved_tensors
+        slope: Tensor = ctx.surrogate.derivative(point)
+        return slope * distance

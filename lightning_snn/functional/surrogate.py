@@ -166,6 +166,13 @@ class Sigmoid(_Bump):
         p = distance.abs_().div_(-self.width).sigmoid_()
         return p.addcmul_(p, p, value=-1).mul_(4)
 
+    def derivative(self, distance: Tensor) -> Tensor:
+        if not distance.requires_grad:
+            return super().derivative(distance)
+        # second derivatives need p, which the product in place overwrites
+        p = torch.sigmoid(-distance.abs() / self.width)
+        return 4 * (p - p * p)
+
     def primitive(self, distance: Tensor) -> Tensor:
         return 0.5 + 4 * self.width * (torch.sigmoid(distance / self.width) - 0.5)
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_snn.functional import Dynamics, Smooth, leaky_integrate, lif, lif_step
 from lightning_snn.functional.dynamics import LIFState, PendingState, lif_rest
+from lightning_snn.functional.plain_lif import unrolled_lif
 from lightning_snn.functional.surrogate import SURROGATES
 from lightning_snn.nn import membrane
 
@@ -455,12 +456,55 @@ def test_a_gradient_comes_only_where_one_was_asked_for():
     assert not lif(x, 0.9)[0].requires_grad
 
 
-def test_second_derivatives_are_refused_rather_than_wrong():
-    x = torch.randn(5, 2, 3).requires_grad_()
-    cotangent = torch.ones_like(x).requires_grad_()
-    (gradient,) = torch.autograd.grad(lif(x, 0.9)[0], x, cotangent, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+@every_dynamics
+def test_second_derivatives_are_those_of_autograd_on_the_unrolled_recurrence(dynamics):
+    found = {}
+    for name, function in {"fused": lif, "autograd": textbook, "by step": stepped}.items():
+        torch.manual_seed(0)
+        x, beta, threshold = double(5, 2, 3, low=-1, high=2), double(3, low=0.5, high=0.9), double(3, low=0.7, high=1.2)
+        spikes, state = function(x, beta, threshold, dynamics)
+        weights = torch.randn(5, 2, 3, dtype=torch.float64)
+        loss = (weights * spikes).sum().square() + membrane(state).square().sum()
+        leaves = (x, beta, threshold)
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves)
+        found[name] = (*first, *second)
+    for name in ("fused", "by step"):
+        for got, expected in zip(found[name], found["autograd"], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_second_derivatives_through_recurrent_weights_are_those_of_autograd():
+    found = []
+    for function in (lif, textbook):
+        torch.manual_seed(0)
+        x, weight = double(5, 2, 3, low=-1, high=2), double(3, 3)
+        if function is lif:
+            spikes = lif(x, 0.8, 1.0, recurrent=weight)[0]
+        else:
+            spikes = textbook(x, 0.8, 1.0, Dynamics(), recurrent=weight)[0]
+        first = torch.autograd.grad(spikes.sum().square(), (x, weight), create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), (x, weight))
+        found.append((*first, *second))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@every_dynamics
+def test_the_plain_operations_of_exporters_equal_the_fused_scan(dynamics):
+    x, weight = double(6, 2, 3, low=-1, high=2), double(3, 3)
+    for recurrent in (None, weight):
+        leaves = (x,) if recurrent is None else (x, recurrent)
+        spikes, state = lif(x, 0.8, 0.9, dynamics, recurrent=recurrent)
+        plain, plain_state = unrolled_lif(x, 0.8, 0.9, dynamics, recurrent=recurrent)
+        assert torch.equal(spikes, plain)
+        torch.testing.assert_close(membrane(state), membrane(plain_state), rtol=1e-12, atol=1e-12)
+        for got, expected in zip(
+            torch.autograd.grad(plain.sin().sum() + membrane(plain_state).sum(), leaves),
+            torch.autograd.grad(spikes.sin().sum() + membrane(state).sum(), leaves),
+            strict=True,
+        ):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
