@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
 from lightning_snn.callbacks.dry_run import independent_copy, tensors_within
-from lightning_snn.nn.registry import conventions_of, is_spiking_layer
+from lightning_snn.nn.conventions import conventions_of
+from lightning_snn.nn.registry import is_spiking_layer
 
 _MEMORIES = "_memories"  # attribute that holds the states of SpikingJelly's modules
 _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
@@ -157,24 +158,6 @@ def used_states(
 def is_passed(state: Snapshot, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Return whether the arguments of a call contain a state."""
     return any(state.equals(tensor) for tensor in tensors_within((args, kwargs)))
-
-
-def reset_states(module: nn.Module) -> None:
-    """Reset every module within a module that can be: by snntorch's `reset_mem()` or SpikingJelly's `reset()`."""
-    for part in module.modules():
-        reset = _reset_method(part)
-        if reset is not None:
-            reset()
-
-
-def _reset_method(module: nn.Module) -> Any:
-    for name in ("reset_mem", "reset"):
-        known = is_spiking_layer(module) or (name == "reset" and _MEMORIES in vars(module))
-        method = getattr(module, name, None)
-        # snntorch's neurons have a tensor named `reset`
-        if known and callable(method) and not isinstance(method, (Tensor, nn.Module)):
-            return method
-    return None
 
 
 def _holder(module: nn.Module, attribute: str) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from lightning_snn.callbacks.layer_state import (
     is_passed,
     is_per_sample,
     is_reset,
-    reset_states,
     used_states,
 )
 from lightning_snn.callbacks.packages import is_a
 from lightning_snn.callbacks.stages import STAGES, SpikingStages, Stage
 from lightning_snn.checks import check_choice, check_integer
+from lightning_snn.nn.conventions import reset_states
 
 _FIRST_BATCHES = 3
 _STAGE_NAMES = {"train": "training", "val": "validation"}

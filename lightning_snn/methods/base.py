@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from lightning_snn.methods.task import Classification, Prediction, Task
 from lightning_snn.nn.folding import run
+from lightning_snn.nn.layer_rules import refuse, row_refusals
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ class Method(nn.Module):
         `SpikingModule` calls it once, before training.
 
         Raises:
-            ValueError: if the method cannot train some layers; names them.
+            ValueError: if the method cannot train some layers; names them. Here those that take rows for time steps.
         """
+        refuse(type(self).__name__, row_refusals(network))
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:

@@ -25,7 +25,9 @@ from lightning_snn.nn.neurons import LeakyIntegrator, Neuron, noise_refusal
 from lightning_snn.nn.neurons.probes import gain_refusal
 from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
 from lightning_snn.nn.residual import GaussianNoise
+from lightning_snn.nn.row_checks import SEQUENCE_LAYERS
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.time_wrappers import OverTime, PerStep
 
 Sampling = Literal["noise", "weights"]
 NoiseRule = Callable[[nn.Module, NoiseMode], str | None]
@@ -65,14 +67,15 @@ def _neuron_refusal(layer: nn.Module, mode: NoiseMode) -> str | None:
     return noise_refusal(layer, mode) or gain_refusal(layer)
 
 
-_MIXING = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer)
+_MIXES_ROWS = "it may take rows for time steps: wrap it in `lightning_snn.nn.OverTime` or `PerStep`"
+_MIXING = (*SEQUENCE_LAYERS, nn.RNNCellBase, nn.TransformerEncoder, nn.TransformerDecoder)
 for _kind in vars(nn).values():
     if isinstance(_kind, type) and issubclass(_kind, nn.Module) and _kind is not nn.Module:
         if issubclass(_kind, _MIXING):
-            NOISE_RULES.register(_kind, lambda layer, mode: "treats its rows as a sequence")
+            NOISE_RULES.register(_kind, lambda layer, mode: _MIXES_ROWS)
         elif not issubclass(_kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
             register_stateless_layer(_kind)
-for _kind in (GaussianNoise, Sign, SynapticDelays, LeakyIntegrator, Complement):
+for _kind in (GaussianNoise, Sign, SynapticDelays, LeakyIntegrator, Complement, OverTime, PerStep):
     register_stateless_layer(_kind)
 NOISE_RULES.register(Neuron, _neuron_refusal)
 

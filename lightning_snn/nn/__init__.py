@@ -29,6 +29,7 @@ from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, 
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
+from lightning_snn.nn.time_wrappers import OverTime, PerStep
 
 __all__ = [
     "IF",
@@ -43,6 +44,8 @@ __all__ = [
     "MembraneResidual",
     "Moments",
     "Neuron",
+    "OverTime",
+    "PerStep",
     "PoissonEncoder",
     "PopulationEncoder",
     "Recurrent",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_time_steps: ContextVar[int | None] = ContextVar("time_steps", default=None)
+from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.row_checks import checked_rows
+from lightning_snn.nn.run_context import recomputes, remember_for_backward, run_values, values_set
 
 
 @contextmanager
@@ -31,16 +32,20 @@ def folded(time_steps: int) -> Iterator[None]:
         ...     LIF()(torch.rand(10 * 2, 4)).shape
         torch.Size([20, 4])
     """
-    token = _time_steps.set(time_steps)
-    try:
+    with values_set(time_steps=time_steps):
         yield
-    finally:
-        _time_steps.reset(token)
+
+
+@contextmanager
+def unfolded() -> Iterator[None]:
+    """Enter a context, within `run`, in which modules are called on unfolded tensors and T is unknown."""
+    with values_set(time_steps=None):
+        yield
 
 
 def time_steps() -> int | None:
     """Return T of the enclosing `run` or `folded`, or None outside."""
-    return _time_steps.get()
+    return run_values().time_steps
 
 
 def run(network: nn.Module, x: Tensor) -> Any:
@@ -55,7 +60,8 @@ def run(network: nn.Module, x: Tensor) -> Any:
 
     Raises:
         ValueError: if `x` is not a dense tensor with a time and a batch dimension, is of a dtype that layers do not
-            take, or an output does not have `T * B` rows.
+            take, a layer takes rows for time steps or keeps a state of its own (see `nn.OverTime` and `nn.PerStep`), or
+            an output does not have `T * B` rows.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
@@ -63,7 +69,7 @@ def run(network: nn.Module, x: Tensor) -> Any:
         torch.Size([10, 2, 3])
     """
     check_sequence(x)
-    with folded(x.shape[0]):
+    with folded(x.shape[0]), checked_rows(network, x.shape[0], x.shape[1]):
         return _unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
 
 
@@ -112,7 +118,10 @@ def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
             f"Expected the network to return {time_steps} * {batch_size} = {time_steps * batch_size} rows, one for "
             f"each time step and sample, but got the shape {tuple(output.shape)}"
         )
-    return output.unflatten(0, (time_steps, batch_size))
+    steps = output.unflatten(0, (time_steps, batch_size))
+    for tensor in (steps.mean, steps.variance) if isinstance(steps, Moments) else (steps,):
+        remember_for_backward(tensor)
+    return steps
 
 
 def unfold(x: Tensor, layer: nn.Module) -> Tensor:
@@ -131,7 +140,13 @@ def unfold(x: Tensor, layer: nn.Module) -> Tensor:
         ...     unfold(torch.rand(20, 4), LIF()).shape
         torch.Size([10, 2, 4])
     """
-    time_steps = _time_steps.get()
+    values = run_values()
+    time_steps = values.time_steps
+    if values.phase == "replay" and recomputes():
+        raise RuntimeError(
+            f"Expected no activation checkpointing around {type(layer).__name__} with RateBackprop, which calls every "
+            "layer once on rates. Remove it: the memory of RateBackprop does not grow with T"
+        )
     if time_steps is None:
         raise RuntimeError(
             f"Expected {type(layer).__name__} to be called within `lightning_snn.run`, but the number of time steps is "

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.neurons import EQUATIONS, Neuron
 from lightning_snn.nn.phase import has_instance_forward
 from lightning_snn.nn.registry import is_spiking_layer
+from lightning_snn.nn.row_checks import SEQUENCE_LAYERS, sequence_reason
+from lightning_snn.nn.time_wrappers import TimeWrapper
 
 Rule = TypeVar("Rule")
 
@@ -35,6 +38,27 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         kind = self.layer if isinstance(self.layer, str) else type(self.layer).__name__
         return f"{self.name or 'the network'}: {kind} ({self.reason})"
+
+
+def row_refusals(network: nn.Module) -> list[Refusal]:
+    """Return the layers of a network that take the rows of their input, into which time is folded, for time steps.
+
+    Those in an `nn.Sequential` that receive the folded input for certain are found here. `run` checks the others, for
+    which the shape of their input decides.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)  # a sequence within each row
+        >>> row_refusals(nn.Sequential(nn.Flatten(2), layer))
+        []
+        >>> [refusal.name for refusal in row_refusals(nn.Sequential(nn.Linear(4, 8), LIF(), nn.GRU(8, 8)))]
+        ['2']
+    """
+    names = {module: name for name, module in network.named_modules()}
+    return [
+        Refusal(names[layer], layer, reason)
+        for layer in unnested(network)
+        if (reason := sequence_reason(layer)) is not None
+    ]
 
 
 class LayerRules(Generic[Rule]):
@@ -93,6 +117,10 @@ class LayerRules(Generic[Rule]):
         """Return why a layer has no rule."""
         if is_compiled(layer):
             return COMPILED
+        if isinstance(layer, TimeWrapper):
+            return "what it does with time steps is not known: train it by SurrogateGradient"
+        if (reason := sequence_reason(layer)) is not None:
+            return f"{reason}; then train it by SurrogateGradient"
         own = any(
             has_instance_forward(layer) or _overrides(layer, kind, ("forward",)) for kind, _ in self._bases(layer)
         )
@@ -184,7 +212,7 @@ _EMPTY_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def _is_container(layer: nn.Module) -> bool:
-    if is_compiled(layer):
+    if is_compiled(layer) or isinstance(layer, (TimeWrapper, *SEQUENCE_LAYERS)):
         return False
     if is_spiking_layer(layer):
         # a registered module may be built of neurons of this library

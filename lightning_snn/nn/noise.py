@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.estimators import Estimator, estimator_named
 from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
+from lightning_snn.nn.run_context import run_values, values_set
 
 Observer = Callable[[nn.Module, Tensor], None]
 
@@ -58,9 +58,6 @@ class WeightDraws:
     drawn: dict[nn.Parameter, Tensor] = field(default_factory=dict)
 
 
-_noise: ContextVar[SpikeNoise | WeightDraws | None] = ContextVar("noise", default=None)
-
-
 @contextmanager
 def posterior_noise(
     estimator: float | Estimator | None = 0.5,
@@ -88,7 +85,8 @@ def posterior_noise(
     if estimator is not None:
         check_choice("mode", mode, NOISE_MODES)
         made = SpikeNoise(estimator_named(estimator), mode, generator, observe)
-    yield from _entered(made)
+    with values_set(noise=made):
+        yield
 
 
 @contextmanager
@@ -109,24 +107,17 @@ def weight_draws(count: int, generator: torch.Generator | None = None) -> Iterat
         torch.Size([10, 3])
     """
     check_integer("count", count)
-    yield from _entered(WeightDraws(count, generator))
+    with values_set(noise=WeightDraws(count, generator)):
+        yield
 
 
 def spike_noise() -> SpikeNoise | None:
     """Return the noise of the enclosing `posterior_noise`, None outside one."""
-    noise = _noise.get()
+    noise = run_values().noise
     return noise if isinstance(noise, SpikeNoise) else None
 
 
 def draws() -> WeightDraws | None:
     """Return the draws of the enclosing `weight_draws`, None outside one."""
-    noise = _noise.get()
+    noise = run_values().noise
     return noise if isinstance(noise, WeightDraws) else None
-
-
-def _entered(noise: SpikeNoise | WeightDraws | None) -> Iterator[None]:
-    token = _noise.set(noise)
-    try:
-        yield
-    finally:
-        _noise.reset(token)

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.nn.conventions import conventions_of, takes_sequences
 from lightning_snn.nn.folding import time_steps
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import Neuron, membrane, runs_by_its_equations
 from lightning_snn.nn.noise import spike_noise
 from lightning_snn.nn.phase import on_spikes, recomputing
-from lightning_snn.nn.registry import Conventions, conventions_of, spiking_layers
+from lightning_snn.nn.registry import spiking_layers
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class LayerCall:
         layer, spikes, known = self.layer, self.spikes.detach(), conventions_of(self.layer)
         if known is None or known.membrane is None:
             return None
-        if _takes_all_steps(layer, known):
+        if takes_sequences(layer):
             kept = getattr(layer, f"{known.membrane}_seq", None)
         else:
             kept = getattr(layer, known.membrane, None)
@@ -264,7 +265,7 @@ class Traces:
 
 def takes_all_steps(layer: nn.Module) -> bool:
     """Return whether a call of a spiking layer, in the current context, takes all time steps of a sequence."""
-    return time_steps() is not None or _takes_all_steps(layer, conventions_of(layer) or Conventions())
+    return time_steps() is not None or takes_sequences(layer)
 
 
 def as_steps(layer: nn.Module, values: Tensor) -> Tensor:
@@ -278,10 +279,6 @@ def as_steps(layer: nn.Module, values: Tensor) -> Tensor:
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the first argument of a call of a module, by position or else by keyword; None without arguments."""
     return args[0] if args else next(iter(kwargs.values()), None)
-
-
-def _takes_all_steps(layer: nn.Module, known: Conventions) -> bool:
-    return known.all_steps or getattr(layer, "step_mode", "s") == "m"
 
 
 def _has_subtracted(layer: nn.Module) -> bool:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Literal
 
 from torch import nn
 
-Phase = Literal["collect", "replay"]
-
-_phase: ContextVar[Phase | None] = ContextVar("phase", default=None)
-_recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
+from lightning_snn.nn.run_context import Phase, recomputes, run_values, values_set
 
 
 def rate_phase() -> Phase | None:
@@ -24,7 +19,7 @@ def rate_phase() -> Phase | None:
         >>> rate_phase() is None
         True
     """
-    return _phase.get()
+    return run_values().phase
 
 
 def has_instance_forward(module: nn.Module) -> bool:
@@ -42,25 +37,21 @@ def has_instance_forward(module: nn.Module) -> bool:
 @contextmanager
 def in_phase(phase: Phase) -> Iterator[None]:
     """Enter a context in which `rate_phase` returns `phase`."""
-    token = _phase.set(phase)
-    try:
+    with values_set(phase=phase):
         yield
-    finally:
-        _phase.reset(token)
 
 
 @contextmanager
 def recomputing() -> Iterator[None]:
     """Enter a context in which observers compute quantities of a run again, such as membrane potentials."""
-    token = _recomputing.set(True)
-    try:
+    with values_set(observed=True):
         yield
-    finally:
-        _recomputing.reset(token)
 
 
 def on_spikes() -> bool:
-    """Return whether modules are called in the run on spikes, not on rates or while observers compute potentials.
+    """Return whether modules are called in the run on spikes.
+
+    They are not on rates, while observers compute potentials, and in the second call by activation checkpointing.
 
     Example:
         >>> on_spikes()
@@ -69,4 +60,5 @@ def on_spikes() -> bool:
         ...     on_spikes()
         False
     """
-    return rate_phase() != "replay" and not _recomputing.get()
+    values = run_values()
+    return values.phase != "replay" and not values.observed and not recomputes()

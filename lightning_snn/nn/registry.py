@@ -6,38 +6,13 @@ It knows the layers of this library, of snntorch and of SpikingJelly, and the ty
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
+from lightning_snn.nn.conventions import REGISTERED, Conventions, conventions_of
 from lightning_snn.nn.neurons import Neuron
 
-
-class Conventions(NamedTuple):
-    """Attribute names and call convention of the neurons of a library.
-
-    Attributes:
-        membrane: attribute that holds the membrane potential `[B, ...]` after a call; None if there is none.
-        threshold: attribute that holds the firing threshold; None if there is none.
-        all_steps: True if a call takes all time steps, `[T, B, ...]`, False if it takes one, `[B, ...]`. Inside
-            `lightning_snn.run` calls are folded, `[T*B, ...]`, in both cases.
-    """
-
-    membrane: str | None = None
-    threshold: str | None = None
-    all_steps: bool = False
-
-
-# by qualified name, so no library is imported that the user did not import
-_SNNTORCH = "snntorch._neurons"
-_SPIKINGJELLY = "spikingjelly.activation_based.neuron"
-_THIRD_PARTY = {
-    f"{_SNNTORCH}.neurons.SpikingNeuron": Conventions("mem", "threshold"),
-    f"{_SNNTORCH}.stateleaky.StateLeaky": Conventions(None, "threshold", all_steps=True),
-    f"{_SPIKINGJELLY}.base_node.BaseNode": Conventions("v", "v_threshold"),
-    f"{_SPIKINGJELLY}.base_node.SimpleBaseNode": Conventions("v", "v_threshold"),
-}
-_REGISTERED: dict[type[nn.Module], Conventions] = {}
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
@@ -72,22 +47,8 @@ def register_spiking_layer(
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError(f"Expected argument `kind` to be a subclass of nn.Module, but got {kind!r}")
-    _REGISTERED[kind] = Conventions(membrane, threshold, all_steps)
+    REGISTERED[kind] = Conventions(membrane, threshold, all_steps)
     return kind
-
-
-def conventions_of(module: nn.Module) -> Conventions | None:
-    """Return the conventions of a third-party spiking layer: those of its nearest base class that is registered.
-
-    Returns:
-        None if no base class is registered. This holds for the layers of this library, which keep no state on the
-        module.
-    """
-    for base in type(module).__mro__:
-        found = _REGISTERED.get(base) or _THIRD_PARTY.get(f"{base.__module__}.{base.__qualname__}")
-        if found is not None:
-            return found
-    return None
 
 
 def is_spiking_layer(module: nn.Module) -> bool:

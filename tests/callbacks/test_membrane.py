@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, run
 from lightning_snn.callbacks import MembraneTrace
-from lightning_snn.nn.registry import _REGISTERED, Conventions
+from lightning_snn.nn.conventions import REGISTERED, Conventions
 from tests.support.training import trainer
 
 STEPS, FEATURES, HIDDEN = 6, 4, 5
@@ -236,7 +236,7 @@ def test_layers_without_a_known_membrane_are_named_once_and_the_others_drawn(dra
         def forward(self, x: Tensor) -> Tensor:
             return (x > 0).float()
 
-    monkeypatch.setitem(_REGISTERED, Fires, Conventions())
+    monkeypatch.setitem(REGISTERED, Fires, Conventions())
 
     class Both(Loop):
         def forward(self, x: Tensor) -> None:
@@ -263,7 +263,7 @@ def test_a_threshold_that_is_not_known_leaves_the_scalars_out(drawn, monkeypatch
     class Keeps(snntorch.Leaky):
         pass
 
-    monkeypatch.setitem(_REGISTERED, Keeps, Conventions("mem"))
+    monkeypatch.setitem(REGISTERED, Keeps, Conventions("mem"))
     found = trainer(MembraneTrace()).test(Loop(nn.Sequential(connection(), Keeps(0.9))), loader(), verbose=False)
     assert found == [{}]
     assert drawn[0]["t"] == {"net.1": None}

@@ -19,7 +19,7 @@ from lightning_snn import LIF, run
 from lightning_snn.callbacks import StateGuard
 from lightning_snn.callbacks.layer_state import find_states, is_reset, used_states
 from lightning_snn.nn import RecurrentLIF
-from lightning_snn.nn.registry import _REGISTERED, Conventions
+from lightning_snn.nn.conventions import REGISTERED, Conventions
 from tests.support import training
 
 STEPS, FEATURES, HIDDEN, CLASSES = 3, 4, 6, 3
@@ -350,7 +350,7 @@ class Fires(nn.Module):
 
 @pytest.fixture
 def fires(monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
-    monkeypatch.setitem(_REGISTERED, Fires, Conventions())
+    monkeypatch.setitem(REGISTERED, Fires, Conventions())
     return Fires
 
 
@@ -389,7 +389,7 @@ def test_a_third_party_neuron_leaks_even_if_no_spike_shows_it(monkeypatch):
             self.v = 0.5 * old.detach() + x
             return torch.zeros_like(x) + 0 * x
 
-    monkeypatch.setitem(_REGISTERED, Neuron, Conventions("v"))
+    monkeypatch.setitem(REGISTERED, Neuron, Conventions("v"))
     assert leaks(Module(between(Neuron()))) == {"net.1": ["v"]}
 
 
@@ -418,7 +418,7 @@ class Resting(Module):
 
 @pytest.mark.parametrize("rests", [True, False])
 def test_a_single_sample_whose_neurons_are_each_reset_to_their_own_value_is_no_leak(monkeypatch, rests):
-    monkeypatch.setitem(_REGISTERED, Rests, Conventions("v"))
+    monkeypatch.setitem(REGISTERED, Rests, Conventions("v"))
     module = Resting(between(Rests()))
     module.rests = rests
     options = {"limit_val_batches": 0, "max_epochs": 1}

@@ -22,9 +22,10 @@ from lightning_snn.callbacks.initialization.findings import align_columns
 from lightning_snn.callbacks.initialization.spiking import MembraneMoments, Recorder, contributing_layers
 from lightning_snn.checks import check_positive
 from lightning_snn.functional.fluctuation import fluctuation_factor
+from lightning_snn.nn.conventions import conventions_of
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.observation import LayerCall, observe
-from lightning_snn.nn.registry import conventions_of, is_spiking_layer
+from lightning_snn.nn.registry import is_spiking_layer
 
 XI = 1.0
 _ROUNDS = 8

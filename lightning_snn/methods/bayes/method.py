@@ -42,6 +42,7 @@ from lightning_snn.nn.module_tree import replace_layers
 from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import WeightDraws
 from lightning_snn.nn.registry import parts_of_neurons
+from lightning_snn.nn.row_checks import sequence_reason
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
 
@@ -302,7 +303,9 @@ def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
         elif isinstance(layer, _NormBase):
             reason = "normalization has no Bayesian counterpart"
         else:
-            reason = POSTERIOR_RULES.reason(layer)
+            # parts of an `OverTime` need no wrapper
+            mixing = sequence_reason(layer) is not None
+            reason = POSTERIOR_RULES.unknown if mixing else POSTERIOR_RULES.reason(layer)
         refused.append(Refusal(name, layer, reason))
     return refused
 

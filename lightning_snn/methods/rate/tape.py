@@ -12,7 +12,8 @@ from lightning_snn.checks import check_integer
 from lightning_snn.functional.rate import expand_over_steps
 from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.phase import Phase, in_phase
+from lightning_snn.nn.phase import in_phase
+from lightning_snn.nn.run_context import Phase
 
 
 class Tape:

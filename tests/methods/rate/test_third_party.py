@@ -16,8 +16,8 @@ from lightning_snn.functional.eligibility import lif_rate
 from lightning_snn.methods.rate import Alignment, gradient_alignment, rate_run
 from lightning_snn.methods.rate.third_party import module_alignment, rate_backward
 from lightning_snn.nn import RecurrentLIF, register_spiking_layer
+from lightning_snn.nn.conventions import REGISTERED
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.registry import _REGISTERED
 
 STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 4, 5, 9, 3
 Y = torch.arange(BATCH) % CLASSES
@@ -31,7 +31,7 @@ def registered() -> Any:
     """Registered types of spiking layers, which are removed after the test."""
     yield register_spiking_layer
     for kind in (StepByStep, Wrapper):
-        _REGISTERED.pop(kind, None)
+        REGISTERED.pop(kind, None)
 
 
 def varying(*shape: int) -> Tensor:
