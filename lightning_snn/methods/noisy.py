@@ -235,12 +235,12 @@ class _LargestActivation:
             hook.remove()
 
     def _record(self, module: nn.Module, inputs: tuple[object, ...], output: Tensor | Moments) -> None:
-        tensor = output.mean if isinstance(output, Moments) else output
+        tensor = output.expectation if isinstance(output, Moments) else output
         self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
 
 
 def _drawn(outputs: Tensor | Moments, generator: torch.Generator | None) -> Tensor:
-    return sample(outputs.mean, outputs.variance, generator) if isinstance(outputs, Moments) else outputs
+    return sample(outputs.expectation, outputs.variance, generator) if isinstance(outputs, Moments) else outputs
 
 
 def _through(layers: Sequence[nn.Module], x: Tensor | Moments) -> Tensor | Moments:

@@ -293,7 +293,7 @@ class _Recorder:
             if layer is not connection.layer or not on_spikes():
                 return
             # A layer receives a Gaussian activation as an analog value, its mean.
-            x = args[0].mean if isinstance(args[0], Moments) else args[0]
+            x = args[0].expectation if isinstance(args[0], Moments) else args[0]
             if time_steps() is None and connection.row_dimensions == 1 and x.dim() > 2 and not _is_multi_step(layer):
                 self._leading[name, x.shape[0], x.shape[1]] += 1
                 # Time is the first axis if spiking layers take all time steps in one call.

@@ -119,7 +119,7 @@ def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
             f"each time step and sample, but got the shape {tuple(output.shape)}"
         )
     steps = output.unflatten(0, (time_steps, batch_size))
-    for tensor in (steps.mean, steps.variance) if isinstance(steps, Moments) else (steps,):
+    for tensor in (steps.expectation, steps.variance) if isinstance(steps, Moments) else (steps,):
         remember_for_backward(tensor)
     return steps
 

@@ -297,7 +297,7 @@ def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> An
         given = first_argument(args, kwargs)
         noise = spike_noise()
         drawn = None if noise is None else noise.drawn.pop(layer, None)
-        given = given.mean if isinstance(given, Moments) else given
+        given = given.expectation if isinstance(given, Moments) else given
         spikes = output[0] if isinstance(output, tuple) else output
         current = drawn
         if current is None and isinstance(given, Tensor):

@@ -75,7 +75,7 @@ class GaussianNoise(nn.Module):
             return x
         variance = torch.full((), self.std**2, dtype=x.dtype, device=x.device)
         if isinstance(x, Moments):
-            return Moments(x.mean, x.variance + variance)
+            return Moments(x.expectation, x.variance + variance)
         return Moments(x, variance.expand(x.shape))
 
     def extra_repr(self) -> str:

@@ -44,7 +44,7 @@ class Sign(nn.Module):
         if noise is None:
             raise RuntimeError("Sign received a Gaussian activation outside `posterior_noise`")
         spikes, standardized = noisy_lif(
-            x.mean[None], x.variance[None], 0.0, 0.0, estimator=noise.estimator, generator=noise.generator
+            x.expectation[None], x.variance[None], 0.0, 0.0, estimator=noise.estimator, generator=noise.generator
         )
         if noise.observe is not None:
             noise.observe(self, standardized[0])

@@ -22,15 +22,15 @@ def activation(*shape: int) -> Moments:
 
 
 def assert_same(one: Moments, other: Moments) -> None:
-    torch.testing.assert_close(one.mean, other.mean, rtol=0, atol=0)
+    torch.testing.assert_close(one.expectation, other.expectation, rtol=0, atol=0)
     torch.testing.assert_close(one.variance, other.variance, rtol=0, atol=0)
 
 
 def assert_moments_of(function, *inputs: Moments) -> None:
     """The function of activations has the moments of the function of their samples, within 5 standard errors."""
     result = function(*inputs)
-    samples = function(*(x.mean + x.variance.sqrt() * torch.randn(DRAWS, *x.shape) for x in inputs))
-    assert ((samples.mean(0) - result.mean).abs() < 5 * (result.variance / DRAWS).sqrt()).all()
+    samples = function(*(x.expectation + x.variance.sqrt() * torch.randn(DRAWS, *x.shape) for x in inputs))
+    assert ((samples.mean(0) - result.expectation).abs() < 5 * (result.variance / DRAWS).sqrt()).all()
     assert ((samples.var(0) / result.variance - 1).abs() < 5 * math.sqrt(2 / DRAWS)).all()
 
 
@@ -108,14 +108,68 @@ def test_pooling_the_variance_like_the_mean_would_be_noticed():
 )
 def test_rearrangements_act_on_mean_and_variance(function):
     x = activation(2, 4, 5)
-    assert_same(function(x), Moments(function(x.mean), function(x.variance)))
+    assert_same(function(x), Moments(function(x.expectation), function(x.variance)))
+
+
+KNOWN = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.mean((-1, -2), keepdim=True),
+        lambda x: torch.mean(x, dim=2),
+        lambda x: x.sum(1),
+        lambda x: torch.sum(x, (1, 3)),
+        lambda x: x.flatten(2).mean(2),
+        lambda x: x.flatten(1) @ torch.linspace(-1, 1, 40).view(40, 1),
+        lambda x: x.flatten(2).matmul(KNOWN[0, :4].repeat(5, 1)),
+        lambda x: KNOWN[0, :, :4] @ x,
+        lambda x: torch.matmul(KNOWN[1, :3, :4], x),
+        lambda x: x.view(len(x), -1)[:, :3],
+        lambda x: torch.div(1.0 - x, 2),
+    ],
+)
+def test_means_sums_and_products_have_the_moments_of_samples(function):
+    assert_moments_of(per_draw(function), activation(1, 2, 4, 5))
+
+
+def test_a_mean_over_everything_and_the_length_are_those_of_the_tensor():
+    x = activation(2, 4, 5)
+    assert len(x) == 2
+    assert_same(x.mean(), Moments(x.expectation.mean(), x.variance.mean() / 40))
+    assert_same(torch.stack(list(x)), x)
+    assert_same(torch.stack(x.chunk(2, 1), 0), torch.stack(torch.split(x, 2, 1), 0))
+
+
+def test_an_activation_added_to_itself_is_doubled_not_a_sum_of_independent_ones():
+    x = activation(2, 3)
+    assert_same(x + x, 2 * x)
+    assert torch.equal((x - x).variance, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x @ x.transpose(0, 1), "a known matrix in the product"),
+        (lambda x: torch.div(1.0, x), "`div` by a Gaussian activation"),
+        (lambda x: x.cumsum(0), "has no `cumsum`"),
+        (lambda x: torch.einsum("ij->j", x), "`einsum` of a Gaussian activation"),
+        (lambda x: x.var(0), "has no `var`"),
+        (lambda x: x.repeat(2, 1), "has no `repeat`"),
+    ],
+)
+def test_an_operation_without_exact_moments_is_refused_by_name(function, name):
+    with pytest.raises((TypeError, AttributeError), match=name):
+        function(activation(2, 3))
 
 
 def test_concatenation_acts_on_mean_and_variance():
     one, other = activation(2, 3), activation(2, 4)
     assert_same(
         torch.cat([one, other], 1),
-        Moments(torch.cat([one.mean, other.mean], 1), torch.cat([one.variance, other.variance], 1)),
+        Moments(torch.cat([one.expectation, other.expectation], 1), torch.cat([one.variance, other.variance], 1)),
     )
     with pytest.raises(TypeError, match="Expected Gaussian activations only in torch.cat"):
         torch.cat([one, torch.zeros(2, 4)], 1)
@@ -123,7 +177,7 @@ def test_concatenation_acts_on_mean_and_variance():
 
 def test_a_larger_tensor_added_gives_a_variance_of_the_shape_of_the_mean():
     total = activation(3) + torch.zeros(2, 3)
-    assert total.mean.shape == total.variance.shape == (2, 3)
+    assert total.expectation.shape == total.variance.shape == (2, 3)
 
 
 def test_a_residual_sum_works_from_either_side():

@@ -32,14 +32,14 @@ def activation(*shape: int) -> Moments:
 def test_means_and_variances_add():
     x, increment = activation(3, 4), activation(3, 4)
     y = MembraneResidual(Constant(increment))(x)
-    assert torch.equal(y.mean, x.mean + increment.mean)
+    assert torch.equal(y.expectation, x.expectation + increment.expectation)
     assert torch.equal(y.variance, x.variance + increment.variance)
 
 
 def test_a_known_stream_takes_the_variance_of_its_increment():
     x, increment = torch.randn(3, 4), activation(3, 4)
     for y in (MembraneResidual(Constant(increment))(x), MembraneResidual(Constant(x))(increment)):
-        assert torch.equal(y.mean, x + increment.mean)
+        assert torch.equal(y.expectation, x + increment.expectation)
         assert torch.equal(y.variance, increment.variance)
 
 
@@ -57,7 +57,7 @@ def test_the_neurons_of_the_branch_receive_the_stream_with_its_noise():
     with posterior_noise(1.0, observe=lambda layer, t: seen.append((layer, t))):
         y = block(x)
     assert seen[0][0] is block.branch[0]
-    torch.testing.assert_close(seen[0][1], x.mean / (x.variance + 1e-8).sqrt())
+    torch.testing.assert_close(seen[0][1], x.expectation / (x.variance + 1e-8).sqrt())
     # signs are squared to 1: every row gains the same variance
     gained = block.branch[1].variances()[0].sum(1) + block.branch[1].variances()[1]
     torch.testing.assert_close(y.variance - x.variance, gained.expand(500, 4))
@@ -73,7 +73,7 @@ def test_a_strided_shortcut_carries_mean_and_variance():
         carried = shortcut(stream)
     assert y.shape == (2, 3, 3, 2, 2)
     pooled_variance = stream.variance.unflatten(2, (2, 2)).unflatten(4, (2, 2)).sum((3, 5)) / 16
-    pooled_mean = stream.mean.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))
+    pooled_mean = stream.expectation.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))
     weight, (variance, bias_variance) = shortcut[1].weight, shortcut[1].variances()
     expected = (
         torch.einsum("bchw,oc->bohw", pooled_variance, (weight.square() + variance).flatten(1))
@@ -119,9 +119,9 @@ def test_gaussian_noise_gives_a_current_its_variance_within_posterior_noise_alon
         assert layer(x) is x
     with posterior_noise():
         known, noisy = layer(x), layer(moments)
-    assert torch.equal(known.mean, x)
+    assert torch.equal(known.expectation, x)
     torch.testing.assert_close(known.variance, torch.full((3, 4), 0.09))
-    assert torch.equal(noisy.mean, moments.mean)
+    assert torch.equal(noisy.expectation, moments.expectation)
     torch.testing.assert_close(noisy.variance, moments.variance + 0.09)
 
 

@@ -154,7 +154,7 @@ class BayesianMap(BayesianLayer):
         variance, bias_variance = self.variances()
         posterior = self.weight, variance, self.bias, bias_variance
         if isinstance(x, Moments):
-            return Moments(*linear_moments(x.mean, *posterior, x_variance=x.variance, apply=self.linear_map))
+            return Moments(*linear_moments(x.expectation, *posterior, x_variance=x.variance, apply=self.linear_map))
         if noise.mode == "trace" and self.targets:
             return self._trace_moments(x, variance, bias_variance)
         return Moments(*linear_moments(x, *posterior, self.input_values, apply=self.linear_map))

@@ -148,7 +148,7 @@ class Neuron(StatefulLayer):
             RuntimeError: if the number of time steps is unknown, or the current is Gaussian outside `posterior_noise`.
         """
         if isinstance(x, Moments):
-            return self._fire_by_noise(x.mean, x.variance)
+            return self._fire_by_noise(x.expectation, x.variance)
         if self.noisy_weights and spike_noise() is not None:
             return self._fire_by_noise(x, torch.zeros_like(x))
         return super().forward(x)  # type: ignore[no-any-return]

@@ -40,8 +40,8 @@ class LeakyIntegrator(StatefulLayer):
     def forward(self, x: Tensor | Moments) -> Tensor | Moments:
         if not isinstance(x, Moments):
             return self._integrate(x, self.value("beta", x))
-        beta = self.value("beta", x.mean)
-        return Moments(self._integrate(x.mean, beta), self._integrate(x.variance, beta * beta))
+        beta = self.value("beta", x.expectation)
+        return Moments(self._integrate(x.expectation, beta), self._integrate(x.variance, beta * beta))
 
     def scan(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the integrator over a sequence `[T, B, ...]`; the state is the membrane potential `[B, ...]`."""

@@ -49,7 +49,7 @@ def randomize(layer: BayesianLayer) -> BayesianLayer:
 
 
 def assert_moments(samples: Tensor, moments: Moments) -> None:
-    assert ((samples.mean(0) - moments.mean).abs() < 5 * (moments.variance / DRAWS).sqrt()).all()
+    assert ((samples.mean(0) - moments.expectation).abs() < 5 * (moments.variance / DRAWS).sqrt()).all()
     assert ((samples.var(0) / moments.variance - 1).abs() < 5 * math.sqrt(2 / DRAWS)).all()
 
 
@@ -107,10 +107,10 @@ def test_of_a_gaussian_input_the_moments_are_those_of_drawn_inputs_and_weights(m
     layer, draws = randomize(make()), 4000
     x = Moments(torch.randn(shape), torch.rand(shape) + 0.2)
     with posterior_noise():
-        moments, of_the_mean = layer(x), layer(x.mean)
-    drawn = x.mean + x.variance.sqrt() * torch.randn(draws, *shape)
+        moments, of_the_mean = layer(x), layer(x.expectation)
+    drawn = x.expectation + x.variance.sqrt() * torch.randn(draws, *shape)
     samples = torch.stack([layer.linear_map(each, *layer.sample_weights()) for each in drawn])
-    assert ((samples.mean(0) - moments.mean).abs() < 5 * (moments.variance / draws).sqrt()).all()
+    assert ((samples.mean(0) - moments.expectation).abs() < 5 * (moments.variance / draws).sqrt()).all()
     # products of Gaussians have heavier tails than Gaussians, which the error of a variance depends on
     centered = (samples - samples.mean(0)).square()
     assert ((centered.mean(0) - moments.variance).abs() < 5 * centered.std(0) / math.sqrt(draws)).all()
@@ -130,7 +130,7 @@ def test_the_shortcut_for_binary_inputs_gives_the_moments_of_the_general_path(ge
         wrong = layer(x + 0.5)
         layer.input_values = "real"
         right = layer(x + 0.5)
-    assert torch.equal(moments.mean, expected.mean)
+    assert torch.equal(moments.expectation, expected.expectation)
     if values == "spikes":
         assert torch.equal(moments.variance, expected.variance)
     else:  # one row is computed, which a matrix product may sum in another order than many
@@ -143,7 +143,7 @@ def test_outside_posterior_noise_a_convolution_is_the_plain_one(geometry):
     (layer, plain), x = conv(geometry), torch.randn(2, 4, 5, 4)
     assert torch.equal(layer(x), plain(x))
     with posterior_noise():
-        assert torch.equal(layer(x).mean, plain(x))
+        assert torch.equal(layer(x).expectation, plain(x))
     with posterior_noise(None):
         assert torch.equal(layer(x), plain(x))
 
@@ -205,7 +205,7 @@ def test_moments_differentiate_into_mean_and_width():
     layer = BayesLinear(6, 4)
     with posterior_noise():
         moments = layer(torch.rand(3, 6))
-    (moments.mean.sum() + moments.variance.sum()).backward()
+    (moments.expectation.sum() + moments.variance.sum()).backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in layer.parameters())
 
 
@@ -217,7 +217,7 @@ def test_without_input_the_variance_is_that_of_the_bias_and_gradients_stay_finit
     seen = []
     with posterior_noise(lam, mode, observe=lambda layer, t: seen.append(t)):
         moments = run(network, torch.zeros(5, 3, 6))
-    (moments.mean.sum() + moments.variance.sum() + sum(t.sum() for t in seen)).backward()
+    (moments.expectation.sum() + moments.variance.sum() + sum(t.sum() for t in seen)).backward()
     assert seen[0].isfinite().all()
     torch.testing.assert_close(moments.variance.detach(), network[2].variances()[1].detach().expand(5, 3, 2))
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())

@@ -239,7 +239,7 @@ def test_the_objective_is_the_loss_of_a_noisy_run_and_its_gradient_that_of_iwst(
     with noise(1.0):
         output = run(prepared, x)
     assert isinstance(output, Moments)
-    sampled = output.mean + (output.variance + 1e-8).sqrt() * torch.randn(output.shape)
+    sampled = output.expectation + (output.variance + 1e-8).sqrt() * torch.randn(output.shape)
     expected = nn.functional.cross_entropy(sampled.mean(0), y)
     torch.testing.assert_close(step.objective, expected)
     gradients = torch.autograd.grad(step.objective, list(prepared.parameters()))
