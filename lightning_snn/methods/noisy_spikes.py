@@ -11,7 +11,6 @@ currents while training goes back to Bengio et al. 2013. Not dropout, and withou
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Literal
 
@@ -22,7 +21,7 @@ from lightning_snn.functional.estimators import Estimator, EstimatorName
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.methods.base import Step
 from lightning_snn.methods.noisy import NoisyMethod, noise_refusals
-from lightning_snn.nn.layer_rules import refuse
+from lightning_snn.nn.layer_rules import copy_network, refuse
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.registry import parts_of_neurons
 from lightning_snn.nn.residual import GaussianNoise
@@ -85,7 +84,7 @@ class NoisySpikes(NoisyMethod):
                 them.
         """
         refuse("NoisySpikes", noise_refusals(network, self.noise_mode))
-        network = copy.deepcopy(network)
+        network = copy_network("NoisySpikes", network)
         parts = parts_of_neurons(network)
         places = [
             (parent, name, child)

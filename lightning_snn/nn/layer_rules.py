@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from lightning_snn.nn.conventions import mixes_steps
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.neurons import EQUATIONS, Neuron
 from lightning_snn.nn.phase import has_instance_forward
@@ -197,14 +199,49 @@ def is_compiled(layer: nn.Module) -> bool:
 def replacement_refusal(layer: nn.Module) -> str | None:
     """Return why a layer cannot be replaced by one of another type that takes its weight and bias, None if it can."""
     if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
-        return "its parameters are not initialized: run the network once"
-    if parametrize.is_parametrized(layer) or any(
-        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters for name in ("weight", "bias")
-    ):
-        return "its weight is computed from other parameters; remove the parametrization first"
+        return "its parameters are not initialized: call `lightning_snn.run(network, x)` once"
+    if parametrize.is_parametrized(layer):
+        name = next(iter(layer.parametrizations))  # type: ignore[arg-type]
+        return (
+            f"its {name} is computed from other parameters: call `torch.nn.utils.parametrize.remove_parametrizations("
+            f'layer, "{name}")`'
+        )
+    for name in ("weight", "bias"):
+        if isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters:
+            return f"its {name} is computed from other parameters: {_plain_remedy(layer, name)}"
     if layer._forward_hooks or layer._forward_pre_hooks:
         return "it has forward hooks, which would be lost: register them after `prepare`"
     return None
+
+
+def copy_network(method: str, network: nn.Module) -> nn.Module:
+    """Return a copy of a network, for a method that changes it.
+
+    Raises:
+        ValueError: if a layer holds the result of a computation, such as the weight of a pruned layer, which cannot be
+            copied; names all such layers and what to do.
+    """
+    refused = []
+    for name, layer in network.named_modules():
+        held = {**vars(layer), **layer._buffers}
+        computed = [key for key, value in held.items() if isinstance(value, Tensor) and not value.is_leaf]
+        if computed:
+            remedy = _plain_remedy(layer, computed[0])
+            refused.append(Refusal(name, layer, f"its {computed[0]} is computed from other tensors: {remedy}"))
+    refuse(method, refused)
+    return copy.deepcopy(network)
+
+
+def _plain_remedy(layer: nn.Module, name: str) -> str:
+    if hasattr(layer, f"{name}_mask"):
+        return f'call `torch.nn.utils.prune.remove(layer, "{name}")`, which makes the pruning permanent'
+    if hasattr(layer, f"{name}_g"):
+        return "call `torch.nn.utils.remove_weight_norm(layer)`"
+    if hasattr(layer, f"{name}_orig"):
+        return "call `torch.nn.utils.remove_spectral_norm(layer)`"
+    if mixes_steps(layer):
+        return "reset its state"
+    return "remove it, or detach it"
 
 
 # containers that may have no children

@@ -78,8 +78,8 @@ def to_bayesian(layer: nn.Module, posterior: Posterior, keep_weights: bool = Fal
     """Convert a plain layer to a Bayesian one with the same device, dtype and memory format.
 
     Recurrent weights always keep their values, because with a gain that is large enough for sparse inputs the
-    recurrence would diverge. The standard deviation of their posterior starts at `kappa` times their root mean square;
-    that of their prior is ``prior_scale / gain`` times that of the initial weights of a `RecurrentLIF`.
+    recurrence would diverge. The standard deviation of their posterior starts at `kappa` times their root mean square.
+    The prior is that of any other layer: its standard deviation is ``prior_scale / sqrt(fan-in)``.
 
     Args:
         layer: a layer for which `is_convertible` is True.
@@ -117,9 +117,8 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, posterior: Posterior) -> Bayesian
 def _recurrent(layer: RecurrentLIF, posterior: Posterior) -> BayesianLayer:
     own_gain = layer.weight.detach().square().mean().mul(layer.features).sqrt().item() or _BUILT_GAIN
     # the prior does not depend on the current weights, which a resumed run does not have
-    prior_scale = posterior.prior_scale * _BUILT_GAIN / posterior.gain
     made = BayesRecurrentLIF.around(
-        layer, layer.features, gain=own_gain, kappa=posterior.kappa, prior_scale=prior_scale
+        layer, layer.features, gain=own_gain, kappa=posterior.kappa, prior_scale=posterior.prior_scale
     )
     made.weight.data = layer.weight.detach().clone()
     return made

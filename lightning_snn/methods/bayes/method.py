@@ -37,7 +37,7 @@ from lightning_snn.methods.bayes.monitor import RunMonitor
 from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
 from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals, register_stateless_layer
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.layer_rules import Refusal, refuse, replacement_refusal
+from lightning_snn.nn.layer_rules import Refusal, copy_network, refuse, replacement_refusal
 from lightning_snn.nn.module_tree import replace_layers
 from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import WeightDraws
@@ -62,14 +62,14 @@ class SpikingBayes(NoisyMethod):
         lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers
             and large batches.
         kl_weight: beta of the KL term, at least 0. A value below 1 tempers the evidence bound, which small data sets
-            need. A new posterior has 0.8 nats per weight; the network learns if ``0.8 * weights * kl_weight / N`` is
-            below about 0.5.
+            need. A new posterior has 0.8 nats per weight (1.5 per recurrent weight); the network learns if ``0.8 *
+            weights * kl_weight / N`` is below about 0.5.
         mean_epochs: epochs at the start in which only the posterior means learn, by surrogate gradients and without
             noise and KL term, at least 0. Means that fit the data already need far fewer noisy epochs.
         warmup_epochs: epochs after `mean_epochs` over which the KL weight rises linearly, at least 0.
         gain: initial posterior means are drawn from N(0, gain^2 / fan-in), larger than 0.
         kappa: initial posterior standard deviation over that with which the means are drawn, larger than 0.
-        prior_scale: prior standard deviation of the weights times sqrt(fan-in), larger than 0.
+        prior_scale: prior standard deviation of the weights times sqrt(fan-in), larger than 0, for all layers alike.
         samples: number of samples K of `predict`; 0 predicts with the posterior mean in one deterministic run.
         keep_weights: use the weights of the network as posterior means instead of drawing them, which turns a trained
             deterministic network into a Bayesian one. Recurrent weights are always kept.
@@ -157,7 +157,7 @@ class SpikingBayes(NoisyMethod):
         normalizes = any(isinstance(refusal.layer, _NORMS) for refusal in refused)
         remedy = "Normalization is not needed: posterior noise scales with the input" if normalizes else ""
         refuse("SpikingBayes", refused, remedy)
-        network = copy.deepcopy(network)
+        network = copy_network("SpikingBayes", network)
         parts = parts_of_neurons(network)
         network = replace_layers(
             network, lambda layer: layer not in parts and self._gets_posterior(layer), self._bayesian

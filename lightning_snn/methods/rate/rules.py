@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.nn.layer_rules import LayerRules, Refusal
+from lightning_snn.nn.layer_rules import LayerRules, Refusal, is_compiled, refuse
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,24 @@ def rate_refusals(network: nn.Module, one_step_windows: bool) -> list[Refusal]:
         >>> [str(refusal) for refusal in rate_refusals(nn.LayerNorm(4), one_step_windows=False)]
         ['the network: LayerNorm (no rate rule: see `register_rate_rule`)']
     """
-    return list(RATE_RULES.refusals(network, lambda rule, layer: rule.refusal(layer, one_step_windows)))
+    refused = list(RATE_RULES.refusals(network, lambda rule, layer: rule.refusal(layer, one_step_windows)))
+    return [each._replace(reason=_COMPILED) if _is_compiled(each.layer) else each for each in refused]
+
+
+def check_not_compiled(network: nn.Module) -> None:
+    """Raise a ValueError that names the modules of a network that are the result of `torch.compile`, if there are any.
+
+    The passes set the `forward` of modules for a while, which compiled code does not see.
+    """
+    compiled = [(name, layer) for name, layer in network.named_modules() if is_compiled(layer)]
+    refuse("RateBackprop", [Refusal(name, layer, _COMPILED) for name, layer in compiled])
+
+
+_COMPILED = "it is compiled, but RateBackprop replaces the calls of its layers: train it without `torch.compile`"
+
+
+def _is_compiled(layer: nn.Module | str) -> bool:
+    return isinstance(layer, nn.Module) and is_compiled(layer)
 
 
 class WindowMean:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.functional.rate import expand_over_steps
-from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule
+from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule, check_not_compiled
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.phase import in_phase
 from lightning_snn.nn.run_context import Phase
@@ -25,6 +25,9 @@ class Tape:
         network: a plain module.
         plan: windows and steps.
 
+    Raises:
+        ValueError: if a part of the network is compiled.
+
     Example:
         >>> tape = Tape(network, Plan(steps=len(x)))
         >>> spiking = tape.collect(x)
@@ -34,6 +37,7 @@ class Tape:
     """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
+        check_not_compiled(network)
         self.network, self.plan = network, plan
         self._rules = {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
         # one per call of a module with a rule, in order; a rule is released after its call in the rate pass

@@ -74,10 +74,9 @@ def test_the_posterior_has_the_stated_width(make, kind, shape):
     made = converted(layer, kappa=0.3)
     std = layer.weight.square().mean().sqrt().item() if kind is BayesRecurrentLIF else 2 / math.sqrt(made.fan_in)
     torch.testing.assert_close(made.variances()[0].sqrt(), torch.full_like(layer.weight, 0.3 * std))
-    # the prior is wider than the draw of the weights by one ratio in every layer, and depends on no weight
+    # the prior depends on no weight
     assert made.fan_in == layer.weight[0].numel()
-    drawn = 1 / math.sqrt(3) if kind is BayesRecurrentLIF else 2.0
-    assert made.prior_scale == pytest.approx(drawn * 1.5 / 2)
+    assert made.prior_scale == 1.5
 
 
 @every_layer

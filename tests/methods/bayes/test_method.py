@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_snn import LIF, SpikingModule, run
@@ -53,6 +54,32 @@ def test_every_layer_with_weights_gets_a_posterior_and_nothing_else_changes():
     assert torch.equal(prepared[1].beta, network[1].beta)
     x = torch.rand(3, 2, 2, 8, 8)
     assert run(prepared, x).shape == run(network, x).shape == (3, 2, 3)
+
+
+def test_the_prior_is_prior_scale_over_the_root_of_the_fan_in_in_every_kind_of_layer():
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        LIF(),
+        nn.Flatten(),
+        SynapticDelays((0, 1)),
+        nn.Linear(2 * 4 * 4, 5),
+        RecurrentLIF(5),
+        nn.Linear(5, 3, bias=False),
+    ).double()
+    fan_ins = {"0": 18, "4": 32, "5": 5, "6": 5}
+    for gain in (0.5, 2.0):  # the draw of the weights plays no part
+        method = SpikingBayes(gain=gain, prior_scale=0.7)
+        prepared = method.prepare(network)
+        expected = torch.zeros((), dtype=torch.float64)
+        for name, fan_in in fan_ins.items():
+            layer = prepared.get_submodule(name)
+            pairs = [(layer.weight, layer.weight_log_std, 0.7 / fan_in**0.5)]
+            pairs += [] if layer.bias is None else [(layer.bias, layer.bias_log_std, 1.0)]
+            for mean, log_std, prior in pairs:
+                zero = torch.zeros((), dtype=torch.float64)
+                posterior = Normal(mean.detach(), log_std.detach().exp())
+                expected += kl_divergence(posterior, Normal(zero, zero + prior)).sum()
+        torch.testing.assert_close(method.kl(prepared), expected, rtol=1e-12, atol=0)
 
 
 def test_the_network_that_was_handed_in_shares_nothing_with_the_prepared_one():

@@ -82,7 +82,7 @@ def pruned(layer: nn.Module) -> nn.Module:
 COMPUTED = "its weight is computed from other parameters"
 FORWARD = "a forward of its own"
 HOOKS = "it has forward hooks, which would be lost"
-COMPILED = "it is compiled already: call `torch.compile` after `prepare`"
+COMPILED = "it is compiled( already: call `torch.compile` after `prepare`|, but RateBackprop replaces the calls)"
 UNKNOWN = "only Sequential, Linear"
 LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "parametrized": (lambda: parametrized(nn.Linear(4, 4)), dict.fromkeys(("bayes", "ttfs", "ep"), COMPUTED)),

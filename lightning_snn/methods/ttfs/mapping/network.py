@@ -17,6 +17,7 @@ from lightning_snn.methods.ttfs.mapping.signals import Signal
 from lightning_snn.methods.ttfs.mapping.tracing import convert_graph, trace
 from lightning_snn.methods.ttfs.neurons import FirstSpike
 from lightning_snn.methods.ttfs.windows import cascade
+from lightning_snn.nn.layer_rules import copy_network
 
 Skips = Literal["delay", "relay"]
 
@@ -173,7 +174,7 @@ def from_relu(
     if example.dim() < 2 or example.shape[0] == 0:
         raise ValueError(f"Expected argument `example` to be of shape [B, ...], but got {tuple(example.shape)}")
     encoder = SpikeEncoder(low, high)
-    original = copy.deepcopy(network).eval()
+    original = copy_network("TimeToFirstSpike", network).eval()
     graph = trace(original)
     example = example.detach().to(_like(original, example))
     body = _rebuild(original, graph, example, high - low, low, low >= 0, True)
