@@ -7,12 +7,14 @@ the Trainer. `SpikingModule` sets its `task`, and its `progress` before every st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_penalties
 from lightning_snn.methods.task import Classification, Prediction, Task
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse, row_refusals
@@ -73,6 +75,8 @@ class Method(nn.Module):
         citation: BibTeX entry of the method's publication.
         task: readout, loss and prediction, set by `SpikingModule`; by default cross-entropy of the mean output.
         progress: training progress, set by `SpikingModule` before every step.
+        penalties: penalties on the spikes of every spiking layer, by name, set by `set_penalties`.
+        penalty_refusal: why the method cannot add penalties, and what to do; None if it can.
 
     Example:
         >>> class Unrolled(Method):
@@ -83,11 +87,13 @@ class Method(nn.Module):
     """
 
     citation: ClassVar[str] = ""
+    penalty_refusal: ClassVar[str | None] = None
 
     def __init__(self) -> None:
         super().__init__()
         self.task: Task = Classification()
         self.progress = Progress()
+        self.penalties: Mapping[str, Penalty] = {}
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network that this method trains, with layers replaced, fused or mapped as needed.
@@ -109,6 +115,32 @@ class Method(nn.Module):
             y: targets `[B, ...]`.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no training_step")
+
+    def set_penalties(self, network: nn.Module, penalties: Mapping[str, Penalty]) -> None:
+        """Set the penalties that `penalized_step` adds to the objective.
+
+        Args:
+            network: a network from `prepare`.
+            penalties: functions from the spikes `[T, B, ...]` of a layer to a scalar, by name. The sum over all spiking
+                layers is added. With `RateBackprop`, they receive the means over windows.
+
+        Raises:
+            ValueError: if a penalty is not callable, the method cannot add penalties, or the network has no spiking
+                layers.
+        """
+        check_penalties(type(self).__name__, network, penalties, self.penalty_refusal)
+        self.penalties = dict(penalties)
+
+    def penalized_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        """Return `training_step` with the penalties in its objective, and their values under ``penalty/NAME``."""
+        if not self.penalties:
+            return self.training_step(network, x, y)
+        with PenaltyCollector(network, self.penalties) as collector:
+            step = self.training_step(network, x, y)
+        values = collector.values()
+        objective = step.objective + torch.stack(list(values.values())).sum()
+        logged = {f"penalty/{name}": value.detach() for name, value in values.items()}
+        return replace(step, objective=objective, metrics={**step.metrics, **logged})
 
     def step_on_loss(self, outputs: Tensor, y: Tensor) -> Step:
         """Compute the step whose objective is the task loss.

@@ -114,6 +114,8 @@ class ExpectationPropagation(Method):
         torch.Size([5, 3])
     """
 
+    penalty_refusal = "its updates are messages, not gradients of a loss"
+
     citation = """@article{yao2025training,
   title = {Training of Spiking Neural Networks with Expectation-Propagation},
   author = {Yao, Dan and McLaughlin, Steve and Altmann, Yoann},

@@ -32,6 +32,7 @@ from lightning_snn.methods.rate.rules import Plan, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse
+from lightning_snn.nn.observation import named_spiking_layers
 
 # these depend on single time steps, which rates do not represent
 _REFUSED_READOUTS = ("last", "max")
@@ -111,6 +112,7 @@ class RateBackprop(Method):
         if not self.check_drift:
             return rate_run(network, x, windows, self.streaming, scale)
         self.check_drift = False
+        _warn_of_hooks(network)
         with DriftMonitor(network, Plan(steps, windows, self.streaming)) as monitor:
             outputs = rate_run(network, x, windows, self.streaming, scale)
         if monitor.sources:
@@ -127,3 +129,23 @@ class RateBackprop(Method):
         parts += ["streaming=True"] if self.streaming else []
         parts += [f"grad_scale={self.grad_scale}"] if self.grad_scale != "natural" else []
         return ", ".join(parts)
+
+
+def _warn_of_hooks(network: nn.Module) -> None:
+    """Warn of forward hooks of the user on spiking layers, because a penalty that they compute has no gradient."""
+    hooked = [
+        name
+        for name, layer in named_spiking_layers(network).items()
+        if any(not _is_known(hook) for hook in layer._forward_hooks.values())
+    ]
+    if hooked:
+        warnings.warn(
+            f"Forward hooks on {', '.join(hooked)} see the spiking pass of RateBackprop, which has no gradient. A "
+            "penalty that a hook adds to the loss does not train: pass it as `SpikingModule(penalties=...)`",
+            stacklevel=4,
+        )
+
+
+def _is_known(hook: object) -> bool:
+    function = getattr(hook, "func", hook)
+    return str(getattr(function, "__module__", "")).split(".")[0] in ("lightning_snn", "lightning", "torch")

@@ -62,6 +62,8 @@ class TimeToFirstSpike(Method):
         torch.Size([5, 3])
     """
 
+    penalty_refusal = "its neurons spike at most once; use `TimeToFirstSpike(activity_penalty=...)`"
+
     citation = """@article{stanojevic2024high,
   title = {High-performance deep spiking neural networks with 0.3 spikes per neuron},
   author = {Stanojevic, Ana and Wo{\\'z}niak, Stanis{\\l}aw and Bellec, Guillaume and Cherubini, Giovanni and
