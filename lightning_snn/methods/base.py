@@ -106,6 +106,13 @@ class Method(nn.Module):
         refuse(type(self).__name__, row_refusals(network))
         return network
 
+    def check_time_steps(self, time_steps: int) -> None:
+        """Check that this method can train on sequences of `time_steps` steps.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         """Compute objective, loss and output of a batch.
 

@@ -99,7 +99,16 @@ class RateBackprop(Method):
         refuse("RateBackprop", rate_refusals(network, self.window == "step"))
         return network
 
+    def check_time_steps(self, time_steps: int) -> None:
+        if self.window != "step" and time_steps % self.window:
+            divisors = ", ".join(str(each) for each in range(1, time_steps + 1) if time_steps % each == 0)
+            raise ValueError(
+                f"Expected argument `window` to divide the number of time steps {time_steps}, but got "
+                f"{self.window}. Choose one of {divisors}"
+            )
+
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        self.check_time_steps(x.shape[0])
         return self.step_on_loss(self._run(network, x), y)
 
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:

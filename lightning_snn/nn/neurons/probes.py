@@ -16,6 +16,7 @@ from lightning_snn.nn.stateful import over_channels
 _STEPS = 3
 _TOLERANCE = 1e-6
 _UNKNOWN = "its derivative is NaN: look at its constants and parameters"
+_NO_DERIVATIVE = "no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
 _MIXED = "its neurons receive each other's current within a step"
 
 
@@ -59,7 +60,7 @@ def elementwise_refusal(layer: nn.Module) -> str | None:
                 for direction in (torch.ones_like(rest), signs)
             )
     except (RuntimeError, NotImplementedError):
-        return "its step has no forward-mode derivative: use `lightning_snn.functional.spike`, or define a `jvp`"
+        return f"its step has {_NO_DERIVATIVE}"
     if along_ones is None or along_signs is None:
         return None
     if along_ones.isnan().any():
@@ -91,7 +92,10 @@ def gain_refusal(neuron: Neuron) -> str | None:
         def potential(current: Tensor, before: State = before) -> Tensor:
             return membrane(probed.charge(current, before))
 
-        slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
+        try:
+            slope = torch.func.jvp(potential, (x,), (torch.ones_like(x),))[1]
+        except (RuntimeError, NotImplementedError):  # a plain autograd.Function, for one
+            return f"its charge has {_NO_DERIVATIVE}"
         if slope.isnan().any():
             return _UNKNOWN
         if slope.abs().max() == 0:

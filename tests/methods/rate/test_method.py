@@ -250,3 +250,15 @@ def test_accumulated_gradients_of_parts_of_a_batch_are_those_of_the_whole():
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     by_time = fit(SurrogateGradient())
     assert not torch.allclose(by_time.network[0].weight, whole.network[0].weight, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [4, 7])
+def test_windows_that_do_not_divide_the_time_steps_are_refused_with_those_that_do(window):
+    method = RateBackprop(window=window)
+    with pytest.raises(ValueError, match=rf"divide the number of time steps 6, but got {window}\. Choose.* 1, 2, 3, 6"):
+        method.check_time_steps(6)
+    network = method.prepare(nn.Sequential(nn.Linear(4, 6), LIF(), nn.Linear(6, 3)))
+    with pytest.raises(ValueError, match="divide the number of time steps 6"):
+        method.training_step(network, torch.rand(6, 2, 4), torch.tensor([0, 1]))
+    for allowed in (2, 3, "step"):
+        RateBackprop(window=allowed).check_time_steps(6)

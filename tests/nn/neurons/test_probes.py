@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.methods import NoisySpikes, RateBackprop, SpikingBayes
 from lightning_snn.nn import LIF, AdaptiveLIF, Neuron, Recurrent
 from lightning_snn.nn.neurons import elementwise_refusal, gain_refusal, one_step_refusal
 from tests.nn.neurons.cases import FEATURES, NEURONS, Quadratic
@@ -205,3 +206,33 @@ def test_a_constant_of_nan_is_named_as_such():
     assert (
         one_step_refusal(threshold, (3,)) == "at rest its distance to the threshold is not its current plus a constant"
     )
+
+
+class PlainFunction(torch.autograd.Function):
+    """A spike without a forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx, distance: Tensor) -> Tensor:
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+class OwnSpikeInCharge(Neuron):
+    def charge(self, x, state):
+        return 0.9 * state + x - PlainFunction.apply(state - 1)
+
+    def firing_threshold(self, state):
+        return 1.0
+
+    def after_spikes(self, state, spikes):
+        return state
+
+
+@pytest.mark.parametrize("method", [RateBackprop(), SpikingBayes(noise_mode="step"), NoisySpikes(noise_mode="step")])
+def test_a_spike_that_is_a_plain_autograd_function_is_named_with_the_public_one(method):
+    network = nn.Sequential(nn.Linear(4, 4), OwnSpikeInCharge())
+    with pytest.raises(ValueError, match=r"1: OwnSpikeInCharge \(its \w+ has no for.*lightning_snn\.functional\.spike"):
+        method.prepare(network)
