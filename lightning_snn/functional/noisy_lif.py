@@ -15,7 +15,9 @@ spike stays in the membrane, ``U_t <- U_t - sqrt(v_t) epsilon``. Exact if the sy
 
 "trace": ``Q_t = v_t``, where the caller passes the variance of the whole membrane without its resets. With a
 presynaptic trace ``e_t = beta e_{t-1} + x_t``, this is ``v_t = sigma^2 e_t^2``, the variance under one weight sample
-per sequence: exact for the membrane potential before resets only.
+per sequence: exact for the membrane potential before resets only. Its spikes are drawn anew at each step like those of
+the other modes, so all three understate the variance of spike counts under static weights: it is 0.13 to 0.32, 0.34 to
+0.48 and 0.21 to 0.42 of it in modes "moment", "step" and "trace" (`benchmarks/noise_modes.py`).
 
 In all modes ``P(s_t = 1) = Phi(z_t)``. There is no noise parameter and no surrogate width: the surrogate is
 ``phi(z) / sqrt(Q)``, whose width the posterior determines. Gradients are exact in expectation for one layer and a

@@ -10,7 +10,8 @@ threshold) / sqrt(Q))``, and the backward pass is IW-ST(lambda). The objective i
 
 Approximate: IW-ST has little bias through time and a bias that grows with the number of layers. Noise is drawn anew at
 each step, which underestimates the variance under a static weight sample. Noise mode "trace" is exact for the variance
-of the membrane potential before resets only: it does not make the variance of spike counts that of a static draw.
+of the membrane potential before resets only: its spike counts have 0.21 to 0.42 of the variance of a static draw, those
+of "step" 0.34 to 0.48 (`docs/benchmarks.md`). With ``sampling="weights"`` predictions are those of static draws.
 Exact: the KL, the moments of one layer, the gradient of linear losses.
 Cost: O(T) time and memory as for backpropagation through time, with two matrix products per layer instead of one.
 After Walker, Khajehnejad & Razi 2025; the README lists what the library reconstructs rather than reproduces. Not

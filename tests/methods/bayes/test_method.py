@@ -21,7 +21,15 @@ from lightning_snn.functional import Dynamics, Smooth, chi_squared, hinge_bias, 
 from lightning_snn.methods import Progress, SpikingBayes, SurrogateGradient, noisy
 from lightning_snn.methods.bayes import BayesConv2d, BayesianLayer, BayesLinear, BayesRecurrentLIF
 from lightning_snn.methods.bayes.method import MONITOR_EVERY
-from lightning_snn.nn import LeakyIntegrator, MembraneResidual, Moments, RecurrentLIF, Sign, SynapticDelays
+from lightning_snn.nn import (
+    LeakyIntegrator,
+    MembraneResidual,
+    Moments,
+    RecurrentLIF,
+    Sign,
+    SynapticDelays,
+    weight_draws,
+)
 from lightning_snn.nn import posterior_noise as noise
 from tests.support.event_order import loader, order_of_events, small_network
 from tests.support.training import trainer
@@ -54,6 +62,23 @@ def test_every_layer_with_weights_gets_a_posterior_and_nothing_else_changes():
     assert torch.equal(prepared[1].beta, network[1].beta)
     x = torch.rand(3, 2, 2, 8, 8)
     assert run(prepared, x).shape == run(network, x).shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize("mode", ["moment", "step", "trace"])
+def test_every_noise_mode_understates_the_variance_of_spike_counts_under_static_weights(mode):
+    draws = 2000
+    x = (torch.rand(20, 1, 100) < 0.1).float().expand(-1, draws, -1)
+    method = SpikingBayes(noise_mode=mode)
+    prepared = method.prepare(nn.Sequential(nn.Linear(100, 8, bias=False), LIF(0.8)))
+    with torch.no_grad():
+        with noise(1.0, mode):
+            noisy_counts = run(prepared, x).sum(0)
+        with weight_draws(draws):
+            static_counts = run(prepared, x).sum(0)
+        members = torch.stack([run(method.posterior_sample(prepared), x[:, :1]).sum(0)[0] for _ in range(400)])
+    assert noisy_counts.var(0).mean() < 0.6 * static_counts.var(0).mean()
+    # the static draws are those of networks with weights drawn once
+    assert members.var(0).mean().item() == pytest.approx(static_counts.var(0).mean().item(), rel=0.2)
 
 
 def test_the_prior_is_prior_scale_over_the_root_of_the_fan_in_in_every_kind_of_layer():
