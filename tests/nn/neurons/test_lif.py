@@ -246,7 +246,7 @@ def test_an_integrator_sums_moments_as_those_of_independent_steps(channels):
         moments = layer(Moments(mean.flatten(0, 1), variance.flatten(0, 1)))
     currents = mean + variance.sqrt() * torch.randn(steps, draws, 4)
     sampled = run(layer, currents).detach()
-    expected_mean, expected_variance = moments.mean.detach(), moments.variance.detach()
+    expected_mean, expected_variance = moments.expectation.detach(), moments.variance.detach()
     assert ((sampled.mean(1) - expected_mean).abs() < 5 * (expected_variance / draws).sqrt()).all()
     assert ((sampled.var(1) / expected_variance - 1).abs() < 5 * math.sqrt(2 / draws)).all()
 
