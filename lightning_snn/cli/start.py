@@ -46,6 +46,7 @@ class StartOfRun(pl.Callback):
                 self.same_training.copy_identity(self.folder)
             if not (self.folder / CONFIG).exists():
                 write_text(self.folder / CONFIG, self.configuration)
+        trainer.strategy.barrier("start of run")  # all processes restore callbacks from the files of the run
         if self.make_logger is not None and not trainer.loggers:
             trainer.logger = self.make_logger()
         if stage == "fit":
