@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_snn.batches import check_classes, check_dtype, is_ambiguous, time_first, train_size, unpacked
 from lightning_snn.checks import check_choice, check_integer, check_positive
-from lightning_snn.methods.base import Method, Progress
+from lightning_snn.methods.base import Method, Progress, Step
+from lightning_snn.methods.penalties import Penalty
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Readout, Regression
 from lightning_snn.metrics import BrierScore, ExpectedCalibrationError, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.nn.description import describe_network, describe_options, differences
 from lightning_snn.nn.folding import run
-from lightning_snn.optim import optimizer_factory
-
-OptimizerFactory = Callable[[Any], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
+from lightning_snn.nn.layer_rules import copy_network
+from lightning_snn.nn.liveness import watch_activity
+from lightning_snn.optim import (
+    OptimizerFactory,
+    SchedulerFactory,
+    end_with_run,
+    make_optimizer,
+    optimizer_factory,
+    scheduler_configuration,
+)
+from lightning_snn.resuming import restore_loader_states
 
 _CHECKPOINT_KEY = "lightning_snn"
 
@@ -62,6 +68,8 @@ class SpikingModule(pl.LightningModule):
             "cosine", which decreases to 0 over all batches of the run and steps once per batch. `ReduceLROnPlateau`
             monitors `val/nll` or `val/mse` by default.
         pairs: pairs of classes that differ only in the order of events; their within-pair accuracy is logged.
+        penalties: penalties on activity by name, such as ``{"rate": ActivityPenalty(0.1)}``, each a function from the
+            spikes `[T, B, ...]` of a layer to a scalar. Their sum over all spiking layers joins the objective.
         batch_first: whether inputs are `[B, T, ...]`, outputs of `forward` too. None means time first, with a warning
             for inputs with T = B.
 
@@ -85,6 +93,7 @@ class SpikingModule(pl.LightningModule):
         learning_rate: float | None = None,
         lr_scheduler: SchedulerFactory | Mapping[str, Any] | Literal["cosine"] | None = None,
         pairs: Sequence[tuple[int, int]] = (),
+        penalties: Mapping[str, Penalty] | None = None,
         batch_first: bool | None = None,
     ) -> None:
         super().__init__()
@@ -118,7 +127,7 @@ class SpikingModule(pl.LightningModule):
         ignored = [name for name, value in given.items() if not isinstance(value, str)]
         if learning_rate is None:
             ignored.append("learning_rate")
-        self.save_hyperparameters(ignore=["network", "method", *ignored])
+        self.save_hyperparameters(ignore=["network", "method", "penalties", *ignored])
         if "_instantiator" in self.hparams:  # from a command line, whose configuration of these is plain data, too
             self.save_hyperparameters("network", "method")
         options = {"pairs": [list(pair) for pair in pairs], "method_options": describe_options(self.method)}
@@ -130,7 +139,8 @@ class SpikingModule(pl.LightningModule):
         }
         self._saved_description: dict[str, Any] | None = None
 
-        self.network = self.method.prepare(_copied(network))
+        self.network = self.method.prepare(copy_network(type(self).__name__, network))
+        self.method.set_penalties(self.network, penalties or {})
         self.scheduler = lr_scheduler
         self.learning_rate = learning_rate
         self.num_classes, self.batch_first = num_classes, batch_first
@@ -138,6 +148,16 @@ class SpikingModule(pl.LightningModule):
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
         self._largest_batch = 0
         self._warned_of_axes = False
+        self._checks_first_step = False
+
+    def on_fit_start(self) -> None:
+        self._checks_first_step = True
+
+    def on_train_start(self) -> None:
+        restore_loader_states(self.trainer)
+        for config in self.trainer.lr_scheduler_configs:
+            if self.scheduler == "cosine" and isinstance(config.scheduler, CosineAnnealingLR):
+                end_with_run(config.scheduler, self._steps_of_the_run())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs `[T, B, ...]` of a plain run of the network, or `[B, T, ...]` with `batch_first`."""
@@ -159,7 +179,10 @@ class SpikingModule(pl.LightningModule):
         samples = x.shape[1]
         if self._has_trainer():
             self.method.progress = self._progress(samples, batch_idx)
-        step = self.method.training_step(self.network, x, y)
+        if self._checks_first_step:
+            step = self._first_step(x, y)
+        else:
+            step = self.method.penalized_step(self.network, x, y)
         if self._has_trainer():
             self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=samples)
             self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
@@ -186,7 +209,8 @@ class SpikingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
         if optimizer is None:
-            optimizer = self._chosen_optimizer()
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            optimizer = make_optimizer(trained, self.optimizer_factory, self.learning_rate)
         elif self.optimizer_factory is not None or self.learning_rate is not None:
             rank_zero_warn(
                 f"{type(self.method).__name__} has its own optimizer, so `optimizer` and `learning_rate` have no effect"
@@ -196,7 +220,8 @@ class SpikingModule(pl.LightningModule):
         if self.scheduler == "cosine":
             scheduler = {"scheduler": CosineAnnealingLR(optimizer, self._steps_of_the_run()), "interval": "step"}
         else:
-            scheduler = self._chosen_scheduler(optimizer)
+            monitor = "val/mse" if self.num_classes is None else "val/nll"
+            scheduler = scheduler_configuration(self.scheduler, optimizer, monitor)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -243,6 +268,18 @@ class SpikingModule(pl.LightningModule):
                 raise
             raise _without_network(cls, checkpoint_path, error) from error
 
+    def _first_step(self, x: Tensor, y: Tensor) -> Step:
+        """Train the first step of a fit, which also shows whether the initial weights keep the layers active."""
+        self._checks_first_step = False
+        self.method.check_time_steps(x.shape[0])
+        if self.trainer.global_step > 0:
+            return self.method.penalized_step(self.network, x, y)
+        with watch_activity(self.network) as activity:
+            step = self.method.penalized_step(self.network, x, y)
+        if (warning := activity.warning()) is not None:
+            rank_zero_warn(warning)
+        return step
+
     def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
         check_dtype(x, self.network)
         if isinstance(y, Tensor) and self.num_classes is not None and not y.is_cuda:
@@ -277,23 +314,6 @@ class SpikingModule(pl.LightningModule):
             batches != float("inf"),
         )
 
-    def _chosen_optimizer(self) -> Optimizer:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if self.optimizer_factory is None:
-            rate = 1e-3 if self.learning_rate is None else self.learning_rate
-            return torch.optim.Adam(parameters, rate)
-        optimizer = self.optimizer_factory(parameters)
-        own = {id(parameter) for parameter in parameters}
-        if any(id(each) not in own for group in optimizer.param_groups for each in group["params"]):
-            raise ValueError(
-                "Expected argument `optimizer` to return an optimizer of the parameters that it is given, but it holds "
-                "others. The module trains its own copy of the network, `module.network`"
-            )
-        if self.learning_rate is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
-        return optimizer
-
     def _steps_of_the_run(self) -> int:
         if not self._has_trainer():
             raise ValueError(
@@ -306,18 +326,6 @@ class SpikingModule(pl.LightningModule):
                 'Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but got neither'
             )
         return int(steps)
-
-    def _chosen_scheduler(self, optimizer: Optimizer) -> dict[str, Any]:
-        options: dict[str, Any] = {}
-        made: Any = self.scheduler
-        if isinstance(made, Mapping):
-            options, made = dict(made), made["scheduler"]
-        made = made(optimizer)
-        options |= made if isinstance(made, Mapping) else {"scheduler": made}
-        if isinstance(options["scheduler"], ReduceLROnPlateau):
-            default = "val/mse" if self.num_classes is None else "val/nll"
-            options.setdefault("monitor", getattr(options["scheduler"], "monitor", default))
-        return options
 
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
         x, y = self._checked(*self.read_batch(batch))
@@ -348,17 +356,6 @@ class SpikingModule(pl.LightningModule):
             copied.reset()
             self.add_module(name, copied)
         return name, getattr(self, name)
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(network)
-    except RuntimeError as error:
-        raise ValueError(
-            f"Expected argument `network` to be a {type(network).__name__} that `copy.deepcopy` can copy, because the "
-            f"module owns a copy, but got: {error}. Reset layers that keep state, and make plain tensors parameters or "
-            "buffers"
-        ) from error
 
 
 def _without_network(cls: type, path: Any, error: Exception) -> ValueError:

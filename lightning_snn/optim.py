@@ -1,9 +1,10 @@
-"""Optimizers by name, and optimizers whose weight decay acts on weights only."""
+"""Optimizers and schedulers of a module, optimizers by name, and weight decay that acts on weights only."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from lightning_snn.checks import check_between, nearest_name
+
+OptimizerFactory = Callable[[Any], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
 
 
 def optimizer_factory(name: str, **options: Any) -> Callable[[Iterable[Tensor]], Optimizer]:
@@ -60,6 +65,78 @@ def _optimizer_class(name: str) -> type[Optimizer]:
             f"but got {name!r}{nearest_name(name, known)}"
         )
     return found
+
+
+def make_optimizer(
+    parameters: Sequence[Tensor], factory: OptimizerFactory | None = None, learning_rate: float | None = None
+) -> Optimizer:
+    """Return the optimizer of a factory, or Adam, for parameters.
+
+    Args:
+        parameters: parameters to train.
+        factory: returns the optimizer for the parameters; None is Adam.
+        learning_rate: learning rate of all parameters; None is that of the factory, or 1e-3.
+
+    Raises:
+        ValueError: if the optimizer of the factory holds other parameters.
+
+    Example:
+        >>> make_optimizer(list(torch.nn.Linear(2, 3).parameters()), torch.optim.RMSprop, 0.5).param_groups[0]["lr"]
+        0.5
+    """
+    if factory is None:
+        return torch.optim.Adam(parameters, 1e-3 if learning_rate is None else learning_rate)
+    optimizer = factory(parameters)
+    own = {id(parameter) for parameter in parameters}
+    if any(id(each) not in own for group in optimizer.param_groups for each in group["params"]):
+        raise ValueError(
+            "Expected argument `optimizer` to return an optimizer of the parameters that it is given, but it holds "
+            "others. The module trains its own copy of the network, `module.network`"
+        )
+    if learning_rate is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+    return optimizer
+
+
+def scheduler_configuration(
+    scheduler: SchedulerFactory | Mapping[str, Any], optimizer: Optimizer, monitor: str
+) -> dict[str, Any]:
+    """Return Lightning's dictionary of a scheduler.
+
+    Args:
+        scheduler: returns a scheduler for the optimizer, or Lightning's dictionary with one; or such a dictionary with
+            a function as "scheduler".
+        optimizer: the optimizer.
+        monitor: metric that `ReduceLROnPlateau` monitors unless the dictionary or the scheduler names another.
+
+    Example:
+        >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 3).parameters(), 0.1)
+        >>> scheduler_configuration(ReduceLROnPlateau, optimizer, "val/nll")["monitor"]
+        'val/nll'
+    """
+    options: dict[str, Any] = dict(scheduler) if isinstance(scheduler, Mapping) else {}
+    made: Any = options.get("scheduler", scheduler)(optimizer)
+    options |= made if isinstance(made, Mapping) else {"scheduler": made}
+    if isinstance(options["scheduler"], ReduceLROnPlateau):
+        options.setdefault("monitor", getattr(options["scheduler"], "monitor", monitor))
+    return options
+
+
+def end_with_run(scheduler: CosineAnnealingLR, steps: int) -> None:
+    """Let a cosine schedule that was restored from a run of another length decrease to its end with this run.
+
+    Args:
+        scheduler: the schedule, whose past steps count.
+        steps: steps of the whole run.
+    """
+    if scheduler.T_max == steps:
+        return
+    scheduler.T_max = steps
+    share = (1 + math.cos(math.pi * scheduler.last_epoch / steps)) / 2
+    for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
 def decay_weights_only(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:

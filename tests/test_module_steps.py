@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from lightning_snn import SpikingModule
-from lightning_snn.methods import ExpectationPropagation, SpikingBayes
+from lightning_snn import LIF, SpikingModule, run
+from lightning_snn.methods import ActivityPenalty, ExpectationPropagation, SpikingBayes
 from tests.support.event_order import loader, order_of_events, small_network
 from tests.support.training import trainer
 
@@ -150,3 +153,72 @@ def test_training_by_hand_needs_no_trainer(method, recwarn):
 def test_cosine_by_hand_says_that_it_needs_a_trainer():
     with pytest.raises(ValueError, match='Expected a Trainer for lr_scheduler="cosine"'):
         SpikingModule(small_network(), num_classes=2, lr_scheduler="cosine").configure_optimizers()
+
+
+def test_a_cosine_schedule_that_is_resumed_ends_with_the_longer_run(tmp_path):
+    def rates(epochs: int, path=None) -> list[float]:
+        module = SpikingModule(small_network(), num_classes=2, learning_rate=0.1, lr_scheduler="cosine")
+        seen = []
+
+        class Rates(pl.Callback):
+            def on_train_batch_start(self, fitting, *_) -> None:
+                seen.append(fitting.optimizers[0].param_groups[0]["lr"])
+
+        fitting = trainer(Rates(), max_epochs=epochs)
+        fitting.fit(module, loader(X, Y, 10), ckpt_path=path)
+        fitting.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return seen
+
+    rates(2)
+    expected = [0.05 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    assert rates(4, tmp_path / "2.ckpt") == pytest.approx(expected[8:])
+
+
+def test_a_silent_network_is_warned_of_in_the_first_step_of_a_fit_only(recwarn):
+    def warned(threshold: float) -> list[str]:
+        recwarn.clear()
+        network = nn.Sequential(nn.Linear(2, 8), LIF(threshold=threshold), nn.Linear(8, 2))
+        trainer(max_epochs=2).fit(SpikingModule(network, num_classes=2), loader(X, Y, 16))
+        return [str(each.message) for each in recwarn if "may not learn" in str(each.message)]
+
+    (message,) = warned(100.0)
+    assert "no neuron spikes in 1" in message
+    assert 'InitializationCheck(on_fail="rescale")' in message
+    assert warned(0.05) == []
+
+
+def test_a_look_at_the_first_step_changes_no_bit_of_training(monkeypatch):
+    def weights() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        module = SpikingModule(small_network(), SpikingBayes(), num_classes=2)
+        trainer(max_epochs=2).fit(module, loader(X, Y, 16))
+        return [parameter.detach().clone() for parameter in module.parameters()]
+
+    watched = weights()
+    monkeypatch.setattr(SpikingModule, "on_fit_start", lambda self: None)
+    assert all(torch.equal(one, other) for one, other in zip(watched, weights(), strict=True))
+
+
+def test_penalties_join_the_objective_and_are_logged():
+    penalties = {"rate": ActivityPenalty(0.5, weight=10.0)}
+    torch.manual_seed(0)
+    network = small_network()
+    plain = SpikingModule(network, num_classes=2)
+    module = SpikingModule(network, num_classes=2, penalties=penalties)
+    rates = run(nn.Sequential(*network[:2]), X).mean((0, 1))
+    expected = plain.training_step((X, Y), 0) + 10 * ((rates - 0.5) ** 2).mean()
+    torch.testing.assert_close(module.training_step((X, Y), 0), expected)
+    fitting = trainer()
+    fitting.fit(module, loader(X, Y, 40))
+    assert fitting.callback_metrics["train/penalty/rate"].item() > 0
+    assert "penalties" not in module.hparams
+
+
+def test_a_penalty_of_a_method_that_cannot_add_it_is_refused():
+    with pytest.raises(ValueError, match="ExpectationPropagation"):
+        SpikingModule(
+            nn.Sequential(nn.Linear(2, 4), LIF(), nn.Linear(4, 2)),
+            ExpectationPropagation(),
+            num_classes=2,
+            penalties={"rate": ActivityPenalty(0.1)},
+        )

@@ -70,6 +70,8 @@ def test_the_configuration_is_plain_yaml(monkeypatch: pytest.MonkeyPatch) -> Non
     written = yaml.safe_load(Path("out/config.yaml").read_text())
     assert written["network"]["class_path"] == "lightning_snn.networks.MLP"
     assert written["method"]["init_args"]["lam"] == 0.25
+    logged = yaml.safe_load(Path("out/logs/version_0/hparams.yaml").read_text())
+    assert logged["method_options"]["lam"] == 0.25
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.data import FrameDataModule
-from lightning_snn.resuming import restore_loader_states
 from tests.support.training import trainer
 
 SAMPLES, BATCH = 23, 3  # 8 batches per epoch
@@ -167,15 +166,9 @@ class StatefulLoader:
         self.start = state_dict["position"]
 
 
-class Restoring(OwnSchedule):
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        restore_loader_states(self.trainer)
-
-
 @pytest.mark.parametrize("loaders", [StatefulLoader, lambda: {"a": StatefulLoader()}], ids=["one", "a dict"])
 def test_a_resumable_loader_of_ones_own_keeps_its_place(tmp_path, loaders) -> None:
-    class Unwrap(Restoring):
+    class Unwrap(OwnSchedule):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().training_step(batch["a"] if isinstance(batch, dict) else batch, batch_idx)
 
