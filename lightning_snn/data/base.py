@@ -12,11 +12,34 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from lightning_snn.checks import check_integer
+from lightning_snn.checks import check_between, check_integer
+from lightning_snn.data.augmentation import EventAugmentation, keyed_seed
 from lightning_snn.data.batches import LoadedBatch, collate
 from lightning_snn.data.datasets import FrameDataset as FrameDataset
-from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches
+from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches, samples_of
 from lightning_snn.data.resumable import ResumableLoader, trained_batches
+
+
+class IndexedDataset(Dataset[tuple[Any, ...]]):
+    """Data set whose samples ``(frames, label)`` carry their index: ``(frames, label, index)``.
+
+    Args:
+        dataset: the data set, which is read by its ``__getitems__`` if it has one.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return (*self.dataset[index], index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return the samples of a whole batch."""
+        samples = zip(samples_of(self.dataset, indices), indices, strict=True)
+        return [(*sample, index) for sample, index in samples]
 
 
 class EpochSampler(RandomSampler):
@@ -71,9 +94,20 @@ class FrameDataModule(LightningDataModule):
             are 1 where a cell received any event. None leaves the counts unchanged.
         fixed_batches: form the training batches of the same samples in every epoch and shuffle only their order, as
             required by methods that store something per batch; see :class:`~lightning_snn.data.FixedBatches`.
+        max_shift: training recordings are shifted at random by up to this many cells along rows and columns.
+        mirror: mirror training recordings left to right with probability 1/2. True takes the class of a mirror image
+            from the attribute `mirrored_classes`; otherwise the class of the mirror image of each class.
+        time_jitter: share of the training events that move to the frame before or after, in [0, 1].
+        drop_events: largest share of the events of a training recording that is removed, in [0, 1].
+        noise_events: largest number of events that are added to a training recording, as a share of its events.
+
+    The last five are explained in :class:`~lightning_snn.data.augmentation.EventAugmentation`. The augmentation of a
+    sample depends on nothing but ``(seed, epoch, index of the sample)``: a resumed run, and any number of worker
+    processes and of devices, give the same.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range; from ``setup``, if `mirror` does not hold one class per class, or
+            `max_shift` is larger than a frame.
 
     Example:
         >>> class Flashes(FrameDataModule):
@@ -103,6 +137,8 @@ class FrameDataModule(LightningDataModule):
     """pairs of classes that differ only in the direction of motion"""
     gives_time_first = True
     """whether batches on the device are time first, which the module need not check"""
+    mirrored_classes: tuple[int, ...] | None = None
+    """class of the mirror image of each class; None if a mirror image belongs to no class"""
 
     def __init__(
         self,
@@ -112,6 +148,11 @@ class FrameDataModule(LightningDataModule):
         seed: int = 0,
         max_count: int | None = None,
         fixed_batches: bool = False,
+        max_shift: int = 0,
+        mirror: bool | Sequence[int] = False,
+        time_jitter: float = 0.0,
+        drop_events: float = 0.0,
+        noise_events: float = 0.0,
     ) -> None:
         super().__init__()
         check_integer("batch_size", batch_size)
@@ -124,6 +165,19 @@ class FrameDataModule(LightningDataModule):
         self.seed = seed
         self.max_count = max_count
         self.fixed_batches = fixed_batches
+        if mirror is True and self.mirrored_classes is None:
+            raise ValueError(
+                "Expected argument `mirror` to be False or to hold the class of the mirror image of each class of "
+                f"{type(self).__name__}, which declares no `mirrored_classes`, but got True. Set it only if the mirror "
+                "image of a recording belongs to a class"
+            )
+        self.event_augmentation = EventAugmentation(
+            max_shift=max_shift,
+            mirrored_classes=self.mirrored_classes if mirror is True else mirror or None,
+            time_jitter=time_jitter,
+            drop_events=drop_events,
+            noise_events=noise_events,
+        )
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
@@ -175,10 +229,17 @@ class FrameDataModule(LightningDataModule):
         """Load the three sets once; ``stage`` is ignored.
 
         Raises:
-            ValueError: if one of them is empty.
+            ValueError: if one of them is empty, or they do not suit the augmentation.
         """
         if self.train_set is not None:
             return
+        mirrored = self.event_augmentation.mirrored_classes
+        if mirrored is not None and len(mirrored) != self.num_classes:
+            raise ValueError(
+                f"Expected argument `mirror` to hold {self.num_classes} classes, one per class, but got {mirrored}"
+            )
+        if self.event_augmentation.max_shift:
+            check_between("max_shift", self.event_augmentation.max_shift, 0, max(self.frame_shape))
         sets = self.load_sets()
         for name, part in zip(("training", "validation", "test"), sets, strict=True):
             if len(part) == 0:  # type: ignore[arg-type]
@@ -193,12 +254,15 @@ class FrameDataModule(LightningDataModule):
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Augment a training batch; a subclass may override this, and the base class returns the batch unchanged.
 
+        Events are augmented before, as the arguments of the data module say.
+
         Args:
             x: inputs, shape ``(T, B, C, H, W)``.
             y: labels, shape ``(B,)``.
 
         Returns:
-            Inputs and labels of the same shapes. Randomness comes from torch's global generator.
+            Inputs and labels of the same shapes. Randomness comes from torch's global generator, which is seeded by
+            ``(seed, epoch, indices of the samples)`` before and restored after.
         """
         return x, y
 
@@ -206,10 +270,23 @@ class FrameDataModule(LightningDataModule):
         """Convert a loaded batch to ``(x, y)`` on its device, augmented while training; return others unchanged."""
         if not isinstance(batch, LoadedBatch):
             return batch
-        x = self.preprocess(batch.frames)
-        if self.trainer is not None and self.trainer.training:
-            return self.augment(x, batch.labels)
-        return x, batch.labels
+        if self.trainer is None or not self.trainer.training:
+            return self.preprocess(batch.frames), batch.labels
+        frames, labels, indices = batch
+        epoch = self.trainer.current_epoch
+        if self.event_augmentation:
+            if not indices:
+                raise ValueError(
+                    "Expected a batch of `train_dataloader` of the data module, whose samples carry their indices, to "
+                    "augment recordings, but got one without. Override `train_set`, not the loader"
+                )
+            frames, labels = self.event_augmentation(frames, labels, [(self.seed, epoch, index) for index in indices])
+        x = self.preprocess(frames)
+        if type(self).augment is FrameDataModule.augment:
+            return x, labels
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(keyed_seed(self.seed, epoch, *indices))
+            return self.augment(x, labels)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of the training set in an order keyed by ``(seed, epoch)``; the last one may be smaller.
@@ -254,9 +331,11 @@ class FrameDataModule(LightningDataModule):
             raise RuntimeError(f"Expected `setup` of {type(self).__name__} to be called before a loader is requested")
         source: dict[str, Any] = {"dataset": dataset, "batch_size": self.batch_size}
         if training:
+            dataset = IndexedDataset(dataset)
+            source["dataset"] = dataset
             sampler: EpochSampler | FixedBatches
             if self.fixed_batches:
-                sampler = FixedBatches(dataset, self.batch_size, self.seed)  # type: ignore[arg-type]
+                sampler = FixedBatches(dataset, self.batch_size, self.seed)
                 source = {"dataset": BatchedDataset(dataset), "batch_size": None}
             else:
                 sampler = EpochSampler(dataset, self.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.events import cut_by_duration
 from lightning_snn.data.frames import check_divides, frame_events
 from lightning_snn.data.gesture_files import LONGEST_SECONDS, SENSOR_SIZE, Recording, find_recordings, read_gestures
-from lightning_snn.data.simulator.body import CLASS_NAMES
+from lightning_snn.data.simulator import CLASS_NAMES, DIRECTION_PAIRS, MIRRORED_CLASSES
 from lightning_snn.data.splits import split_by_group
 
 
@@ -38,6 +38,9 @@ class DVSGesture(FrameDataModule):
         size: rows and columns of a frame: 128 or a divisor of it.
         clip_duration: seconds per sample; None makes each whole gesture one sample, whatever its length.
         val_fraction: share of the training subjects in the validation set.
+        max_shift: training clips are shifted at random by up to this many pixels, from 0 to ``size``.
+        mirror: mirror training clips left to right with probability 1/2, and exchange the classes of right and left as
+            in :class:`~lightning_snn.data.Gestures`.
         cache_dir: folder of the cached frames; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
         **loader_options: arguments of :class:`~lightning_snn.data.FrameDataModule`; the seed also determines the
             validation split.
@@ -56,7 +59,8 @@ class DVSGesture(FrameDataModule):
 
     num_classes = 11
     class_names = CLASS_NAMES
-    pairs = ((3, 4), (5, 6))
+    pairs = DIRECTION_PAIRS
+    mirrored_classes = MIRRORED_CLASSES
 
     def __init__(
         self,
@@ -66,15 +70,18 @@ class DVSGesture(FrameDataModule):
         size: int = 32,
         clip_duration: float | None = 1.5,
         val_fraction: float = 0.15,
+        max_shift: int = 2,
+        mirror: bool | Sequence[int] = True,
         cache_dir: str | None = None,
         **loader_options: Any,
     ) -> None:
-        super().__init__(**loader_options)
+        super().__init__(max_shift=max_shift, mirror=mirror, **loader_options)
         check_integer("time_steps", time_steps)
         check_divides("size", size, SENSOR_SIZE[0], "pixels of the sensor")
         if clip_duration is not None:
             check_between("clip_duration", clip_duration, 0.001, LONGEST_SECONDS)
         check_fraction("val_fraction", val_fraction)
+        check_between("max_shift", max_shift, 0, size)
         self.root = root
         self.time_steps = time_steps
         self.size = size

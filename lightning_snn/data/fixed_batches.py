@@ -91,5 +91,10 @@ class BatchedDataset(Dataset[list[Any]]):
                 f"Expected the sample indices of a fixed batch, but got index {indices!r}: Lightning replaces the "
                 "sampler `FixedBatches` by another one for `overfit_batches`; use `limit_train_batches` instead"
             )
-        many = getattr(self.dataset, "__getitems__", None)
-        return many(indices) if many is not None else [self.dataset[index] for index in indices]
+        return samples_of(self.dataset, indices)
+
+
+def samples_of(dataset: Dataset[Any], indices: Sequence[int]) -> list[Any]:
+    """Return samples of a data set, by its ``__getitems__`` if it has one."""
+    many = getattr(dataset, "__getitems__", None)
+    return many(indices) if many is not None else [dataset[index] for index in indices]

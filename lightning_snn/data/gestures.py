@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_snn.checks import check_between, check_choice, check_integer
-from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule, FrameDataset
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows
-from lightning_snn.data.simulator import CLASS_NAMES, DIRECTION_PAIRS, SIMULATOR_VERSION, Split, simulate_split
+from lightning_snn.data.simulator import (
+    CLASS_NAMES,
+    DIRECTION_PAIRS,
+    MIRRORED_CLASSES,
+    SIMULATOR_VERSION,
+    Split,
+    simulate_split,
+)
 
 
 class Gestures(FrameDataModule):
@@ -38,6 +43,8 @@ class Gestures(FrameDataModule):
         test_subjects: people in the test split.
         repetitions: recordings per person and gesture in the training split; validation and test have two.
         max_shift: training recordings are shifted at random by up to this many pixels, from 0 to ``size``.
+        mirror: mirror training recordings left to right with probability 1/2; a wave of the right hand becomes one of
+            the left hand, and a clockwise circle of the right arm a counter-clockwise one of the left arm.
         batch_size: samples per batch.
         processes: processes that simulate; None takes one per processor available to this process.
         cache_dir: folder of the cached frames; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
@@ -61,6 +68,7 @@ class Gestures(FrameDataModule):
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
     pairs = DIRECTION_PAIRS
+    mirrored_classes = MIRRORED_CLASSES
 
     def __init__(
         self,
@@ -73,12 +81,13 @@ class Gestures(FrameDataModule):
         test_subjects: int = 16,
         repetitions: int = 2,
         max_shift: int = 2,
+        mirror: bool | Sequence[int] = True,
         batch_size: int = 32,
         processes: int | None = None,
         cache_dir: str | None = None,
         **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, **loader_options)
+        super().__init__(batch_size=batch_size, max_shift=max_shift, mirror=mirror, **loader_options)
         check_choice("size", size, (32, 64))
         for name, value in (
             ("train_subjects", train_subjects),
@@ -87,7 +96,6 @@ class Gestures(FrameDataModule):
             ("repetitions", repetitions),
         ):
             check_integer(name, value)
-        check_integer("max_shift", max_shift, minimum=0)
         check_between("max_shift", max_shift, 0, size)
         if processes is not None:
             check_integer("processes", processes)
@@ -99,7 +107,6 @@ class Gestures(FrameDataModule):
         )
         self.frame_shape = (2, size, size)
         self.time_steps = time_steps
-        self.max_shift = max_shift
         self.processes = processes or _usable_processors()
         self.cache_dir = cache_dir
 
@@ -112,10 +119,6 @@ class Gestures(FrameDataModule):
         """Return training, validation and test recordings, each of other people."""
         train, val, test = (FrameDataset(np.array(self._frames(split)), split.labels) for split in self.splits)
         return train, val, test
-
-    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift each recording as a whole; it is never mirrored, because that would reverse the direction of motion."""
-        return (shift(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _frames(self, split: Split) -> np.ndarray:
         key = cache_key({"simulator": SIMULATOR_VERSION, **dataclasses.asdict(split)})

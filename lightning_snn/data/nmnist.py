@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from lightning_snn.checks import check_between, check_fraction, check_integer
-from lightning_snn.data.augmentation import shift
 from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
 from lightning_snn.data.datasets import FrameDataset
@@ -111,12 +109,11 @@ class NMNIST(FrameDataModule):
         cache_dir: str | None = None,
         **loader_options: Any,
     ) -> None:
-        super().__init__(**loader_options)
+        super().__init__(max_shift=max_shift, **loader_options)
         check_integer("time_steps", time_steps)
         check_divides("size", size, SENSOR_SIZE[0], "pixels of the sensor")
         check_between("duration", duration, 0.001, np.inf)
         check_fraction("val_fraction", val_fraction)
-        check_integer("max_shift", max_shift, minimum=0)
         check_between("max_shift", max_shift, 0, size)
         self.root = root
         self.time_steps = time_steps
@@ -124,7 +121,6 @@ class NMNIST(FrameDataModule):
         self.frame_shape = (2, size, size)
         self.duration = duration
         self.val_fraction = val_fraction
-        self.max_shift = max_shift
         self.cache_dir = cache_dir
 
     def prepare_data(self) -> None:
@@ -137,10 +133,6 @@ class NMNIST(FrameDataModule):
         train, test = self._framed("Train"), self._framed("Test")
         kept, held_out = split_stratified(train.labels.numpy(), self.val_fraction, self.seed)
         return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
-
-    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift each recording as a whole; it is never mirrored, because that would make other digits."""
-        return (shift(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _framed(self, split: str) -> FrameDataset:
         folder = _find_root(Path(self.root).expanduser()) / split

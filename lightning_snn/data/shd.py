@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
@@ -85,7 +83,7 @@ class SHD(FrameDataModule):
         cache_dir: str | None = None,
         **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, **loader_options)
+        super().__init__(batch_size=batch_size, max_shift=max_shift, **loader_options)
         if root is None:
             raise ValueError(f"Expected argument `root` to be a folder, but got None. {SOURCE}")
         check_integer("time_steps", time_steps)
@@ -95,7 +93,6 @@ class SHD(FrameDataModule):
             raise ValueError(f"Expected argument `val_speakers` to hold at least one speaker, but got {val_speakers}")
         for speaker in val_speakers:
             check_integer("val_speakers", speaker, minimum=0)
-        check_integer("max_shift", max_shift, minimum=0)
         check_between("max_shift", max_shift, 0, channels)
         self.root = root
         self.time_steps = time_steps
@@ -103,7 +100,6 @@ class SHD(FrameDataModule):
         self.channels = channels
         self.frame_shape = (channels,)
         self.val_speakers = tuple(val_speakers)
-        self.max_shift = max_shift
         self.cache_dir = cache_dir
         self.left_out = {}
 
@@ -137,12 +133,8 @@ class SHD(FrameDataModule):
         )
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """Return the network input ``(T, B, channels)``, float32, of loaded counts ``(B, T, channels, 1, 1)``."""
+        """Return the network input ``(T, B, channels)``, float32, of loaded counts ``(B, T, 1, 1, channels)``."""
         return super().preprocess(frames).flatten(2)
-
-    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift each recording as a whole along the channels, like a voice of another pitch."""
-        return (_shift_channels(x, self.max_shift), y) if self.max_shift else (x, y)
 
     def _binned(self, split: str, path: Path) -> dict[str, np.ndarray]:
         """Return counts, labels, speakers and numbers of spikes left out of all recordings of a file."""
@@ -190,11 +182,5 @@ class SHD(FrameDataModule):
 
 
 def _dataset(binned: dict[str, np.ndarray]) -> FrameDataset:
-    return FrameDataset(binned["counts"][..., None, None], binned["labels"])
-
-
-def _shift_channels(x: Tensor, channels: int) -> Tensor:
-    """Shift each sample of ``(T, B, C)`` by up to ``channels`` either way, padding zeros; torch's CPU generator."""
-    padded = functional.pad(x, (channels, channels))
-    starts = torch.randint(0, 2 * channels + 1, (x.shape[1],)).tolist()
-    return torch.stack([padded[:, sample, start : start + x.shape[2]] for sample, start in enumerate(starts)], 1)
+    # a cochlea is a sensor with one row, along which recordings are shifted
+    return FrameDataset(binned["counts"][:, :, None, None], binned["labels"])

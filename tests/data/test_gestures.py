@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_snn.data import Gestures, gestures
+from lightning_snn.data.simulator import Split
 from tests.support.processes import PATIENCE, wait_until
 
 # Short recordings of one person a split: 11, 22 and 22 of them, half a second of work.
@@ -42,7 +43,7 @@ def ready(folder: Path, training: bool = False, **arguments) -> Gestures:
     """The data module after ``setup``, as a trainer that is or is not training has it."""
     data = tiny(folder, **arguments)
     data.setup()
-    data.trainer = SimpleNamespace(training=training)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(training=training, current_epoch=0)  # type: ignore[assignment]
     return data
 
 
@@ -217,8 +218,8 @@ def test_a_script_needs_no_guard_and_when_killed_leaves_no_cache_and_no_processe
 
 def test_recordings_are_shifted_while_training_and_never_else(folder: Path) -> None:
     def batch(training: bool, max_shift: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        data = ready(folder, training, max_shift=max_shift, batch_size=22)
-        loaded = next(iter(data.val_dataloader()))
+        data = ready(folder, training, max_shift=max_shift, mirror=False, batch_size=11)
+        loaded = next(iter(data.train_dataloader()))
         x, y = data.on_after_batch_transfer(loaded, 0)
         assert torch.equal(y, loaded.labels)
         return x, loaded.frames.transpose(0, 1).float(), y
@@ -227,14 +228,46 @@ def test_recordings_are_shifted_while_training_and_never_else(folder: Path) -> N
     assert x.shape == frames.shape
     assert not torch.equal(x, frames)
     padded = nn.functional.pad(frames, (2, 2, 2, 2))
-    for sample in range(22):
+    for sample in range(11):
         windows = [padded[:, sample, :, r : r + 32, c : c + 32] for r in range(5) for c in range(5)]
         assert any(torch.equal(x[:, sample], window) for window in windows)
-    again, _, _ = batch(training=True, max_shift=2)
-    assert not torch.equal(x, again)
     for training, max_shift in ((False, 2), (True, 0)):
         x, frames, _ = batch(training, max_shift)
         assert torch.equal(x, frames)
+
+
+def test_a_mirror_image_has_the_class_of_the_other_arm_and_direction(folder: Path) -> None:
+    names = Gestures.class_names
+    exchanged = {"right": "left", "left": "right", "clockwise": "counter-clockwise", "counter-clockwise": "clockwise"}
+    for label, mirrored in enumerate(Gestures.mirrored_classes):
+        assert names[mirrored] == " ".join(exchanged.get(word, word) for word in names[label].split())
+    data = ready(folder, training=True, max_shift=0, batch_size=11)
+    loaded = next(iter(data.train_dataloader()))
+    x, y = data.on_after_batch_transfer(loaded, 0)
+    frames = loaded.frames.transpose(0, 1).float()
+    for sample, label in enumerate(loaded.labels.tolist()):
+        mirrored = torch.equal(x[:, sample], frames[:, sample].flip(-1))
+        assert mirrored != torch.equal(x[:, sample], frames[:, sample])
+        assert y[sample] == (Gestures.mirrored_classes[label] if mirrored else label)
+    assert (y != loaded.labels).sum() > 0
+
+
+@pytest.mark.parametrize("label", [1, 3, 4])
+def test_the_mirror_image_of_a_recording_is_most_like_recordings_of_its_class(label: int) -> None:
+    """By where the events are (which arm) and, for circles, by the direction in which their center turns."""
+    split = Split("train", 8, 1)
+
+    def features(recordings: torch.Tensor) -> tuple[float, float]:
+        column = recordings.sum((0, 1, 2, 3)) @ torch.arange(32.0) / recordings.sum()
+        return float(column - 15.5), float(turning(recordings).sum())
+
+    def recordings_of(chosen: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([split.frames(i) for i in np.flatnonzero(split.labels == chosen)])).float()
+
+    side, turn = features(recordings_of(label).flip(-1))
+    other_side, other_turn = features(recordings_of(Gestures.mirrored_classes[label]))
+    assert side * other_side > 0
+    assert label == 1 or turn * other_turn > 0
 
 
 def test_counts_are_clipped_at_max_count_and_scaled(folder: Path) -> None:

@@ -151,7 +151,7 @@ def test_the_validation_set_takes_whole_speakers(root: Path) -> None:
     for part in sets.values():
         for index, (counts, label) in zip(part.indices, part, strict=True):
             assert label == recordings[index].label
-            assert np.array_equal(counts[..., 0, 0].numpy(), binned(recordings[index], 100, 1.0, 140))
+            assert np.array_equal(counts[:, 0, 0].numpy(), binned(recordings[index], 100, 1.0, 140))
 
 
 def test_the_default_validates_on_two_speakers_of_the_training_file(root: Path) -> None:
@@ -178,19 +178,26 @@ def test_the_classes_are_the_english_and_the_german_digits() -> None:
 
 def test_training_batches_are_shifted_along_the_channels_by_each_recordings_own_draw(root: Path) -> None:
     data = module(root, max_shift=3)
-    x = torch.zeros(4, 200, 140)
-    x[:, :, 70] = 1 + torch.arange(4.0)[:, None]
-    shifted, labels = data.augment(x, torch.arange(200))
-    where = shifted.argmax(2)
+    data.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    data.trainer.training = True
+
+    def shifted(counts: torch.Tensor) -> torch.Tensor:
+        batch = LoadedBatch(counts[:, :, None, None], torch.arange(200), tuple(range(200)))
+        x, labels = data.on_after_batch_transfer(batch, 0)
+        assert torch.equal(labels, torch.arange(200))
+        return x
+
+    counts = torch.zeros(200, 4, 140, dtype=torch.uint8)
+    counts[:, :, 70] = 1 + torch.arange(4)
+    x = shifted(counts)
+    where = x.argmax(2)
     assert (where == where[0]).all(), "all steps of a recording move alike"
     assert set(where[0].tolist()) == set(range(67, 74))
-    assert torch.equal(shifted.sum(2), x.sum(2))
-    assert torch.equal(labels, torch.arange(200))
-    x = torch.zeros(1, 200, 140)
-    x[:, :, [0, -1]] = 1
-    lost = data.augment(x, labels)[0].sum(2)
+    assert torch.equal(x.sum(2), counts.sum(2).T)
+    counts = torch.zeros(200, 1, 140, dtype=torch.uint8)
+    counts[:, :, [0, -1]] = 1
+    lost = shifted(counts).sum(2)
     assert set(lost.flatten().tolist()) == {1.0, 2.0}, "what leaves at one end does not come in at the other"
-    assert module(root).augment(x, labels)[0] is x
 
 
 def test_only_training_batches_are_shifted(root: Path) -> None:

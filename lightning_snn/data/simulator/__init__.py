@@ -14,13 +14,22 @@ from __future__ import annotations
 
 from .body import CLASS_NAMES, Subject, draw_subject
 from .parallel import simulate_split
-from .recording import DIRECTION_PAIRS, SIMULATOR_VERSION, Split, simulate_counts, simulate_events, simulate_frames
+from .recording import (
+    DIRECTION_PAIRS,
+    MIRRORED_CLASSES,
+    SIMULATOR_VERSION,
+    Split,
+    simulate_counts,
+    simulate_events,
+    simulate_frames,
+)
 from .scene import LIGHTS, UNSEEN_LIGHT, Light
 
 __all__ = [
     "CLASS_NAMES",
     "DIRECTION_PAIRS",
     "LIGHTS",
+    "MIRRORED_CLASSES",
     "SIMULATOR_VERSION",
     "UNSEEN_LIGHT",
     "Light",

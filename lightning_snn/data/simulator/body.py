@@ -1,8 +1,8 @@
 """People and their movements: seeded subjects, and the joint positions of each gesture over time.
 
 Lengths are in meters, times in seconds, angles in radians. World axes as seen by the camera: x to the right, y down, z
-from the subject toward the camera; the origin is midway between the shoulders. The subject faces the camera, so the
-right arm is on the left of the image. "Clockwise" is as seen by the camera.
+from the subject toward the camera; the origin is midway between the shoulders. The subject roughly faces the camera, so
+the right arm is on the left of the image. "Clockwise" is as seen by the camera.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ CLASS_NAMES = (
 RIGHT, LEFT = 0, 1
 # sign of x in the image of the outward direction of each arm
 OUTWARD = np.array([-1.0, 1.0])
+# standard deviation of the angle by which a person is turned away from the camera, in radians
+TURN = 0.25
 
 Array = NDArray[np.float64]
 
@@ -121,7 +123,7 @@ def move(class_index: int, subject: Subject, time: Array, rng: np.random.Generat
         class_index: gesture, an index into ``CLASS_NAMES``.
         subject: the person.
         time: instants in seconds, shape ``(S,)``.
-        rng: draws phase, tempo, amplitude, place of this recording, and their variation over time.
+        rng: draws phase, tempo, amplitude, place and facing of this recording, and their variation over time.
 
     Returns:
         The joints at each instant.
@@ -141,6 +143,10 @@ def move(class_index: int, subject: Subject, time: Array, rng: np.random.Generat
     hands = shoulders + hands
     elbow_pole = np.stack([0.6 * OUTWARD, np.full(2, 0.8 - subject.elbow_lift), np.full(2, -0.35)], axis=-1)
     elbows, hands = bend_arms(shoulders, hands, elbow_pole[:, None], subject.upper_arm, subject.forearm)
+    angle = rng.normal(0.0, TURN)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+    shoulders, elbows, hands = (place + (joints - place) @ turn for joints in (shoulders, elbows, hands))
     return Motion(shoulders, elbows, hands, place)
 
 

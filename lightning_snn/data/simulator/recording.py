@@ -15,15 +15,18 @@ from .body import CLASS_NAMES, Subject, draw_subject, move
 from .scene import LIGHTS, UNSEEN_LIGHT, Light, render
 from .sensor import Counts, make_sensor, simulate_sensor
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Changes whenever the same arguments would give other events, so that caches are not reused."""
 
 DIRECTION_PAIRS = ((3, 4), (5, 6))
 """Pairs of classes that differ only in the direction of motion."""
 
+MIRRORED_CLASSES = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
+"""Class of the mirror image of each class: right and left, clockwise and counter-clockwise are exchanged."""
+
 SPLITS = ("train", "val", "test")
 # largest time between two images, and time simulated before the recording starts, in seconds
-LONGEST_STEP = 0.0125
+LONGEST_STEP = 1 / 60
 LEAD_TIME = 0.1
 # of a frame, in seconds; with shorter ones the lead time alone would fill the memory
 SHORTEST_FRAME = 1e-4
@@ -40,9 +43,9 @@ def simulate_counts(
     time_steps: int = 16,
     duration: float = 1.6,
 ) -> tuple[Counts, float]:
-    """Simulate one gesture at the time resolution of the simulation, 12.5 ms or finer.
+    """Simulate one gesture at the time resolution of the simulation, 1/60 s or finer.
 
-    Pixel noise is sampled once per time step, so shorter frames than 12.5 ms hold more noise events in total.
+    Pixel noise is sampled once per time step, so shorter frames than 1/60 s hold more noise events in total.
 
     Args:
         class_index: gesture, an index into ``CLASS_NAMES``.
@@ -69,7 +72,9 @@ def simulate_counts(
     motion_key, scene_key, sensor_key = (np.random.Generator(np.random.Philox(child)) for child in _children(key))
     motion = move(class_index, subject, time, motion_key)
     brightness = render(subject, motion, light, size, scene_key)
-    counts = simulate_sensor(brightness, _sensor(size), step, light.bandwidth, light.noise, sensor_key)
+    # a pixel of half the width collects a quarter of the light
+    noise = light.noise * size / 32
+    counts = simulate_sensor(brightness, _sensor(size), step, light.bandwidth, noise, sensor_key)
     return counts[lead:], step
 
 

@@ -12,7 +12,7 @@ from .body import LEFT, RIGHT, Array, Motion, Subject
 Frames = NDArray[np.float32]
 
 # height and width of the field of view at the subject's distance, in meters
-FIELD_OF_VIEW = 1.75
+FIELD_OF_VIEW = 1.4
 CAMERA_DISTANCE = 2.4
 # distance of the image center below the shoulders, in meters
 VIEW_CENTER = 0.12
@@ -28,7 +28,8 @@ class Light:
         name: name of the light.
         gain: brightness of a white wall; the dark level of the pixels is 0.03 on this scale.
         gradient: largest relative change of brightness from the center of the image to its edge.
-        noise: standard deviation of the relative shot noise of a white wall at gain 1, within 10 ms.
+        noise: standard deviation of the relative shot noise of a white wall at gain 1, within 10 ms and a pixel of a
+            32x32 sensor.
         bandwidth: cut-off frequency of the photoreceptor in hertz; pixels are slower in dim light.
     """
 
@@ -40,13 +41,13 @@ class Light:
 
 
 LIGHTS = (
-    Light("led", gain=1.0, gradient=0.15, noise=0.02, bandwidth=40.0),
-    Light("fluorescent", gain=0.6, gradient=0.10, noise=0.03, bandwidth=30.0),
-    Light("daylight", gain=2.0, gradient=0.35, noise=0.02, bandwidth=60.0),
-    Light("lab", gain=0.4, gradient=0.20, noise=0.03, bandwidth=20.0),
+    Light("led", gain=1.0, gradient=0.15, noise=0.003, bandwidth=40.0),
+    Light("fluorescent", gain=0.6, gradient=0.10, noise=0.0045, bandwidth=30.0),
+    Light("daylight", gain=2.0, gradient=0.35, noise=0.003, bandwidth=60.0),
+    Light("lab", gain=0.4, gradient=0.20, noise=0.0045, bandwidth=20.0),
 )
 # used in the test split only
-UNSEEN_LIGHT = Light("desk lamp", gain=0.2, gradient=0.5, noise=0.03, bandwidth=14.0)
+UNSEEN_LIGHT = Light("desk lamp", gain=0.2, gradient=0.5, noise=0.0045, bandwidth=14.0)
 
 
 def render(subject: Subject, motion: Motion, light: Light, size: int, rng: np.random.Generator) -> Frames:

@@ -36,20 +36,22 @@ class Sensor:
     on_threshold: NDArray[np.float32]
     off_threshold: NDArray[np.float32]
     hot_rate: NDArray[np.float32]
-    background_rate: float = 0.12
+    background_rate: float = 0.05
     dark: float = 0.03
     refractory: float = 2e-3
 
 
-def make_sensor(size: int, threshold: float = 0.2, mismatch: float = 0.1) -> Sensor:
+def make_sensor(size: int, threshold: float | None = None, mismatch: float = 0.1) -> Sensor:
     """Return the camera that all recordings of one size share.
 
     Args:
         size: height and width in pixels.
-        threshold: median threshold in units of log brightness.
+        threshold: median threshold in units of log brightness; None is ``0.05 * (size / 32) ** 1.5``. It is below that
+            of a real pixel, about 0.2, because a pixel here covers several of a 128x128 camera, whose events add up.
         mismatch: standard deviation of the logarithm of the thresholds over pixels and polarities.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(size)))
+    threshold = 0.05 * (size / 32) ** 1.5 if threshold is None else threshold
     thresholds = threshold * np.exp(rng.normal(0.0, mismatch, (2, size, size)))
     hot_rate = np.zeros(size * size)
     hot_pixels = rng.choice(size * size, size=max(1, size * size // 300), replace=False)
