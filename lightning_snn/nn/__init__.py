@@ -10,6 +10,7 @@ from lightning_snn.nn.encoders import (
     ThresholdEncoder,
 )
 from lightning_snn.nn.folding import folded, run, unfold
+from lightning_snn.nn.gain import GainControl
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import (
     IF,
@@ -38,6 +39,7 @@ __all__ = [
     "Complement",
     "DetachedLIF",
     "DirectEncoder",
+    "GainControl",
     "GaussianNoise",
     "LatencyEncoder",
     "LeakyIntegrator",

@@ -23,7 +23,17 @@ from lightning_snn.methods import (
     TimeToFirstSpike,
 )
 from lightning_snn.methods.bayes import BayesRecurrentLIF
-from lightning_snn.nn import IF, LIF, AdaptiveLIF, LeakyIntegrator, Recurrent, RecurrentLIF, SynapticDelays, SynapticLIF
+from lightning_snn.nn import (
+    IF,
+    LIF,
+    AdaptiveLIF,
+    GainControl,
+    LeakyIntegrator,
+    Recurrent,
+    RecurrentLIF,
+    SynapticDelays,
+    SynapticLIF,
+)
 from tests.support.event_order import binary_network, delayed_network, recurrent_network, small_network
 
 
@@ -214,6 +224,7 @@ LAYERS = (
     LayerRow("leaky_integrator", lambda: LeakyIntegrator(0.8)),
     LayerRow("leaky_integrator_learned", lambda: LeakyIntegrator(0.8, learn_beta=True, channels=4)),
     LayerRow("synaptic_delays", lambda: SynapticDelays((0, 1, 3))),
+    LayerRow("gain_control", lambda: GainControl(0.5)),
 )
 
 

@@ -20,13 +20,27 @@ def test_any_frame_shape_gives_one_output_a_class_and_step(shape, classes):
     assert run(network, torch.rand(3, 2, *shape)).shape == (3, 2, classes)
 
 
-def test_sparse_events_wake_every_layer_of_a_fresh_network():
-    events = torch.poisson(torch.full((16, 4, 2, 32, 32), 0.12))
-    assert all(0.005 < rate < 0.5 for rate in firing_rates(EventConvNet(), events))
-    # negative control: the initialization of torch's own layers leaves the deeper half silent
+@pytest.mark.parametrize("events_per_cell", [0.003, 0.03, 0.3, 3.0, 30.0])
+def test_every_layer_of_a_new_network_is_active_at_any_density_of_events(events_per_cell):
+    events = torch.poisson(torch.full((16, 4, 2, 32, 32), events_per_cell))
+    assert all(0.01 < rate < 0.3 for rate in firing_rates(EventConvNet(), events))
+    # negative controls: without gain control few events leave layers silent, and many make one fire at most steps
+    alone = firing_rates(EventConvNet(input_rms=None), events)
+    assert (min(alone) < 0.01) == (events_per_cell < 0.1)
+    assert (max(alone) > 0.35) == (events_per_cell > 1)
+    # and the initialization of torch's own layers leaves the deeper half silent
     assert min(firing_rates(EventConvNet(gain=3**-0.5), events)) == 0
     with posterior_noise(1.0):
         assert all(0.01 < rate < 0.5 for rate in firing_rates(SpikingBayes().prepare(EventConvNet()), events))
+
+
+def test_a_recording_with_k_times_the_events_gives_the_same_output():
+    events = torch.poisson(torch.full((6, 2, 2, 16, 16), 0.5))
+    network = EventConvNet((2, 16, 16), 3, channels=(4, 6), hidden=8)
+    outputs = run(network, events)
+    assert torch.allclose(run(network, 10 * events), outputs, atol=1e-2)
+    alone = EventConvNet((2, 16, 16), 3, channels=(4, 6), hidden=8, input_rms=None)
+    assert not torch.allclose(run(alone, 10 * events), run(alone, events), atol=0.1)
 
 
 def test_an_order_of_events_changes_the_output():
@@ -38,8 +52,8 @@ def test_an_order_of_events_changes_the_output():
 
 def test_the_convolutions_keep_channels_last_as_a_bayesian_network():
     network = SpikingBayes().prepare(EventConvNet())
-    assert network[2].weight.is_contiguous(memory_format=torch.channels_last)
-    assert network[2].weight_log_std.is_contiguous(memory_format=torch.channels_last)
+    assert network[3].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network[3].weight_log_std.is_contiguous(memory_format=torch.channels_last)
 
 
 def decays(network: nn.Module) -> list[float | Tensor]:

@@ -10,6 +10,7 @@ from torch.nn.modules.utils import _pair, _single
 from lightning_snn.functional.rate import argmax_offsets, max_pool_of_rates, recorded
 from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, concatenated, register_rate_rule
 from lightning_snn.nn.delays import SynapticDelays
+from lightning_snn.nn.gain import GainControl
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
@@ -151,6 +152,31 @@ class DelaysRule(RateRule):
         return recorded(late, value, torch.ones((), dtype=value.dtype, device=value.device))
 
 
+class GainRule(RateRule):
+    """Rule of gain control: the recorded means, with the mean slope of each input, of which the gain is no function."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        super().__init__(module, plan)
+        self.mean, self.slope = WindowMean(plan), WindowMean(plan)
+        self.past: tuple[Tensor, Tensor] | None = None
+
+    def collect(self, x: Tensor) -> Tensor:
+        assert isinstance(self.module, GainControl)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            if self.plan.streaming:
+                y, self.past = self.module.step(leaf, self.past)
+            else:
+                y = self.plain(leaf)
+            (slope,) = torch.autograd.grad(y.sum(), leaf)
+        self.mean.add(y.detach())
+        self.slope.add(slope)
+        return y.detach()
+
+    def replay(self, x: Tensor) -> Tensor:
+        return recorded(x, self.mean.value, self.slope.value)
+
+
 _COMMUTING: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Flatten, nn.Unflatten, nn.Identity, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle),
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -171,3 +197,4 @@ for _kind in (nn.MaxPool1d, nn.MaxPool2d):
 for _kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
     register_rate_rule(_kind, DropoutRule)
 register_rate_rule(SynapticDelays, DelaysRule)
+register_rate_rule(GainControl, GainRule)
