@@ -25,6 +25,10 @@ PRESETS = {
     "RateBackprop": {"method.window": "step"},  # recurrence and delays are supported within one time step only
     "NMNIST": {"data.batch_size": 32, "trainer.max_epochs": 30},  # sized for the first 1,000 recordings
 }
+VARIANTS = {
+    # a fifth of the weights, for about a thousand recordings whose classes differ in more than the direction of motion
+    "small": {"network": "EventConvNet", "network.hidden": 64, "network.delays": [0]},
+}
 
 if __name__ == "__main__":
-    main(__file__, DEFAULTS, PRESETS)
+    main(__file__, DEFAULTS, PRESETS, VARIANTS)
