@@ -272,7 +272,7 @@ class FrameDataModule(LightningDataModule):
             return batch
         if self.trainer is None or not self.trainer.training:
             return self.preprocess(batch.frames), batch.labels
-        frames, labels, indices = batch
+        frames, labels, indices = batch.frames, batch.labels, batch.indices
         epoch = self.trainer.current_epoch
         if self.event_augmentation:
             if not indices:

@@ -16,9 +16,9 @@ from lightning_snn.functional.variational import sample
 from lightning_snn.methods.base import Method
 from lightning_snn.methods.task import Prediction
 from lightning_snn.nn.delays import SynapticDelays
+from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import Complement
 from lightning_snn.nn.folding import folded, run
-from lightning_snn.nn.gain import GainControl
 from lightning_snn.nn.layer_rules import LayerRules, Refusal
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.moments import Moments
@@ -76,7 +76,8 @@ for _kind in vars(nn).values():
             NOISE_RULES.register(_kind, lambda layer, mode: _MIXES_ROWS)
         elif not issubclass(_kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
             register_stateless_layer(_kind)
-for _kind in (GaussianNoise, Sign, SynapticDelays, GainControl, LeakyIntegrator, Complement, OverTime, PerStep):
+_STATELESS = (GaussianNoise, Sign, SynapticDelays, DivisiveNormalization, LeakyIntegrator, Complement, OverTime, PerStep)
+for _kind in _STATELESS:
     register_stateless_layer(_kind)
 NOISE_RULES.register(Neuron, _neuron_refusal)
 

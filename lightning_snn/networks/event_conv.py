@@ -10,15 +10,15 @@ from torch import nn
 from lightning_snn.checks import check_integer, check_positive
 from lightning_snn.networks.neurons import NeuronFactory, make_neuron
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.gain import GainControl
+from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.neurons import LIF, LeakyIntegrator, recurrent
 
 
 class EventConvNet(nn.Sequential):
     """Strided convolutions, and delayed synapses onto a recurrent layer that compares moments in time.
 
-    The events of each recording are divided by their root mean square so far (`GainControl`), so every layer of a new
-    network is active at any density of events.
+    The events of each recording are divided by their root mean square so far (`DivisiveNormalization`), so every layer
+    of a new network is active at any density of events.
 
     Decays are learned, one per channel. In each layer they start spread over `beta_range`, so that fast neurons respond
     to the present and slow ones to the past.
@@ -34,8 +34,8 @@ class EventConvNet(nn.Sequential):
         beta_range: smallest and largest initial decay of a neuron per step.
         gain: weights start as N(0, gain^2 / fan-in). With 2, from 2 to 25 % of the neurons of each layer fire per step
             at densities from 0.003 to 30 events per cell and step.
-        input_rms: root mean square to which `GainControl` brings the events, larger than 0; None leaves it out, so the
-            activity of the network follows the density of events.
+        input_rms: root mean square to which `DivisiveNormalization` brings the events, larger than 0; None leaves it
+            out, so the activity of the network follows the density of events.
         neuron: makes the neurons of a layer, see `MLP`; it receives ``beta`` and ``learn_beta`` if it takes them.
 
     Shape:
@@ -58,7 +58,7 @@ class EventConvNet(nn.Sequential):
         check_integer("hidden", hidden)
         check_positive("gain", gain)
         size, height, width = input_shape
-        layers: list[nn.Module] = [] if input_rms is None else [GainControl(input_rms)]
+        layers: list[nn.Module] = [] if input_rms is None else [DivisiveNormalization(input_rms)]
         for index, out in enumerate(channels):
             check_integer("channels", out)
             kernel = 5 if index == 0 else 3

@@ -1,6 +1,7 @@
 """Building blocks of networks: neurons, time folding, encoders, delays, residual blocks, observation."""
 
 from lightning_snn.nn.delays import SynapticDelays
+from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import (
     Complement,
     DirectEncoder,
@@ -10,7 +11,6 @@ from lightning_snn.nn.encoders import (
     ThresholdEncoder,
 )
 from lightning_snn.nn.folding import folded, run, unfold
-from lightning_snn.nn.gain import GainControl
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import (
     IF,
@@ -39,7 +39,7 @@ __all__ = [
     "Complement",
     "DetachedLIF",
     "DirectEncoder",
-    "GainControl",
+    "DivisiveNormalization",
     "GaussianNoise",
     "LatencyEncoder",
     "LeakyIntegrator",

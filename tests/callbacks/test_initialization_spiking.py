@@ -216,8 +216,9 @@ def test_our_networks_pass_on_events_and_silent_or_saturated_they_fail(tmp_path:
     data = Gestures(train_subjects=2, val_subjects=1, test_subjects=1, repetitions=1, time_steps=8)
     data.prepare_data()
     data.setup("fit")
-    x, y = next(iter(data.train_dataloader()))
-    batch = x.transpose(0, 1)[:, :8].float(), y[:8]
+    loaded = next(iter(data.train_dataloader()))
+    x = loaded.frames
+    batch = x.transpose(0, 1)[:, :8].float(), loaded.labels[:8]
     for kind in (MLP, EventConvNet):
         assert not failed(check_initialization(kind(x.shape[2:], 11), batch))
         silent = check_initialization(scaled(kind(x.shape[2:], 11), 0.01), batch)

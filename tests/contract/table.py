@@ -27,7 +27,7 @@ from lightning_snn.nn import (
     IF,
     LIF,
     AdaptiveLIF,
-    GainControl,
+    DivisiveNormalization,
     LeakyIntegrator,
     Recurrent,
     RecurrentLIF,
@@ -224,7 +224,7 @@ LAYERS = (
     LayerRow("leaky_integrator", lambda: LeakyIntegrator(0.8)),
     LayerRow("leaky_integrator_learned", lambda: LeakyIntegrator(0.8, learn_beta=True, channels=4)),
     LayerRow("synaptic_delays", lambda: SynapticDelays((0, 1, 3))),
-    LayerRow("gain_control", lambda: GainControl(0.5)),
+    LayerRow("divisive_normalization", lambda: DivisiveNormalization(0.5)),
 )
 
 

@@ -24,7 +24,7 @@ def test_any_frame_shape_gives_one_output_a_class_and_step(shape, classes):
 def test_every_layer_of_a_new_network_is_active_at_any_density_of_events(events_per_cell):
     events = torch.poisson(torch.full((16, 4, 2, 32, 32), events_per_cell))
     assert all(0.01 < rate < 0.3 for rate in firing_rates(EventConvNet(), events))
-    # negative controls: without gain control few events leave layers silent, and many make one fire at most steps
+    # negative controls: without it few events leave layers silent, and many make one fire at most steps
     alone = firing_rates(EventConvNet(input_rms=None), events)
     assert (min(alone) < 0.01) == (events_per_cell < 0.1)
     assert (max(alone) > 0.35) == (events_per_cell > 1)

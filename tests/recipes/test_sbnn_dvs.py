@@ -14,8 +14,9 @@ import yaml
 from lightning_snn import methods
 from lightning_snn.callbacks import Report
 from lightning_snn.cli import RecipeCLI, main
+from tests.support.networks import parameters_of
 from tests.support.processes import PATIENCE, wait_until, with_checkout
-from tests.support.recipes import load_recipe
+from tests.support.recipes import load_recipe, parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "sbnn_dvs.py"
@@ -135,3 +136,14 @@ def test_every_choice_can_be_combined_with_every_other(
     script = load_recipe("sbnn_dvs")
     cli = RecipeCLI(str(RECIPE), script.DEFAULTS, getattr(script, "PRESETS", {}))
     assert [kind.__name__ for kind in cli.classes.values()] == [data[0], network, method]
+
+
+def test_the_small_variant_has_a_fifth_of_the_weights_and_leaves_other_networks_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    default = parse_recipe("sbnn_dvs", monkeypatch, "--trainer.accelerator", "cpu").model.network
+    small = parse_recipe("sbnn_dvs", monkeypatch, "--small", "true", "--trainer.accelerator", "cpu").model.network
+    assert 4 < parameters_of(default) / parameters_of(small) < 6
+    options = ("--small", "true", "--network", "MLP", "--trainer.accelerator", "cpu")
+    assert type(parse_recipe("sbnn_dvs", monkeypatch, *options).model.network).__name__ == "MLP"

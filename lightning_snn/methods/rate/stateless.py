@@ -10,7 +10,7 @@ from torch.nn.modules.utils import _pair, _single
 from lightning_snn.functional.rate import argmax_offsets, max_pool_of_rates, recorded
 from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMean, concatenated, register_rate_rule
 from lightning_snn.nn.delays import SynapticDelays
-from lightning_snn.nn.gain import GainControl
+from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.sign import Sign
 
@@ -152,8 +152,8 @@ class DelaysRule(RateRule):
         return recorded(late, value, torch.ones((), dtype=value.dtype, device=value.device))
 
 
-class GainRule(RateRule):
-    """Rule of gain control: the recorded means, with the mean slope of each input, of which the gain is no function."""
+class DivisiveNormalizationRule(RateRule):
+    """Rule of divisive normalization: the recorded means, with the mean slope of each input for a constant divisor."""
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -161,7 +161,7 @@ class GainRule(RateRule):
         self.past: tuple[Tensor, Tensor] | None = None
 
     def collect(self, x: Tensor) -> Tensor:
-        assert isinstance(self.module, GainControl)
+        assert isinstance(self.module, DivisiveNormalization)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             if self.plan.streaming:
@@ -197,4 +197,4 @@ for _kind in (nn.MaxPool1d, nn.MaxPool2d):
 for _kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
     register_rate_rule(_kind, DropoutRule)
 register_rate_rule(SynapticDelays, DelaysRule)
-register_rate_rule(GainControl, GainRule)
+register_rate_rule(DivisiveNormalization, DivisiveNormalizationRule)

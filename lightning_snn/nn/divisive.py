@@ -1,4 +1,4 @@
-"""Gain control: inputs divided by their own root mean square so far."""
+"""Divisive normalization: inputs divided by their own root mean square so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_snn.nn.stateful import StatefulLayer
 _SMALLEST = 1e-4
 
 
-class GainControl(StatefulLayer):
+class DivisiveNormalization(StatefulLayer):
     r"""Inputs of a sample divided by their root mean square over all cells and all steps until now.
 
     .. math::
@@ -23,7 +23,7 @@ class GainControl(StatefulLayer):
     initial weights suit any density of events, and a dim recording looks like a bright one.
 
     A step depends on the present and the past of its own sample only. There are no batch statistics, nothing is learned
-    or stored, and a stream of single steps gives the same result. The gradient treats the gain as a constant.
+    or stored, and a stream of single steps gives the same result. The gradient treats the divisor as a constant.
 
     This is not layer normalization: no mean is subtracted, so cells without events stay 0. It is no remedy for hot
     pixels, which take part in the mean; clip counts for that (`max_count` of the data modules).
@@ -42,7 +42,7 @@ class GainControl(StatefulLayer):
 
     Example:
         >>> few = torch.poisson(torch.full((5, 3, 2, 8, 8), 0.1))
-        >>> [round(run(GainControl(0.35), x).square().mean().sqrt().item(), 1) for x in (few, 100 * few)]
+        >>> [round(run(DivisiveNormalization(0.35), x).square().mean().sqrt().item(), 1) for x in (few, 100 * few)]
         [0.3, 0.3]
     """
 
@@ -57,16 +57,16 @@ class GainControl(StatefulLayer):
         The state holds, per sample `[B]`, the sum of the mean squares of the past steps and their number.
         """
         with torch.no_grad():
-            gains = []
+            scales = []
             # step by step, because a reduction of all steps at once rounds differently from that of a single step
             for squares in x.detach().flatten(2).square().unbind(0):
                 mean = squares.mean(1, dtype=torch.promote_types(x.dtype, torch.float32))
                 total, steps = state if state is not None else (torch.zeros_like(mean),) * 2
                 state = total + mean, steps + 1
-                gains.append(self.rms * (state[0] / state[1] + _SMALLEST).rsqrt())
-            gain = torch.stack(gains).to(x.dtype)
+                scales.append(self.rms * (state[0] / state[1] + _SMALLEST).rsqrt())
+            scale = torch.stack(scales).to(x.dtype)
         assert state is not None
-        return x * gain.view(*gain.shape, *(1,) * (x.dim() - 2)), state
+        return x * scale.view(*scale.shape, *(1,) * (x.dim() - 2)), state
 
     def step(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run one time step `[B, ...]`; the state is that of `scan`."""
