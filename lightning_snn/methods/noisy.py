@@ -76,7 +76,16 @@ for _kind in vars(nn).values():
             NOISE_RULES.register(_kind, lambda layer, mode: _MIXES_ROWS)
         elif not issubclass(_kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
             register_stateless_layer(_kind)
-_STATELESS = (GaussianNoise, Sign, SynapticDelays, DivisiveNormalization, LeakyIntegrator, Complement, OverTime, PerStep)
+_STATELESS = (
+    GaussianNoise,
+    Sign,
+    SynapticDelays,
+    DivisiveNormalization,
+    LeakyIntegrator,
+    Complement,
+    OverTime,
+    PerStep,
+)
 for _kind in _STATELESS:
     register_stateless_layer(_kind)
 NOISE_RULES.register(Neuron, _neuron_refusal)
