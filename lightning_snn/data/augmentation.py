@@ -142,7 +142,7 @@ class EventAugmentation:
 
     @property
     def moves_events(self) -> bool:
-        """Whether single events change, which needs counts."""
+        """True if single events change, which needs counts."""
         return bool(self.time_jitter or self.drop_events or self.noise_events)
 
     def __call__(self, frames: Tensor, labels: Tensor, keys: Iterable[Sequence[int]]) -> tuple[Tensor, Tensor]:
