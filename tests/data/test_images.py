@@ -343,7 +343,7 @@ def test_a_hole_is_zero_once_pixels_are_standardized(tmp_path: Path) -> None:
     data.setup()
     loaded = next(iter(data.train_dataloader()))
     whole, labels = data.on_after_batch_transfer(loaded, 0)
-    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(training=True, current_epoch=0)  # type: ignore[assignment]
     x, same_labels = data.on_after_batch_transfer(loaded, 0)
     lost = (x == 0).all(2)
     assert torch.equal(labels, same_labels)
