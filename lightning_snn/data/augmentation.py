@@ -179,10 +179,10 @@ class EventAugmentation:
             frames = torch.stack(changed)
         axes = (-2, -1) if frames.ndim > 4 else (-1,)
         largest = {axis: min(self.max_shift, frames.shape[axis]) if frames.shape[axis] > 1 else 0 for axis in axes}
-        augmented, labels = torch.zeros_like(frames), labels.clone()
+        augmented = torch.zeros_like(frames)
+        mirrored = [self.mirrored_classes is not None and rng.random() < 0.5 for rng in generators]
         for sample, rng in enumerate(generators):
-            mirrored = self.mirrored_classes is not None and rng.random() < 0.5
-            window = frames[sample].flip(-1) if mirrored else frames[sample]
+            window = frames[sample].flip(-1) if mirrored[sample] else frames[sample]
             target = augmented[sample]
             for axis, most in largest.items():
                 offset = int(rng.integers(-most, most, endpoint=True))
@@ -190,9 +190,9 @@ class EventAugmentation:
                 window = window.narrow(axis, max(-offset, 0), length)
                 target = target.narrow(axis, max(offset, 0), length)
             target.copy_(window)
-            if mirrored:
-                assert self.mirrored_classes is not None
-                labels[sample] = self.mirrored_classes[int(labels[sample])]
+        if self.mirrored_classes is not None:
+            classes = labels.new_tensor(self.mirrored_classes)
+            labels = torch.where(torch.tensor(mirrored, device=labels.device), classes[labels], labels)
         return augmented, labels
 
     def _with_other_events(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
@@ -212,7 +212,7 @@ class EventAugmentation:
                 when = np.where((when < 0) | (when >= len(counts)), cells[0], when)
                 np.add.at(counts, (when, *cells[1:]), number)
             kept = kept - moved
-        np.add.at(counts, cells, kept)
+        counts[cells] += kept
         if self.noise_events:
             added = rng.poisson(total * rng.uniform(0, self.noise_events))
             counts += np.bincount(rng.integers(counts.size, size=added), minlength=counts.size).reshape(counts.shape)

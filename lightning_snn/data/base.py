@@ -16,30 +16,8 @@ from lightning_snn.checks import check_between, check_integer
 from lightning_snn.data.augmentation import EventAugmentation, keyed_seed
 from lightning_snn.data.batches import LoadedBatch, collate
 from lightning_snn.data.datasets import FrameDataset as FrameDataset
-from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches, samples_of
+from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches, IndexedDataset
 from lightning_snn.data.resumable import ResumableLoader, trained_batches
-
-
-class IndexedDataset(Dataset[tuple[Any, ...]]):
-    """Data set whose samples ``(frames, label)`` carry their index: ``(frames, label, index)``.
-
-    Args:
-        dataset: the data set, which is read by its ``__getitems__`` if it has one.
-    """
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return (*self.dataset[index], index)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return the samples of a whole batch."""
-        samples = zip(samples_of(self.dataset, indices), indices, strict=True)
-        return [(*sample, index) for sample, index in samples]
 
 
 class EpochSampler(RandomSampler):
@@ -262,7 +240,8 @@ class FrameDataModule(LightningDataModule):
 
         Returns:
             Inputs and labels of the same shapes. Randomness comes from torch's global generator, which is seeded by
-            ``(seed, epoch, indices of the samples)`` before and restored after.
+            ``(seed, epoch, indices of the samples)`` before and restored after, if the batch is of
+            :meth:`train_dataloader`.
         """
         return x, y
 
@@ -278,12 +257,12 @@ class FrameDataModule(LightningDataModule):
             if not indices:
                 raise ValueError(
                     "Expected a batch of `train_dataloader` of the data module, whose samples carry their indices, to "
-                    "augment recordings, but got one without. Override `train_set`, not the loader"
+                    "augment recordings, but got one without. Change the samples in `load_sets`, not the loader"
                 )
             frames, labels = self.event_augmentation(frames, labels, [(self.seed, epoch, index) for index in indices])
         x = self.preprocess(frames)
-        if type(self).augment is FrameDataModule.augment:
-            return x, labels
+        if not indices or type(self).augment is FrameDataModule.augment:
+            return self.augment(x, labels)
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(keyed_seed(self.seed, epoch, *indices))
             return self.augment(x, labels)

@@ -94,6 +94,28 @@ class BatchedDataset(Dataset[list[Any]]):
         return samples_of(self.dataset, indices)
 
 
+class IndexedDataset(Dataset[tuple[Any, ...]]):
+    """Data set whose samples ``(frames, label)`` carry their index: ``(frames, label, index)``.
+
+    Args:
+        dataset: the data set, which is read by its ``__getitems__`` if it has one.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return (*self.dataset[index], index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return the samples of a whole batch."""
+        samples = zip(samples_of(self.dataset, indices), indices, strict=True)
+        return [(*sample, index) for sample, index in samples]
+
+
 def samples_of(dataset: Dataset[Any], indices: Sequence[int]) -> list[Any]:
     """Return samples of a data set, by its ``__getitems__`` if it has one."""
     many = getattr(dataset, "__getitems__", None)
