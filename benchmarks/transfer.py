@@ -6,10 +6,11 @@
 
 gestures: the simulated gestures of `--subjects` people (128 in the main job, a quarter by default), tested on the 16
 test people, under the lights of training and under the unseen light. nmnist: the recordings of `Train`, tested on those
-of `Test`. Models, all with the augmentation that the data module has by default, Adam, a cosine to 0, gradient clipping
-at 1, the last epoch:
+of `Test`. Models; the networks with the augmentation that the data module has by default, Adam, a cosine to 0, gradient
+clipping at 1, the last epoch:
 
-- linear: one linear layer on the square root of the frames summed over time.
+- linear: logistic regression on the square root of the frames summed over time, without augmentation, with the L2
+  penalty that is best on validation data.
 - plain: convolutions of 16 and 32 channels with batch normalization and LIF neurons, and a linear readout.
 - event: `EventConvNet` with `SurrogateGradient`.
 - small: the same with 64 hidden neurons and without delays, as with `--small true` of the recipe.
@@ -33,6 +34,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from lightning_snn import LIF, SpikingModule
@@ -59,24 +61,56 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class SummedFrames(nn.Module):
-    """Linear readout of the square root of the frames summed over time."""
+PENALTIES = (1e-3, 1e-2, 1e-1)  # of the squared weights, per sample
 
-    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+
+def summed_frames(data: FrameDataModule, loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
+    """Return the square root of the frames summed over time `[N, features]`, and the classes."""
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+    return torch.cat([x.sum(0).sqrt().flatten(1) for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
+def logistic_regression(x: Tensor, y: Tensor, classes: int, penalty: float) -> nn.Linear:
+    """Return the minimum of cross entropy and penalty, which has no other one."""
+    layer = nn.Linear(x.shape[1], classes)
+    nn.init.zeros_(layer.weight)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(layer(x), y) + penalty * layer.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return layer
+
+
+class SummedFrames(nn.Module):
+    """A linear layer on the square root of the frames summed over time."""
+
+    def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.linear = nn.Linear(torch.Size(shape).numel(), classes)
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = time_steps() or 1
-        output: Tensor = self.linear(unfold(x, self).sum(0).sqrt().flatten(1))
-        return output.repeat(steps, 1)
+        output: Tensor = self.layer(unfold(x, self).sum(0).sqrt().flatten(1))
+        return output.repeat(time_steps() or 1, 1)
+
+
+def fitted_linear(data: FrameDataModule) -> SummedFrames:
+    data.prepare_data()
+    data.setup()
+    x, y = summed_frames(data, data.train_dataloader())
+    held_x, held_y = summed_frames(data, data.val_dataloader())
+    layers = [logistic_regression(x, y, data.num_classes, penalty) for penalty in PENALTIES]
+    with torch.no_grad():
+        return SummedFrames(min(layers, key=lambda layer: float(nn.functional.cross_entropy(layer(held_x), held_y))))
 
 
 def network_of(name: str, data: FrameDataModule) -> nn.Module:
     """Return a new network of a model."""
     shape, classes = data.frame_shape, data.num_classes
-    if name == "linear":
-        return SummedFrames(shape, classes)
     if name == "plain":
         rows, columns = (-(-size // 4) for size in shape[1:])
         return nn.Sequential(
@@ -99,7 +133,7 @@ def data_of(options: argparse.Namespace, augmentation: str) -> FrameDataModule:
     if options.task == "gestures":
         return Gestures(train_subjects=options.subjects, val_subjects=options.val_subjects, **changes)
     digits = {name: value for name, value in changes.items() if name != "mirror"}
-    return NMNIST(options.nmnist, **{**preset("NMNIST", "data"), **digits})
+    return NMNIST(options.nmnist, **{**preset("NMNIST", "data"), "size": options.size, **digits})
 
 
 def experiment(options: argparse.Namespace, name: str, augmentation: str, seed: int) -> dict[str, Any]:
@@ -110,7 +144,7 @@ def experiment(options: argparse.Namespace, name: str, augmentation: str, seed: 
     if name == "bayes":
         method = SpikingBayes(**preset("SpikingBayes", "method"))
     module = SpikingModule(
-        network_of(name, data),
+        fitted_linear(data) if name == "linear" else network_of(name, data),
         method,
         num_classes=data.num_classes,
         pairs=data.pairs,
@@ -127,7 +161,8 @@ def experiment(options: argparse.Namespace, name: str, augmentation: str, seed: 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, data)
+    if name != "linear":
+        trainer.fit(module, data)
     return {
         "model": name,
         "augmentation": augmentation,
@@ -162,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["gestures", "nmnist"])
     parser.add_argument("--nmnist", help="folder of N-MNIST")
+    parser.add_argument("--size", type=int, default=34, help="rows and columns of a frame of N-MNIST, 34 or 17")
     parser.add_argument("--subjects", type=int, default=32, help="people in the training set of the gestures")
     parser.add_argument("--val_subjects", type=int, default=12, help="people in their validation set")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["linear", "plain", "event"])
