@@ -61,6 +61,18 @@ def test_after_a_failure_the_next_test_has_a_new_process(work, error, message: s
 
 
 @distributed
+def test_after_a_group_that_never_formed_the_next_test_forms_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stop_other_process()
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    (tmp_path / "one").mkdir()
+    with pytest.raises(RuntimeError, match="timeout"):
+        processes._take_part(0, sum_of_ranks, str(tmp_path / "one"))  # nobody else takes part
+    monkeypatch.undo()
+    (tmp_path / "two").mkdir()
+    assert on_two_processes(sum_of_ranks, tmp_path / "two") == [3, 3]
+
+
+@distributed
 def test_a_process_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "one").mkdir()
     on_two_processes(sum_of_ranks, tmp_path / "one")

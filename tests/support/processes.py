@@ -153,6 +153,9 @@ def _serve(asked: connection.Connection) -> None:
 
 
 def _take_part(rank: int, work: Callable[[int], Any], folder: str) -> None:
+    # a process counts its groups and names the next one by the count, which a group that never formed leaves behind:
+    # then a new process would wait for a group of another name
+    torch.distributed.distributed_c10d._world.group_count = 0
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
