@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--draws", type=int, default=4000)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     print("| T, inputs, rate, decay, kappa | mode | largest error of a rate | variance of spike counts |")
     print("|---|---|---|---|")
     for setting in SETTINGS:

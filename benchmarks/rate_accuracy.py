@@ -38,8 +38,7 @@ from tqdm import tqdm
 
 from lightning_snn import SpikingModule
 from lightning_snn.cpu import keep_freed_memory
-from lightning_snn.data import NMNIST
-from lightning_snn.data.base import split_stratified
+from lightning_snn.data import NMNIST, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
 from lightning_snn.networks import VGG, ResNet

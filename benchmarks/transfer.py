@@ -209,6 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.task == "nmnist" and options.nmnist is None:
         parser.error("Expected option --nmnist to name the folder of N-MNIST, but it is missing")
+    torch.set_num_threads(1)
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

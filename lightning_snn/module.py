@@ -24,7 +24,7 @@ from lightning_snn.methods.task import Classification, Prediction, Readout, Regr
 from lightning_snn.metrics import BrierScore, ExpectedCalibrationError, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.nn.description import describe_network, describe_options, differences
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.layer_rules import copy_network
+from lightning_snn.nn.layer_rules import owned_copy
 from lightning_snn.nn.liveness import watch_activity
 from lightning_snn.optim import (
     OptimizerFactory,
@@ -139,7 +139,7 @@ class SpikingModule(pl.LightningModule):
         }
         self._saved_description: dict[str, Any] | None = None
 
-        self.network = self.method.prepare(copy_network(type(self).__name__, network))
+        self.network = self.method.prepare(owned_copy(network))
         self.method.set_penalties(self.network, penalties or {})
         self.scheduler = lr_scheduler
         self.learning_rate = learning_rate

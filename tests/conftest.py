@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
 from tests.support.processes import stop_other_process
 from tests.support.scripts import load_script
@@ -36,6 +37,21 @@ def pytest_collectstart() -> None:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def plain_loaders() -> Iterator[None]:
+    """Undo the patches that Lightning leaves on loaders if creating one raises an error."""
+    kinds = (DataLoader, BatchSampler)
+    before = [
+        (kind, name, vars(kind).get(name)) for kind in kinds for name in ("__init__", "__setattr__", "__delattr__")
+    ]
+    yield
+    for kind, name, method in before:
+        if vars(kind).get(name) is not method:
+            delattr(kind, name) if method is None else setattr(kind, name, method)
+        if f"__old{name}" in vars(kind):
+            delattr(kind, f"__old{name}")
 
 
 @pytest.fixture

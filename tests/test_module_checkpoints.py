@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+import threading
 
 import pytest
 import torch
@@ -186,8 +187,16 @@ def test_a_method_can_be_compared_on_one_network():
     assert all(not torch.equal(module.network[0].weight, weight) for module in modules)
 
 
-def test_a_network_that_cannot_be_copied_is_refused():
+def test_a_network_that_holds_the_result_of_a_computation_is_copied():
     given = network()
     given[0].cache = given[0].weight * 2
-    with pytest.raises(ValueError, match=r"0: Linear \(its cache is computed from other tensors"):
+    module = SpikingModule(given, num_classes=2)
+    assert torch.equal(module.network[0].cache, given[0].cache)
+    assert not module.network[0].cache.requires_grad
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    given = network()
+    given.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"`network` to be a Sequential that `copy.deepcopy` can copy"):
         SpikingModule(given, num_classes=2)

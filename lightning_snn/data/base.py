@@ -330,5 +330,7 @@ class FrameDataModule(LightningDataModule):
             "collate_fn": collate,
         }
         if training:
-            return ResumableLoader(position=lambda: trained_batches(self.trainer), **options)
+            loader = ResumableLoader(**options)
+            loader.position = lambda: trained_batches(self.trainer)
+            return loader
         return DataLoader(**options)

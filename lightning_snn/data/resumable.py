@@ -15,17 +15,14 @@ class ResumableLoader(DataLoader[Any]):
     Batches before that position are read again and discarded. The order must depend on the epoch alone, as with
     `EpochSampler` and `FixedBatches`.
 
-    Args:
-        *args: arguments of `DataLoader`.
+    Attributes:
         position: returns the number of batches of the present epoch that were trained on.
         start: batches that the next iteration leaves out.
-        **options: options of `DataLoader`.
     """
 
-    def __init__(self, *args: Any, position: Callable[[], int], start: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.position = position
-        self.start = start
+    # attributes, because Lightning builds loaders anew from the arguments of `DataLoader` and sets attributes again
+    position: Callable[[], int] = staticmethod(lambda: 0)
+    start = 0
 
     def __iter__(self) -> Any:
         # the position belongs to the iterator of the resumed epoch, which the trainer creates before any other

@@ -5,7 +5,7 @@ from lightning_snn.methods.bayes.method import SpikingBayes
 from lightning_snn.methods.ep.method import ExpectationPropagation
 from lightning_snn.methods.noisy import register_stateless_layer
 from lightning_snn.methods.noisy_spikes import NoisySpikes
-from lightning_snn.methods.penalties import ActivityPenalty, Penalty
+from lightning_snn.methods.penalties import ActivityPenalty
 from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Regression, Task
@@ -17,7 +17,6 @@ __all__ = [
     "ExpectationPropagation",
     "Method",
     "NoisySpikes",
-    "Penalty",
     "Prediction",
     "Progress",
     "RateBackprop",

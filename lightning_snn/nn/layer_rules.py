@@ -232,6 +232,25 @@ def copy_network(method: str, network: nn.Module) -> nn.Module:
     return copy.deepcopy(network)
 
 
+def owned_copy(network: nn.Module) -> nn.Module:
+    """Return a copy of a network in which results of computations, such as the weight of a pruned layer, are constants.
+
+    Hooks compute such a weight again at every call.
+
+    Raises:
+        ValueError: if `copy.deepcopy` cannot copy the network.
+    """
+    held = [{**vars(layer), **layer._buffers}.values() for layer in network.modules()]
+    computed = [value for values in held for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected argument `network` to be a {type(network).__name__} that `copy.deepcopy` can copy, because the "
+            f"module owns a copy, but got: {error}. Reset layers that keep a state, and make plain tensors buffers"
+        ) from error
+
+
 def _plain_remedy(layer: nn.Module, name: str) -> str:
     if hasattr(layer, f"{name}_mask"):
         return f'call `torch.nn.utils.prune.remove(layer, "{name}")`, which makes the pruning permanent'

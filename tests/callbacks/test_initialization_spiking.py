@@ -213,12 +213,11 @@ def test_the_network_of_snntorch_s_tutorial_passes_on_digits_and_silent_or_satur
 
 def test_our_networks_pass_on_events_and_silent_or_saturated_they_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path))
-    data = Gestures(train_subjects=2, val_subjects=1, test_subjects=1, repetitions=1, time_steps=8)
+    data = Gestures(train_subjects=2, val_subjects=1, test_subjects=1, repetitions=1, time_steps=8, max_count=4)
     data.prepare_data()
     data.setup("fit")
-    loaded = next(iter(data.train_dataloader()))
-    x = loaded.frames
-    batch = x.transpose(0, 1)[:, :8].float(), loaded.labels[:8]
+    x, y = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    batch = x[:, :8], y[:8]
     for kind in (MLP, EventConvNet):
         assert not failed(check_initialization(kind(x.shape[2:], 11), batch))
         silent = check_initialization(scaled(kind(x.shape[2:], 11), 0.01), batch)

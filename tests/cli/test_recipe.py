@@ -209,7 +209,7 @@ def test_the_saved_configuration_repeats_the_run(monkeypatch: pytest.MonkeyPatch
         (["--network", "MPL"], "Expected option --network to be one of EventConvNet, MLP"),
         (["--network", "MPL"], "(no such name; did you mean MLP?)"),
         (["--network", f"{HERE}.SelfMadeNetwork2"], "has no such Network; did you mean SelfMadeNetwork?"),
-        (["--network.hiden", "[3]"], "neuron; did you mean hidden?"),
+        (["--network.hiden", "[3]"], "neuron, gain; did you mean hidden?"),
         (["--network", "VGG", "--network.chanels", "[3]"], "did you mean channels?"),
         (["--network.neuron", "LIF", "--network.neuron.betaa", "1"], "LIF takes beta, threshold"),
         (

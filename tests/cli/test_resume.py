@@ -124,7 +124,7 @@ def test_a_finished_run_continues_in_another_folder_and_stays_as_it_is(
 
 
 def test_the_best_checkpoint_of_a_run_that_was_moved_stays_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--model.learning_rate", "1", "--model.lr_scheduler", "null", "--trainer.max_epochs", "5"]
+    options = ["--model.learning_rate", "0.3", "--model.lr_scheduler", "null", "--trainer.max_epochs", "5"]
     whole = call(monkeypatch, *options, "--output", "whole")
     nll = [value for _, value in whole.report.history["val/nll"]]
     assert nll.index(min(nll)) < 3, "otherwise the best epoch would come after the interruption"

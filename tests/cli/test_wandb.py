@@ -53,10 +53,10 @@ def test_wandb_gets_the_results_of_a_run_of_the_main_job(
         assert 0 < kept.values[f"firing_rates/{stage}/rate/all"] < 1
         (picture,) = kept.values[f"report/firing_rates_{stage}/filenames"]
         assert (kept.files / picture).read_bytes() == Path("out", f"firing_rates_{stage}.png").read_bytes()
-        for layer in ("1", "3", "5", "9"):
+        for layer in ("2", "4", "6", "10"):
             assert kept.values[f"report/firing_rates/{stage}/network.{layer}/_type"] == "histogram"
-    histogram = kept.values["report/firing_rates/test/network.9/values"]
-    assert sum(histogram) == cli.model.network[10].in_features  # each neuron once
+    histogram = kept.values["report/firing_rates/test/network.10/values"]
+    assert sum(histogram) == cli.model.network[11].in_features  # each neuron once
 
     assert kept.values["report/per_class/_type"] == "table-file"
     table = json.loads((kept.files / kept.values["report/per_class/path"]).read_text())

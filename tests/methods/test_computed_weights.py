@@ -56,7 +56,7 @@ REMEDIES: dict[Callable[[], nn.Module], str] = {
 TRAINED: dict[type[Method], tuple[Callable[[], nn.Module], ...]] = {
     SurrogateGradient: tuple(REMEDIES),
     RateBackprop: tuple(REMEDIES),
-    NoisySpikes: (parametrized, lazy),
+    NoisySpikes: tuple(REMEDIES),  # the module hands over a copy, in which hooks compute the weights
     SpikingBayes: (),
     TimeToFirstSpike: (),
     ExpectationPropagation: (),

@@ -357,6 +357,6 @@ def test_a_run_within_posterior_noise_is_what_the_method_runs():
     with posterior_noise(1.0, generator=(source := generator())):
         moments = run(prepared, X)
     noise = torch.randn(moments.shape, generator=source)
-    expected = moments.mean + (moments.variance + 1e-8).sqrt() * noise
+    expected = moments.expectation + (moments.variance + 1e-8).sqrt() * noise
     torch.testing.assert_close(method.noisy_output(prepared, X, generator()), expected)
     assert sum(isinstance(module, BayesianLayer) for module in prepared.modules()) == 5

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_snn import SpikingModule
-from lightning_snn.data.base import ResumableLoader
+from lightning_snn.data.resumable import ResumableLoader, trained_batches
 from lightning_snn.methods import ExpectationPropagation
 from tests.methods.ep.task import assert_prior_and_sites_add_up, dense, digits
 from tests.support.training import one_step, trainer
@@ -125,18 +125,22 @@ class Kill(pl.Callback):
 
 @pytest.mark.parametrize("weights", ["gaussian", "sign"])
 def test_a_run_killed_in_its_second_pass_resumes_to_the_same_posterior_and_sites(tmp_path, weights):
-    def loader():
-        return ResumableLoader(TensorDataset(*digits(120)), 20, collate_fn=one_step)
+    def loader(fitting):
+        made = ResumableLoader(TensorDataset(*digits(120)), 20, collate_fn=one_step)
+        made.position = lambda: trained_batches(fitting)
+        return made
 
     def fresh(seed=0):
         return module(ExpectationPropagation(weights=weights, iterations=3), seed=seed)
 
     whole, killed, resumed = fresh(), fresh(), fresh(seed=1)
-    trainer(max_epochs=3, precision="64-true").fit(whole, loader())
-    with pytest.raises(Killed):
-        trainer(Kill(8, tmp_path / "half.ckpt"), max_epochs=3, precision="64-true").fit(killed, loader())
     fitting = trainer(max_epochs=3, precision="64-true")
-    fitting.fit(resumed, loader(), ckpt_path=tmp_path / "half.ckpt")
+    fitting.fit(whole, loader(fitting))
+    fitting = trainer(Kill(8, tmp_path / "half.ckpt"), max_epochs=3, precision="64-true")
+    with pytest.raises(Killed):
+        fitting.fit(killed, loader(fitting))
+    fitting = trainer(max_epochs=3, precision="64-true")
+    fitting.fit(resumed, loader(fitting), ckpt_path=tmp_path / "half.ckpt")
     assert fitting.global_step == 18
     for one, other, behind in zip(layers(whole), layers(resumed), layers(killed), strict=True):
         assert_prior_and_sites_add_up([one, other], 1e-9)

@@ -581,7 +581,7 @@ REFUSED = {
     "recurrent": (nn.Sequential(nn.Linear(20, 5), RecurrentLIF(5)), (20,), "1: RecurrentLIF .*no first spike time"),
     "our recurrent net": (RecurrentNet(20, 5, (8,)), (20,), "RecurrentLIF .*LeakyIntegrator"),
     "our event net": (EventConvNet((3, 12, 12), 5), IMAGES, "SynapticDelays .*RecurrentLIF"),
-    "lstm": (nn.Sequential(nn.LSTM(20, 5)), (7, 20), "0: LSTM .*state"),
+    "lstm": (nn.Sequential(nn.LSTM(20, 5)), (7, 20), "0: LSTM .*for the steps of a sequence"),
     "batch statistics": (
         nn.Sequential(nn.Linear(20, 5), nn.BatchNorm1d(5, track_running_stats=False)),
         (20,),
@@ -610,7 +610,7 @@ REFUSED = {
     "attention": (
         Uses(lambda net, x: net.extra[0](x.flatten(2), x.flatten(2), x.flatten(2))[0], nn.MultiheadAttention(144, 2)),
         IMAGES,
-        "extra.0: MultiheadAttention .*multiplies",
+        "extra.0: MultiheadAttention .*for the steps of a sequence",
     ),
 }  # fmt: skip
 
