@@ -272,6 +272,8 @@ class SpikingModule(pl.LightningModule):
         """Train the first step of a fit, which also shows whether the initial weights keep the layers active."""
         self._checks_first_step = False
         self.method.check_time_steps(x.shape[0])
+        if self.num_classes is not None:
+            check_classes(y, self.num_classes)  # on any device, once
         if self.trainer.global_step > 0:
             return self.method.penalized_step(self.network, x, y)
         with watch_activity(self.network) as activity:
