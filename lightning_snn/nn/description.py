@@ -1,4 +1,4 @@
-"""What defines a network or a method besides its parameters: classes and constants, as plain data for checkpoints."""
+"""Descriptions of networks and methods besides their parameters: classes and constants, plain data for checkpoints."""
 
 from __future__ import annotations
 
