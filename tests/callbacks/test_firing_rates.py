@@ -228,7 +228,7 @@ def test_two_processes_count_together_even_if_one_has_no_batch(tmp_path: Path) -
     assert first == pytest.approx({**expected, **{f"val/{key}": value for key, value in expected.items()}}, abs=1e-7)
 
 
-def test_layers_in_a_plain_list_are_refused_or_warned_of_with_a_remedy_that_helps() -> None:
+def test_layers_in_a_plain_list_are_refused_or_warned_of_with_a_remedy_that_helps(tmp_path: Path) -> None:
     class Listed(Given):
         def __init__(self, known: bool) -> None:
             super().__init__()
@@ -242,8 +242,8 @@ def test_layers_in_a_plain_list_are_refused_or_warned_of_with_a_remedy_that_help
 
     remedy = r"PyTorch does not know those in plain lists .*, layers\[.*2\], nor .* in an `nn.ModuleList`"
     with pytest.raises(ValueError, match=f"for FiringRateMonitor, but got Listed without any. {remedy}"):
-        trainer(FiringRateMonitor()).fit(Listed(known=False), data(spikes()))
-    made = trainer(FiringRateMonitor())
+        trainer(FiringRateMonitor(folder=tmp_path)).fit(Listed(known=False), data(spikes()))
+    made = trainer(FiringRateMonitor(folder=tmp_path))
     with pytest.warns(UserWarning, match=rf"FiringRateMonitor leaves out layers\[2\]. {remedy}"):
         made.fit(Listed(known=True), data(spikes()))
     assert "firing_rates/train/rate/first" in made.callback_metrics

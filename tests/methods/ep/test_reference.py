@@ -34,7 +34,7 @@ def own_score(uncorrected: Tensor, weights: Tensor, variance: Tensor, p_spike: T
 
 
 def precision_of_samples(inputs: Tensor, weights: Tensor, curvature: Tensor) -> Tensor:
-    """Return what a sample adds to each weight's precision, per squared input: other weights, without this sample, and noise.
+    """Return what a sample adds to each weight's precision, per squared input: others, without this sample, and noise.
 
     With k equal shares, a variance V of the potential without this sample and t from elsewhere, this is
     1 / (t + (1 - 1 / k) V), and V less what the sample tells, V^2 / (k (V + t)), is the variance with the sample.
