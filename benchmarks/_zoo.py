@@ -180,36 +180,30 @@ def plain_convolutions() -> nn.Module:
     )
 
 
-def tutorial_6() -> list[nn.Module]:
-    """Return the convolutional network of snntorch's tutorial 6."""
-    neurons = partial(snntorch.Leaky, beta=0.5, spike_grad=surrogate.fast_sigmoid(slope=25), init_hidden=True)
+def tutorial_convolutions(channels: int, size: int, spike_grad: Callable[..., Any]) -> list[nn.Module]:
+    """Return the convolutional network of snntorch's tutorials for frames of some channels, `size` by `size` last."""
+    neurons = partial(snntorch.Leaky, beta=0.5, spike_grad=spike_grad, init_hidden=True)
     return [
-        nn.Conv2d(1, 12, 5),
+        nn.Conv2d(channels, 12, 5),
         nn.MaxPool2d(2),
         neurons(),
         nn.Conv2d(12, 32, 5),
         nn.MaxPool2d(2),
         neurons(),
         nn.Flatten(),
-        nn.Linear(32 * 4 * 4, CLASSES),
+        nn.Linear(32 * size * size, CLASSES),
         neurons(output=True),
     ]
+
+
+def tutorial_6() -> list[nn.Module]:
+    """Return the convolutional network of snntorch's tutorial 6."""
+    return tutorial_convolutions(1, 4, surrogate.fast_sigmoid(slope=25))
 
 
 def tutorial_7() -> list[nn.Module]:
     """Return the network of snntorch's tutorial 7 for N-MNIST."""
-    neurons = partial(snntorch.Leaky, beta=0.5, spike_grad=surrogate.atan(), init_hidden=True)
-    return [
-        nn.Conv2d(2, 12, 5),
-        nn.MaxPool2d(2),
-        neurons(),
-        nn.Conv2d(12, 32, 5),
-        nn.MaxPool2d(2),
-        neurons(),
-        nn.Flatten(),
-        nn.Linear(32 * 5 * 5, CLASSES),
-        neurons(output=True),
-    ]
+    return tutorial_convolutions(2, 5, surrogate.atan())
 
 
 def hidden_mlp() -> list[nn.Module]:

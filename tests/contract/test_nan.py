@@ -94,7 +94,7 @@ def test_every_variant_of_a_method_predicts_nan_from_the_step_on_for_that_sample
 
 
 def reached(layer: nn.Module, step: int) -> Tensor:
-    """Return where outputs must be NaN: the neuron from that step on, and those that receive its spikes a step later."""
+    """Return where outputs must be NaN: the neuron from that step on, those that receive its spikes a step later."""
     mask = torch.zeros(STEPS, BATCH, FEATURES, dtype=torch.bool)
     mask[step:, BAD, 0] = True
     if not getattr(layer, "independent", True):
