@@ -167,8 +167,9 @@ def test_a_resumed_run_goes_on_under_its_id(monkeypatch: pytest.MonkeyPatch) -> 
     last = ("--ckpt_path", "out/checkpoints/last.ckpt")
     longer = call(monkeypatch, *last, "--trainer.max_epochs", "3", "--output", "on")
     other = call(monkeypatch, *last, "--data.rate", "0.4", "--output", "else")
+    # offline-run-TIME-ID, and a number after it if two runs of an ID start in the same second
     runs = {
-        folder: {path.name.rpartition("-")[2] for path in Path(folder, "wandb").glob("offline-run-*")}
+        folder: {path.name.split("-")[3] for path in Path(folder, "wandb").glob("offline-run-*")}
         for folder in ("out", "on", "else")
     }
     assert (longer.output, other.output) == (Path("on"), Path("else"))
