@@ -9,7 +9,7 @@ steps. The gradient is that of surrogate-gradient backpropagation through time. 
 computes on the unrolled recurrence.
 
 A membrane potential of NaN stays NaN through every leak and reset, and its spikes and gradients are NaN. The comparison
-with the threshold loses NaN; one operation per block of steps restores it.
+with the threshold loses NaN; one operation per block of steps restores it, on a CPU only if there is any.
 """
 
 from __future__ import annotations
@@ -141,40 +141,14 @@ class _LIFScan(torch.autograd.Function):
         dynamics: Dynamics,
         differentiable: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        surrogate = dynamics.surrogate
-        accumulator = torch.promote_types(x.dtype, torch.float32)
-        # neurons that receive spikes need them with their NaN at the next step
-        block = 1 if recurrent is not None else steps_per_block(x, most=None if differentiable else FEW_STEPS)
-        # empty_like keeps a channels-last layout
-        spikes = torch.empty_like(x)
-        membranes = torch.empty_like(x if differentiable else x[:block], dtype=accumulator)
+        spikes, membranes, final = _forward_scan(
+            x, beta, threshold, state, before, recurrent, dynamics, differentiable, restores_nan=not can_look_at(x)
+        )
+        if can_look_at(x) and final.sum().isnan():
+            spikes, membranes, final = _forward_scan(
+                x, beta, threshold, state, before, recurrent, dynamics, differentiable, restores_nan=True
+            )
         numbers = (beta, threshold)
-        beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
-        carried = torch.zeros_like(membranes[0])
-        if state is not None:
-            carried.copy_(state)
-        if isinstance(threshold, Tensor):
-            carried.add_(threshold.clamp(0, 0))  # NaN where the threshold is NaN, else 0
-        last = None if before is None else before.to(accumulator)  # spikes of the step before
-        for t, (current, fired) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
-            membrane = membranes[t if differentiable else t % block]
-            # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
-            torch.mul(carried, beta, out=membrane).add_(current)
-            if recurrent is not None and last is not None:
-                membrane.addmm_(last.to(accumulator), recurrent.t().to(accumulator))
-            if dynamics.pending_reset:
-                if last is not None:
-                    minus_scaled(membrane, last, threshold, out=membrane)
-                surrogate.fire(membrane, threshold, out=fired)
-                carried = membrane if differentiable else carried.copy_(membrane)
-            else:
-                surrogate.fire(membrane, threshold, out=fired)
-                reset(membrane, fired, threshold, dynamics, out=carried)
-            last = fired
-            if (t + 1) % block == 0 or t == len(x) - 1:
-                steps = slice(t // block * block, t + 1)
-                done = membranes[steps] if differentiable else membranes[: t % block + 1]
-                propagate_nan(spikes[steps], done, out=spikes[steps])
         ctx.save_for_backward(
             membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, before, recurrent))
         )
@@ -182,7 +156,7 @@ class _LIFScan(torch.autograd.Function):
         ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
         ctx.set_materialize_grads(False)
         # an output, because second derivatives reach the input through the saved membrane potentials
-        return spikes, carried.clone() if dynamics.pending_reset else carried, membranes
+        return spikes, final.clone() if dynamics.pending_reset else final, membranes
 
     @staticmethod
     def backward(
@@ -227,6 +201,67 @@ class _LIFScan(torch.autograd.Function):
             None,
             None,
         )
+
+
+def can_look_at(x: Tensor) -> bool:
+    """Return whether a look at the values of a tensor is cheap: on a GPU it would wait for all work before it.
+
+    The state of a neuron keeps NaN. So a scan on a CPU looks at its final state, and runs again in the rare case that
+    it has to restore NaN in the spikes, instead of a pass over the spikes of all steps.
+    """
+    return x.device.type == "cpu" and type(x.data) is Tensor
+
+
+def _forward_scan(
+    x: Tensor,
+    beta: float | Tensor,
+    threshold: float | Tensor,
+    state: Tensor | None,
+    before: Tensor | None,
+    recurrent: Tensor | None,
+    dynamics: Dynamics,
+    differentiable: bool,
+    restores_nan: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return spikes, saved membrane potentials and final state; without `restores_nan` a spike of NaN is 0."""
+    surrogate = dynamics.surrogate
+    accumulator = torch.promote_types(x.dtype, torch.float32)
+    if not restores_nan:
+        block = len(x) if differentiable else 1
+    elif recurrent is not None:
+        block = 1  # neurons that receive spikes need them with their NaN at the next step
+    else:
+        block = steps_per_block(x, most=None if differentiable else FEW_STEPS)
+    # empty_like keeps a channels-last layout
+    spikes = torch.empty_like(x)
+    membranes = torch.empty_like(x if differentiable else x[:block], dtype=accumulator)
+    beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
+    carried = torch.zeros_like(membranes[0])
+    if state is not None:
+        carried.copy_(state)
+    if isinstance(threshold, Tensor):
+        carried.add_(threshold.clamp(0, 0))  # NaN where the threshold is NaN, else 0
+    last = None if before is None else before.to(accumulator)  # spikes of the step before
+    for t, (current, fired) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
+        membrane = membranes[t if differentiable else t % block]
+        # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
+        torch.mul(carried, beta, out=membrane).add_(current)
+        if recurrent is not None and last is not None:
+            membrane.addmm_(last.to(accumulator), recurrent.t().to(accumulator))
+        if dynamics.pending_reset:
+            if last is not None:
+                minus_scaled(membrane, last, threshold, out=membrane)
+            surrogate.fire(membrane, threshold, out=fired)
+            carried = membrane if differentiable else carried.copy_(membrane)
+        else:
+            surrogate.fire(membrane, threshold, out=fired)
+            reset(membrane, fired, threshold, dynamics, out=carried)
+        last = fired
+        if restores_nan and ((t + 1) % block == 0 or t == len(x) - 1):
+            steps = slice(t // block * block, t + 1)
+            done = membranes[steps] if differentiable else membranes[: t % block + 1]
+            propagate_nan(spikes[steps], done, out=spikes[steps])
+    return spikes, membranes, carried
 
 
 def _backward_scan(
