@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
     from lightning_snn.cli import load_run
     from lightning_snn.module import SpikingModule
-    from lightning_snn.nn import LIF, run
+    from lightning_snn.nn import LIF, Stream, advance, run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LIF",
     "SpikingModule",
+    "Stream",
     "__version__",
+    "advance",
     "callbacks",
     "data",
     "functional",
@@ -44,6 +46,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "LIF": "lightning_snn.nn",
         "SpikingModule": "lightning_snn.module",
+        "Stream": "lightning_snn.nn",
+        "advance": "lightning_snn.nn",
         "load_run": "lightning_snn.cli",
         "run": "lightning_snn.nn",
         **{name: f"{__name__}.{name}" for name in _SUBPACKAGES},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between
 from lightning_snn.nn.observation import as_steps, named_spiking_layers, takes_all_steps
 from lightning_snn.nn.phase import on_spikes, rate_phase
+from lightning_snn.nn.run_context import run_values
 
 # from the spikes of a layer [T, B, ...] to a scalar
 Penalty = Callable[[Tensor], Tensor]
@@ -83,7 +84,8 @@ class PenaltyCollector:
 
     def __init__(self, network: nn.Module, penalties: Mapping[str, Penalty]) -> None:
         self._layers, self._penalties = named_spiking_layers(network), penalties
-        self._calls: dict[nn.Module, _Sequences] = {}
+        # by layer, and by call within `advance`, where a layer in two places has two sequences
+        self._calls: dict[tuple[nn.Module, str | None], _Sequences] = {}
 
     def __enter__(self) -> PenaltyCollector:
         self._hooks = ExitStack()
@@ -120,8 +122,11 @@ class PenaltyCollector:
         if rate_phase() == "collect" or not (on_spikes() or rate_phase() == "replay"):
             return
         spikes = output[0] if isinstance(output, tuple) else output
-        calls = self._calls.setdefault(layer, _Sequences())
-        (calls.whole if takes_all_steps(layer) else calls.steps).append(as_steps(layer, spikes))
+        states = run_values().states
+        piece = None if states is None else states.latest(layer)
+        calls = self._calls.setdefault((layer, None if piece is None else piece.name), _Sequences())
+        whole = piece is None and takes_all_steps(layer)
+        (calls.whole if whole else calls.steps).append(as_steps(layer, spikes))
 
 
 def check_penalties(method: str, network: nn.Module, penalties: Mapping[str, Penalty], refusal: str | None) -> None:

@@ -30,6 +30,7 @@ from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, 
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
+from lightning_snn.nn.streaming import Stream, advance
 from lightning_snn.nn.time_wrappers import OverTime, PerStep
 
 __all__ = [
@@ -54,9 +55,11 @@ __all__ = [
     "RecurrentLIF",
     "Sign",
     "StatefulLayer",
+    "Stream",
     "SynapticDelays",
     "SynapticLIF",
     "ThresholdEncoder",
+    "advance",
     "folded",
     "is_spiking_layer",
     "membrane",

@@ -42,6 +42,9 @@ class SynapticDelays(StatefulLayer):
             check_integer("delays", delay, 0)
         self.delays = tuple(delays)
 
+    def initial_state(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(x) for _ in range(max(self.delays) + 1))
+
     def scan(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run a sequence `[T, B, ...]`; the state is a tuple of the past inputs `[B, ...]`, the latest first."""
         longest, steps = max(self.delays), len(x)

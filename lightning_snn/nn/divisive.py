@@ -51,6 +51,10 @@ class DivisiveNormalization(StatefulLayer):
         check_positive("rms", rms)
         self.rms = rms
 
+    def initial_state(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        return zeros, zeros
+
     def scan(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run a sequence `[T, B, ...]`.
 
@@ -61,7 +65,7 @@ class DivisiveNormalization(StatefulLayer):
             # step by step, because a reduction of all steps at once rounds differently from that of a single step
             for squares in x.detach().flatten(2).square().unbind(0):
                 mean = squares.mean(1, dtype=torch.promote_types(x.dtype, torch.float32))
-                total, steps = state if state is not None else (torch.zeros_like(mean),) * 2
+                total, steps = state if state is not None else self.initial_state(x[0])
                 state = total + mean, steps + 1
                 scales.append(self.rms * (state[0] / state[1] + _SMALLEST).rsqrt())
             scale = torch.stack(scales).to(x.dtype)

@@ -32,7 +32,7 @@ def folded(time_steps: int) -> Iterator[None]:
         ...     LIF()(torch.rand(10 * 2, 4)).shape
         torch.Size([20, 4])
     """
-    with values_set(time_steps=time_steps):
+    with values_set(time_steps=time_steps, states=None):
         yield
 
 
@@ -70,7 +70,7 @@ def run(network: nn.Module, x: Tensor) -> Any:
     """
     check_sequence(x)
     with folded(x.shape[0]), checked_rows(network, x.shape[0], x.shape[1]):
-        return _unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
+        return unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
 
 
 _COUNTS = (torch.bool, torch.uint8, torch.int8, torch.int16)
@@ -106,13 +106,18 @@ def check_sequence(x: Any) -> None:
         raise ValueError(f"Expected argument `x` to be dense, but got the layout {x.layout}. Use `x.to_dense()`")
 
 
-def _unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
+def unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:
+    """Return the output of a network with every tensor `[T*B, ...]` unfolded to `[T, B, ...]`.
+
+    Raises:
+        ValueError: if a tensor does not have `T * B` rows.
+    """
     if isinstance(output, (tuple, list)):
-        parts = [_unfold_output(part, time_steps, batch_size) for part in output]
+        parts = [unfold_output(part, time_steps, batch_size) for part in output]
         # a named tuple takes its fields one by one
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     if isinstance(output, dict):
-        return {key: _unfold_output(part, time_steps, batch_size) for key, part in output.items()}
+        return {key: unfold_output(part, time_steps, batch_size) for key, part in output.items()}
     if output.shape[0] != time_steps * batch_size:
         raise ValueError(
             f"Expected the network to return {time_steps} * {batch_size} = {time_steps * batch_size} rows, one for "
@@ -132,7 +137,8 @@ def unfold(x: Tensor, layer: nn.Module) -> Tensor:
         layer: the layer, which error messages name.
 
     Raises:
-        RuntimeError: if T is unknown because the layer was called outside `run`.
+        RuntimeError: if T is unknown because the layer was called outside `run`, or the layer cannot be streamed within
+            `advance`.
         ValueError: if the number of rows of `x` is not a multiple of T.
 
     Example:
@@ -153,6 +159,8 @@ def unfold(x: Tensor, layer: nn.Module) -> Tensor:
             "unknown. Call `lightning_snn.run(network, x)` with x of shape [T, B, ...], or run one time step with "
             "`layer.step(x, state)`"
         )
+    if values.states is not None:
+        values.states.check_entered(layer)
     if x.dim() == 0 or x.shape[0] % time_steps:
         raise ValueError(
             f"Expected the input of {type(layer).__name__} to have a multiple of T = {time_steps} rows, because time "

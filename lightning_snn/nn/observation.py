@@ -23,6 +23,7 @@ from lightning_snn.nn.neurons import Neuron, membrane, runs_by_its_equations
 from lightning_snn.nn.noise import spike_noise
 from lightning_snn.nn.phase import on_spikes, recomputing
 from lightning_snn.nn.registry import spiking_layers
+from lightning_snn.nn.run_context import run_values
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class LayerCall:
             draw no current. None if the input was not a tensor.
         output: the spikes as the layer returned them: the tensor that the network continues with, so derivatives can be
             taken with respect to it.
+        before: state of the layer before the call, within `advance`; None is the state of rest.
+        continues: whether the call is one of several for a sequence.
     """
 
     name: str
@@ -44,6 +47,8 @@ class LayerCall:
     spikes: Tensor
     current: Tensor | None
     output: Tensor
+    before: Any = None
+    continues: bool = False
 
     @property
     def threshold(self) -> float | Tensor | None:
@@ -99,7 +104,7 @@ class LayerCall:
         if self.current is None or not runs_by_its_equations(layer):
             return None
         with recomputing():  # the equations may call modules
-            return layer.potentials(self.current.detach(), self.spikes.detach())
+            return layer.potentials(self.current.detach(), self.spikes.detach(), self.before)
 
     @cached_property
     def _kept_membrane(self) -> Tensor | None:
@@ -197,9 +202,10 @@ class Traces:
     """Recording of spikes, and optionally membrane potentials, of the first samples in every spiking layer.
 
     A layer that takes all time steps in a call is recorded in its first call, because later ones are further runs of
-    the same batch. For a layer that is called step by step, every call is a time step, so `recording` should enclose
-    one batch. If such a layer is used in several places of a network, only its calls with the shape of the first one
-    are kept; places of the same shape cannot be distinguished, and their calls are recorded as consecutive time steps.
+    the same batch. For a layer that is called step by step, or within `advance`, every call is a piece of the sequence,
+    so `recording` should enclose one batch. If such a layer is used in several places of a network, only its calls with
+    the shape of the first one are kept; places of the same shape cannot be distinguished, and their calls are recorded
+    as consecutive time steps.
 
     Args:
         samples: number of samples, from the first, at least 1.
@@ -230,7 +236,7 @@ class Traces:
         pieces = self._pieces.setdefault(call.name, _Pieces(shape=shape))
         if pieces.complete or shape != pieces.shape:
             return
-        pieces.complete = takes_all_steps(call.layer)
+        pieces.complete = not call.continues
         pieces.spikes.append(self._first(call.spikes))
         if self.membranes:
             membrane = call.membrane()
@@ -302,7 +308,19 @@ def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> An
         current = drawn
         if current is None and isinstance(given, Tensor):
             current = as_steps(layer, given)
-        on_call(LayerCall(name, layer, as_steps(layer, spikes), current, spikes))
+        states = run_values().states
+        latest = None if states is None else states.latest(layer)
+        on_call(
+            LayerCall(
+                name,
+                layer,
+                as_steps(layer, spikes),
+                current,
+                spikes,
+                None if latest is None else latest.given,
+                latest is not None or not takes_all_steps(layer),
+            )
+        )
 
     return hook
 

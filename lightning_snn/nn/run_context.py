@@ -1,4 +1,4 @@
-"""Values that a run hands to its layers: the number of time steps, the noise, and the pass.
+"""Values that a run hands to its layers: the number of time steps, the noise, the pass, and the states of a stream.
 
 They belong to a thread. Activation checkpointing calls layers again in the backward pass, where the run is over and
 the thread may be another one. `remember_for_backward` makes the values of the run hold there too.
@@ -18,6 +18,7 @@ from torch.autograd import Variable
 
 if TYPE_CHECKING:
     from lightning_snn.nn.noise import SpikeNoise, WeightDraws
+    from lightning_snn.nn.states import LayerStates
 
 Phase = Literal["collect", "replay"]
 
@@ -30,12 +31,14 @@ class RunValues(NamedTuple):
         noise: use of the posterior; None for none.
         phase: pass of `rate_run`; None outside.
         observed: True while an observer computes quantities of a run again.
+        states: states of the layers within `advance`; None in a run that starts from rest.
     """
 
     time_steps: int | None = None
     noise: SpikeNoise | WeightDraws | None = None
     phase: Phase | None = None
     observed: bool = False
+    states: LayerStates | None = None
 
 
 class _Current(threading.local):

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from lightning_snn.checks import check_between, check_fraction, check_integer, check_positive
 from lightning_snn.nn.description import describe_layer, differences
 from lightning_snn.nn.folding import unfold
+from lightning_snn.nn.run_context import run_values
 
 PerChannel = float | Sequence[float] | Tensor
 Range = Literal["decay", "positive"]
@@ -53,8 +54,25 @@ class StatefulLayer(nn.Module):
         self._numbers: dict[str, float] = {}
 
     def forward(self, x: Any) -> Any:
-        """Run the layer inside `lightning_snn.run`, on a folded input `[T*B, ...]`."""
-        return self.scan(unfold(x, self))[0].flatten(0, 1)
+        """Run the layer inside `lightning_snn.run`, on a folded input `[T*B, ...]`.
+
+        Within `lightning_snn.advance` it starts from the state that the steps before left.
+        """
+        states = run_values().states
+        if states is None:
+            return self.scan(unfold(x, self))[0].flatten(0, 1)
+        with states.entered(self) as call:
+            sequence = unfold(x, self)
+            outputs, state = self.scan(sequence, call.before(sequence[0]))
+            call.keep(state)
+        return outputs.flatten(0, 1)
+
+    def initial_state(self, x: Tensor) -> Any:
+        """Return the state of rest for a step `x` `[B, ...]`, the samples in dimension 0 of each of its tensors.
+
+        A stream needs it to reset some samples, and to load a saved state.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no initial_state")
 
     def scan(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Run the layer over a sequence.

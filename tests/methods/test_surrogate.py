@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_map
 
-from lightning_snn import LIF, run
-from lightning_snn.methods import Classification, Method, Regression, SurrogateGradient
+from lightning_snn import LIF, SpikingModule, run
+from lightning_snn.methods import ActivityPenalty, Classification, Method, Regression, SurrogateGradient
+from lightning_snn.nn import AdaptiveLIF, LeakyIntegrator, OverTime, RecurrentLIF, SynapticDelays
+from tests.support.examples import SmallData
+from tests.support.training import trainer
 
 
 def small() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -68,3 +75,106 @@ def test_a_method_without_a_training_step_names_what_is_missing():
     network, x, y = small()
     with pytest.raises(NotImplementedError, match="Unfinished defines no training_step"):
         Unfinished().training_step(network, x, y)
+
+
+def deep() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(3, 5), AdaptiveLIF(0.9, learn_beta=True), nn.Linear(5, 6), SynapticDelays((0, 3)), nn.Linear(12, 5),
+        RecurrentLIF(5), nn.Linear(5, 4), LeakyIntegrator(0.8),
+    )  # fmt: skip
+    return network.double(), 2 * torch.randn(12, 8, 3, dtype=torch.float64), torch.randint(4, (8,))
+
+
+def gradients(method: Method, network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(method.penalized_step(network, x, y).objective, list(network.parameters())))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 12, 20])
+def test_checkpointing_keeps_the_gradient(steps):
+    network, x, y = deep()
+    expected = gradients(SurrogateGradient(), network, x, y)
+    for got, right in zip(gradients(SurrogateGradient(checkpoint=steps), network, x, y), expected, strict=True):
+        assert right.abs().max() > 0
+        torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-13)
+
+
+def truncated_by_hand(network: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> list[torch.Tensor]:
+    """Run every layer by its `step` and detach all states after every `steps` steps."""
+    states: dict[int, Any] = {}
+    outputs = []
+    for t, step in enumerate(x):
+        if t % steps == 0:
+            states = {index: tree_map(torch.Tensor.detach, state) for index, state in states.items()}
+        for index, layer in enumerate(network):
+            if hasattr(layer, "step"):
+                step, states[index] = layer.step(step, states.get(index))
+            else:
+                step = layer(step)
+        outputs.append(step)
+    loss = F.cross_entropy(torch.stack(outputs).mean(0), y)
+    return list(torch.autograd.grad(loss, list(network.parameters())))
+
+
+@pytest.mark.parametrize(("truncate", "checkpoint"), [(4, None), (6, 2), (12, None)])
+def test_truncation_cuts_the_gradient_between_pieces(truncate, checkpoint):
+    network, x, y = deep()
+    found = gradients(SurrogateGradient(checkpoint, truncate), network, x, y)
+    for got, right in zip(found, truncated_by_hand(network, x, y, truncate), strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-13)
+    whole = gradients(SurrogateGradient(), network, x, y)
+    assert (truncate == 12) == all(torch.allclose(got, right) for got, right in zip(found, whole, strict=True))
+
+
+def test_penalties_are_those_of_the_whole_sequence():
+    network, x, y = deep()
+    found = []
+    for method in (SurrogateGradient(), SurrogateGradient(checkpoint=5)):
+        method.set_penalties(network, {"rate": ActivityPenalty(0.9, weight=3.0)})
+        found.append(gradients(method, network, x, y))
+    for got, right in zip(*found, strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-13)
+    without = gradients(SurrogateGradient(), network, x, y)
+    assert not torch.allclose(found[0][0], without[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("checkpoint", [None, 10])
+def test_checkpointing_keeps_no_current_and_no_spike_for_the_backward_pass(checkpoint):
+    network, _, y = deep()
+    kept: list[StorageWeakRef] = []
+
+    def collect(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        kept.extend(StorageWeakRef(each.untyped_storage()) for each in (*inputs, output))
+
+    for layer in network[1:-1]:
+        layer.register_forward_hook(collect)
+    step = SurrogateGradient(checkpoint).training_step(network, torch.randn(100, 8, 3, dtype=torch.float64), y)
+    alive = {each for each in kept if not each.expired()}
+    assert step.objective.requires_grad
+    assert bool(alive) == (checkpoint is None)
+
+
+def test_a_network_that_cannot_be_cut_in_pieces_is_refused_before_training():
+    for layer, reason in (
+        (nn.BatchNorm1d(3), "statistics are those of a whole"),
+        (OverTime(nn.GRU(3, 3)), "whole seq"),
+    ):
+        with pytest.raises(ValueError, match=rf"SurrogateGradient\(checkpoint=4\) can train, but got 0: .*{reason}"):
+            SurrogateGradient(checkpoint=4).prepare(nn.Sequential(layer, LIF()))
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "truncate"])
+def test_pieces_have_at_least_one_step(name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        SurrogateGradient(**{name: 0})
+    with pytest.raises(ValueError, match="`truncate` to be a multiple of `checkpoint`, 4, but got 6"):
+        SurrogateGradient(checkpoint=4, truncate=6)
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": 3}, {"truncate": 3}], ids=str)
+def test_a_trainer_fits_in_pieces(options):
+    torch.manual_seed(0)
+    module = SpikingModule(nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3)), SurrogateGradient(**options), 3)
+    before = module.network[0].weight.clone()
+    trainer(max_epochs=2).fit(module, SmallData())
+    assert not torch.equal(module.network[0].weight, before)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from lightning_snn import LIF, run
+from lightning_snn import LIF, advance, run
 from lightning_snn.nn import AdaptiveLIF, LeakyIntegrator, RecurrentLIF, SynapticDelays, SynapticLIF
 
 
@@ -76,3 +76,38 @@ def test_gradients_by_sample_from_torch_func_are_those_of_one_sample_after_the_o
         expected = torch.autograd.grad(network(x[:, index : index + 1]).square().sum(), network.parameters())
         for got, right in zip(found.values(), expected, strict=True):
             torch.testing.assert_close(got[index], right, rtol=1e-9, atol=1e-9)
+
+
+class Step(nn.Module):
+    """One step of a network, with its states as input and output."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, state: dict[str, object]) -> tuple[Tensor, dict[str, object]]:
+        outputs, state = advance(self.network, x[None], state)
+        return outputs[0], state
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_an_exported_step_with_explicit_states_streams_as_the_network_runs(name):
+    network, x = whole(name).network, 2 * torch.rand(9, 3, 4)
+    first, state = advance(network, x[:1])
+    exported = torch.export.export(Step(network), (x[1], state)).module()
+    outputs = [first[0]]
+    for step in x[1:]:
+        output, state = exported(step, state)
+        outputs.append(output)
+    torch.testing.assert_close(torch.stack(outputs), run(network, x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_a_step_with_explicit_states_compiles_as_one_graph(name):
+    network, x = whole(name).network, 2 * torch.rand(9, 3, 4)
+    _, state = advance(network, x[:1])
+    torch._dynamo.reset()
+    output, after = torch.compile(Step(network), backend="aot_eager", fullgraph=True)(x[1], state)
+    expected, right = advance(network, x[1:2], state)
+    assert torch.equal(output, expected[0])
+    assert after.keys() == right.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lightning_snn.functional.lif import leaky_integrate
@@ -39,9 +40,12 @@ class LeakyIntegrator(StatefulLayer):
 
     def forward(self, x: Tensor | Moments) -> Tensor | Moments:
         if not isinstance(x, Moments):
-            return self._integrate(x, self.value("beta", x))
+            return super().forward(x)  # type: ignore[no-any-return]
         beta = self.value("beta", x.expectation)
         return Moments(self._integrate(x.expectation, beta), self._integrate(x.variance, beta * beta))
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x, dtype=widened(x).dtype)
 
     def scan(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the integrator over a sequence `[T, B, ...]`; the state is the membrane potential `[B, ...]`."""
