@@ -22,6 +22,7 @@ from lightning_snn.nn.neurons import (
     Recurrent,
     RecurrentLIF,
     SynapticLIF,
+    compile_steps,
     membrane,
     recurrent,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "SynapticLIF",
     "ThresholdEncoder",
     "advance",
+    "compile_steps",
     "folded",
     "is_spiking_layer",
     "membrane",

@@ -4,12 +4,13 @@ from lightning_snn.nn.neurons.adaptive import AdaptiveLIF
 from lightning_snn.nn.neurons.base import (
     EQUATIONS,
     Neuron,
-    membrane,
     noise_refusal,
     runs_by_its_equations,
     widened,
     without_autocast,
 )
+from lightning_snn.nn.neurons.compiled import compile_steps
+from lightning_snn.nn.neurons.firing import membrane
 from lightning_snn.nn.neurons.integrator import LeakyIntegrator
 from lightning_snn.nn.neurons.lif import IF, LIF, DetachedLIF
 from lightning_snn.nn.neurons.probes import elementwise_refusal, gain_refusal, one_step_refusal
@@ -27,6 +28,7 @@ __all__ = [
     "Recurrent",
     "RecurrentLIF",
     "SynapticLIF",
+    "compile_steps",
     "elementwise_refusal",
     "gain_refusal",
     "membrane",

@@ -22,15 +22,14 @@ from torch.utils._pytree import tree_leaves
 from lightning_snn.functional.lif import check_input
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.functional.noisy_spike import drawn_current, noisy_spike
-from lightning_snn.functional.spike import spike
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName, propagate_nan, surrogate_named
+from lightning_snn.functional.tracing import plain_operations
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons.firing import State, compiled_fire, fire, membrane, state_after
 from lightning_snn.nn.noise import SpikeNoise, spike_noise
 from lightning_snn.nn.phase import has_instance_forward
 from lightning_snn.nn.stateful import StatefulLayer, over_channels
-
-State = Any  # a tensor, or a NamedTuple of States
 
 EQUATIONS = ("initial_state", "charge", "firing_threshold", "after_spikes")
 # follows from the equations of a class, so it is not inherited by a subclass with other equations
@@ -39,19 +38,6 @@ _DERIVED = ("scan", "step", "potentials", "noisy_scan", "gain", "noise_modes")
 
 class InitialStateError(ValueError):
     """A state of rest whose tensors have another shape, dtype or device than a step."""
-
-
-def membrane(state: State) -> Tensor:
-    """Return the membrane potential of a state: its first tensor.
-
-    Example:
-        >>> state = lightning_snn.nn.SynapticLIF().step(torch.full((1, 2), 0.5))[1]
-        >>> membrane(state)
-        tensor([[0.5000, 0.5000]])
-    """
-    while not isinstance(state, Tensor):
-        state = state[0]
-    return state
 
 
 class Neuron(StatefulLayer):
@@ -71,6 +57,7 @@ class Neuron(StatefulLayer):
         independent: False if neurons receive each other's spikes from step to step.
         noise_modes: noise modes that the neuron supports, see `functional.noisy_lif`.
         noisy_weights: True if the neuron has a posterior of its own, so it fires by noise for any input.
+        compiles_steps: whether a scan by the equations compiles its step, see `nn.compile_steps`.
 
     Shape:
         input and output `[T*B, C, ...]`.
@@ -93,6 +80,7 @@ class Neuron(StatefulLayer):
     independent: bool = True
     noise_modes: tuple[NoiseMode, ...] = ("step",)
     noisy_weights: bool = False
+    compiles_steps: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Restore the generic form of everything that a class with equations of its own does not define itself."""
@@ -166,9 +154,9 @@ class Neuron(StatefulLayer):
         _check_floating(x)
         with without_autocast(x):
             current = widened(x)
-            charged = self.charge(current, self.checked_initial_state(current) if state is None else state)
-            spikes = spike(membrane(charged), self.firing_threshold(charged), self.surrogate)
-            return spikes.to(x.dtype), self._after_spikes(charged, spikes)
+            state = self.checked_initial_state(current) if state is None else state
+            spikes, state = fire(self, current, state)
+            return spikes.to(x.dtype), state
 
     def scan(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Run a sequence, step by step.
@@ -186,14 +174,14 @@ class Neuron(StatefulLayer):
         """
         check_input(x)
         spikes = []
+        step = compiled_fire(self) if self.compiles_steps and not plain_operations() else fire
         with without_autocast(x):
             currents = widened(x)
             state = self.checked_initial_state(currents[0].detach()) if state is None else state
             # unbind, because the backward pass of an index allocates a zero tensor of the whole sequence
             for current in currents.unbind(0):
-                state = self.charge(current, state)
-                spikes.append(spike(membrane(state), self.firing_threshold(state), self.surrogate))
-                state = self._after_spikes(state, spikes[-1])
+                fired, state = step(self, current, state)
+                spikes.append(fired)
             return torch.stack(spikes).to(x.dtype), state
 
     @torch.no_grad()
@@ -266,7 +254,7 @@ class Neuron(StatefulLayer):
                 fired = propagate_nan((potential > threshold).to(z.dtype), z.detach())
                 spikes.append(noisy_spike(z, fired, noise.estimator, noise.generator))
                 standardized.append(z)
-                state = self._after_spikes(state, spikes[-1])
+                state = state_after(self, state, spikes[-1])
             return torch.stack(spikes).to(mean.dtype), torch.stack(standardized)
 
     def _charge_with_gain(self, x: Tensor, state: State) -> tuple[State, float | Tensor]:
@@ -279,12 +267,6 @@ class Neuron(StatefulLayer):
 
         _, gain, after = torch.func.jvp(potential, (x,), (torch.ones_like(x),), has_aux=True)  # type: ignore[misc]
         return after, gain
-
-    def _after_spikes(self, state: State, spikes: Tensor) -> State:
-        state = self.after_spikes(state, spikes)
-        if state is None:
-            raise TypeError(f"Expected {type(self).__name__}.after_spikes to return the state, but got None")
-        return state
 
     def _fire_by_noise(self, mean: Tensor, variance: Tensor) -> Tensor:
         noise = spike_noise()

@@ -17,7 +17,8 @@ from lightning_snn.functional.dynamics import (
 from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import NoiseMode, noisy_lif
 from lightning_snn.functional.surrogate import Sigmoid, Surrogate, SurrogateName
-from lightning_snn.nn.neurons.base import Neuron, State, membrane
+from lightning_snn.nn.neurons.base import Neuron
+from lightning_snn.nn.neurons.firing import State, membrane
 from lightning_snn.nn.noise import SpikeNoise
 from lightning_snn.nn.stateful import PerChannel
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-from lightning_snn.nn.neurons.base import InitialStateError, Neuron, State, membrane
+from lightning_snn.nn.neurons.base import InitialStateError, Neuron
+from lightning_snn.nn.neurons.firing import State, membrane
 from lightning_snn.nn.stateful import over_channels
 
 _STEPS = 3

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics, LIFState, Order, Reset, lif_after_spikes, lif_charge, lif_rest
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
-from lightning_snn.nn.neurons.base import Neuron, membrane
+from lightning_snn.nn.neurons.base import Neuron
+from lightning_snn.nn.neurons.firing import membrane
 from lightning_snn.nn.stateful import PerChannel
 
 
