@@ -17,6 +17,7 @@ from lightning_snn._lazy import lazy_names
 if TYPE_CHECKING:
     from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
     from lightning_snn.cli import load_run
+    from lightning_snn.functional.scans.choice import kernels
     from lightning_snn.module import SpikingModule
     from lightning_snn.nn import LIF, run
 
@@ -29,6 +30,7 @@ __all__ = [
     "callbacks",
     "data",
     "functional",
+    "kernels",
     "load_run",
     "methods",
     "metrics",
@@ -44,6 +46,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "LIF": "lightning_snn.nn",
         "SpikingModule": "lightning_snn.module",
+        "kernels": "lightning_snn.functional.scans.choice",
         "load_run": "lightning_snn.cli",
         "run": "lightning_snn.nn",
         **{name: f"{__name__}.{name}" for name in _SUBPACKAGES},

@@ -39,13 +39,15 @@ def unrolled_lif(
     currents = x.to(torch.promote_types(x.dtype, torch.float32))
     carried = torch.zeros_like(currents[0]) if membrane is None else membrane.to(currents.dtype)
     last = torch.zeros_like(carried) if before is None else before.to(currents.dtype)
-    spikes = []
+    spikes: list[Tensor] = []
     for current in currents.unbind(0):
         potential = beta * carried + current
         if recurrent is not None:
             potential = torch.addmm(potential, last, recurrent.t().to(potential.dtype))
         if dynamics.pending_reset:
-            potential = potential - threshold * (last.detach() if dynamics.detach_reset else last)
+            # given spikes were detached when they were returned, unless recurrent weights need their gradient
+            detached = dynamics.detach_reset and (len(spikes) > 0 or recurrent is not None)
+            potential = potential - threshold * (last.detach() if detached else last)
         last = spike(potential, threshold, dynamics.surrogate)
         spikes.append(last)
         carried = (
