@@ -31,7 +31,7 @@ from lightning_snn.functional.scans.buffers import reset as reset
 from lightning_snn.functional.scans.buffers import spread_over as spread_over
 from lightning_snn.functional.scans.buffers import steps_per_block as steps_per_block
 from lightning_snn.functional.scans.loop import LIFGradients, backward_loop, forward_loop, parameter_gradients
-from lightning_snn.functional.scans.operators import built_in, tensor_and_number
+from lightning_snn.functional.scans.operators import built_in, lif_backward, lif_forward, tensor_and_number
 from lightning_snn.functional.spike import spike
 from lightning_snn.functional.tracing import plain_operations
 
@@ -140,7 +140,7 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         (beta_tensor, beta_number), (threshold_tensor, threshold_number) = map(tensor_and_number, (beta, threshold))
         if recurrent is None and built_in(dynamics.surrogate) is not None:
-            spikes, final, membranes = torch.ops.lightning_snn.lif_forward(
+            spikes, final, membranes = lif_forward(
                 x,
                 beta_tensor,
                 beta_number,
@@ -184,7 +184,7 @@ class _Scan(torch.autograd.Function):
         differentiable = torch.is_grad_enabled() and not compiling
         surrogate = built_in(dynamics.surrogate)
         if recurrent is None and surrogate is not None and not differentiable:
-            grad_x, first, of_beta, of_threshold = torch.ops.lightning_snn.lif_backward(
+            grad_x, first, of_beta, of_threshold = lif_backward(
                 membranes,
                 beta_tensor,
                 beta_number,
@@ -254,7 +254,9 @@ def _differentiable_gradients(
     if grad_state is None:
         grad_state = membranes.new_zeros(()).expand_as(membranes[0])
     beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
-    found = differentiable_backward(membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state)
+    found = differentiable_backward(
+        membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_membranes
+    )
     of_parameters = parameter_gradients(
         membranes,
         found,

@@ -480,6 +480,25 @@ def test_second_derivatives_are_those_of_autograd_on_the_unrolled_recurrence(dyn
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
+@every_dynamics
+def test_third_derivatives_are_those_of_autograd_on_the_unrolled_recurrence(dynamics):
+    found = []
+    for function in (lif, textbook):
+        torch.manual_seed(0)
+        leaves = double(4, 2, 3, low=-1, high=2), double(3, low=0.5, high=0.9), double(3, low=0.7, high=1.2)
+        spikes, state = function(*leaves, dynamics)
+        weights = torch.randn(4, 2, 3, dtype=torch.float64)
+        gradients = [(weights * spikes).sum().square() + membrane(state).square().sum()]
+        for _ in range(3):
+            loss = sum(gradient.square().sum() for gradient in gradients)
+            gradients = torch.autograd.grad(loss, leaves, create_graph=True)
+            found.append(gradients)
+    for ours, theirs in zip(found[:3], found[3:], strict=True):
+        for got, expected in zip(ours, theirs, strict=True):
+            assert expected.abs().max() > 0
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9 * float(expected.detach().abs().max()))
+
+
 def test_second_derivatives_through_recurrent_weights_are_those_of_autograd():
     found = []
     for function in (lif, textbook):

@@ -87,7 +87,9 @@ def _forward(
 
         return forward_kernel(x, decay, level, state, before, dynamics, keeps_membranes)
     spikes, final, membranes = forward_loop(x, decay, level, state, before, None, dynamics, keeps_membranes)
-    return spikes, _in_layout_of(empty_state(x), final), membranes
+    if not x.is_contiguous():
+        final = _in_layout_of(empty_state(x), final)
+    return spikes, final, membranes
 
 
 def _forward_fake(
@@ -209,3 +211,4 @@ def _row(membranes: Tensor, values: Tensor | None) -> Tensor:
 
 torch.library.register_fake(FORWARD, _forward_fake)
 torch.library.register_fake(BACKWARD, _backward_fake)
+lif_forward, lif_backward = torch.ops.lightning_snn.lif_forward.default, torch.ops.lightning_snn.lif_backward.default
