@@ -17,6 +17,7 @@ from lightning_snn._lazy import lazy_names
 if TYPE_CHECKING:
     from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
     from lightning_snn.cli import load_run
+    from lightning_snn.functional.scans.choice import kernels
     from lightning_snn.module import SpikingModule
     from lightning_snn.nn import LIF, Stream, advance, run
 
@@ -31,6 +32,7 @@ __all__ = [
     "callbacks",
     "data",
     "functional",
+    "kernels",
     "load_run",
     "methods",
     "metrics",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = lazy_names(
         "SpikingModule": "lightning_snn.module",
         "Stream": "lightning_snn.nn",
         "advance": "lightning_snn.nn",
+        "kernels": "lightning_snn.functional.scans.choice",
         "load_run": "lightning_snn.cli",
         "run": "lightning_snn.nn",
         **{name: f"{__name__}.{name}" for name in _SUBPACKAGES},

@@ -10,6 +10,9 @@ computes on the unrolled recurrence.
 
 A membrane potential of NaN stays NaN through every leak and reset, and its spikes and gradients are NaN. The comparison
 with the threshold loses NaN; one operation per block of steps restores it, on a CPU only if there is any.
+
+The scan is an operator with an implementation per device (`functional.scans`), which `torch.compile` does not look
+into.
 """
 
 from __future__ import annotations
@@ -19,10 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState, reset_membrane
+from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState
 from lightning_snn.functional.plain_lif import differentiable_backward, unrolled_lif
+from lightning_snn.functional.scans.buffers import CACHED_ELEMENTS as CACHED_ELEMENTS
+from lightning_snn.functional.scans.buffers import FEW_STEPS as FEW_STEPS
+from lightning_snn.functional.scans.buffers import minus_scaled as minus_scaled
+from lightning_snn.functional.scans.buffers import reset as reset
+from lightning_snn.functional.scans.buffers import spread_over as spread_over
+from lightning_snn.functional.scans.buffers import steps_per_block as steps_per_block
+from lightning_snn.functional.scans.loop import LIFGradients, backward_loop, forward_loop, parameter_gradients
+from lightning_snn.functional.scans.operators import built_in, lif_backward, lif_forward, tensor_and_number
 from lightning_snn.functional.spike import spike
-from lightning_snn.functional.surrogate import propagate_nan
 from lightning_snn.functional.tracing import plain_operations
 
 
@@ -66,12 +76,13 @@ def lif(
         expected = "a PendingState" if carries_spikes else "a tensor"
         raise TypeError(f"Expected argument `state` to be {expected}, but got {type(state).__name__}")
     membrane, before = state if isinstance(state, PendingState) else (state, None)
-    if plain_operations():
+    opaque = recurrent is None and built_in(dynamics.surrogate) is not None
+    if plain_operations(opaque):
         return unrolled_lif(x, beta, threshold, dynamics, membrane, before, recurrent)
     differentiable = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, membrane, before, recurrent)
     )
-    spikes, membrane, _ = _LIFScan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
+    spikes, membrane, _ = _Scan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
     if not carries_spikes:
         return spikes, membrane
     last = spikes[-1].to(membrane.dtype)
@@ -112,22 +123,8 @@ def check_input(x: Tensor) -> None:
         raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
 
 
-def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Expand a tensor over the neurons of a step, because broadcasting it at every step is much slower."""
-    if not isinstance(value, Tensor) or value.dim() == 0:
-        return value
-    return torch.empty_like(like).copy_(value)
-
-
-def minus_scaled(a: Tensor, b: Tensor, scale: float | Tensor, out: Tensor) -> Tensor:
-    """Compute ``out = a - scale * b`` without a temporary tensor."""
-    if isinstance(scale, Tensor):
-        return torch.addcmul(a, b, scale, value=-1, out=out)
-    return torch.sub(a, b, alpha=scale, out=out)
-
-
-class _LIFScan(torch.autograd.Function):
-    """LIF scan in place on buffers that fit into the cache, because memory traffic limits its speed on CPUs."""
+class _Scan(torch.autograd.Function):
+    """The scan as one node: by the operators, or by the loop for recurrent weights and surrogates of one's own."""
 
     @staticmethod
     def forward(
@@ -141,22 +138,33 @@ class _LIFScan(torch.autograd.Function):
         dynamics: Dynamics,
         differentiable: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        spikes, membranes, final = _forward_scan(
-            x, beta, threshold, state, before, recurrent, dynamics, differentiable, restores_nan=not can_look_at(x)
-        )
-        if can_look_at(x) and final.sum().isnan():
-            spikes, membranes, final = _forward_scan(
-                x, beta, threshold, state, before, recurrent, dynamics, differentiable, restores_nan=True
+        (beta_tensor, beta_number), (threshold_tensor, threshold_number) = map(tensor_and_number, (beta, threshold))
+        if recurrent is None and built_in(dynamics.surrogate) is not None:
+            spikes, final, membranes = lif_forward(
+                x,
+                beta_tensor,
+                beta_number,
+                threshold_tensor,
+                threshold_number,
+                state,
+                before,
+                dynamics.reset,
+                dynamics.order,
+                differentiable,
             )
-        numbers = (beta, threshold)
-        ctx.save_for_backward(
-            membranes, *(value if isinstance(value, Tensor) else None for value in (*numbers, state, before, recurrent))
-        )
+        else:
+            spikes, final, membranes = forward_loop(
+                x, beta, threshold, state, before, recurrent, dynamics, differentiable
+            )
+        ctx.save_for_backward(membranes, beta_tensor, threshold_tensor, state, before, recurrent)
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
-        ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
-        ctx.set_materialize_grads(False)
+        ctx.numbers = beta_number, threshold_number
+        if torch.compiler.is_compiling():
+            ctx.mark_non_differentiable(membranes)
+        else:
+            ctx.set_materialize_grads(False)
         # an output, because second derivatives reach the input through the saved membrane potentials
-        return spikes, final.clone() if dynamics.pending_reset else final, membranes
+        return spikes, final, membranes
 
     @staticmethod
     def backward(
@@ -164,229 +172,105 @@ class _LIFScan(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         # once, because activation checkpointing allows one access
         membranes, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
-        beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, membranes[0])
-        threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, membranes[0])
+        beta_number, threshold_number = ctx.numbers
+        beta = beta_number if beta_tensor is None else beta_tensor
+        threshold = threshold_number if threshold_tensor is None else threshold_tensor
         dynamics: Dynamics = ctx.dynamics
-        if grad_spikes is None:
-            grad_spikes = torch.zeros((), dtype=ctx.dtype, device=membranes.device).expand_as(membranes)
-        if grad_state is None:
-            grad_state = torch.zeros((), dtype=membranes.dtype, device=membranes.device).expand_as(membranes[0])
-        if torch.is_grad_enabled():
-            grad_membranes = differentiable_backward(
-                membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state
-            )
-        else:
-            grad_membranes = _backward_scan(
-                membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_saved
-            )
-        after = grad_membranes[0]
-        return (
-            grad_membranes.to(ctx.dtype),
-            *_grad_parameters(
-                ctx,
+        wants_beta, wants_threshold = (
+            parameter is not None and ctx.needs_input_grad[index]
+            for index, parameter in ((1, beta_tensor), (2, threshold_tensor))
+        )
+        compiling = torch.compiler.is_compiling()  # without second derivatives
+        differentiable = torch.is_grad_enabled() and not compiling
+        surrogate = built_in(dynamics.surrogate)
+        if recurrent is None and surrogate is not None and not differentiable:
+            grad_x, first, of_beta, of_threshold = lif_backward(
                 membranes,
-                grad_membranes,
-                grad_state,
-                grad_saved,
-                beta,
-                threshold,
                 beta_tensor,
+                beta_number,
                 threshold_tensor,
+                threshold_number,
                 state,
                 before,
-            ),
-            None if state is None else (after * beta).to(state.dtype),
-            _grad_before(after, before, recurrent, threshold, dynamics),
-            _grad_recurrent(ctx, membranes, grad_membranes, threshold, before, recurrent),
+                grad_spikes,
+                grad_state,
+                None if compiling else grad_saved,
+                dynamics.reset,
+                dynamics.order,
+                dynamics.detach_reset,
+                *surrogate,
+                ctx.dtype,
+                state is not None or before is not None,
+                wants_beta,
+                wants_threshold,
+            )
+            grad_recurrent = None
+        else:
+            grad_membranes, of_beta, of_threshold = (_differentiable_gradients if differentiable else backward_loop)(
+                membranes,
+                beta,
+                threshold,
+                state,
+                before,
+                recurrent,
+                dynamics,
+                grad_spikes,
+                grad_state,
+                grad_saved,
+                wants_beta,
+                wants_threshold,
+            )
+            grad_x, first = grad_membranes.to(ctx.dtype), grad_membranes[0]
+            grad_recurrent = _grad_recurrent(ctx, membranes, grad_membranes, threshold, before, recurrent)
+        return (
+            grad_x,
+            of_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype) if wants_beta else None,
+            of_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype) if wants_threshold else None,
+            None if state is None else (first * beta).to(state.dtype),
+            _grad_before(first, before, recurrent, threshold, dynamics),
+            grad_recurrent,
             None,
             None,
         )
 
 
-def can_look_at(x: Tensor) -> bool:
-    """Return whether a look at the values of a tensor is cheap: on a GPU it would wait for all work before it.
-
-    The state of a neuron keeps NaN. So a scan on a CPU looks at its final state, and runs again in the rare case that
-    it has to restore NaN in the spikes, instead of a pass over the spikes of all steps.
-    """
-    return x.device.type == "cpu" and type(x.data) is Tensor
-
-
-def _forward_scan(
-    x: Tensor,
+def _differentiable_gradients(
+    membranes: Tensor,
     beta: float | Tensor,
     threshold: float | Tensor,
     state: Tensor | None,
     before: Tensor | None,
     recurrent: Tensor | None,
     dynamics: Dynamics,
-    differentiable: bool,
-    restores_nan: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return spikes, saved membrane potentials and final state; without `restores_nan` a spike of NaN is 0."""
-    surrogate = dynamics.surrogate
-    accumulator = torch.promote_types(x.dtype, torch.float32)
-    if not restores_nan:
-        block = len(x) if differentiable else 1
-    elif recurrent is not None:
-        block = 1  # neurons that receive spikes need them with their NaN at the next step
-    else:
-        block = steps_per_block(x, most=None if differentiable else FEW_STEPS)
-    # empty_like keeps a channels-last layout
-    spikes = torch.empty_like(x)
-    membranes = torch.empty_like(x if differentiable else x[:block], dtype=accumulator)
+    grad_spikes: Tensor | None,
+    grad_state: Tensor | None,
+    grad_membranes: Tensor | None,
+    wants_beta: bool,
+    wants_threshold: bool,
+) -> LIFGradients:
+    """Compute what `backward_loop` does, by operations that have a gradient."""
+    if grad_spikes is None:
+        grad_spikes = membranes.new_zeros(()).expand_as(membranes)
+    if grad_state is None:
+        grad_state = membranes.new_zeros(()).expand_as(membranes[0])
     beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
-    carried = torch.zeros_like(membranes[0])
-    if state is not None:
-        carried.copy_(state)
-    if isinstance(threshold, Tensor):
-        carried.add_(threshold.clamp(0, 0))  # NaN where the threshold is NaN, else 0
-    last = None if before is None else before.to(accumulator)  # spikes of the step before
-    for t, (current, fired) in enumerate(zip(x.unbind(0), spikes.unbind(0), strict=True)):
-        membrane = membranes[t if differentiable else t % block]
-        # multiply, then add: a fused multiply-add would round differently from the unrolled recurrence
-        torch.mul(carried, beta, out=membrane).add_(current)
-        if recurrent is not None and last is not None:
-            membrane.addmm_(last.to(accumulator), recurrent.t().to(accumulator))
-        if dynamics.pending_reset:
-            if last is not None:
-                minus_scaled(membrane, last, threshold, out=membrane)
-            surrogate.fire(membrane, threshold, out=fired)
-            carried = membrane if differentiable else carried.copy_(membrane)
-        else:
-            surrogate.fire(membrane, threshold, out=fired)
-            reset(membrane, fired, threshold, dynamics, out=carried)
-        last = fired
-        if restores_nan and ((t + 1) % block == 0 or t == len(x) - 1):
-            steps = slice(t // block * block, t + 1)
-            done = membranes[steps] if differentiable else membranes[: t % block + 1]
-            propagate_nan(spikes[steps], done, out=spikes[steps])
-    return spikes, membranes, carried
-
-
-def _backward_scan(
-    membranes: Tensor,
-    beta: float | Tensor,
-    threshold: float | Tensor,
-    dynamics: Dynamics,
-    recurrent: Tensor | None,
-    grad_spikes: Tensor,
-    grad_state: Tensor,
-    grad_saved: Tensor | None,
-) -> Tensor:
-    """Compute dL/dv_t = h_t dL/ds_t + k_t dL/dv_{t+1}, with the surrogate derivative h, for any reset and order.
-
-    h and k are computed for blocks of steps that fit into the cache. The recursion itself then takes one operation per
-    step. `grad_saved` is a gradient that reaches the membrane potentials by themselves, from a second derivative.
-    """
-    surrogate, accumulator, steps = dynamics.surrogate, membranes.dtype, membranes.shape[0]
-    grad_membranes = torch.empty_like(membranes)
-    block = steps_per_block(membranes)
-    slopes, keeps = (torch.empty_like(membranes[:block]) for _ in range(2))
-    after: Tensor | None = None  # dL/dv of the next step
-    for start in range((steps - 1) // block * block, -1, -block):
-        part = membranes[start : start + block]
-        slope, keep, grads = slopes[: len(part)], keeps[: len(part)], grad_membranes[start : start + block]
-        surrogate.derivative_(torch.sub(part, threshold, out=slope))
-        _keep(part, slope, beta, threshold, dynamics, out=keep)
-        torch.mul(slope, grad_spikes[start : start + block], out=grads)
-        if grad_saved is not None:
-            grads.add_(grad_saved[start : start + block])
-        for t in range(len(part) - 1, -1, -1):
-            if after is None:
-                # the state is the membrane before its reset, or after it and before any leak
-                last = _keep(part[t], slope[t], 1.0, threshold, dynamics, out=keep[t])
-                after = grads[t].add_(grad_state) if dynamics.pending_reset else grads[t].addcmul_(last, grad_state)
-                continue
-            if recurrent is not None:
-                grads[t].addcmul_(after @ recurrent.to(accumulator), slope[t])
-            after = grads[t].addcmul_(keep[t], after)
-    return grad_membranes
-
-
-# size of one buffer of the backward pass: two buffers and their inputs fit into the cache of a core
-CACHED_ELEMENTS = 1 << 18
-# steps that a scan without a gradient holds at a time
-FEW_STEPS = 8
-
-
-def steps_per_block(sequence: Tensor, most: int | None = None) -> int:
-    """Return how many steps of a sequence `[T, B, ...]`, at most `most`, fit into a buffer of `CACHED_ELEMENTS`."""
-    fitting = max(1, CACHED_ELEMENTS // max(1, sequence[0].numel()))
-    return min(len(sequence), fitting if most is None else min(most, fitting))
-
-
-def _keep(
-    membrane: Tensor, slope: Tensor, beta: float | Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor
-) -> Tensor:
-    """Compute the factor of dL/dv of the next step in that of this step, through the leak and the reset of this spike.
-
-    It is beta (1 - threshold h) for "subtract", beta (1 - s - v h) for "zero", and beta - threshold h for a reset
-    after the leak; h is 0 for a detached reset.
-    """
-    if dynamics.reset == "zero":
-        dynamics.surrogate.fire(membrane, threshold, out=out)
-        if not dynamics.detach_reset:
-            out.addcmul_(membrane, slope)
-        return torch.sub(out.new_ones(()), out, out=out).mul_(beta)
-    if dynamics.detach_reset:
-        return out.copy_(beta) if isinstance(beta, Tensor) else out.fill_(beta)
-    torch.mul(slope, -threshold, out=out)
-    return out.add_(beta) if dynamics.pending_reset else out.add_(1).mul_(beta)
-
-
-def reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor) -> Tensor:
-    """Compute the membrane potential after its reset, without a temporary tensor; `out` may be `membrane` itself."""
-    if dynamics.reset == "subtract":
-        return minus_scaled(membrane, spike, threshold, out=out)
-    return torch.addcmul(membrane, membrane, spike, value=-1, out=out)
-
-
-def _grad_parameters(
-    ctx: Any,
-    membranes: Tensor,
-    grad_membranes: Tensor,
-    grad_state: Tensor,
-    grad_saved: Tensor | None,
-    beta: float | Tensor,
-    threshold: float | Tensor,
-    beta_tensor: Tensor | None,
-    threshold_tensor: Tensor | None,
-    state: Tensor | None,
-    before: Tensor | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return dL/dbeta and dL/dthreshold, each None if it is not required."""
-    dynamics: Dynamics = ctx.dynamics
-    if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-        return None, None
-    spikes = spike(membranes, threshold, dynamics.surrogate)
-    spikes = spikes.detach() if dynamics.detach_reset else spikes
-    if dynamics.pending_reset:
-        carried = membranes
-    elif torch.is_grad_enabled():
-        carried = reset_membrane(membranes, spikes, threshold, dynamics.reset)
-    else:
-        carried = reset(membranes, spikes, threshold, dynamics, out=torch.empty_like(membranes))
-    grad_beta = grad_threshold = None
-    if beta_tensor is not None and ctx.needs_input_grad[1]:
-        grad = (grad_membranes[1:] * carried[:-1]).sum(0)
-        if state is not None:
-            grad.addcmul_(grad_membranes[0], state)
-        grad_beta = grad.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype)
-    if threshold_tensor is not None and ctx.needs_input_grad[2]:
-        # dL/d(membrane after its reset), through the leak
-        onward = torch.cat([grad_membranes[1:] * beta, grad_state.to(membranes.dtype)[None]])
-        through_leak = onward * (1 - spikes) if dynamics.reset == "zero" else onward
-        through_spikes = grad_membranes - through_leak
-        grad = -(through_spikes if grad_saved is None else through_spikes - grad_saved).sum(0)
-        if dynamics.pending_reset:
-            grad -= (grad_membranes[1:] * spikes[:-1]).sum(0)
-            if before is not None:
-                grad -= grad_membranes[0] * before
-        elif dynamics.reset == "subtract":
-            grad -= (onward * spikes).sum(0)
-        grad_threshold = grad.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype)
-    return grad_beta, grad_threshold
+    found = differentiable_backward(
+        membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_membranes
+    )
+    of_parameters = parameter_gradients(
+        membranes,
+        found,
+        grad_state,
+        grad_membranes,
+        beta,
+        threshold,
+        state,
+        before,
+        dynamics,
+        wants_beta,
+        wants_threshold,
+    )
+    return LIFGradients(found, *of_parameters)
 
 
 def _grad_before(

@@ -39,13 +39,15 @@ def unrolled_lif(
     currents = x.to(torch.promote_types(x.dtype, torch.float32))
     carried = torch.zeros_like(currents[0]) if membrane is None else membrane.to(currents.dtype)
     last = torch.zeros_like(carried) if before is None else before.to(currents.dtype)
-    spikes = []
+    spikes: list[Tensor] = []
     for current in currents.unbind(0):
         potential = beta * carried + current
         if recurrent is not None:
             potential = torch.addmm(potential, last, recurrent.t().to(potential.dtype))
         if dynamics.pending_reset:
-            potential = potential - threshold * (last.detach() if dynamics.detach_reset else last)
+            # given spikes were detached when they were returned, unless recurrent weights need their gradient
+            detached = dynamics.detach_reset and (len(spikes) > 0 or recurrent is not None)
+            potential = potential - threshold * (last.detach() if detached else last)
         last = spike(potential, threshold, dynamics.surrogate)
         spikes.append(last)
         carried = (
@@ -67,6 +69,7 @@ def differentiable_backward(
     recurrent: Tensor | None,
     grad_spikes: Tensor,
     grad_state: Tensor,
+    grad_membranes: Tensor | None = None,
 ) -> Tensor:
     """Compute the gradient dL/dv of all membrane potentials `[T, B, ...]`, by operations that have a gradient.
 
@@ -78,6 +81,7 @@ def differentiable_backward(
         recurrent: weights `[N, N]` from spikes to the current of the next step.
         grad_spikes: dL/ds, `[T, B, ...]`.
         grad_state: gradient of the final membrane potential, `[B, ...]`.
+        grad_membranes: gradient that reaches the membrane potentials by themselves, from a second derivative, or None.
     """
     slopes = dynamics.surrogate.derivative(membranes - threshold)
     through = torch.zeros_like(slopes) if dynamics.detach_reset else slopes
@@ -92,11 +96,12 @@ def differentiable_backward(
     factors = keeps if dynamics.pending_reset else keeps * beta
     after: Tensor | None = None
     found = []
-    for slope, factor, grad in reversed(list(zip(slopes, factors, grad_spikes, strict=True))):
+    by_themselves = [None] * len(slopes) if grad_membranes is None else grad_membranes
+    for slope, factor, grad, direct in reversed(list(zip(slopes, factors, grad_spikes, by_themselves, strict=True))):
         if after is not None:
             onward = factor * after
             if recurrent is not None:
                 grad = grad + after @ recurrent.to(after.dtype)
-        after = slope * grad + onward
+        after = slope * grad + onward if direct is None else slope * grad + onward + direct
         found.append(after)
     return torch.stack(found[::-1])

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_snn.functional import Dynamics, Smooth, leaky_integrate, lif, lif_step
 from lightning_snn.functional.dynamics import LIFState, PendingState, lif_rest
 from lightning_snn.functional.plain_lif import unrolled_lif
+from lightning_snn.functional.scans.loop import forward_loop
 from lightning_snn.functional.surrogate import SURROGATES
 from lightning_snn.nn import membrane
 
@@ -375,9 +376,10 @@ class LargeAllocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.untyped_storage().nbytes() >= self.size * result.element_size():
-            self.storages.add(result.untyped_storage().data_ptr())
-            self._alive.append(result)
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor) and made.untyped_storage().nbytes() >= self.size * made.element_size():
+                self.storages.add(made.untyped_storage().data_ptr())
+                self._alive.append(made)
         return result
 
 
@@ -395,6 +397,10 @@ def test_no_membranes_are_kept_where_no_gradient_is_wanted(order):
     assert storages(requires_grad=False) == 1  # spikes
     with torch.no_grad():
         assert storages(requires_grad=True) == 1
+    for keeps, expected in ((True, 2), (False, 1)):  # within the operator
+        with LargeAllocations(x.numel()) as allocations:
+            forward_loop(x, 0.9, 1.0, None, None, None, Dynamics(order=order), keeps)
+        assert len(allocations.storages - {x.untyped_storage().data_ptr()}) == expected
 
 
 @every_reset_and_order
@@ -474,6 +480,25 @@ def test_second_derivatives_are_those_of_autograd_on_the_unrolled_recurrence(dyn
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
+@every_dynamics
+def test_third_derivatives_are_those_of_autograd_on_the_unrolled_recurrence(dynamics):
+    found = []
+    for function in (lif, textbook):
+        torch.manual_seed(0)
+        leaves = double(4, 2, 3, low=-1, high=2), double(3, low=0.5, high=0.9), double(3, low=0.7, high=1.2)
+        spikes, state = function(*leaves, dynamics)
+        weights = torch.randn(4, 2, 3, dtype=torch.float64)
+        gradients = [(weights * spikes).sum().square() + membrane(state).square().sum()]
+        for _ in range(3):
+            loss = sum(gradient.square().sum() for gradient in gradients)
+            gradients = torch.autograd.grad(loss, leaves, create_graph=True)
+            found.append(gradients)
+    for ours, theirs in zip(found[:3], found[3:], strict=True):
+        for got, expected in zip(ours, theirs, strict=True):
+            assert expected.abs().max() > 0
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9 * float(expected.detach().abs().max()))
+
+
 def test_second_derivatives_through_recurrent_weights_are_those_of_autograd():
     found = []
     for function in (lif, textbook):
@@ -505,6 +530,18 @@ def test_the_plain_operations_of_exporters_equal_the_fused_scan(dynamics):
             strict=True,
         ):
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("detached", [False, True])
+def test_plain_operations_pass_the_gradient_of_given_spikes_as_the_fused_scan_does(detached, recurrent):
+    dynamics = Dynamics(order="leak_then_reset", detach_reset=detached)
+    inputs = [double(5, 2, 3, high=2), double(2, 3, high=2), double(2, 3, low=0), double(3, 3)]
+    assert_same_values_and_gradients(
+        lambda x, v, s, w: lif(x, 0.8, 0.9, dynamics, PendingState(v, s), w if recurrent else None),
+        lambda x, v, s, w: unrolled_lif(x, 0.8, 0.9, dynamics, v, s, w if recurrent else None),
+        inputs,
+    )
 
 
 @pytest.mark.parametrize(

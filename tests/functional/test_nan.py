@@ -30,6 +30,7 @@ from lightning_snn.functional import (
 )
 from lightning_snn.functional.eligibility import RateState
 from lightning_snn.functional.estimators import Estimator
+from lightning_snn.functional.scans import buffers
 from lightning_snn.functional.surrogate import SURROGATES, ArcTangent, surrogate_named
 
 STEPS, BATCH, NEURONS = 9, 3, 4
@@ -88,7 +89,7 @@ def assert_same(found: Tensor, expected: np.ndarray) -> None:
 @every_block
 @pytest.mark.parametrize("trained", [False, True], ids=["evaluated", "trained"])
 def test_spikes_and_state_of_a_scan_are_those_by_hand(dynamics, elements, trained, monkeypatch):
-    monkeypatch.setattr(sys.modules[lif.__module__], "CACHED_ELEMENTS", elements)
+    monkeypatch.setattr(buffers, "CACHED_ELEMENTS", elements)
     x = currents()
     spikes, state = lif(x.clone().requires_grad_(trained), BETA, THRESHOLD, dynamics)
     expected, membrane = by_hand(x, dynamics)
@@ -100,7 +101,7 @@ def test_spikes_and_state_of_a_scan_are_those_by_hand(dynamics, elements, traine
 @every_dynamics
 @every_block
 def test_the_rate_scan_has_the_spikes_of_the_scan(dynamics, elements, monkeypatch):
-    for module in (eligibility, sys.modules[lif.__module__]):
+    for module in (eligibility, buffers):
         monkeypatch.setattr(module, "CACHED_ELEMENTS", elements)
     x, state, parts = currents(), None, []
     for part in x.split(4):
@@ -132,7 +133,7 @@ def test_steps_and_their_rates_have_the_spikes_by_hand(dynamics):
 @every_dynamics
 @pytest.mark.parametrize("elements", [1, 1 << 18], ids=["one_step", "all_steps"])
 def test_gradients_are_nan_for_the_neuron_and_unchanged_for_others(dynamics, elements, monkeypatch):
-    monkeypatch.setattr(sys.modules[lif.__module__], "CACHED_ELEMENTS", elements)
+    monkeypatch.setattr(buffers, "CACHED_ELEMENTS", elements)
     clean, bad = currents(nan=False, infinite=False), currents(infinite=False)
     unknown = bad.isnan().any(0)
     weight = torch.randn_like(clean)
@@ -249,7 +250,7 @@ def test_the_operations_that_the_compiler_traces_agree_on_nan_and_infinities(mon
 def test_noisy_spikes_z_and_gradients_are_nan_from_a_mean_of_nan_on(mode, reset, elements, monkeypatch):
     if (mode, reset) == ("trace", "zero"):
         pytest.skip("it does not exist")
-    for module in (sys.modules[noisy_lif.__module__], sys.modules[lif.__module__]):
+    for module in (sys.modules[noisy_lif.__module__], buffers):
         monkeypatch.setattr(module, "CACHED_ELEMENTS", elements)
     clean, bad = currents(nan=False, infinite=False), currents(infinite=False)
     unknown = bad.isnan().long().cumsum(0) > 0

@@ -1,0 +1,1 @@
+"""Implementations of the scans over time: a loop for any device, kernels for GPUs, and operators that choose."""
