@@ -93,6 +93,7 @@ def test_validation_within_an_epoch_sees_the_weights_of_that_step(row):
         assert found == pytest.approx(scores(other, batches()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_every_second_epoch_sees_the_weights_of_that_epoch(row):
     """`check_val_every_n_epoch=2` validates after 6 and 12 steps of four epochs of 3, with the scores by hand."""
     module, validations = build(row), Validations()

@@ -8,7 +8,21 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.contract.by_hand import ByHand, X, assert_close, batches, build, differing, fit, loader, plain_sgd, state
+from tests.contract.by_hand import (
+    ByHand,
+    X,
+    Y,
+    assert_close,
+    batches,
+    build,
+    differing,
+    fit,
+    loader,
+    parts,
+    plain_sgd,
+    running,
+    state,
+)
 from tests.contract.table import RUNS, MethodRow
 
 TABLE = RUNS
@@ -58,6 +72,7 @@ def test_bf16_mixed_is_a_loop_by_hand_under_autocast(row):
     assert_trains_under_autocast(row, "bf16-mixed")
 
 
+@pytest.mark.slow
 def test_16_mixed_on_cpus_is_a_loop_by_hand_under_autocast(row):
     """`precision="16-mixed"` on the CPU is bfloat16 there, as Lightning warns, with the bits of a loop by hand."""
     with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
@@ -93,6 +108,7 @@ def test_a_compiled_network_trains_as_it_is(row):
     module = build(row, **plain_sgd(row)).double()
     torch._dynamo.reset()
     module.network.compile(backend="aot_eager")
-    fit(module, precision="64-true", max_epochs=2)
-    hand = ByHand(build(row, **plain_sgd(row)).double()).train(batches(x=X.double()), epochs=2)
+    equal = parts((8, 8))  # so that the network is traced for one shape
+    running(precision="64-true", max_epochs=2).fit(module, loader(equal, X[:, :16], Y[:16]))
+    hand = ByHand(build(row, **plain_sgd(row)).double(), train_size=16).train(batches(equal, X.double()), epochs=2)
     assert_close(state(module), hand.state, 1e-8)

@@ -84,6 +84,7 @@ def test_two_processes_are_one_with_the_joint_batch(row, tmp_path):
         assert_close(found, hand.state)
 
 
+@pytest.mark.slow
 def test_two_processes_accumulate_as_one_with_the_joint_batches(row, tmp_path):
     """With `accumulate_grad_batches=2`, too, both end with the weights by hand over the joint batches."""
     hand = by_hand(row, EQUAL).train(batches(joint(EQUAL), X.double()), EPOCHS, accumulate=2)
@@ -91,6 +92,7 @@ def test_two_processes_accumulate_as_one_with_the_joint_batches(row, tmp_path):
         assert_close(found, hand.state)
 
 
+@pytest.mark.slow
 def test_unequal_last_batches_count_by_process(row, tmp_path):
     """Each process has the same weight, whatever the size of its batch: gradients are the mean of those by hand."""
     hand = by_hand(row, UNEQUAL)
@@ -140,6 +142,7 @@ def evaluate(name: str, own_batches: bool, rank: int) -> dict[str, Any]:
     return {"scores": logged(found, "val"), "predictions": torch.cat(predicted)}
 
 
+@pytest.mark.slow
 def test_metrics_of_two_processes_are_those_of_all_samples(row, tmp_path):
     """Both processes log the scores by hand over 19 samples, of which one has 11 in two batches, the other 8."""
     module = build(row)
@@ -159,6 +162,7 @@ def test_a_sample_counts_once_in_the_metrics_of_two_processes(row, tmp_path):
         assert found["scores"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_of_two_processes_are_those_of_one(row, tmp_path):
     """Each of 19 samples is predicted once, by one of two processes, with the value by hand."""
     found = [each["predictions"] for each in both(evaluate, row, tmp_path, False)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import StepLR
@@ -69,6 +70,7 @@ def assert_resumes_after_every_step(row: MethodRow, folder: Path, data: Data, ca
     assert different == {}
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_any_step_is_the_uninterrupted_run(row, tmp_path):
     """With noise that depends on the number of the batch, checkpoints of all 6 steps of two epochs lead to the end."""
     assert_resumes_after_every_step(row, tmp_path, Resumable, lambda: [SeedBatches()])

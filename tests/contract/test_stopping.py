@@ -85,6 +85,7 @@ def test_max_time_stops_at_the_batch_at_which_the_time_is_over(row, monkeypatch)
     assert differing(state(module), hand.after_steps[3]) == []
 
 
+@pytest.mark.slow
 def test_a_clock_that_stands_still_leaves_the_run_as_it_is(row, monkeypatch):
     """With a clock that stands still a run with `max_time` ends at `max_epochs`, with the weights by hand."""
     module = build(row)

@@ -52,6 +52,7 @@ def test_the_batch_size_finder_leaves_nothing_but_the_size(row, tmp_path):
     assert differing(state(module), ByHand(build(row)).train(batches(batches_of(8)), epochs=2).state) == []
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_leaves_nothing_but_the_rate(row, tmp_path):
     """The fit after the search has the weights by hand of the rate with the steepest descent of the losses seen."""
     module = build(row)
