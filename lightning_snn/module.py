@@ -146,7 +146,7 @@ class SpikingModule(pl.LightningModule):
         self.num_classes, self.batch_first = num_classes, batch_first
         metrics = _metrics(task, num_classes, pairs)
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        self._largest_batch = 0
+        self._largest_batch = self._samples = 0
         self._warned_of_axes = False
         self._checks_first_step = False
 
@@ -225,12 +225,17 @@ class SpikingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_CHECKPOINT_KEY] = {"description": self._description, "largest_batch": self._largest_batch}
+        checkpoint[_CHECKPOINT_KEY] = {
+            "description": self._description,
+            "largest_batch": self._largest_batch,
+            "samples": self._samples,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get(_CHECKPOINT_KEY, {})
         self._saved_description = saved.get("description")
         self._largest_batch = saved.get("largest_batch", 0)
+        self._samples = saved.get("samples", 0)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load parameters and buffers; those of a checkpoint only into a module like the one that was saved.
@@ -308,11 +313,13 @@ class SpikingModule(pl.LightningModule):
     def _progress(self, samples: int, batch_idx: int) -> Progress:
         trainer, batches = self.trainer, self.trainer.num_training_batches
         self._largest_batch = max(self._largest_batch, samples)
+        before = self._samples if trainer.fit_loop.total_batch_idx else 0
+        self._samples = before + samples * trainer.world_size
         return Progress(
             trainer.current_epoch + batch_idx / batches,  # adds 0 without a length
             train_size(trainer, self._largest_batch),
             trainer.global_step,
-            trainer.fit_loop.total_batch_idx * samples * trainer.world_size,
+            before,
             batches != float("inf"),
         )
 

@@ -186,6 +186,7 @@ def test_a_method_receives_the_progress_and_the_size_of_the_training_set():
     trainer(max_epochs=2).fit(module, loader(X, Y, 16))
     assert [progress.epoch for progress in SEEN] == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
     assert {progress.train_size for progress in SEEN} == {42}
+    assert [progress.samples for progress in SEEN] == [0, 16, 32, 42, 58, 74]  # the last batch of an epoch has 10
 
 
 @pytest.mark.parametrize(

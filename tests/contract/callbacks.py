@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -37,7 +37,6 @@ class CallbackRow:
         module: module for tests that need only one.
         keys: prefix of the names of its metrics; empty if it logs none.
         trains_from: first epoch in which it changes training; None if it never does.
-        exceptions: contracts that it does not keep, with reasons.
     """
 
     name: str
@@ -46,7 +45,6 @@ class CallbackRow:
     module: type[ThirdPartyModule] = SnntorchLoop
     keys: str = ""
     trains_from: int | None = None
-    exceptions: Mapping[str, str] = field(default_factory=dict)
 
 
 CALLBACKS = (
@@ -74,7 +72,6 @@ CALLBACKS = (
         lambda folder: HardwareFineTuning(HardwareConstraints(weight_bits=2), start_epoch=1),
         trains_from=1,
         keys="hardware/",
-        exceptions={"several_instances_share_a_run": "weights of a run are those of one chip"},
     ),
     CallbackRow("initialization_check", lambda folder: InitializationCheck(), keys="initialization/"),
     CallbackRow(
@@ -83,9 +80,7 @@ CALLBACKS = (
         lambda folder: MembraneTrace(folder=folder, name="another"),
         keys="membrane/",
     ),
-    CallbackRow(
-        "pass_scores", lambda folder: PassScores(), exceptions={"several_instances_share_a_run": "one curve a run"}
-    ),
+    CallbackRow("pass_scores", lambda folder: PassScores()),
     CallbackRow(
         "prediction_writer",
         lambda folder: PredictionWriter(folder),

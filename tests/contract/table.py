@@ -1,12 +1,13 @@
 """Tables of the methods and layers under test: a new one adds a row, and every contract is tested on it.
 
-An exception names the promise, the test's name without `test_`, and says why it does not hold; it is expected to fail.
+A promise is a test of this folder that takes a `row`; what a row does not keep is listed in `exceptions.py`.
+`python -m tests.contract.matrix` prints which row keeps which promise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -29,12 +30,21 @@ from lightning_snn.nn import (
     AdaptiveLIF,
     DivisiveNormalization,
     LeakyIntegrator,
+    Neuron,
     Recurrent,
     RecurrentLIF,
     SynapticDelays,
     SynapticLIF,
 )
-from tests.support.event_order import binary_network, delayed_network, recurrent_network, small_network
+from tests.contract.exceptions import reason
+from tests.support.event_order import (
+    CHANNELS,
+    CLASSES,
+    binary_network,
+    delayed_network,
+    recurrent_network,
+    small_network,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class MethodRow:
         network: builds the network that it trains on the order of two events.
         learning_rate: with which it learns the task.
         epochs: in which it learns the task, 4 batches each.
-        exceptions: promises that it does not keep, and why.
+        slow: whether its tests are marked as slow.
     """
 
     name: str
@@ -55,7 +65,7 @@ class MethodRow:
     network: Callable[[], nn.Module] = small_network
     learning_rate: float = 3e-2
     epochs: int = 20
-    exceptions: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,6 @@ class LayerRow:
     Attributes:
         name: what the tests call it.
         make: builds the layer.
-        exceptions: promises that it does not keep, and why.
         refused_by: for a neuron, the methods of `tests.contract.test_neurons` that refuse it by name, and a pattern of
             the reason; every other method trains it.
         without_gradient: for a neuron, the parameters that get no gradient from a method that trains it, by method.
@@ -73,64 +82,34 @@ class LayerRow:
 
     name: str
     make: Callable[[], nn.Module]
-    exceptions: Mapping[str, str] = field(default_factory=dict)
     refused_by: Mapping[str, str] = field(default_factory=dict)
     without_gradient: Mapping[str, str] = field(default_factory=dict)
 
 
-RATES_ONLY = "inputs are read as firing rates, which do not know the order"
-
 METHODS = (
     MethodRow("surrogate_gradient", SurrogateGradient),
     MethodRow("spiking_bayes_posterior_mean", SpikingBayes),
-    MethodRow(
-        "spiking_bayes_samples",
-        lambda: SpikingBayes(samples=4),
-        exceptions={
-            "a_prediction_does_not_depend_on_the_size_of_the_batch": "noise is drawn for the whole batch at once",
-        },
-    ),
+    MethodRow("spiking_bayes_samples", lambda: SpikingBayes(samples=4)),
     MethodRow("spiking_bayes_weights", lambda: SpikingBayes(samples=4, sampling="weights")),
     MethodRow("spiking_bayes_step", lambda: SpikingBayes(noise_mode="step")),
     MethodRow("spiking_bayes_trace", lambda: SpikingBayes(noise_mode="trace")),
-    MethodRow(
-        "spiking_bayes_agr",
-        lambda: SpikingBayes(estimator="agr"),
-    ),
-    MethodRow(
-        "spiking_bayes_recurrent",
-        SpikingBayes,
-        recurrent_network,
-    ),
+    MethodRow("spiking_bayes_agr", lambda: SpikingBayes(estimator="agr")),
+    MethodRow("spiking_bayes_recurrent", SpikingBayes, recurrent_network),
     MethodRow("spiking_bayes_binary", SpikingBayes, binary_network),
     MethodRow("noisy_spikes", NoisySpikes),
-    MethodRow(
-        "time_to_first_spike",
-        lambda: TimeToFirstSpike(input_range=(0.0, 1.1)),
-        exceptions={
-            "it_learns_the_order_of_two_events": "every time step is a presentation of its own, forgotten at the next",
-        },
-    ),
-    MethodRow(
-        "expectation_propagation",
-        ExpectationPropagation,
-        learning_rate=1.0,
-        epochs=2,
-        exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
-    ),
+    MethodRow("time_to_first_spike", lambda: TimeToFirstSpike(input_range=(0.0, 1.1))),
+    MethodRow("expectation_propagation", ExpectationPropagation, learning_rate=1.0, epochs=2),
     MethodRow(
         "expectation_propagation_average",
         lambda: ExpectationPropagation(memory="average", activation="heaviside"),
         learning_rate=1.0,
         epochs=2,
-        exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
     MethodRow(
         "expectation_propagation_signs",
         lambda: ExpectationPropagation(weights=["sign", "gaussian"], memory="adf"),
         learning_rate=1.0,
         epochs=2,
-        exceptions={"it_learns_the_order_of_two_events": RATES_ONLY},
     ),
     # means over time do not depend on the order of two events: neurons receive it by delays, or by recurrence
     MethodRow("rate_backprop", RateBackprop, delayed_network),
@@ -157,9 +136,6 @@ RECURRENT = {
     "expectation_propagation": ".+",
 }
 LEARNED_ADAPTATION = {"learn_rho": True, "learn_strength": True}
-ONE_STEP_LATER = {
-    "rates_of_one_step_windows_keep_the_output_and_reach_all": "the decay of the adaptation acts one step later"
-}
 
 LAYERS = (
     LayerRow("if", IF),
@@ -174,7 +150,6 @@ LAYERS = (
     LayerRow(
         "adaptive_lif_learned",
         lambda: AdaptiveLIF(0.8, rho=0.9, reset="zero", **LEARNED, **LEARNED_ADAPTATION),
-        exceptions=ONE_STEP_LATER,
         refused_by=BY_EQUATIONS,
         without_gradient={"rate_backprop_step": "1.rho_logit"},
     ),
@@ -209,16 +184,12 @@ LAYERS = (
     LayerRow(
         "recurrent_around_learned_adaptive_lif",
         lambda: Recurrent(AdaptiveLIF(0.8, rho=0.9, **LEARNED, **LEARNED_ADAPTATION), 4),
-        exceptions=ONE_STEP_LATER,
         refused_by={**RECURRENT, **STEP_ONLY},
         without_gradient={"rate_backprop_step": "1.neuron.rho_logit"},
     ),
     LayerRow(
         "bayes_recurrent_lif",
         recurrent_means,
-        exceptions={
-            "rates_of_one_step_windows_keep_the_output_and_reach_all": "refused: noise of weights has no rate rule",
-        },
         refused_by={**RECURRENT, "rate_backprop_step": "parameter weight is neither a number nor one per channel"},
     ),
     LayerRow("leaky_integrator", lambda: LeakyIntegrator(0.8)),
@@ -228,13 +199,51 @@ LAYERS = (
 )
 
 
+def neuron_network(layer: Callable[[], nn.Module]) -> nn.Module:
+    """A network of 4 hidden neurons that spike now and then."""
+    made = nn.Sequential(nn.Linear(CHANNELS, 4), layer(), nn.Linear(4, CLASSES))
+    nn.init.normal_(made[0].weight, std=0.7)
+    nn.init.constant_(made[0].bias, 0.3)
+    return made
+
+
+def _of_neuron(row: LayerRow) -> MethodRow:
+    return MethodRow(row.name, SurrogateGradient, lambda: neuron_network(row.make))
+
+
+# all methods, and all neurons with surrogate gradients, under every feature of the Trainer; in the test command a row
+# of each method and one neuron
+_IN_TEST_COMMAND = (
+    "surrogate_gradient",
+    "spiking_bayes_samples",
+    "noisy_spikes",
+    "time_to_first_spike",
+    "expectation_propagation",
+    "rate_backprop_windows",
+    "recurrent_around_learned_adaptive_lif",
+)
+RUNS = tuple(
+    replace(row, slow=row.name not in _IN_TEST_COMMAND)
+    for row in (*METHODS, *(_of_neuron(row) for row in LAYERS if isinstance(row.make(), Neuron)))
+)
+TABLES = {"MethodRow": "Methods and neurons", "LayerRow": "Layers", "CallbackRow": "Callbacks"}
+
+
 def for_promise(table: Sequence[Any], promise: str) -> list:
     """The rows of a table as parameters of the test of a promise."""
     return [
         pytest.param(
             row,
             id=row.name,
-            marks=[pytest.mark.xfail(reason=row.exceptions[promise], strict=True)] if promise in row.exceptions else [],
+            marks=[
+                *([pytest.mark.xfail(reason=why, strict=True)] if (why := reason(promise, row.name)) else []),
+                *([pytest.mark.slow] if getattr(row, "slow", False) else []),
+            ],
         )
         for row in table
     ]
+
+
+def name_of(row: Any) -> str:
+    """The name of the table of a row in the matrix."""
+    return TABLES[type(row).__name__]

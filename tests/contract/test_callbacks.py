@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.contract.callbacks import CALLBACKS, CallbackRow
 from tests.support import training
 from tests.support.figures import save_nothing
-from tests.support.processes import on_two_processes
+from tests.support.processes import as_launched, on_two_processes
 from tests.support.third_party import MODULES, Loop, Ours, SnntorchLoop, ThirdPartyModule, loader
 
 TABLE = CALLBACKS
@@ -298,9 +298,7 @@ def on_rank(rank: int) -> dict[str, Any]:
     """Run each callback in two processes."""
     folder = Path(os.environ["CALLBACK_FOLDER"])
     found: dict[str, Any] = {}
-    launched = {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "localhost"}
-    launched |= {"MASTER_PORT": "0", "GROUP_RANK": "0", "RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    with mock.patch.dict(os.environ, launched), mock.patch("lightning_snn.figures.save", save_nothing):
+    with as_launched(rank), mock.patch("lightning_snn.figures.save", save_nothing):
         plain = [(f"plain {kind.__name__}", kind, None) for kind in (Ours, SnntorchLoop)]
         for name, kind, row in [*plain, *((row.name, row.module, row) for row in TABLE)]:
             module = build(kind)

@@ -180,7 +180,3 @@ def test_the_repr_names_the_layer_and_its_constants(row):
     assert all(
         f"{name}=" in repr(layer) for name in [*constants, *(["delays"] if isinstance(layer, SynapticDelays) else [])]
     )
-
-
-def test_every_exception_names_a_promise():
-    assert {f"test_{promise}" for each in TABLE for promise in each.exceptions} <= set(globals())

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -53,6 +55,15 @@ def on_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
         stop_other_process()
         raise
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@contextmanager
+def as_launched(rank: int) -> Iterator[None]:
+    """Enter a context in which a Trainer with ``devices=2`` takes this process for the given one of two."""
+    launched = {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "localhost"}
+    launched |= {"MASTER_PORT": "0", "GROUP_RANK": "0", "RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    with mock.patch.dict(os.environ, launched):
+        yield
 
 
 def stop_other_process() -> None:

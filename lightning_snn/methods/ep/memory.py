@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -50,14 +50,13 @@ class AverageMemory(Memory):
     """Memory of the total update: an average batch is subtracted from the second epoch on.
 
     Attributes:
-        samples_seen: number of samples so far, over all processes; a buffer.
+        samples_seen: number of samples so far, over all processes. It is part of the state dict and not a buffer,
+            because averages of weights (EMA) would average a buffer too.
     """
-
-    samples_seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("samples_seen", torch.zeros((), dtype=torch.int64))
+        self.samples_seen = 0
         self._returning = False
 
     def cavities(self, layers: Sequence[MessageLayer], x: Tensor, y: Tensor, train_size: int | None) -> list[Natural]:
@@ -77,13 +76,32 @@ class AverageMemory(Memory):
                 f"got {train_size} for a batch of {len(y)}. If the data set holds ready batches, use `per_batch`, or a "
                 "data set of samples"
             )
-        self._returning = bool(self.samples_seen >= train_size)
+        self._returning = self.samples_seen >= train_size
         self.samples_seen += len(y) * world_size()
         share = len(y) / train_size if self._returning else 0.0
         return [layer.average_cavity(share) for layer in layers]
 
     def returning(self, layers: Sequence[MessageLayer]) -> bool:
         return self._returning
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}samples_seen"] = torch.tensor(self.samples_seen)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        key = f"{prefix}samples_seen"
+        if key in state_dict:
+            self.samples_seen = int(state_dict[key])
+        elif strict:
+            missing_keys.append(key)
 
 
 class BatchMemory(Memory):

@@ -173,6 +173,20 @@ def test_the_average_of_fewer_samples_than_a_batch_has_is_refused():
     Steps(dense(24, 3), memory="average").ask(x, y, 20)
 
 
+def test_the_count_of_samples_is_in_the_state_dict_and_no_buffer_that_weight_averages_would_average():
+    x, y = digits(20)
+    steps = Steps(dense(24, 3), memory="average")
+    steps.ask(x, y, 20)
+    state = steps.method.state_dict()
+    assert state["update_memory.samples_seen"] == 20
+    assert list(steps.method.buffers()) == []
+    other = ExpectationPropagation(memory="average")
+    other.load_state_dict(state)
+    assert other.update_memory.samples_seen == 20
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({})
+
+
 def test_a_batch_that_diverges_is_skipped_and_keeps_its_site():
     x, y = digits(60)
     parts = torch.arange(60).split(20)
