@@ -165,6 +165,26 @@ def test_a_replaced_forward_is_that_of_one_thread_and_ends_with_its_context():
     assert torch.equal(copied(x), expected)
 
 
+def test_a_context_replaces_the_forward_of_its_own_modules_only():
+    mine, other, x = nn.Linear(2, 2), nn.Linear(2, 2), torch.rand(4, 2)
+    entered, called = Barrier(2, timeout=PATIENCE), Barrier(2, timeout=PATIENCE)
+    expected, found = other(x), {}
+
+    def first() -> None:
+        with forward_replaced([mine], lambda module, x: x + 1):
+            entered.wait()
+            found["other"] = other(x)  # whose forward the second thread replaces
+            called.wait()
+
+    def second() -> None:
+        with forward_replaced([other], lambda module, x: x + 2):
+            entered.wait()
+            called.wait()
+
+    together(first, second)
+    assert torch.equal(found["other"], expected)
+
+
 def test_a_forward_of_an_instance_is_restored():
     layer, x = nn.Linear(2, 3), torch.rand(4, 2)
     layer.forward = lambda x: 2 * x

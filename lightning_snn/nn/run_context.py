@@ -8,7 +8,7 @@ the run hold there too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from lightning_snn.nn.noise import SpikeNoise, WeightDraws
 
 Phase = Literal["collect", "replay"]
-Call = Callable[[nn.Module, Tensor], Tensor]
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
@@ -33,14 +32,14 @@ class RunValues(NamedTuple):
         noise: use of the posterior; None for none.
         phase: pass of `rate_run`; None outside.
         observed: True while an observer computes quantities of a run again.
-        call: takes the calls of the modules of `forward_replaced`; None outside.
+        forwards: forwards of the modules of `forward_replaced`; None outside.
     """
 
     time_steps: int | None = None
     noise: SpikeNoise | WeightDraws | None = None
     phase: Phase | None = None
     observed: bool = False
-    call: Call | None = None
+    forwards: Mapping[nn.Module, Callable[..., Any]] | None = None
 
 
 class _Current(threading.local):
@@ -86,7 +85,7 @@ def remember_for_backward(output: Tensor) -> None:
     node = output.grad_fn
     if node is not None:
         # the node of an output comes before all nodes of its run; layers are not replaced in the backward pass
-        node.register_prehook(partial(_enter_backward, _current.values._replace(call=None)))
+        node.register_prehook(partial(_enter_backward, _current.values._replace(forwards=None)))
 
 
 def _enter_backward(values: RunValues, gradients: tuple[Tensor, ...]) -> None:
@@ -132,19 +131,17 @@ class ThreadForward:
         self.users = 0  # contexts of all threads that replace it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = _current.values.call
-        if call is not None:
-            return call(self.module, *args, **kwargs)
-        if self.own is not None:
-            return self.own(*args, **kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs)
+        forward = (_current.values.forwards or {}).get(self.module, self.own)
+        if forward is None:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        return forward(*args, **kwargs)
 
 
 _replacing = threading.Lock()
 
 
 @contextmanager
-def forward_replaced(modules: Iterable[nn.Module], call: Call) -> Iterator[None]:
+def forward_replaced(modules: Iterable[nn.Module], call: Callable[[nn.Module, Tensor], Tensor]) -> Iterator[None]:
     """Enter a context in which, in this thread, `call(module, x)` replaces the forward of modules; hooks still run.
 
     A forward that was set on the instance of a module is restored at the end. Contexts of several threads may overlap.
@@ -153,20 +150,20 @@ def forward_replaced(modules: Iterable[nn.Module], call: Call) -> Iterator[None]
         modules: modules that are called with one tensor.
         call: from a module and its input to its output.
     """
-    modules = list(modules)
+    forwards = {module: partial(call, module) for module in modules}
     with _replacing:
-        for module in modules:
+        for module in forwards:
             forward = vars(module).get("forward")
             if not isinstance(forward, ThreadForward):
                 forward = ThreadForward(module, forward)
                 module.forward = forward
             forward.users += 1
     try:
-        with values_set(call=call):
+        with values_set(forwards=forwards):
             yield
     finally:
         with _replacing:
-            for module in modules:
+            for module in forwards:
                 forward = vars(module)["forward"]
                 forward.users -= 1
                 if forward.users == 0:
