@@ -151,7 +151,7 @@ class BatchChecks:
         self._seen: Tensor | None = None
 
     def checked(self, network: nn.Module, x: Tensor, y: Any, gives_time_first: bool) -> tuple[Tensor, Any]:
-        """Return a batch with inputs in the dtype that the network takes.
+        """Return a batch with inputs in the dtype that the network takes, and classes as integers.
 
         Args:
             network: the network.
@@ -166,8 +166,10 @@ class BatchChecks:
         x = as_input(network, x)
         if y is not None:
             check_samples(x)
-        if isinstance(y, Tensor) and self.num_classes is not None and not y.is_cuda:
-            check_classes(y, self.num_classes)
+        if isinstance(y, Tensor) and self.num_classes is not None:
+            y = y.long() if y.dtype == torch.bool else y
+            if not y.is_cuda:
+                check_classes(y, self.num_classes)
         if self.batch_first is None and not self._warned_of_axes and is_ambiguous(x, y) and not gives_time_first:
             self._warned_of_axes = True
             rank_zero_warn(

@@ -207,6 +207,7 @@ class Classification(Task):
         return F.cross_entropy(output, y.to(output.dtype) if y.is_floating_point() else y.long())
 
     def check_targets(self, output: Tensor, y: Tensor) -> None:
+        check_is_tensor(y)
         if output.dim() < 2 or self.num_classes not in (None, output.shape[1]):
             raise ValueError(
                 f"Expected argument `network` to return {self.num_classes or 'C'} outputs per sample, one for each "
@@ -245,6 +246,7 @@ class Regression(Task):
         return F.mse_loss(output, y.to(output.dtype))
 
     def check_targets(self, output: Tensor, y: Tensor) -> None:
+        check_is_tensor(y)
         _check_shape(output, y, "", tuple(output.shape))
 
     def predict(self, output: Tensor) -> Prediction:
@@ -272,6 +274,14 @@ def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
         tensor(1.0986)
     """
     return F.cross_entropy(outputs.mean(0), y)
+
+
+def check_is_tensor(y: object) -> None:
+    """Raise a ValueError if targets are no tensor, such as an array of NumPy."""
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"Expected argument `y` to be a tensor, but got a {type(y).__name__}. Convert it with `torch.as_tensor`"
+        )
 
 
 def _check_shape(output: Tensor, y: Tensor, kind: str, expected: tuple[int, ...]) -> None:
