@@ -6,11 +6,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_snn.nn.folding import check_sequence
+from lightning_snn.nn.folding import as_input, check_samples, check_sequence
 
+# rounding of class probabilities in half precision
+_TOLERANCE = 0.01
+_LISTED = 10
 A_BATCH = (
     "A batch is (x, y): inputs x of shape [T, B, ...] in floating point, or [B, T, ...] with "
     "SpikingModule(batch_first=True), and targets y of shape [B, ...]"
@@ -58,9 +63,12 @@ def time_first(x: Any, y: Any, batch_first: bool) -> tuple[Tensor, Any]:
         >>> time_first(torch.zeros(2, 5, 3), torch.tensor([0, 1]), batch_first=True)[0].shape
         torch.Size([5, 2, 3])
     """
-    check_sequence(x)
+    check_sequence(x, batch_first)
     if y is not None and not isinstance(y, Tensor):
-        raise ValueError(f"Expected argument `y` of a batch to be a tensor, but got {_described(y)}. {A_BATCH}")
+        raise ValueError(
+            f"Expected argument `y` of a batch to be a tensor, but got {_described(y)}. Convert it with "
+            f"`torch.as_tensor`. {A_BATCH}"
+        )
     batch_axis = 0 if batch_first else 1
     samples = x.shape[batch_axis]
     if y is not None and (y.dim() == 0 or y.shape[0] != samples) and y.shape[:2] != x.shape[:2]:
@@ -97,18 +105,6 @@ def is_ambiguous(x: Tensor, y: Tensor | None) -> bool:
     return x.shape[0] == x.shape[1] > 1 and (y is None or y.shape[:2] != x.shape[:2])
 
 
-def check_dtype(x: Tensor, network: nn.Module) -> None:
-    """Raise a ValueError if inputs are float64 and parameters float32, or the other way around."""
-    parameter = next((each for each in network.parameters() if each.is_floating_point()), None)
-    if parameter is None or {x.dtype, parameter.dtype} != {torch.float32, torch.float64}:
-        return
-    raise ValueError(
-        f"Expected argument `x` in the dtype of the parameters, {parameter.dtype}, but got {x.dtype}. Convert it with "
-        f"`x.to({parameter.dtype})`, or train with Trainer(precision='64-true'); NumPy arrays are float64 "
-        "by default"
-    )
-
-
 def check_classes(y: Tensor, num_classes: int) -> None:
     """Raise a ValueError unless integer targets are classes from 0 to ``num_classes - 1``."""
     if y.is_floating_point() or y.numel() == 0:
@@ -119,6 +115,111 @@ def check_classes(y: Tensor, num_classes: int) -> None:
             f"Expected argument `y` to hold classes from 0 to {num_classes - 1}, for num_classes={num_classes}, but "
             f"got classes from {low} to {high}. Leave unlabeled samples out, or count the classes again"
         )
+
+
+def check_class_probabilities(y: Tensor) -> None:
+    """Raise a ValueError unless targets in floating point are class probabilities `[B, C, ...]` that sum to 1."""
+    if not y.is_floating_point() or y.dim() < 2:
+        return
+    low, sums = y.min().item(), y.sum(1, dtype=torch.promote_types(y.dtype, torch.float32))
+    least, most = sums.min().item(), sums.max().item()
+    if low < 0 or least < 1 - _TOLERANCE or most > 1 + _TOLERANCE:
+        raise ValueError(
+            f"Expected argument `y` in floating point to hold class probabilities, at least 0 and with a sum of 1 over "
+            f"the classes, but got a smallest value of {low:g} and sums from {least:g} to {most:g}. A sample has one "
+            "class: pass integers of shape [B]"
+        )
+
+
+class BatchChecks:
+    """Checks of the batches of a module, some of them once per fit.
+
+    Args:
+        num_classes: number of classes C; None for a regression, whose targets are not checked.
+        batch_first: as in `SpikingModule`.
+
+    Example:
+        >>> x, y = BatchChecks(3, None).checked(nn.Linear(4, 3), torch.rand(5, 2, 4).half(), torch.tensor([0, 2]), True)
+        >>> x.dtype
+        torch.float32
+    """
+
+    def __init__(self, num_classes: int | None, batch_first: bool | None) -> None:
+        self.num_classes, self.batch_first = num_classes, batch_first
+        self._warned_of_axes = False
+        # which classes have occurred in the first epoch of a fit, `[C]`
+        self._seen: Tensor | None = None
+
+    def checked(self, network: nn.Module, x: Tensor, y: Any, gives_time_first: bool) -> tuple[Tensor, Any]:
+        """Return a batch with inputs in the dtype that the network takes, and classes as integers.
+
+        Args:
+            network: the network.
+            x: inputs `[T, B, ...]`.
+            y: targets; None for a prediction.
+            gives_time_first: whether the order of the axes of `x` is known.
+
+        Raises:
+            ValueError: if the network does not take the dtype of `x`, there are targets but no samples, or, on the CPU,
+                integer targets are no classes.
+        """
+        x = as_input(network, x)
+        if y is not None:
+            check_samples(x)
+        if isinstance(y, Tensor) and self.num_classes is not None:
+            y = y.long() if y.dtype == torch.bool else y
+            if not y.is_cuda:
+                check_classes(y, self.num_classes)
+        if self.batch_first is None and not self._warned_of_axes and is_ambiguous(x, y) and not gives_time_first:
+            self._warned_of_axes = True
+            rank_zero_warn(
+                f"Inputs of shape {tuple(x.shape)} have as many time steps as samples, so their order cannot be "
+                "checked; they are taken for [T, B, ...]. Pass SpikingModule(batch_first=True) if the batch is first, "
+                "or batch_first=False to confirm that time is"
+            )
+        return x, y
+
+    def start_fit(self, y: Any, epoch_starts: bool) -> None:
+        """Check the first targets of a fit on any device, and note their classes.
+
+        Args:
+            y: targets.
+            epoch_starts: whether the batch is the first of its epoch, so the classes of the whole epoch can be noted.
+
+        Raises:
+            ValueError: if integer targets are no classes, or others no class probabilities.
+        """
+        self._seen = None
+        if self.num_classes is None or not isinstance(y, Tensor):
+            return
+        check_classes(y, self.num_classes)
+        check_class_probabilities(y)
+        if epoch_starts and not y.is_floating_point():
+            self._seen = torch.zeros(self.num_classes, device=y.device)
+            self.note_classes(y)
+
+    def note_classes(self, y: Any) -> None:
+        """Note the classes of a batch of the first epoch of a fit."""
+        if self._seen is not None:
+            self._seen.scatter_(0, y.flatten().long(), 1.0)
+
+    def end_epoch(self, strategy: Strategy | None) -> None:
+        """Warn, at the end of the first epoch of a fit, of classes that no sample has in any process.
+
+        Args:
+            strategy: that of the Trainer, which sums over processes; None if the epoch did not see all data.
+        """
+        seen, self._seen = self._seen, None
+        if seen is None or strategy is None:
+            return
+        counts: Tensor = strategy.reduce(seen, reduce_op="sum")
+        absent = [index for index, count in enumerate(counts.tolist()) if count == 0]
+        if absent:
+            names = ", ".join(map(str, absent[:_LISTED])) + ", ..." * (len(absent) > _LISTED)
+            rank_zero_warn(
+                f"No training sample has class {names} of the {len(seen)} classes. Train on samples of each class, or "
+                f"count the classes again: num_classes={len(seen)}"
+            )
 
 
 def train_size(trainer: pl.Trainer, batch_size: int) -> int | None:
@@ -146,6 +247,26 @@ def train_size(trainer: pl.Trainer, batch_size: int) -> int | None:
     if loader.batch_size is not None and seen is not None:
         seen = int(batches) * trainer.world_size * loader.batch_size
     return seen if size is None else size if seen is None else min(size, seen)
+
+
+def steps_of_run(trainer: pl.Trainer | None) -> int:
+    """Return the number of optimizer steps of a whole run, which the schedule "cosine" needs.
+
+    Args:
+        trainer: the trainer; None if there is none.
+
+    Raises:
+        ValueError: if there is no trainer, or its run has no end.
+    """
+    if trainer is None:
+        raise ValueError(
+            'Expected a Trainer for lr_scheduler="cosine", which decreases to 0 over its run, but got none. Pass a '
+            "function that returns the scheduler"
+        )
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise ValueError('Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but got neither')
+    return int(steps)
 
 
 def _holds_batches(loader: DataLoader[Any], size: int | None, batch_size: int) -> bool:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torchmetrics import MeanSquaredError, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
 
-from lightning_snn.batches import check_classes, check_dtype, is_ambiguous, time_first, train_size, unpacked
+from lightning_snn.batches import BatchChecks, steps_of_run, time_first, train_size, unpacked
+from lightning_snn.checkpoint import check_like_checkpoint, describe_module, describe_training, without_network
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.penalties import Penalty
 from lightning_snn.methods.surrogate import SurrogateGradient
 from lightning_snn.methods.task import Classification, Prediction, Readout, Regression
-from lightning_snn.metrics import BrierScore, ExpectedCalibrationError, NegativeLogLikelihood, WithinPairAccuracy
-from lightning_snn.nn.description import describe_network, describe_options, differences
+from lightning_snn.metrics.evaluation import evaluation_metrics
+from lightning_snn.nn.description import describe_options
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import owned_copy
 from lightning_snn.nn.liveness import watch_activity
@@ -42,9 +41,10 @@ _CHECKPOINT_KEY = "lightning_snn"
 class SpikingModule(pl.LightningModule):
     """A network and the method that trains it, ready for a stock `Trainer`.
 
-    A batch is ``(x [T, B, ...], y [B, ...])``. The module logs `train/loss` and, on validation and test data, accuracy,
-    negative log-likelihood, Brier score and expected calibration error (15 bins), or the mean squared error of a
-    regression. With several loaders, their names end in ``/dataloader_idx_0`` and so on.
+    A batch is ``(x [T, B, ...], y [B, ...])``; for the types of x see `nn.folding.as_input`. The module logs
+    `train/loss` and, on validation and test data, accuracy, negative log-likelihood, Brier score and expected
+    calibration error (15 bins), or the mean squared error of a regression. With several loaders, their names end in
+    ``/dataloader_idx_0`` and so on.
 
     The module owns a copy of the network, which is `module.network`. The network that was handed over stays as it was,
     so the same network can be given to several modules that are compared.
@@ -132,23 +132,28 @@ class SpikingModule(pl.LightningModule):
             self.save_hyperparameters("network", "method")
         options = {"pairs": [list(pair) for pair in pairs], "method_options": describe_options(self.method)}
         self.save_hyperparameters(options)
-        self._description = {
-            **{f"network.{name}".rstrip("."): layer for name, layer in describe_network(network).items()},
-            "method": describe_options(self.method),
-            "task": describe_options(self.method.task),
-        }
-        self._saved_description: dict[str, Any] | None = None
+        self._description = describe_module(network, self.method)
+        self._training = describe_training(penalties or {})
+        self._saved: dict[str, Any] = {}
 
         self.network = self.method.prepare(owned_copy(network))
         self.method.set_penalties(self.network, penalties or {})
         self.scheduler = lr_scheduler
         self.learning_rate = learning_rate
         self.num_classes, self.batch_first = num_classes, batch_first
-        metrics = _metrics(task, num_classes, pairs)
+        classes = num_classes if task == "classification" else None
+        metrics = evaluation_metrics(classes, pairs)
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+        self._batch_checks = BatchChecks(classes, batch_first)
         self._largest_batch = self._samples = 0
-        self._warned_of_axes = False
         self._checks_first_step = False
+
+    def setup(self, stage: str) -> None:
+        if self._compiler_ctx is not None:
+            raise ValueError(
+                "Expected a module that is not compiled, because `log`, which its steps call, cannot be, but got "
+                f"`torch.compile({type(self).__name__})`. Compile its network: `module.network.compile()`"
+            )
 
     def on_fit_start(self) -> None:
         self._checks_first_step = True
@@ -157,7 +162,7 @@ class SpikingModule(pl.LightningModule):
         restore_loader_states(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
             if self.scheduler == "cosine" and isinstance(config.scheduler, CosineAnnealingLR):
-                end_with_run(config.scheduler, self._steps_of_the_run())
+                end_with_run(config.scheduler, steps_of_run(self.trainer))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs `[T, B, ...]` of a plain run of the network, or `[B, T, ...]` with `batch_first`."""
@@ -180,13 +185,19 @@ class SpikingModule(pl.LightningModule):
         if self._has_trainer():
             self.method.progress = self._progress(samples, batch_idx)
         if self._checks_first_step:
-            step = self._first_step(x, y)
+            step = self._first_step(x, y, batch_idx)
         else:
+            self._batch_checks.note_classes(y)
             step = self.method.penalized_step(self.network, x, y)
         if self._has_trainer():
             self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=samples)
             self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
         return step.objective
+
+    def on_train_epoch_end(self) -> None:
+        limit, progress = self.trainer.limit_train_batches, self.trainer.fit_loop.epoch_loop.batch_progress
+        whole = isinstance(limit, float) and limit == 1.0 and progress.is_last_batch  # an integer counts batches
+        self._batch_checks.end_epoch(self.trainer.strategy if whole else None)
 
     def on_train_end(self) -> None:
         self.method.on_train_end()
@@ -200,10 +211,9 @@ class SpikingModule(pl.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
         if isinstance(batch, (tuple, list)) and len(batch) == 1:
             (batch,) = batch
-        if isinstance(batch, Tensor):
-            x, _ = self._checked(*time_first(batch, None, bool(self.batch_first)))
-        else:
-            x, _ = self._checked(*self.read_batch(batch))
+        alone = isinstance(batch, Tensor) or hasattr(batch, "__array__")
+        x, _ = time_first(batch, None, bool(self.batch_first)) if alone else self.read_batch(batch)
+        x, _ = self._checked(x, None)
         return self.method.predict(self.network, x)
 
     def configure_optimizers(self) -> Any:
@@ -218,7 +228,8 @@ class SpikingModule(pl.LightningModule):
         if self.scheduler is None:
             return optimizer
         if self.scheduler == "cosine":
-            scheduler = {"scheduler": CosineAnnealingLR(optimizer, self._steps_of_the_run()), "interval": "step"}
+            steps = steps_of_run(self.trainer if self._has_trainer() else None)
+            scheduler = {"scheduler": CosineAnnealingLR(optimizer, steps), "interval": "step"}
         else:
             monitor = "val/mse" if self.num_classes is None else "val/nll"
             scheduler = scheduler_configuration(self.scheduler, optimizer, monitor)
@@ -227,30 +238,28 @@ class SpikingModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[_CHECKPOINT_KEY] = {
             "description": self._description,
+            "training": self._training,
             "largest_batch": self._largest_batch,
             "samples": self._samples,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint.get(_CHECKPOINT_KEY, {})
-        self._saved_description = saved.get("description")
-        self._largest_batch = saved.get("largest_batch", 0)
-        self._samples = saved.get("samples", 0)
+        self._saved = checkpoint.get(_CHECKPOINT_KEY, {})
+        self._largest_batch = self._saved.get("largest_batch", 0)
+        self._samples = self._saved.get("samples", 0)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load parameters and buffers; those of a checkpoint only into a module like the one that was saved.
 
         Raises:
-            ValueError: if `strict`, and network, method, readout or task of the checkpoint are others.
+            ValueError: if `strict`, and network, method, readout or task of the checkpoint are others, or penalties in
+                a fit that is resumed.
         """
-        saved, self._saved_description = self._saved_description, None
-        if strict and saved is not None and (lines := differences(saved, self._description)):
-            listed = "".join(f"\n  {line}" for line in lines)
-            raise ValueError(
-                f"Expected a module like that of the checkpoint, but this one differs:{listed}\nBuild it with the "
-                "values of the checkpoint, or load the parameters anyway with `strict=False` (of a Trainer, with "
-                "`module.strict_loading = False`)"
-            )
+        saved, self._saved = self._saved, {}
+        if strict and "description" in saved:
+            check_like_checkpoint(saved["description"], self._description)
+        if strict and "training" in saved and self._has_trainer() and self.trainer.state.fn == "fit":
+            check_like_checkpoint(saved["training"], self._training)
         return super().load_state_dict(state_dict, strict, assign)
 
     @classmethod
@@ -271,14 +280,13 @@ class SpikingModule(pl.LightningModule):
         except (TypeError, ValueError, ImportError, AttributeError, argparse.ArgumentError) as error:
             if "network" in options:
                 raise
-            raise _without_network(cls, checkpoint_path, error) from error
+            raise without_network(cls, checkpoint_path, error) from error
 
-    def _first_step(self, x: Tensor, y: Tensor) -> Step:
+    def _first_step(self, x: Tensor, y: Tensor, batch_idx: int) -> Step:
         """Train the first step of a fit, which also shows whether the initial weights keep the layers active."""
         self._checks_first_step = False
         self.method.check_time_steps(x.shape[0])
-        if self.num_classes is not None:
-            check_classes(y, self.num_classes)  # on any device, once
+        self._batch_checks.start_fit(y, epoch_starts=batch_idx == 0)
         if self.trainer.global_step > 0:
             return self.method.penalized_step(self.network, x, y)
         with watch_activity(self.network) as activity:
@@ -288,17 +296,7 @@ class SpikingModule(pl.LightningModule):
         return step
 
     def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
-        check_dtype(x, self.network)
-        if isinstance(y, Tensor) and self.num_classes is not None and not y.is_cuda:
-            check_classes(y, self.num_classes)
-        if self.batch_first is None and not self._warned_of_axes and is_ambiguous(x, y) and not self._gets_time_first():
-            self._warned_of_axes = True
-            rank_zero_warn(
-                f"Inputs of shape {tuple(x.shape)} have as many time steps as samples, so their order cannot be "
-                "checked; they are taken for [T, B, ...]. Pass SpikingModule(batch_first=True) if the batch is first, "
-                "or batch_first=False to confirm that time is"
-            )
-        return x, y
+        return self._batch_checks.checked(self.network, x, y, self._gets_time_first())
 
     def _gets_time_first(self) -> bool:
         data: Any = getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
@@ -323,22 +321,10 @@ class SpikingModule(pl.LightningModule):
             batches != float("inf"),
         )
 
-    def _steps_of_the_run(self) -> int:
-        if not self._has_trainer():
-            raise ValueError(
-                'Expected a Trainer for lr_scheduler="cosine", which decreases to 0 over its run, but got none. Pass a '
-                "function that returns the scheduler"
-            )
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError(
-                'Expected `max_epochs` or `max_steps` to be set for lr_scheduler="cosine", but got neither'
-            )
-        return int(steps)
-
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
         x, y = self._checked(*self.read_batch(batch))
         prediction = self.method.predict(self.network, x)
+        self.method.task.check_targets(prediction.mean, y)
         name, metrics = self._metrics_of(stage, dataloader_idx)
         metrics.update(prediction.mean, y)
         if self._has_trainer():
@@ -365,29 +351,3 @@ class SpikingModule(pl.LightningModule):
             copied.reset()
             self.add_module(name, copied)
         return name, getattr(self, name)
-
-
-def _without_network(cls: type, path: Any, error: Exception) -> ValueError:
-    name = Path(path).name if isinstance(path, (str, Path)) else "the file"
-    return ValueError(
-        f"Expected arguments `network=` and `method=` of {cls.__name__}.load_from_checkpoint, because the checkpoint "
-        f"{name} holds none that can be built ({error}). Pass the network as it was given to the module; only "
-        "checkpoints of recipes need neither"
-    )
-
-
-def _metrics(task: str, num_classes: int | None, pairs: Sequence[tuple[int, int]]) -> MetricCollection:
-    if task == "regression":
-        return MetricCollection({"mse": MeanSquaredError()})
-    assert num_classes is not None
-    metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "nll": NegativeLogLikelihood(),
-        "brier": BrierScore(),
-        "ece": ExpectedCalibrationError(n_bins=15),
-    }
-    if pairs:
-        metrics["pair_accuracy"] = WithinPairAccuracy(pairs)
-        if max(max(pair) for pair in pairs) >= num_classes:
-            raise ValueError(f"Expected argument `pairs` to hold classes below {num_classes}, but got {list(pairs)!r}")
-    return MetricCollection(metrics, compute_groups=False)

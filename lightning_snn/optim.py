@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from lightning_snn.checks import check_between, nearest_name
+
+# a gradient whose square underflows in float16 is below 8e-3, so Adam's steps stay below 8 times the learning rate
+_HALF_EPSILON = 1e-3
 
 OptimizerFactory = Callable[[Any], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
@@ -72,20 +76,31 @@ def make_optimizer(
 ) -> Optimizer:
     """Return the optimizer of a factory, or Adam, for parameters.
 
+    The default epsilon of Adam, 1e-8, is 0 in float16, so weights without a gradient would become NaN. For parameters
+    in float16 it is 1e-3, with a warning.
+
     Args:
         parameters: parameters to train.
         factory: returns the optimizer for the parameters; None is Adam.
         learning_rate: learning rate of all parameters; None is that of the factory, or 1e-3.
 
     Raises:
-        ValueError: if the optimizer of the factory holds other parameters.
+        ValueError: if the optimizer of the factory holds other parameters, or its epsilon is 0 in their dtype.
 
     Example:
         >>> make_optimizer(list(torch.nn.Linear(2, 3).parameters()), torch.optim.RMSprop, 0.5).param_groups[0]["lr"]
         0.5
     """
     if factory is None:
-        return torch.optim.Adam(parameters, 1e-3 if learning_rate is None else learning_rate)
+        rate = 1e-3 if learning_rate is None else learning_rate
+        if all(parameter.dtype != torch.float16 for parameter in parameters):
+            return torch.optim.Adam(parameters, rate)
+        warnings.warn(
+            f"The epsilon of Adam, 1e-8, is 0 in float16, the dtype of the parameters, so it is {_HALF_EPSILON:g}. "
+            "Pass an optimizer with another one, or train with Trainer(precision='bf16-true')",
+            stacklevel=2,
+        )
+        return torch.optim.Adam(parameters, rate, eps=_HALF_EPSILON)
     optimizer = factory(parameters)
     own = {id(parameter) for parameter in parameters}
     if any(id(each) not in own for group in optimizer.param_groups for each in group["params"]):
@@ -93,10 +108,26 @@ def make_optimizer(
             "Expected argument `optimizer` to return an optimizer of the parameters that it is given, but it holds "
             "others. The module trains its own copy of the network, `module.network`"
         )
+    _check_epsilon(optimizer)
     if learning_rate is not None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
     return optimizer
+
+
+def _check_epsilon(optimizer: Optimizer) -> None:
+    """Raise a ValueError if an optimizer of torch would divide by an epsilon that is 0 in float16."""
+    if not any(kind.__module__.startswith("torch.optim.") for kind in type(optimizer).__mro__ if kind is not Optimizer):
+        return  # others may keep weights and states in a wider dtype
+    for group in optimizer.param_groups:
+        epsilon, kind = group.get("eps"), type(optimizer).__name__
+        narrow = any(parameter.dtype == torch.float16 for parameter in group["params"])
+        if narrow and isinstance(epsilon, float) and torch.tensor(epsilon, dtype=torch.float16) == 0:
+            raise ValueError(
+                "Expected an optimizer with an epsilon above 0 in float16, the dtype of the parameters, but got "
+                f"{kind} with eps={epsilon:g}. Pass `optimizer=lambda parameters: {kind}(parameters, "
+                f"eps={_HALF_EPSILON:g})`, or train with Trainer(precision='bf16-true')"
+            )
 
 
 def scheduler_configuration(

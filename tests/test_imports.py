@@ -18,7 +18,7 @@ LAYERS = (
     ({"nn"},),
     ({"networks", "convert"}, {"methods"}),
     ({"metrics"},),
-    ({"module", "batches"}, {"callbacks"}),
+    ({"module", "batches", "checkpoint"}, {"callbacks"}),
     ({"cli"},),
 )
 # outside that order: the highest row that they import, and the lowest that imports them

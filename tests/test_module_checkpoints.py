@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import io
+import itertools
 import re
 import sys
 import threading
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_snn import LIF, SpikingModule
+from lightning_snn.checkpoint import check_like_checkpoint, describe_module, describe_training
 from lightning_snn.functional.surrogate import FastSigmoid
-from lightning_snn.methods import NoisySpikes, SpikingBayes, SurrogateGradient
+from lightning_snn.methods import (
+    ActivityPenalty,
+    ExpectationPropagation,
+    NoisySpikes,
+    RateBackprop,
+    SpikingBayes,
+    SurrogateGradient,
+    TimeToFirstSpike,
+)
 from lightning_snn.nn import AdaptiveLIF, SynapticLIF
 from lightning_snn.nn.description import describe_layer, describe_network, differences
 from tests.support.event_order import loader, order_of_events
@@ -200,3 +214,162 @@ def test_a_network_that_cannot_be_copied_is_refused():
     given.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"`network` to be a Sequential that `copy.deepcopy` can copy"):
         SpikingModule(given, num_classes=2)
+
+
+METHODS: dict[str, Any] = {
+    "SurrogateGradient": SurrogateGradient,
+    "RateBackprop": RateBackprop,
+    "SpikingBayes": SpikingBayes,
+    "NoisySpikes": NoisySpikes,
+    "TimeToFirstSpike": lambda: TimeToFirstSpike((0.0, 1.1)),
+    "ExpectationPropagation": ExpectationPropagation,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Any]:
+    """Return path and module of a checkpoint of every method."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {name: (folder / f"{name}.ckpt", saved(folder / f"{name}.ckpt", network(), make())) for name, make in
+            METHODS.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(("trained", "given"), itertools.product(METHODS, METHODS))
+def test_a_checkpoint_of_a_method_is_loaded_into_that_method_only(trained, given, checkpoints):
+    path, module = checkpoints[trained]
+    options = {"network": network(), "method": METHODS[given]()}
+    if trained == given:
+        loaded = SpikingModule.load_from_checkpoint(path, **options)
+        assert all(torch.equal(value, module.state_dict()[key]) for key, value in loaded.state_dict().items())
+        return
+    with pytest.raises(ValueError, match=f"method is a {trained} in the checkpoint and a {given} here"):
+        SpikingModule.load_from_checkpoint(path, **options)
+    fitting = trainer(max_epochs=2)
+    with pytest.raises(ValueError, match=f"method is a {trained} in the checkpoint and a {given} here"):
+        fitting.fit(SpikingModule(num_classes=2, **options), loader(X, Y), ckpt_path=path)
+    with pytest.raises(ValueError, match=f"method is a {trained} in the checkpoint and a {given} here"):
+        trainer().validate(SpikingModule(num_classes=2, **options), loader(X, Y), ckpt_path=path, verbose=False)
+    loaded = SpikingModule.load_from_checkpoint(path, **options, strict=False).state_dict()
+    held = module.state_dict()
+    assert all(torch.equal(loaded[key], held[key]) for key in loaded.keys() & held.keys())
+
+
+OPTIONS: dict[Any, dict[str, Any]] = {
+    SurrogateGradient: {},
+    RateBackprop: {"window": "step", "streaming": True, "grad_scale": "paper", "check_drift": False},
+    NoisySpikes: {
+        "std": 0.3, "profile": "constant", "lam": 0.5, "estimator": "agr", "noise_mode": "step", "samples": 2,
+        "sample_memory": 1.0,
+    },
+    SpikingBayes: {
+        "lam": 0.2, "kl_weight": 0.1, "mean_epochs": 1.0, "warmup_epochs": 2.0, "gain": 1.0, "kappa": 1.0,
+        "prior_scale": 1.0, "samples": 2, "keep_weights": True, "train_size": 10, "estimator": "agr",
+        "noise_mode": "step", "bias_weight": 0.1, "bias_form": "hinge", "bias_epochs": 3.0, "sampling": "weights",
+        "sample_memory": 1.0, "recurrent_posterior": False,
+    },
+    TimeToFirstSpike: {
+        "input_range": (0.0, 2.0), "input_shape": (2,), "activity_penalty": 0.1, "gamma": 2.0, "overflow": "clip",
+        "skips": "relay", "time_domain": True,
+    },
+    ExpectationPropagation: {
+        "weights": ["sign", "gaussian"], "activation": "sigmoid", "output_activation": "sigmoid",
+        "prior_variance": 1.0, "prior_split": 0.1, "amplitude": 2.0, "levels": (0.0, 1.0), "iterations": 2,
+        "damping": 0.5, "solver_iterations": 2, "step_size": 0.5, "memory": "adf", "noise_variance": 0.1,
+        "learn_noise": True, "deployment": "hard", "samples": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "option"), [(method, option) for method in OPTIONS for option in OPTIONS[method]])
+def test_every_option_of_a_method_is_in_its_checkpoints(method, option):
+    described = describe_module(network(), method())
+    other = describe_module(network(), method(**{option: OPTIONS[method][option]}))
+    check_like_checkpoint(described, describe_module(network(), method()))
+    with pytest.raises(ValueError, match=rf"\({method.__name__}\): {option} is .* in the checkpoint and .* here"):
+        check_like_checkpoint(described, other)
+    file = io.BytesIO()
+    torch.save(other, file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == other
+
+
+def test_the_options_above_are_all_that_methods_have():
+    for method, options in OPTIONS.items():
+        assert list(inspect.signature(method).parameters) == list(options)
+
+
+def test_a_method_that_has_trained_describes_itself_as_before():
+    for make in METHODS.values():
+        module = SpikingModule(network(), make(), num_classes=2)
+        described = describe_module(network(), module.method)
+        trainer(max_epochs=2).fit(module, loader(X, Y))
+        assert describe_module(network(), module.method) == described
+
+
+def squared(spikes: Tensor) -> Tensor:
+    return spikes.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("penalties", "line"),
+    [
+        (None, r"penalties is {'rate': {'class': 'ActivityPenalty', .*}} in the checkpoint and {} here"),
+        ({"rate": ActivityPenalty(0.2)}, r"'target_rate': 0.1, .* in the checkpoint .*'target_rate': 0.2"),
+        ({"rate": squared}, r"and {'rate': 'squared'} here"),
+        ({"other": ActivityPenalty(0.1)}, r"and {'other': {'class': 'Act"),
+    ],
+    ids=["none", "another target", "a function", "another name"],
+)
+def test_a_fit_is_resumed_with_its_penalties_only(penalties, line, tmp_path):
+    path = tmp_path / "one.ckpt"
+    trained = saved(path, network(), penalties={"rate": ActivityPenalty(0.1)})
+
+    def module(**options) -> SpikingModule:
+        return SpikingModule(network(), num_classes=2, **options)
+
+    with pytest.raises(ValueError, match=rf"training \(SpikingModule\): .*{line}"):
+        trainer(max_epochs=2).fit(module(penalties=penalties), loader(X, Y), ckpt_path=path)
+    trainer(max_epochs=2).fit(module(penalties={"rate": ActivityPenalty(0.1)}), loader(X, Y), ckpt_path=path)
+    # predictions do not depend on them
+    trainer().validate(module(penalties=penalties), loader(X, Y), ckpt_path=path, verbose=False)
+    loaded = SpikingModule.load_from_checkpoint(path, network=network(), penalties=penalties)
+    assert torch.equal(loaded.network[0].weight, trained.network[0].weight)
+    relaxed = module(penalties=penalties)
+    relaxed.strict_loading = False
+    trainer(max_epochs=2).fit(relaxed, loader(X, Y), ckpt_path=path)
+
+
+def test_a_checkpoint_of_an_earlier_release_is_loaded(tmp_path):
+    path = tmp_path / "one.ckpt"
+    saved(path, network(), penalties={"rate": ActivityPenalty(0.1)})
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["lightning_snn"]["training"]
+    torch.save(checkpoint, path)
+    trainer(max_epochs=2).fit(SpikingModule(network(), num_classes=2), loader(X, Y), ckpt_path=path)
+    del checkpoint["lightning_snn"]
+    torch.save(checkpoint, path)
+    trainer(max_epochs=2).fit(SpikingModule(network(), num_classes=2, readout="max"), loader(X, Y), ckpt_path=path)
+
+
+@pytest.mark.parametrize("batch_first", [True, False, None])
+def test_a_loaded_module_reads_batches_as_the_saved_one(batch_first, tmp_path):
+    data = DataLoader([(X.transpose(0, 1), Y)], batch_size=None) if batch_first else loader(X, Y)
+    module = SpikingModule(network(), num_classes=2, batch_first=batch_first, pairs=[(0, 1)])
+    fitting = trainer()
+    fitting.fit(module, data)
+    fitting.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", network=network())
+    assert loaded.batch_first is batch_first
+    assert "pair_accuracy" in loaded.val_metrics
+
+
+def test_descriptions_of_training_are_plain_data():
+    assert describe_training({"rate": ActivityPenalty(0.1, 2.0), "squares": squared}) == {
+        "training": {
+            "class": "SpikingModule",
+            "penalties": {
+                "rate": {"class": "ActivityPenalty", "target_rate": 0.1, "weight": 2.0},
+                "squares": "squared",
+            },
+        }
+    }

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import warnings
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_snn import SpikingModule
 from lightning_snn.nn import LIF
-from lightning_snn.optim import SGD, decay_weights_only, optimizer_factory
+from lightning_snn.optim import SGD, decay_weights_only, make_optimizer, optimizer_factory
 
 
 def network() -> nn.Module:
@@ -99,3 +102,58 @@ def test_an_unknown_optimizer_or_option_is_named(name, options, message):
 def test_a_name_is_accepted_wherever_a_function_is():
     module = SpikingModule(network(), num_classes=3, optimizer=optimizer_factory("adamw", lr=0.25))
     assert isinstance(module.configure_optimizers(), torch.optim.AdamW)
+
+
+def stepped(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> Tensor:
+    """Take steps in which some weights have no gradient, as those after a silent layer."""
+    for _ in range(8):
+        weight.grad = torch.zeros_like(weight)
+        weight.grad[0] = 1.0
+        optimizer.step()
+    return weight.detach()
+
+
+OPTIMIZERS = [
+    kind
+    for kind in vars(torch.optim).values()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    if kind not in (torch.optim.SparseAdam, torch.optim.LBFGS)  # need sparse gradients, and a closure
+]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_an_optimizer_is_refused_in_float16_if_its_epsilon_makes_weights_nan(kind):
+    def weight() -> nn.Parameter:
+        return nn.Parameter(torch.ones(3, 4, dtype=torch.float16))
+
+    alone = weight()
+    finite = stepped(kind([alone]), alone).isfinite().all()
+    given = weight()
+    if finite:
+        assert stepped(make_optimizer([given], kind), given).isfinite().all()
+        return
+    with pytest.raises(
+        ValueError, match=rf"epsilon above 0 in float16, .* but got {kind.__name__} with eps=1e-.*eps=0.001"
+    ):
+        make_optimizer([given], kind)
+    assert stepped(make_optimizer([given], partial(kind, eps=1e-3)), given).isfinite().all()
+
+
+def test_adam_by_default_says_that_its_epsilon_is_raised_in_float16():
+    weight = nn.Parameter(torch.ones(3, 4, dtype=torch.float16))
+    with pytest.warns(UserWarning, match="epsilon of Adam, 1e-8, is 0 in float16, .* so it is 0.001"):
+        optimizer = make_optimizer([weight])
+    assert stepped(optimizer, weight).isfinite().all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make_optimizer([nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]).defaults["eps"] == 1e-8
+
+
+def test_an_optimizer_of_another_package_keeps_its_own_epsilon():
+    class Wide(torch.optim.Optimizer):
+        """Holds its weights in float32."""
+
+        def __init__(self, parameters) -> None:
+            super().__init__(parameters, {"lr": 0.1, "eps": 1e-8})
+
+    make_optimizer([nn.Parameter(torch.ones(2, dtype=torch.float16))], Wide)

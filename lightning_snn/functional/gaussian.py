@@ -2,6 +2,7 @@ r"""Standard normal distribution, accurate in its tails, and Gauss quadrature no
 
 With density :math:`\varphi` and distribution function :math:`\Phi`, all ratios of the two are computed from the Mills
 ratio :math:`\Phi(-z) / \varphi(z)`, which neither underflows nor cancels.
+Float16 and bfloat16 are computed in float32.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def normal_cdf(z: Tensor) -> Tensor:
         >>> normal_cdf(torch.tensor([-10.0, 0.0]))
         tensor([7.6199e-24, 5.0000e-01])
     """
-    return 0.5 * torch.erfc(z * -math.sqrt(0.5))
+    return (0.5 * torch.erfc(_wide(z) * -math.sqrt(0.5))).to(z.dtype)
 
 
 def mills_ratio(z: Tensor) -> Tensor:
@@ -51,6 +52,9 @@ def mills_ratio(z: Tensor) -> Tensor:
         >>> mills_ratio(torch.tensor([0.0, 100.0]))
         tensor([1.2533, 0.0100])
     """
+    wide = _wide(z)
+    if wide is not z:  # erfcx has no narrower type
+        return mills_ratio(wide).to(z.dtype)
     if z.dtype == torch.float32 and z.device.type == "cpu":
         # erfcx is not vectorized there and takes ten times as long
         t = (1 + _MILLS_SLOPE * z).reciprocal_()
@@ -69,9 +73,14 @@ def normal_log_odds(z: Tensor) -> Tensor:
         >>> normal_log_odds(torch.tensor([-20.0, 0.0]))
         tensor([-203.9172,    0.0000])
     """
-    distance = z.abs()
+    wide = _wide(z)
+    distance = wide.abs()
     log_tail = mills_ratio(distance).log() - (0.5 * distance * distance + LOG_SQRT_2PI)
-    return torch.copysign(torch.log1p(-log_tail.exp()) - log_tail, z)
+    return torch.copysign(torch.log1p(-log_tail.exp()) - log_tail, wide).to(z.dtype)
+
+
+def _wide(z: Tensor) -> Tensor:
+    return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
 @cache

@@ -160,10 +160,12 @@ class Method(nn.Module):
         loss = self.task.loss(output, y)
         return Step(loss, loss.detach(), output.detach())
 
+    @torch.no_grad()
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
-        """Return the prediction for `x [T, B, ...]`, by default from one run of the network."""
+        """Return the prediction for `x [T, B, ...]`, by default from one run of the network, without a graph."""
         return self.task.predict(self.task.read(run(network, x)))
 
+    @torch.no_grad()
     def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
         """Return the predictions after each time step of `x [T, B, ...]`, shape `[T, B, ...]`, from one run.
 

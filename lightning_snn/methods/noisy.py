@@ -18,7 +18,7 @@ from lightning_snn.methods.task import Prediction
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import Complement
-from lightning_snn.nn.folding import folded, run
+from lightning_snn.nn.folding import as_input, folded, run
 from lightning_snn.nn.layer_rules import LayerRules, Refusal
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.moments import Moments
@@ -27,6 +27,7 @@ from lightning_snn.nn.neurons.probes import gain_refusal
 from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.row_checks import SEQUENCE_LAYERS
+from lightning_snn.nn.run_context import in_this_thread
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.time_wrappers import OverTime, PerStep
 
@@ -144,13 +145,13 @@ class NoisyMethod(Method):
         if self.samples == 0:
             return super().predict(network, x)
         outputs = self.sampled_outputs(network, x, self.samples, generator)
-        return self._mixture([self.task.read(chunk.flatten(1, 2)) for chunk in outputs], x.shape[1], 0)
+        return self._mixture(outputs, self.task.read, 0)
 
     def predict_anytime(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
         if self.samples == 0:
             return super().predict_anytime(network, x)
         outputs = self.sampled_outputs(network, x, self.samples, generator)
-        return self._mixture([self.task.read_prefixes(chunk.flatten(1, 2)) for chunk in outputs], x.shape[1], 1)
+        return self._mixture(outputs, self.task.read_prefixes, 1)
 
     def noisy_output(
         self,
@@ -188,6 +189,7 @@ class NoisyMethod(Method):
             Tensors `[T, K_i, B, ...]`, where the K_i add up to `count`.
         """
         check_integer("count", count)
+        x = as_input(network, x)
         steps, batch = x.shape[:2]
         by_weights = self.sampling == "weights"
         shared, rest = ([], [network]) if by_weights else _before_first_noise(network)
@@ -224,9 +226,11 @@ class NoisyMethod(Method):
     ) -> AbstractContextManager[None]:
         return posterior_noise(self.estimator, self.noise_mode, generator, observe)
 
-    def _mixture(self, readouts: list[Tensor], batch: int, dim: int) -> Prediction:
-        """Return the mixture prediction of readouts whose dimension `dim` holds K_i copies of the batch."""
-        copies = [copy for readout in readouts for copy in readout.unflatten(dim, (-1, batch)).unbind(dim)]
+    def _mixture(self, outputs: list[Tensor], read: Callable[[Tensor], Tensor], dim: int) -> Prediction:
+        """Return the mixture prediction of outputs `[T, K_i, B, ...]`, with B in dimension `dim` of readouts."""
+        copies: list[Tensor] = []
+        for chunk in outputs:
+            copies += read(chunk.flatten(1, 2)).unflatten(dim, chunk.shape[1:3]).unbind(dim)
         return self.task.combine([self.task.predict(copy) for copy in copies])
 
 
@@ -238,7 +242,7 @@ class _LargestActivation:
         self.bytes = 0
 
     def __enter__(self) -> _LargestActivation:
-        self.hooks = [layer.register_forward_hook(self._record) for layer in self.layers]
+        self.hooks = [layer.register_forward_hook(in_this_thread(self._record)) for layer in self.layers]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between
 from lightning_snn.nn.observation import as_steps, named_spiking_layers, takes_all_steps
 from lightning_snn.nn.phase import on_spikes, rate_phase
-from lightning_snn.nn.run_context import run_values
+from lightning_snn.nn.run_context import in_this_thread, run_values
 
 # from the spikes of a layer [T, B, ...] to a scalar
 Penalty = Callable[[Tensor], Tensor]
@@ -90,7 +90,7 @@ class PenaltyCollector:
     def __enter__(self) -> PenaltyCollector:
         self._hooks = ExitStack()
         for layer in self._layers.values():
-            self._hooks.callback(layer.register_forward_hook(self._collect).remove)
+            self._hooks.callback(layer.register_forward_hook(in_this_thread(self._collect)).remove)
         return self
 
     def __exit__(self, *_: object) -> None:

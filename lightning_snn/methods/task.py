@@ -156,6 +156,17 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
+    def check_targets(self, output: Tensor, y: Tensor) -> None:
+        """Check that targets belong to a readout or a prediction; by default nothing.
+
+        Args:
+            output: readout or mean of a prediction, `[B, ...]`.
+            y: targets.
+
+        Raises:
+            ValueError: if there is no sample, or the targets are of another shape.
+        """
+
     def predict(self, output: Tensor) -> Prediction:
         """Return the prediction from the readout `[B, ...]`."""
         raise NotImplementedError(f"{type(self).__name__} defines no prediction")
@@ -192,16 +203,26 @@ class Classification(Task):
         Raises:
             ValueError: if there are not `num_classes` outputs, or targets of another shape.
         """
+        self.check_targets(output, y)
+        return F.cross_entropy(output, y.to(output.dtype) if y.is_floating_point() else y.long())
+
+    def check_targets(self, output: Tensor, y: Tensor) -> None:
+        check_is_tensor(y)
         if output.dim() < 2 or self.num_classes not in (None, output.shape[1]):
             raise ValueError(
                 f"Expected argument `network` to return {self.num_classes or 'C'} outputs per sample, one for each "
                 f"class, but got a readout of shape {tuple(output.shape)}. Change the last layer or `num_classes`"
             )
-        if y.is_floating_point():
+        classes = (output.shape[0], *output.shape[2:])
+        if not y.is_floating_point():
+            _check_shape(output, y, "integer classes ", classes)
+        elif tuple(y.shape) == classes:
+            raise ValueError(
+                f"Expected argument `y` of shape {classes} to be integer classes, but got {y.dtype}. Convert it with "
+                "`y.long()`"
+            )
+        else:
             _check_shape(output, y, "class probabilities ", tuple(output.shape))
-            return F.cross_entropy(output, y.to(output.dtype))
-        _check_shape(output, y, "integer classes ", (output.shape[0], *output.shape[2:]))
-        return F.cross_entropy(output, y.long())
 
     def predict(self, output: Tensor) -> Prediction:
         return Prediction(output.softmax(-1))
@@ -221,8 +242,12 @@ class Regression(Task):
     """
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        _check_shape(output, y, "", tuple(output.shape))
+        self.check_targets(output, y)
         return F.mse_loss(output, y.to(output.dtype))
+
+    def check_targets(self, output: Tensor, y: Tensor) -> None:
+        check_is_tensor(y)
+        _check_shape(output, y, "", tuple(output.shape))
 
     def predict(self, output: Tensor) -> Prediction:
         return Prediction(output, categorical=False)
@@ -251,7 +276,20 @@ def mean_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(outputs.mean(0), y)
 
 
+def check_is_tensor(y: object) -> None:
+    """Raise a ValueError if targets are no tensor, such as an array of NumPy."""
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"Expected argument `y` to be a tensor, but got a {type(y).__name__}. Convert it with `torch.as_tensor`"
+        )
+
+
 def _check_shape(output: Tensor, y: Tensor, kind: str, expected: tuple[int, ...]) -> None:
+    if output.numel() == 0:
+        raise ValueError(
+            f"Expected at least one sample in a batch with targets, but got a readout of shape {tuple(output.shape)}. "
+            "Leave empty batches out of the data"
+        )
     if tuple(y.shape) != expected:
         raise ValueError(
             f"Expected argument `y` to be {kind}of shape {expected}, since the readout is of shape "

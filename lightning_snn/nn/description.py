@@ -59,6 +59,17 @@ def describe_options(value: Any) -> dict[str, Any]:
     return {"class": type(value).__name__} | {name: _plain(vars(value)[name]) for name in names if name in vars(value)}
 
 
+def describe_function(function: Any) -> Any:
+    """Return the name of a function, or class and options of a callable object.
+
+    Example:
+        >>> describe_function(lightning_snn.methods.ActivityPenalty(0.1))
+        {'class': 'ActivityPenalty', 'target_rate': 0.1, 'weight': 1.0}
+    """
+    plain = inspect.isroutine(function) or isinstance(function, type)
+    return _plain(function) if plain else describe_options(function)
+
+
 def differences(saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return one line for each entry or constant that differs.
 

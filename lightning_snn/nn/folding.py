@@ -59,27 +59,71 @@ def run(network: nn.Module, x: Tensor) -> Any:
         The output of the network with every tensor unfolded to `[T, B, ...]`, also within tuples, lists and dicts.
 
     Raises:
-        ValueError: if `x` is not a dense tensor with a time and a batch dimension, is of a dtype that layers do not
-            take, a layer takes rows for time steps or keeps a state of its own (see `nn.OverTime` and `nn.PerStep`), or
-            an output does not have `T * B` rows.
+        ValueError: if `x` is not a dense tensor with a time and a batch dimension, is of a dtype that the network does
+            not take (see `as_input`), a layer takes rows for time steps or keeps a state of its own (see `nn.OverTime`
+            and `nn.PerStep`), or an output does not have `T * B` rows.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
         >>> run(network, torch.rand(10, 2, 4)).shape
         torch.Size([10, 2, 3])
     """
-    check_sequence(x)
+    x = as_input(network, x)
     with folded(x.shape[0]), checked_rows(network, x.shape[0], x.shape[1]):
         return unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
+
+
+def as_input(network: nn.Module, x: Any) -> Tensor:
+    """Return a sequence in the dtype that a network takes.
+
+    Every method and entry follows this rule: `run`, a call of a module, its steps, and the predictions of a method.
+    Floating point that the dtype of the parameters holds exactly is converted to it, such as float16 to float32, and
+    any other is refused, because digits would be lost. So are bool and integers of 8 and 16 bits, whose scale is a
+    choice. Integers of 32 and 64 bits are indices: they are passed on if the network has an `nn.Embedding` or a module
+    of one's own, which may take them.
+
+    The dtype of the parameters is that of the first one in floating point. Networks without any take each.
+
+    Args:
+        network: the network.
+        x: input `[T, B, ...]`.
+
+    Raises:
+        ValueError: if `x` is not a dense tensor with a time and a batch dimension and at least one time step, or is of
+            a dtype that is refused.
+
+    Example:
+        >>> as_input(nn.Linear(4, 3), torch.zeros(10, 2, 4, dtype=torch.float16)).dtype
+        torch.float32
+    """
+    check_sequence(x)
+    sequence: Tensor = x
+    if not sequence.dtype.is_floating_point:
+        if sequence.dtype.is_complex or not _may_take_indices(network):
+            raise ValueError(_not_floating(sequence.dtype))
+        return sequence
+    dtype = _dtype_of(network)
+    if dtype is None or sequence.dtype == dtype:
+        return sequence
+    if torch.promote_types(sequence.dtype, dtype) != dtype:
+        trained = ", or train with Trainer(precision='64-true')" if sequence.dtype == torch.float64 else ""
+        arrays = "; NumPy arrays are float64 by default" if trained else ""
+        raise ValueError(
+            f"Expected argument `x` in the dtype of the parameters, {dtype}, but got {sequence.dtype}. Convert it with "
+            f"`x.to({dtype})`{trained}{arrays}"
+        )
+    return sequence.to(dtype)
 
 
 _COUNTS = (torch.bool, torch.uint8, torch.int8, torch.int16)
 
 
-def check_sequence(x: Any) -> None:
-    """Raise a ValueError unless `x` is a sequence `[T, B, ...]` that a network takes.
+def check_sequence(x: Any, batch_first: bool = False) -> None:
+    """Raise a ValueError unless `x` is a dense sequence of a dtype that some network takes; see `as_input`.
 
-    Integers of 32 and 64 bits pass, since embeddings take them.
+    Args:
+        x: input `[T, B, ...]`, or `[B, T, ...]` with `batch_first`.
+        batch_first: whether the first axis of `x` is the batch.
 
     >>> check_sequence(torch.zeros(10, 2, 4, dtype=torch.uint8))
     Traceback (most recent call last):
@@ -87,23 +131,60 @@ def check_sequence(x: Any) -> None:
     a loader of a lightning_snn data module yields needs the data module's `on_after_batch_transfer(batch, 0)`, which a
     Trainer calls if it is given the data module
     """
+    expected = "[B, T, ...]" if batch_first else "[T, B, ...]"
     if not hasattr(x, "dim"):
-        remedy = getattr(x, "remedy", "Pass the inputs of a batch alone, as one tensor")
+        array = hasattr(x, "__array__")
+        default = "Convert it with `torch.as_tensor`" if array else "Pass the inputs of a batch alone, as one tensor"
         raise ValueError(
-            f"Expected argument `x` to be a tensor of shape [T, B, ...], but got a {type(x).__name__}. {remedy}"
+            f"Expected argument `x` to be a tensor of shape {expected}, but got a {type(x).__name__}. "
+            f"{getattr(x, 'remedy', default)}"
         )
-    if x.dim() < 2 or x.shape[0] == 0:
+    if x.dim() < 2 or x.shape[int(batch_first)] == 0:
         raise ValueError(
-            f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
+            f"Expected argument `x` to be of shape {expected} with T of at least 1, but got {tuple(x.shape)}"
         )
     if x.dtype in _COUNTS:
         raise ValueError(
-            f"Expected argument `x` in floating point, but got {x.dtype}. Convert it with `x.float()`; a batch that a "
-            "loader of a lightning_snn data module yields needs the data module's `on_after_batch_transfer(batch, 0)`, "
-            "which a Trainer calls if it is given the data module"
+            f"{_not_floating(x.dtype)}; a batch that a loader of a lightning_snn data module yields needs the data "
+            "module's `on_after_batch_transfer(batch, 0)`, which a Trainer calls if it is given the data module"
         )
     if isinstance(x, Tensor) and x.layout is not torch.strided:
         raise ValueError(f"Expected argument `x` to be dense, but got the layout {x.layout}. Use `x.to_dense()`")
+
+
+def check_samples(x: Any) -> None:
+    """Raise a ValueError unless `x` is a sequence `[T, B, ...]` with samples, for a batch with targets.
+
+    Outputs and predictions for a batch without samples are empty, but a mean over them is not defined.
+    """
+    check_sequence(x)
+    if x.shape[1] == 0:
+        raise ValueError(
+            f"Expected at least one sample in a batch with targets, but got inputs [T, B, ...] of shape "
+            f"{tuple(x.shape)}. Leave empty batches out of the data"
+        )
+
+
+def _not_floating(dtype: torch.dtype) -> str:
+    return f"Expected argument `x` in floating point, but got {dtype}. Convert it with `x.float()`"
+
+
+def _dtype_of(network: nn.Module) -> torch.dtype | None:
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return None
+
+
+# layers of these packages take floating point, except for embeddings
+_FLOATING = ("torch.nn.", "torch.fx.", "lightning_snn.")
+
+
+def _may_take_indices(network: nn.Module) -> bool:
+    return any(
+        isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) or not type(layer).__module__.startswith(_FLOATING)
+        for layer in network.modules()
+    )
 
 
 def unfold_output(output: Any, time_steps: int, batch_size: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -192,8 +193,9 @@ def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
 
 
 def is_compiled(layer: nn.Module) -> bool:
-    """Return whether a module is the result of `torch.compile`, which calls the module that it was made of."""
-    return type(layer).__qualname__ == "OptimizedModule" and type(layer).__module__.startswith("torch._dynamo")
+    """Return whether a module is the result of `torch.compile`, or was compiled in place by its method `compile`."""
+    wraps = type(layer).__qualname__ == "OptimizedModule" and type(layer).__module__.startswith("torch._dynamo")
+    return wraps or layer._compiled_call_impl is not None
 
 
 def replacement_refusal(layer: nn.Module) -> str | None:
@@ -239,7 +241,17 @@ def owned_copy(network: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: if `copy.deepcopy` cannot copy the network.
+
+    Warns:
+        UserWarning: if modules were compiled in place, which their copies are not.
     """
+    in_place = [name or "the network" for name, part in network.named_modules() if part._compiled_call_impl is not None]
+    if in_place:
+        warnings.warn(
+            f"The copy of the network that the module owns is not compiled, but {', '.join(in_place)} was, by "
+            "`compile()`. Call `module.network.compile()`",
+            stacklevel=3,
+        )
     held = [{**vars(layer), **layer._buffers}.values() for layer in network.modules()]
     computed = [value for values in held for value in values if isinstance(value, Tensor) and not value.is_leaf]
     try:

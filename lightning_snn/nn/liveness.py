@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.nn.layer_rules import is_compiled
 from lightning_snn.nn.observation import LayerCall, observe
 from lightning_snn.nn.registry import parts_of_neurons
 
@@ -100,7 +101,7 @@ def watch_activity(network: nn.Module) -> Iterator[Activity]:
         True
     """
     activity = Activity()
-    if torch.compiler.is_compiling() or any(map(_is_compiled, network.modules())):
+    if torch.compiler.is_compiling() or any(map(is_compiled, network.modules())):
         yield activity
         return
 
@@ -120,8 +121,3 @@ def watch_activity(network: nn.Module) -> Iterator[Activity]:
                 hooks.callback(module.register_forward_pre_hook(note_weights).remove)
         hooks.enter_context(observe(network, activity.add))
         yield activity
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    # by name, because torch._dynamo takes long to import
-    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None

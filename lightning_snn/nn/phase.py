@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from lightning_snn.nn.run_context import Phase, recomputes, run_values, values_set
+from lightning_snn.nn.run_context import Phase, ThreadForward, recomputes, run_values, values_set
 
 
 def rate_phase() -> Phase | None:
@@ -31,7 +31,8 @@ def has_instance_forward(module: nn.Module) -> bool:
         >>> has_instance_forward(layer)
         True
     """
-    return "forward" in vars(module) and rate_phase() is None
+    forward = vars(module).get("forward")
+    return (forward.own if isinstance(forward, ThreadForward) else forward) is not None
 
 
 @contextmanager

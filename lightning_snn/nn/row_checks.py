@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.nn.conventions import kept_states, mixes_steps, takes_sequences
-from lightning_snn.nn.run_context import run_values
+from lightning_snn.nn.run_context import in_this_thread, run_values
 
 SEQUENCE_LAYERS = (
     nn.RNNBase,
@@ -104,7 +104,7 @@ def _hooked(layers: dict[str, nn.Module], time_steps: int, batch_size: int) -> I
     called: set[nn.Module] = set()
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hook = partial(_check_call, name, layer, time_steps, batch_size, called)
+            hook = in_this_thread(partial(_check_call, name, layer, time_steps, batch_size, called))
             hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 

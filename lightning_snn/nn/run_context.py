@@ -1,19 +1,20 @@
-"""Values that a run hands to its layers: the number of time steps, the noise, the pass, and the states of a stream.
+"""Values that a run hands to its layers: time steps, noise, the pass, states of a stream, and replaced forwards.
 
-They belong to a thread. Activation checkpointing calls layers again in the backward pass, where the run is over and
-the thread may be another one. `remember_for_backward` makes the values of the run hold there too.
+They belong to a thread, so several threads can run one network at once. Activation checkpointing calls layers again in
+the backward pass, where the run is over and the thread may be another one. `remember_for_backward` makes the values of
+the run hold there too.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Variable
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_snn.nn.states import LayerStates
 
 Phase = Literal["collect", "replay"]
+Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
 class RunValues(NamedTuple):
@@ -32,6 +34,7 @@ class RunValues(NamedTuple):
         phase: pass of `rate_run`; None outside.
         observed: True while an observer computes quantities of a run again.
         states: states of the layers within `advance`; None in a run that starts from rest.
+        forwards: forwards of the modules of `forward_replaced`; None outside.
     """
 
     time_steps: int | None = None
@@ -39,6 +42,7 @@ class RunValues(NamedTuple):
     phase: Phase | None = None
     observed: bool = False
     states: LayerStates | None = None
+    forwards: Mapping[nn.Module, Callable[..., Any]] | None = None
 
 
 class _Current(threading.local):
@@ -83,8 +87,8 @@ def remember_for_backward(output: Tensor) -> None:
         return
     node = output.grad_fn
     if node is not None:
-        # the node of an output comes before all nodes of its run
-        node.register_prehook(partial(_enter_backward, _current.values))
+        # the node of an output comes before all nodes of its run; layers are not replaced in the backward pass
+        node.register_prehook(partial(_enter_backward, _current.values._replace(forwards=None)))
 
 
 def _enter_backward(values: RunValues, gradients: tuple[Tensor, ...]) -> None:
@@ -96,3 +100,81 @@ def _enter_backward(values: RunValues, gradients: tuple[Tensor, ...]) -> None:
 
 def _leave_backward(task: int) -> None:
     _of_backward.pop(task, None)
+
+
+def in_this_thread(hook: Hook) -> Hook:
+    """Return a forward hook that is not called for calls of its module in other threads than the present one.
+
+    A network may predict in some threads while it trains in another one, which the hooks of a training step must not
+    record.
+
+    Example:
+        >>> handle = LIF().register_forward_hook(in_this_thread(lambda layer, inputs, output: None))
+    """
+    thread = threading.get_ident()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or threading.get_ident() == thread:
+            return hook(*args, **kwargs)
+        return None
+
+    return call  # type: ignore[return-value]
+
+
+class ThreadForward:
+    """Forward of a module that some threads replace for a while, and that is the module's own in all others.
+
+    Args:
+        module: the module.
+        own: forward that was set on the module before; None is that of its class.
+    """
+
+    def __init__(self, module: nn.Module, own: Callable[..., Any] | None) -> None:
+        self.module, self.own = module, own
+        self.users = 0  # contexts of all threads that replace it
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = (_current.values.forwards or {}).get(self.module, self.own)
+        if forward is None:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        return forward(*args, **kwargs)
+
+
+_replacing = threading.Lock()
+
+
+@contextmanager
+def forward_replaced(modules: Iterable[nn.Module], call: Callable[[nn.Module, Tensor], Tensor]) -> Iterator[None]:
+    """Enter a context in which, in this thread, `call(module, x)` replaces the forward of modules; hooks still run.
+
+    A forward that was set on the instance of a module is restored at the end. Contexts of several threads may overlap.
+
+    Args:
+        modules: modules that are called with one tensor.
+        call: from a module and its input to its output.
+    """
+    forwards = {module: partial(call, module) for module in modules}
+    with _replacing:
+        for module in forwards:
+            forward = vars(module).get("forward")
+            if not isinstance(forward, ThreadForward):
+                forward = ThreadForward(module, forward)
+                module.forward = forward
+            forward.users += 1
+    try:
+        with values_set(forwards=forwards):
+            yield
+    finally:
+        with _replacing:
+            for module in forwards:
+                forward = vars(module)["forward"]
+                forward.users -= 1
+                if forward.users == 0:
+                    _restore(module, forward.own)
+
+
+def _restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    if forward is None:
+        del module.__dict__["forward"]
+    else:
+        module.forward = forward

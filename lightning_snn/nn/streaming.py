@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from lightning_snn.nn.folding import check_sequence, unfold_output
+from lightning_snn.nn.folding import as_input, unfold_output
 from lightning_snn.nn.layer_rules import Refusal
 from lightning_snn.nn.row_checks import checked_rows
 from lightning_snn.nn.run_context import remember_for_backward, run_values, values_set
@@ -181,7 +181,7 @@ def streaming_refusals(network: nn.Module) -> list[Refusal]:
 def _pass(
     network: nn.Module, x: Tensor, state: Mapping[str, State] | None, names: Mapping[nn.Module, str]
 ) -> tuple[Any, LayerStates]:
-    check_sequence(x)
+    x = as_input(network, x)
     if run_values().noise is not None:
         raise ValueError(
             "Expected no `posterior_noise` or `weight_draws` around steps of a sequence, because their draws belong to "

@@ -11,6 +11,9 @@ from lightning_snn.functional.bias_loss import BiasForm, hinge_bias, snr_bias, s
 from lightning_snn.functional.estimators import IWST, Estimator, chi_squared, iwst_weight
 from lightning_snn.methods.bayes.layers import BayesianMap, BayesLinear
 from lightning_snn.nn.moments import Moments
+from lightning_snn.nn.neurons import Neuron
+from lightning_snn.nn.run_context import in_this_thread
+from lightning_snn.nn.sign import Sign
 
 
 class RunMonitor:
@@ -29,7 +32,12 @@ class RunMonitor:
     def __init__(
         self, network: nn.Module, estimator: Estimator, bias_form: BiasForm | None, record_chi_squared: bool
     ) -> None:
-        self._names = {module: name or "network" for name, module in network.named_modules()}
+        # a compiled network wraps the one that was prepared
+        self._names: dict[nn.Module, str] = {
+            module: name.removeprefix("_orig_mod").removeprefix(".") or "network"
+            for name, module in network.named_modules()
+            if isinstance(module, (BayesianMap, Neuron, Sign))
+        }
         self._form = bias_form
         self._lam = estimator.lam if record_chi_squared and isinstance(estimator, IWST) and estimator.lam < 1 else None
         # one entry per call of a layer
@@ -40,7 +48,7 @@ class RunMonitor:
 
     def __enter__(self) -> None:
         layers = [layer for layer in self._names if isinstance(layer, BayesianMap)] if self._form == "synapse" else []
-        self._hooks = [layer.register_forward_hook(self._record_map) for layer in layers]
+        self._hooks = [layer.register_forward_hook(in_this_thread(self._record_map)) for layer in layers]
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:

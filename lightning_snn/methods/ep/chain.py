@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_snn.methods.ep.layers import MessageLayer
 from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
@@ -48,7 +50,8 @@ class Chain:
 class MessageNetwork(nn.Sequential):
     """Network prepared for message passing: layers in order, the output last.
 
-    A call runs the network with the means of its weights.
+    A call runs the network with the means of its weights. Parameters stay in float32 or wider if the network is
+    converted to a narrower dtype, because natural parameters are sums over all batches.
 
     Example:
         >>> from lightning_snn.methods.ep import ExpectationPropagation
@@ -78,3 +81,13 @@ class MessageNetwork(nn.Sequential):
                 before.append(transform)
         assert weights is not None
         return Chain((*blocks, Block(tuple(before), weights, None)), output)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MessageNetwork:
+        def wide(values: Tensor) -> Tensor:
+            converted = fn(values)
+            dtype = torch.promote_types(converted.dtype, torch.float32)
+            narrows = converted.is_floating_point() and converted.dtype != dtype
+            return values.to(converted.device, dtype) if narrows else converted
+
+        super()._apply(wide, recurse)  # type: ignore[no-untyped-call]
+        return self

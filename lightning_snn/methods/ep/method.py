@@ -40,7 +40,7 @@ from lightning_snn.checks import check_between, check_choice, check_integer, che
 from lightning_snn.functional.ep import ACTIVATIONS, Activation
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ep.batch_update import update_batch
-from lightning_snn.methods.ep.chain import MessageNetwork
+from lightning_snn.methods.ep.chain import Chain, MessageNetwork
 from lightning_snn.methods.ep.convergence import Convergence
 from lightning_snn.methods.ep.conversion import convert
 from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
@@ -48,7 +48,9 @@ from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
-from lightning_snn.methods.task import Prediction, Regression
+from lightning_snn.methods.task import Prediction, Regression, check_is_tensor
+from lightning_snn.nn.folding import as_input, check_samples
+from lightning_snn.nn.layer_rules import Refusal, is_compiled, refuse
 from lightning_snn.processes import rank
 
 
@@ -142,7 +144,9 @@ class ExpectationPropagation(Method):
         samples: int = 0,
     ) -> None:
         super().__init__()
-        self.weight_options = WeightOptions(weights, prior_variance, prior_split, amplitude, levels)
+        self.weights, self.amplitude, self.levels = weights, amplitude, levels
+        self.prior_variance, self.prior_split = prior_variance, prior_split
+        _ = self.weight_options  # checks them
         check_choice("activation", activation, ACTIVATIONS)
         if output_activation is not None:
             check_choice("output_activation", output_activation, ACTIVATIONS)
@@ -168,6 +172,11 @@ class ExpectationPropagation(Method):
         self.deployment, self.samples = deployment, samples
         self.update_memory = MEMORIES[memory]()
         self.convergence = Convergence()
+
+    @property
+    def weight_options(self) -> WeightOptions:
+        """Options of the weights."""
+        return WeightOptions(self.weights, self.prior_variance, self.prior_split, self.amplitude, self.levels)
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network with distributions as weights, drawn from the prior with torch's generator.
@@ -198,11 +207,12 @@ class ExpectationPropagation(Method):
                 the output's shape; if the memory is "per_batch" and samples are in other batches than in the epoch
                 before.
         """
-        assert isinstance(network, MessageNetwork)
-        chain = network.chain
+        check_samples(x)
+        check_is_tensor(y)
+        chain = _chain(network)
         layers = [block.layer for block in chain.blocks]
         with torch.autocast(x.device.type, enabled=False):
-            rates = _rates(x, layers[0].precision.dtype)
+            rates = _rates(network, x)
             if len(rates) != len(y):
                 raise ValueError(
                     "Expected inputs of shape (time, batch, ...) and as many targets as samples, but got "
@@ -249,14 +259,15 @@ class ExpectationPropagation(Method):
     @torch.no_grad()
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         """Return the prediction for `x [T, B, ...]`, in closed form or as a mixture of `samples` draws."""
-        return self._predict(network, _rates(x, _dtype(network)))
+        return self._predict(network, _rates(network, x))
 
     @torch.no_grad()
     def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
         """Return the prediction `[T, B, ...]` after each step of `x [T, B, ...]`, from the rates so far."""
+        x = as_input(network, x)
         steps = torch.arange(1, len(x) + 1, device=x.device).view(-1, *(1,) * (x.dim() - 1))
         # torch.cumsum has no deterministic implementation on GPUs
-        rates = torch.stack(list(accumulate(x.to(_dtype(network)), torch.add))) / steps
+        rates = torch.stack(list(accumulate(x, torch.add))) / steps
         flat = self._predict(network, rates.flatten(0, 1))
 
         def unfold(values: Tensor) -> Tensor:
@@ -274,8 +285,7 @@ class ExpectationPropagation(Method):
         )
 
     def _predict(self, network: nn.Module, rates: Tensor) -> Prediction:
-        assert isinstance(network, MessageNetwork)
-        chain = network.chain
+        chain = _chain(network)
         with torch.autocast(rates.device.type, enabled=False):
             if self.samples:
                 drawn = [chain.output(draw_output(chain, rates)) for _ in range(self.samples)]
@@ -310,21 +320,25 @@ class ExpectationPropagation(Method):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        options = self.weight_options
-        parts = [f"weights={options.weights!r}"]
+        parts = [f"weights={self.weights!r}"]
         parts += [f"{name}={getattr(self, name)!r}" for name in ("activation", "output_activation")]
         for name in ("prior_variance", "prior_split"):
-            parts += [f"{name}={value}"] if (value := getattr(options, name)) is not None else []
-        parts += [f"amplitude={options.amplitude!r}"]
+            parts += [f"{name}={value}"] if (value := getattr(self, name)) is not None else []
+        parts += [f"amplitude={self.amplitude!r}"]
         for name in ("iterations", "damping", "solver_iterations", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
         return ", ".join([*parts, f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"])
 
 
-def _rates(x: Tensor, dtype: torch.dtype) -> Tensor:
+def _chain(network: nn.Module) -> Chain:
+    if is_compiled(network):
+        reason = "messages do not call it, so that compiling has no effect: train it without `torch.compile`"
+        refuse("ExpectationPropagation", [Refusal("", network, reason)])
+    assert isinstance(network, MessageNetwork)
+    return network.chain
+
+
+def _rates(network: nn.Module, x: Tensor) -> Tensor:
     """Return the firing rates `[B, ...]` of inputs `[T, B, ...]`."""
-    return x[0].to(dtype) if len(x) == 1 else x.to(dtype).mean(0)
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype
+    x = as_input(network, x)
+    return x[0] if len(x) == 1 else x.mean(0)

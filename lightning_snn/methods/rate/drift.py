@@ -67,7 +67,9 @@ class DriftMonitor:
         return [self._names[module] for module in self._names if module in inner]
 
     def _start_pass(self, network: nn.Module, inputs: Any) -> None:
-        self._calls = dict.fromkeys(self._names, 0)
+        # not by a prediction in another thread
+        if rate_phase() is not None:
+            self._calls = dict.fromkeys(self._names, 0)
 
     @torch.no_grad()
     def _compare(self, module: nn.Module, inputs: Any, output: Any) -> None:

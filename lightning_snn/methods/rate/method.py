@@ -30,7 +30,7 @@ from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.rate.drift import DriftMonitor
 from lightning_snn.methods.rate.rules import Plan, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run
-from lightning_snn.nn.folding import run
+from lightning_snn.nn.folding import check_samples, run
 from lightning_snn.nn.layer_rules import refuse
 from lightning_snn.nn.observation import named_spiking_layers
 
@@ -82,6 +82,7 @@ class RateBackprop(Method):
         check_choice("grad_scale", grad_scale, ("natural", "paper"))
         self.window, self.streaming, self.grad_scale = window, streaming, grad_scale
         self.check_drift = check_drift
+        self._checks_drift = check_drift  # until the first training step
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network itself.
@@ -108,6 +109,7 @@ class RateBackprop(Method):
             )
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        check_samples(x)
         self.check_time_steps(x.shape[0])
         return self.step_on_loss(self._run(network, x), y)
 
@@ -118,9 +120,9 @@ class RateBackprop(Method):
             return outputs
         windows = steps if self.window == "step" else self.window
         scale = 1 / steps if self.grad_scale == "paper" else 1.0
-        if not self.check_drift:
+        if not self._checks_drift:
             return rate_run(network, x, windows, self.streaming, scale)
-        self.check_drift = False
+        self._checks_drift = False
         _warn_of_hooks(network)
         with DriftMonitor(network, Plan(steps, windows, self.streaming)) as monitor:
             outputs = rate_run(network, x, windows, self.streaming, scale)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.functional.rate import expand_over_steps
 from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule, check_not_compiled
-from lightning_snn.nn.folding import run
+from lightning_snn.nn.folding import as_input, run
 from lightning_snn.nn.phase import in_phase
-from lightning_snn.nn.run_context import Phase
+from lightning_snn.nn.run_context import forward_replaced
 
 
 class Tape:
@@ -63,6 +60,7 @@ class Tape:
             RuntimeError: if the network calls its modules in another order than before.
         """
         first = self._collected == 0
+        self._next = 0
 
         def call(module: nn.Module, x: Tensor) -> Tensor:
             if first:
@@ -71,7 +69,7 @@ class Tape:
             assert rule is not None
             return rule.collect(x)
 
-        with self._intercepted(call, "collect"):
+        with forward_replaced(self._rules, call), in_phase("collect"):
             outputs = run(self.network, x)
         self._check_all_taken()
         self._collected += len(x)
@@ -98,6 +96,7 @@ class Tape:
             state = "was replayed before" if self._replayed else f"holds {self._collected} of {self.plan.steps} steps"
             raise RuntimeError(f"Expected a tape that holds a whole spiking pass, but this one {state}")
         self._replayed = True
+        self._next = 0
 
         def call(module: nn.Module, x: Tensor) -> Tensor:
             place = self._next
@@ -106,28 +105,10 @@ class Tape:
             self._slots[place] = (module, None)
             return rule.replay(x)
 
-        with self._intercepted(call, "replay"):
+        with forward_replaced(self._rules, call), in_phase("replay"):
             outputs: Tensor = run(self.network, rates)
         self._check_all_taken()
         return outputs
-
-    @contextmanager
-    def _intercepted(self, call: Callable[[nn.Module, Tensor], Tensor], phase: Phase) -> Iterator[None]:
-        """Enter a context in which `call` replaces the forward of every module with a rule; hooks still run."""
-        self._next = 0
-        # a forward that was set on the instance is restored afterwards
-        own = {module: module.__dict__.get("forward") for module in self._rules}
-        try:
-            for module in self._rules:
-                module.forward = _bound(call, module)
-            with in_phase(phase):
-                yield
-        finally:
-            for module, forward in own.items():
-                if forward is None:
-                    module.__dict__.pop("forward", None)
-                else:
-                    module.forward = forward
 
     def _next_rule(self, module: nn.Module) -> RateRule | None:
         """Return the rule of the next call, which must be a call of this module."""
@@ -148,16 +129,13 @@ class Tape:
             )
 
 
-def _bound(call: Callable[[nn.Module, Tensor], Tensor], module: nn.Module) -> Callable[[Tensor], Tensor]:
-    return lambda x: call(module, x)
-
-
 def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = False, scale: float = 1.0) -> Tensor:
     """Run a network over a sequence, with the gradient of rate-based backpropagation.
 
     The values are those of `run`. The gradient is that of a second run on the mean over time of the input, in which
     neurons return their recorded firing rates and their derivatives are the recorded eligibilities. The memory that it
-    saves does not depend on T. Without autograd this is `run`. Several threads must not run one network at once.
+    saves does not depend on T. Without autograd this is `run`. Other threads may run
+    the network at the same time.
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, ...]`, one tensor.
@@ -183,9 +161,11 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     if not torch.is_grad_enabled():
         plain: Tensor = run(network, x)
         return plain
-    if x.dim() < 2 or x.shape[0] == 0:
+    x = as_input(network, x)
+    if not x.is_floating_point():
         raise ValueError(
-            f"Expected argument `x` to be of shape [T, B, ...] with T of at least 1, but got {tuple(x.shape)}"
+            f"Expected argument `x` in floating point for rate-based backpropagation, which averages inputs over time, "
+            f"but got {x.dtype}. Convert it with `x.float()`"
         )
     check_integer("window", window)
     steps = x.shape[0]

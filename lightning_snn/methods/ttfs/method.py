@@ -29,7 +29,8 @@ from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ttfs.mapping import from_relu
 from lightning_snn.methods.ttfs.neurons import first_spike_layers
 from lightning_snn.methods.ttfs.windows import grow, latency
-from lightning_snn.nn.folding import run
+from lightning_snn.nn.folding import check_samples, run
+from lightning_snn.nn.run_context import in_this_thread
 
 
 class TimeToFirstSpike(Method):
@@ -132,6 +133,7 @@ class TimeToFirstSpike(Method):
         return (first.in_features,)
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
+        check_samples(x)
         activity: list[Tensor] = []
         with _recorded(network, activity if self.activity_penalty else None):
             step = self.step_on_loss(run(network, x), y)
@@ -170,7 +172,7 @@ def _recorded(network: nn.Module, activity: list[Tensor] | None) -> Iterator[Non
         assert activity is not None
         activity.append(remaining.sum(dtype=torch.promote_types(remaining.dtype, torch.float32)))
 
-    handles = [layer.register_forward_hook(add) for layer in layers.values()]
+    handles = [layer.register_forward_hook(in_this_thread(add)) for layer in layers.values()]
     try:
         yield
     finally:

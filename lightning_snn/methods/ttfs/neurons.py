@@ -72,15 +72,17 @@ class FirstSpike(TimeWindow):
 
     def forward(self, u: Tensor) -> Tensor:
         """Return the remaining times `[B, ...]` of potentials `u [B, ...]`."""
-        if self.training and self.adaptive:
+        # a prediction while another thread trains leaves no trace
+        trained = self.training and torch.is_grad_enabled()
+        if trained and self.adaptive and u.numel():
             peak = u.detach().amax()
             if self._peaks:
                 peak = torch.maximum(self._peaks.pop(), peak)
             self._peaks.append(peak)
-        if self.training and self.overflow == "pass":
+        if trained and self.overflow == "pass":
             if self.overflow_fraction is not None:
                 self.overflow_fraction = None
-        else:
+        elif trained or not self.training or self.overflow == "error":
             self._count_overflow(u.detach())
         constraints = self.constraints
         if self.time_domain or (constraints is not None and constraints.active):

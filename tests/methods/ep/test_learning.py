@@ -187,7 +187,7 @@ def test_hard_weights_predict_with_the_most_probable_levels():
 def test_anytime_predictions_are_predictions_of_prefixes(samples):
     steps = learned(passes=1)
     steps.method.samples = samples
-    x = (torch.rand(5, 7, 24) < 0.4).to(torch.uint8)  # spikes, as integers
+    x = (torch.rand(5, 7, 24) < 0.4).float()
     torch.manual_seed(1)
     found = steps.method.predict_anytime(steps.network, x)
     assert found.mean.shape == found.spike_probabilities.shape == (5, 7, 3)

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
 from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED
-from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal, replacement_refusal
+from lightning_snn.nn.layer_rules import COMPILED, OWN_FORWARD, Refusal, is_compiled, replacement_refusal
 from lightning_snn.nn.neurons import Neuron, runs_by_its_equations
 
 _SHAPES = ("size", "dim", "ndimension", "numel", "__len__")
@@ -74,6 +74,8 @@ def refused_parts(name: str, module: nn.Module, leaves: set[str]) -> list[Refusa
         module: whose `forward` cannot be traced.
         leaves: names in the network of the layers that are not traced.
     """
+    if is_compiled(module):
+        return [Refusal(name, type(module).__name__, COMPILED)]
     refused = []
     for part_name, part in module.named_modules(prefix=name):
         kind = type(part).__name__
