@@ -16,6 +16,7 @@ from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
+    from lightning_snn.checkpoint_io import AtomicCheckpointIO
     from lightning_snn.cli import load_run
     from lightning_snn.module import SpikingModule
     from lightning_snn.nn import LIF, run
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LIF",
+    "AtomicCheckpointIO",
     "SpikingModule",
     "__version__",
     "callbacks",
@@ -42,6 +44,7 @@ _SUBPACKAGES = ("callbacks", "data", "functional", "methods", "metrics", "networ
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "AtomicCheckpointIO": "lightning_snn.checkpoint_io",
         "LIF": "lightning_snn.nn",
         "SpikingModule": "lightning_snn.module",
         "load_run": "lightning_snn.cli",

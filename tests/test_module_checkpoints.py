@@ -136,7 +136,9 @@ def test_a_checkpoint_of_a_lightning_cli_rebuilds_the_network(tmp_path, monkeypa
     fitting = trainer()
     fitting.fit(cli.model, loader(X, Y))
     fitting.save_checkpoint(tmp_path / "one.ckpt")
-    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(ValueError, match=rf"one.ckpt to name classes of .*names {path}. If you trust .* `allow="):
+        SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", allow=[Net.__module__])
     assert torch.equal(loaded.network[0].weight, cli.model.network[0].weight)
     given = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", network=Net(8))
     assert torch.equal(given.network[0].weight, cli.model.network[0].weight)

@@ -21,10 +21,12 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_snn import __version__
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.callbacks.stages import Stages
+from lightning_snn.checkpoint_io import AtomicCheckpointIO
 from lightning_snn.cli.checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from lightning_snn.cli.choices import (
     GROUPS,
@@ -281,6 +283,8 @@ class RecipeCLI(LightningCLI):
         # first, so that the loggers exist for all others
         kwargs["callbacks"] = [start, *self._configured_callbacks(), *callbacks]
         trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # and not one that the user chose
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Stages) and getattr(callback, "folder", self.output) is None:
                 callback.folder = self.output  # type: ignore[attr-defined]  # next to the report
