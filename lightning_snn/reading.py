@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str = "Copy or 
     """
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"Expected {path} to be {expected}, but it does not exist. {remedy}") from error
     except Exception as error:
         if os.path.isdir(path):
@@ -44,8 +45,8 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str = "Copy or 
             raise PermissionError(
                 f"Expected {path} to be {expected}, but you may not read it. Ask its owner for permission"
             ) from error
-        # decoders raise OSErrors without a number of the system
-        if isinstance(error, OSError) and error.errno is not None:
+        # decoders raise OSErrors without a number, and look for content before the start of the file
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise OSError(
                 f"Expected {path} to be {expected}, but it cannot be read: {error.strerror}. Check the disk"
             ) from error

@@ -18,6 +18,7 @@ from lightning_snn.data.cache import (
     load_checked,
     save_rows,
 )
+from lightning_snn.files import remove_stray
 from tests.support.faults import killed, largest_file
 
 FRAMES = {"frames": ((None, 2), np.uint8)}
@@ -256,6 +257,8 @@ def test_a_killed_process_leaves_the_cache_whole_or_absent(tmp_path) -> None:
         if (tmp_path / "set").exists():
             assert len(load_checked(tmp_path / "set", FRAMES)["frames"]) == 5000
             break
+        remove_stray(tmp_path, older_than=-3600)
+        assert list(tmp_path.iterdir()) == []
         moment += 1
     assert moment > 5
     assert len(count_rows(tmp_path / "set", [])) == 5000
