@@ -120,7 +120,7 @@ def load_checked(path: str | os.PathLike[str], expected: Layout, mmap: bool = Tr
         with reading(file, f"a cached {wanted}", _REMEDY):
             array = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
             if file.name not in sums:
-                raise ValueError("it has no check sum")
+                raise ValueError(f"it has no check sum in {CHECKSUMS}")
             checked_once(file, sums[file.name])
         fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
         if not fits or array.dtype != dtype:

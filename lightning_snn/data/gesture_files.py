@@ -18,6 +18,7 @@ from lightning_snn.reading import reading
 CLASSES = 11
 SENSOR_SIZE = (128, 128)
 LONGEST_SECONDS = 600
+FILE_NAME = re.compile(r"[\w.-]{1,200}")
 LONGEST_NUMBER = 15  # digits of a time in us
 SPLITS = ("train", "test")
 CSV_COLUMNS = ["class", "startTime_usec", "endTime_usec"]
@@ -169,10 +170,12 @@ def _list_original(folder: Path, split: str) -> list[Recording]:
         raise FileNotFoundError(f"Expected {trials} to list the {split} recordings, but it is missing")
     with reading(trials, "a list of recordings"):
         names = {line.strip() for line in trials.read_text(encoding="utf-8").splitlines()} - {""}
+    if not names:
+        raise ValueError(f"Expected {trials} to list recordings, but it lists none")
     recordings = []
     for name in sorted(names):
-        if Path(name).name != name:
-            raise ValueError(f"Expected {trials} to list names of files in its folder, but got {name!r}")
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"Expected {trials} to list names of files in its folder, but got {name[:80]!r}")
         recording = Recording(folder / name, _group(name))
         for file in recording.files:
             if not file.is_file():
@@ -196,7 +199,9 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     """Read columns x, y, p and t in ms, of any integer or float type."""
     with reading(path, "an array of events"):
         events = np.load(path, allow_pickle=False)
-    if not isinstance(events, np.ndarray) or events.ndim != 2 or events.shape[1] != 4 or events.dtype.kind not in "iuf":
+        if not isinstance(events, np.ndarray):
+            raise ValueError("it is an archive of arrays")
+    if events.ndim != 2 or events.shape[1] != 4 or events.dtype.kind not in "iuf":
         raise ValueError(
             f"Expected {path} to hold numbers of shape (N, 4), columns x, y, p and t, but got {events.dtype} of shape "
             f"{events.shape}"

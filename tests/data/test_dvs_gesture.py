@@ -246,7 +246,7 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
         ),
         ("original", "DvsGesture/trials_to_test.txt", b"user01_led.aedat\n", "disjoint, but both name .*user01_led"),
         ("original", "DvsGesture/trials_to_test.txt", b"user99.aedat\n", "user99.aedat, because .* but it is missing"),
-        ("original", "DvsGesture/trials_to_test.txt", b"", "to hold test recordings, but got none"),
+        ("original", "DvsGesture/trials_to_test.txt", b"", "trials_to_test.txt to list recordings, but it lists none"),
     ],
 )
 def test_a_damaged_file_is_named(layout: str, file: str, content: bytes | None, message: str, tmp_path: Path) -> None:
