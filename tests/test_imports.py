@@ -25,6 +25,7 @@ LAYERS = (
             "resuming",
             "checkpoint_io",
             "import_paths",
+            "subprocesses",
         },
     ),
     ({"functional"},),
