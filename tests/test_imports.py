@@ -26,6 +26,7 @@ LAYERS = (
             "checkpoint_io",
             "import_paths",
             "subprocesses",
+            "csv_log",
         },
     ),
     ({"functional"},),

@@ -17,8 +17,8 @@ _compared: set[tuple[str, int, int, int]] = set()
 def checksum(path: str | os.PathLike[str]) -> str:
     """Return the check sum of a file: BLAKE2b, 160 bits, of the BLAKE2b digests of its blocks of 8 MiB in order.
 
-    The blocks are read and digested by as many threads as there are processors, in any order. A single thread digests
-    about 1 GB/s. Each thread holds one block in memory.
+    The blocks are read and digested by as many threads as there are processors, in any order. One
+    processor digests about 0.5 GB per second. Each thread holds one block in memory.
 
     Args:
         path: the file.

@@ -204,7 +204,7 @@ def test_a_script_needs_no_guard_and_when_killed_leaves_no_cache_and_no_processe
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"made\n", process.communicate()
-        wait_until(lambda: any(file.stat().st_size for file in part.glob("*/frames.rows")), process)
+        wait_until(lambda: any(file.stat().st_size for file in part.glob(".*/frames.npy")), process)
     finally:
         process.kill()
         # The simulating processes share this pipe: it ends when the last of them has.
