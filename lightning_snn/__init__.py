@@ -16,6 +16,7 @@ from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
     from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
+    from lightning_snn.checkpoint_io import AtomicCheckpointIO
     from lightning_snn.cli import load_run
     from lightning_snn.functional.scans.choice import kernels
     from lightning_snn.module import SpikingModule
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LIF",
+    "AtomicCheckpointIO",
     "SpikingModule",
     "Stream",
     "__version__",
@@ -46,6 +48,7 @@ _SUBPACKAGES = ("callbacks", "data", "functional", "methods", "metrics", "networ
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "AtomicCheckpointIO": "lightning_snn.checkpoint_io",
         "LIF": "lightning_snn.nn",
         "SpikingModule": "lightning_snn.module",
         "Stream": "lightning_snn.nn",

@@ -1,8 +1,9 @@
-"""Memory settings that make training on CPUs faster."""
+"""The processors of this machine, and memory settings that make training on them faster."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 # parameters of mallopt, from malloc.h
@@ -25,3 +26,8 @@ def keep_freed_memory() -> bool:
     never, grow_by = -1, 64 << 20
     done = [set_option(*setting) for setting in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, never), (_M_TOP_PAD, grow_by))]
     return done == [1, 1, 1]
+
+
+def usable_processors() -> int:
+    """Return the number of processors that this process may use: a batch system often grants fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,9 @@ from torchmetrics import MetricCollection
 
 from lightning_snn.batches import BatchChecks, steps_of_run, time_first, train_size, unpacked
 from lightning_snn.checkpoint import check_like_checkpoint, describe_module, describe_training, without_network
+from lightning_snn.checkpoint_io import build_options
 from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.import_paths import check_import_paths
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.penalties import Penalty
 from lightning_snn.methods.surrogate import SurrogateGradient
@@ -263,20 +265,46 @@ class SpikingModule(pl.LightningModule):
         return super().load_state_dict(state_dict, strict, assign)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
-        """Load a module from a checkpoint; see Lightning's documentation for the arguments.
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        *,
+        allow: Sequence[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Load a module from a checkpoint; see Lightning's documentation for the other arguments.
 
         Checkpoints of recipes hold network and method. For others pass them as `network=` and `method=`, and so any
         function among the arguments, such as the readout.
 
+        Args:
+            checkpoint_path: path or URL of the checkpoint, or an open file.
+            map_location: as in `torch.load`.
+            hparams_file: YAML or CSV file that replaces the hyperparameters of the checkpoint.
+            strict: whether the parameters must be those of the checkpoint.
+            weights_only: whether all but tensors and plain data is refused; with False a file may run any code.
+            allow: modules of your own whose classes the checkpoint of a recipe may name, such as ``["my_nets"]``. They
+                are imported and run. Those of this library, `torch.nn` and `torch.optim` are always allowed.
+            **options: arguments of the class, which replace those of the checkpoint.
+
         Raises:
-            ValueError: if the checkpoint holds no network and none is given, or the module differs from the one that
-                was saved.
+            OSError: if the file is missing or cannot be read; the message names it.
+            ValueError: if the file is damaged, names classes of modules that are not allowed, or holds no network and
+                none is given, or the module differs from the one that was saved.
         """
+        named = build_options(checkpoint_path, cls, hparams_file, weights_only)
         if "network" in options:
             options["_instantiator"] = None  # of the command line, which takes no network
+        elif weights_only is not False:
+            check_import_paths(named, allow, str(checkpoint_path))
         try:
-            return super().load_from_checkpoint(checkpoint_path, *args, **options)
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **options
+            )
         except (TypeError, ValueError, ImportError, AttributeError, argparse.ArgumentError) as error:
             if "network" in options:
                 raise

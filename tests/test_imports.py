@@ -13,7 +13,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # from low to high; a part imports parts of lower rows, and those named in the same group of its own row
 LAYERS = (
-    ({"checks", "_lazy", "optim", "cpu", "files", "processes", "resuming"},),
+    (
+        {
+            "checks",
+            "_lazy",
+            "optim",
+            "cpu",
+            "files",
+            "reading",
+            "processes",
+            "resuming",
+            "checkpoint_io",
+            "import_paths",
+            "subprocesses",
+            "csv_log",
+        },
+    ),
     ({"functional"},),
     ({"nn"},),
     ({"networks", "convert"}, {"methods"}),

@@ -11,8 +11,10 @@ import sys
 import threading
 from typing import Any
 
+import fsspec
 import pytest
 import torch
+import yaml
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -150,7 +152,9 @@ def test_a_checkpoint_of_a_lightning_cli_rebuilds_the_network(tmp_path, monkeypa
     fitting = trainer()
     fitting.fit(cli.model, loader(X, Y))
     fitting.save_checkpoint(tmp_path / "one.ckpt")
-    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(ValueError, match=rf"one.ckpt to name classes of .*names {path}. If you trust .* `allow="):
+        SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    loaded = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", allow=[Net.__module__])
     assert torch.equal(loaded.network[0].weight, cli.model.network[0].weight)
     given = SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", network=Net(8))
     assert torch.equal(given.network[0].weight, cli.model.network[0].weight)
@@ -255,7 +259,7 @@ def test_a_checkpoint_of_a_method_is_loaded_into_that_method_only(trained, given
 
 
 OPTIONS: dict[Any, dict[str, Any]] = {
-    SurrogateGradient: {},
+    SurrogateGradient: {"checkpoint": 4, "truncate": 8},
     RateBackprop: {"window": "step", "streaming": True, "grad_scale": "paper", "check_drift": False},
     NoisySpikes: {
         "std": 0.3, "profile": "constant", "lam": 0.5, "estimator": "agr", "noise_mode": "step", "samples": 2,
@@ -373,3 +377,62 @@ def test_descriptions_of_training_are_plain_data():
             },
         }
     }
+
+
+STRANGE = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "network": {"class_path": "antigravity.Net"}}
+
+
+@pytest.mark.parametrize("key", ["hyper_parameters", "hparams", "module_arguments"])
+@pytest.mark.parametrize("source", ["path", "text", "url", "open file"])
+def test_a_checkpoint_imports_nothing_that_is_not_allowed(key, source, tmp_path):
+    """Also not by the keys of Lightning's first versions, which it still reads."""
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.0.0", key: STRANGE}, tmp_path / "one.ckpt")
+    given = {
+        "path": tmp_path / "one.ckpt",
+        "text": str(tmp_path / "one.ckpt"),
+        "url": "memory://strange/one.ckpt",
+        "open file": io.BytesIO((tmp_path / "one.ckpt").read_bytes()),
+    }[source]
+    if source == "url":
+        with fsspec.open(given, "wb") as file:
+            file.write((tmp_path / "one.ckpt").read_bytes())
+    with pytest.raises(ValueError, match=r"to name classes of .*names antigravity.Net. .* `allow=\['antigravity'\]`"):
+        SpikingModule.load_from_checkpoint(given)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["options.yaml", "options.csv"])
+def test_options_in_another_file_import_nothing_that_is_not_allowed(name, tmp_path):
+    saved(tmp_path / "one.ckpt", network())
+    text = yaml.safe_dump(STRANGE) if name == "options.yaml" else "".join(f'{k},"{v}"\n' for k, v in STRANGE.items())
+    (tmp_path / name).write_text(text if name == "options.yaml" else f"key,value\n{text}")
+    with pytest.raises(ValueError, match=r"names antigravity.Net"):
+        SpikingModule.load_from_checkpoint(tmp_path / "one.ckpt", hparams_file=tmp_path / name)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 50, "cut", "flipped", "a list"])
+def test_a_damaged_checkpoint_is_named(content, tmp_path):
+    path = tmp_path / "one.ckpt"
+    module = saved(path, network())
+    whole = path.read_bytes()
+    if content == "a list":
+        torch.save([1, 2], path)
+    else:
+        weight = whole.index(module.network[0].weight.detach().numpy().tobytes())
+        changed = {"cut": whole[:weight], "flipped": whole[:weight] + b"\xff\xfe" + whole[weight + 2 :]}
+        path.write_bytes(changed.get(content, content) if isinstance(content, str) else content)
+    with pytest.raises(
+        ValueError, match=r"^Expected .*one.ckpt to be a (file of torch.save, but it is trunc|checkpoint)"
+    ):
+        SpikingModule.load_from_checkpoint(path, network=network())
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"^Expected .*one.ckpt to be a file of torch.save, but it does not"):
+        SpikingModule.load_from_checkpoint(path, network=network())
+
+
+def test_an_open_checkpoint_is_loaded(tmp_path):
+    module = saved(tmp_path / "one.ckpt", network())
+    with open(tmp_path / "one.ckpt", "rb") as file:
+        loaded = SpikingModule.load_from_checkpoint(file, network=network())
+    assert torch.equal(loaded.network[0].weight, module.network[0].weight)

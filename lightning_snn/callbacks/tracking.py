@@ -26,8 +26,9 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.packages import is_a
+from lightning_snn.checkpoint_io import write_torch
 from lightning_snn.figures._style import numbers
-from lightning_snn.files import write_atomically, write_text
+from lightning_snn.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -220,9 +221,7 @@ def save_tensors(trainer: pl.Trainer, name: str, tensors: Mapping[str, Tensor], 
         Path of the file.
     """
     path = _path_of(trainer, folder, name, ".pt")
-    with write_atomically(path) as temporary:
-        torch.save(dict(tensors), temporary)
-    return path
+    return write_torch(path, dict(tensors))
 
 
 def log_text(trainer: pl.Trainer, name: str, text: str) -> None:

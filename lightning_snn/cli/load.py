@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ from jsonargparse import ArgumentParser
 from lightning_snn.cli.choices import import_from_working_folder
 from lightning_snn.cli.resume import CONFIG
 from lightning_snn.data import FrameDataModule
+from lightning_snn.import_paths import check_import_paths
 from lightning_snn.module import SpikingModule
+from lightning_snn.reading import reading
 
 
 class LoadedRun(NamedTuple):
@@ -33,7 +36,10 @@ class LoadedRun(NamedTuple):
 
 
 def load_run(
-    folder: str | os.PathLike[str], checkpoint: str = "best", map_location: str | torch.device = "cpu"
+    folder: str | os.PathLike[str],
+    checkpoint: str = "best",
+    map_location: str | torch.device = "cpu",
+    allow: Sequence[str] = (),
 ) -> LoadedRun:
     """Rebuild the module and the data of a run of a recipe from its folder.
 
@@ -41,13 +47,17 @@ def load_run(
         folder: folder of the run, which a recipe prints at its start.
         checkpoint: "best" or "last", or the name of another file in its folder `checkpoints`.
         map_location: device of the weights.
+        allow: modules of your own whose classes the run may name, such as ``["my_nets"]``, with all that is below them.
+            They are imported and run, so allow only what the run is known to use.
 
     Returns:
         Module, data module, options and folder. Classes of your own must be importable under the paths that the run
-        was given; the working folder is searched too.
+        was given; the working folder is searched too, after all others.
 
     Raises:
         FileNotFoundError: if the folder holds no run, or no such checkpoint.
+        OSError: if a file cannot be read; the message names it.
+        ValueError: if a file is damaged, or names classes of modules that are not allowed; the message names both.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -69,9 +79,13 @@ def load_run(
             f"{', '.join(found) or 'none: the run was not started, or trained without checkpoints'}"
         )
     import_from_working_folder()
-    config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    module = SpikingModule.load_from_checkpoint(path, map_location=map_location, weights_only=True)
-    return LoadedRun(module.eval(), _data(config["data"]), config, folder)
+    file = folder / CONFIG
+    with reading(file, "the options of a run", "Load the checkpoint with SpikingModule.load_from_checkpoint"):
+        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        options = config["data"]
+    check_import_paths(options, allow, str(file))
+    module = SpikingModule.load_from_checkpoint(path, map_location, allow=allow)
+    return LoadedRun(module.eval(), _data(options), config, folder)
 
 
 def _data(options: dict[str, Any]) -> FrameDataModule:

@@ -20,11 +20,13 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_snn import __version__
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.callbacks.stages import Stages
+from lightning_snn.checkpoint_io import AtomicCheckpointIO
 from lightning_snn.cli.checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from lightning_snn.cli.choices import (
     GROUPS,
@@ -42,6 +44,7 @@ from lightning_snn.cli.resume import CONFIG, differences, refuse_other_run, resu
 from lightning_snn.cli.start import StartOfRun
 from lightning_snn.cli.wandb import WandbOptions, wandb_logger
 from lightning_snn.cpu import keep_freed_memory
+from lightning_snn.csv_log import AtomicCSVLogger
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
@@ -275,12 +278,14 @@ class RecipeCLI(LightningCLI):
             chosen = [names[group] for group in ("method", "network", "data")]
             start.make_logger = partial(wandb_logger, self.output, " ".join(chosen), [*chosen, self.recipe], wandb)
         elif options.logger is None:
-            start.make_logger = partial(CSVLogger, self.output, "logs")
+            start.make_logger = partial(AtomicCSVLogger, self.output, "logs")
         if self.resumed is not None and all(name.startswith("trainer.") for name in self.changes):
             start.same_training = self.resumed
         # first, so that the loggers exist for all others
         kwargs["callbacks"] = [start, *self._configured_callbacks(), *callbacks]
         trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # and not one that the user chose
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Stages) and getattr(callback, "folder", self.output) is None:
                 callback.folder = self.output  # type: ignore[attr-defined]  # next to the report

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_snn.cli.checkpoints import BEST, LAST
 from lightning_snn.cli.choices import given_values
+from lightning_snn.files import copy_file
 
 CONFIG, RESULTS, WANDB_ID = "config.yaml", "metrics.json", "wandb_run_id.txt"
 # of the command itself, and not of what it trains
@@ -45,8 +45,7 @@ class Run(NamedTuple):
         """Copy the best checkpoint and the name of the W&B run to the folder in which the same training goes on."""
         for name in (f"checkpoints/{BEST}.ckpt", WANDB_ID):
             if (self.folder / name).is_file():
-                (output / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / name, output / name)
+                copy_file(self.folder / name, output / name)
 
 
 def run_of_checkpoint(path: Path) -> Run | None:

@@ -8,6 +8,7 @@ from lightning_snn.data.aedat2 import read_aedat2
 from lightning_snn.data.aedat3 import read_aedat3
 from lightning_snn.data.aedat4 import read_aedat4
 from lightning_snn.data.events import Events, checked_events
+from lightning_snn.reading import reading
 
 VERSION = b"#!AER-DAT"
 
@@ -36,7 +37,7 @@ def read_aedat(
         ON), and t in microseconds.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file is missing or cannot be read; the message names it.
         ImportError: if a file of version 4.0 is compressed and the package that decompresses it is not installed.
         ValueError: if the file is of another format, truncated, corrupt or empty, an event lies outside of the sensor,
             or the clock was restarted; the message names the file.
@@ -50,7 +51,7 @@ def read_aedat(
         >>> x.tolist(), y.tolist(), p.tolist(), t.tolist()
         ([124], [1], [1], [10])
     """
-    with open(path, "rb") as file:
+    with reading(path, "an AEDAT file"), open(path, "rb") as file:
         start = file.read(len(VERSION) + 3)
     version = start.removeprefix(VERSION).decode("ascii", "replace") if start.startswith(VERSION) else None
     if stream is not None and version != "4.0":

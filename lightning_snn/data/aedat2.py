@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_snn.data.events import Events
+from lightning_snn.reading import read_bytes
 
 END_OF_HEADER = re.compile(rb"#\s*End Of ASCII Header\s*", re.IGNORECASE)
 LONGEST_LINE = 1 << 20
@@ -83,14 +84,14 @@ def read_aedat2(
         the rows and columns of the sensor.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file is missing or cannot be read; the message names it.
         ValueError: if the file is truncated or holds no event, its camera is unknown, or its addresses are those of
             another camera; the message names the file.
 
     Source: iniVation, "AEDAT 2.0", and the classes ``DVS128``, ``DVS640`` and ``DavisBaseCamera`` of jAER. The
     polarity of the DVS128 is that of jAER, which recorded the files; the table of the format's page has the opposite.
     """
-    data = np.fromfile(path, np.uint8)
+    data = read_bytes(path, "an AEDAT file")
     position, lines = _read_header(data.data, path)
     layout, sensor_size = _camera(lines, sensor_size, path)
     if (len(data) - position) % 8:

@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from lightning_snn.data.events import Events
+from lightning_snn.reading import read_bytes
 
 VERSION_LINE = b"#!AER-DAT3.1"
 PACKET_HEADER = np.dtype(
@@ -40,12 +41,12 @@ def read_aedat3(path: str | os.PathLike[str]) -> Events:
         The events in the order of the file: ``x``, ``y`` (int16), ``p`` (uint8, 1 is ON) and ``t`` (int64, us).
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file is missing or cannot be read; the message names it.
         ValueError: if the file is of another format, truncated, or holds no polarity event; the message names it.
 
     Source: iniVation, "AEDAT 3.1", https://docs.inivation.com/software/software-advanced-usage/file-formats/.
     """
-    data = np.fromfile(path, np.uint8).data
+    data = read_bytes(path, "an AEDAT file").data
     position = _skip_header_lines(data, path)
     words, times = [], []
     while position < len(data):

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from lightning_snn.data.events import Events
+from lightning_snn.reading import read_bytes
 
 VERSION_LINE = b"#!AER-DAT4.0\r\n"
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("on", "u1"), ("padding", "V3")])
@@ -48,14 +49,14 @@ def read_aedat4(path: str | os.PathLike[str], stream: int | None = None) -> tupl
         Unix time), and the rows and columns of the sensor if the file gives them.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file is missing or cannot be read; the message names it.
         ImportError: if the package that decompresses the file, lz4 or zstandard, is not installed.
         ValueError: if the file is of another format, truncated or corrupt, has no event stream or several and
             ``stream`` does not choose one; the message names it.
 
     Source: iniVation, "AEDAT 4.0", and the FlatBuffers schemas of dv-processing.
     """
-    data = np.fromfile(path, np.uint8).data
+    data = read_bytes(path, "an AEDAT file").data
     try:
         compression, end, streams, position = _read_header(data)
         end = len(data) if end == -1 else end
@@ -140,7 +141,7 @@ def _decompressor(compression: str, path: str | os.PathLike[str]) -> Callable[[m
     def decompress(packet: memoryview) -> memoryview:
         try:
             return memoryview(inflate(packet))
-        except damage as error:
+        except (damage, MemoryError, OverflowError, EOFError) as error:  # a header may ask for any size
             raise ValueError(f"a packet is corrupt: {error}") from error
 
     return decompress

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_snn.data.mapped import MappedArray, mapped_array
+
 
 class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
     """Recordings over time and their labels, read by one indexed access per batch.
@@ -21,6 +23,8 @@ class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Items are ``(frames (T, ...), label)``: frames stay uint8 (bools become uint8), those of other types are float32;
     labels are int64, targets float32.
+
+    A copy or a worker process of a memory-mapped array maps the file again, read-only.
 
     Raises:
         ValueError: if the frames have too few axes or hold no real numbers, there is not one label per recording, or
@@ -45,6 +49,13 @@ class FrameDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "frames": mapped_array(self.frames) or self.frames}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        frames = state["frames"]
+        self.__dict__.update(state, frames=frames.open() if isinstance(frames, MappedArray) else frames)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the frames ``(T, ...)`` and the label of one recording."""

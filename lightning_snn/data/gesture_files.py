@@ -13,10 +13,13 @@ import numpy as np
 from lightning_snn.data.aedat3 import read_aedat3
 from lightning_snn.data.events import Events, checked_events
 from lightning_snn.data.npz import read_npz
+from lightning_snn.reading import reading
 
 CLASSES = 11
 SENSOR_SIZE = (128, 128)
 LONGEST_SECONDS = 600
+FILE_NAME = re.compile(r"[\w.-]{1,200}")
+LONGEST_NUMBER = 15  # digits of a time in us
 SPLITS = ("train", "test")
 CSV_COLUMNS = ["class", "startTime_usec", "endTime_usec"]
 
@@ -120,7 +123,7 @@ def read_gestures(recording: Recording) -> Iterator[Gesture]:
     """Read the gestures of one recording, in the order of the file.
 
     Raises:
-        FileNotFoundError: if a file is missing; the message names it.
+        OSError: if a file is missing or cannot be read; the message names it.
         ValueError: if a file is truncated, corrupt or of another format, or holds events outside of the sensor, before
             time 0, or of a clock that was restarted within a gesture; the message names it.
     """
@@ -165,8 +168,14 @@ def _list_original(folder: Path, split: str) -> list[Recording]:
     trials = folder / f"trials_to_{split}.txt"
     if not trials.is_file():
         raise FileNotFoundError(f"Expected {trials} to list the {split} recordings, but it is missing")
+    with reading(trials, "a list of recordings"):
+        names = {line.strip() for line in trials.read_text(encoding="utf-8").splitlines()} - {""}
+    if not names:
+        raise ValueError(f"Expected {trials} to list recordings, but it lists none")
     recordings = []
-    for name in sorted({line.strip() for line in trials.read_text().splitlines()} - {""}):
+    for name in sorted(names):
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"Expected {trials} to list names of files in its folder, but got {name[:80]!r}")
         recording = Recording(folder / name, _group(name))
         for file in recording.files:
             if not file.is_file():
@@ -188,12 +197,10 @@ def _label(path: Path, text: str) -> int:
 
 def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read columns x, y, p and t in ms, of any integer or float type."""
-    try:
+    with reading(path, "an array of events"):
         events = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"Expected {path} to hold an array of events, but it is truncated or corrupt: {error}"
-        ) from error
+        if not isinstance(events, np.ndarray):
+            raise ValueError("it is an archive of arrays")
     if events.ndim != 2 or events.shape[1] != 4 or events.dtype.kind not in "iuf":
         raise ValueError(
             f"Expected {path} to hold numbers of shape (N, 4), columns x, y, p and t, but got {events.dtype} of shape "
@@ -208,7 +215,9 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read arrays x, y, p and t in us."""
     x, y, p, t = read_npz(path, tuple("xypt"))
-    if any(array.dtype.kind not in "biu" for array in (x, y, p, t)) or not x.shape == y.shape == p.shape == t.shape:
+    if any(array.dtype.kind not in "biu" for array in (x, y, p, t)) or not x.shape == y.shape == p.shape == t.shape == (
+        x.size,
+    ):
         raise ValueError(
             f"Expected {path} to hold integer arrays x, y, p and t of the same length, but got "
             f"{', '.join(f'{array.dtype} of shape {array.shape}' for array in (x, y, p, t))}"
@@ -218,7 +227,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def _read_labels(path: Path) -> list[tuple[int, int, int]]:
     """Read the class from 0, start and end in us of each gesture; the file counts classes from 1."""
-    with open(path, newline="") as file:
+    with reading(path, "a table of gestures"), open(path, newline="", encoding="utf-8") as file:
         rows = [[field.strip() for field in row] for row in csv.reader(file)]
     if not rows or rows[0] != CSV_COLUMNS:
         raise ValueError(
@@ -228,12 +237,12 @@ def _read_labels(path: Path) -> list[tuple[int, int, int]]:
     for line, row in enumerate(rows[1:], start=2):
         if not row:
             continue
-        valid = len(row) == 3 and all(field.isdecimal() for field in row)
+        valid = len(row) == 3 and all(field.isdecimal() and len(field) <= LONGEST_NUMBER for field in row)
         label, start, stop = map(int, row) if valid else (0, 0, 0)
-        if not (1 <= label <= CLASSES and start < stop):
+        if not (1 <= label <= CLASSES and start < stop <= start + LONGEST_SECONDS * 1_000_000):
             raise ValueError(
-                f"Expected line {line} of {path} to hold a class from 1 to {CLASSES} and a start before an end in us, "
-                f"but got {','.join(row)!r}"
+                f"Expected line {line} of {path} to hold a class from 1 to {CLASSES}, a start, and an end at most "
+                f"{LONGEST_SECONDS} s later, in us, but got {','.join(row)!r}"
             )
         gestures.append((label - 1, start, stop))
     if not gestures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from lightning_snn.checks import check_between, check_choice, check_integer
+from lightning_snn.cpu import usable_processors
 from lightning_snn.data.base import FrameDataModule, FrameDataset
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows
 from lightning_snn.data.simulator import (
@@ -107,7 +107,7 @@ class Gestures(FrameDataModule):
         )
         self.frame_shape = (2, size, size)
         self.time_steps = time_steps
-        self.processes = processes or _usable_processors()
+        self.processes = processes or usable_processors()
         self.cache_dir = cache_dir
 
     def prepare_data(self) -> None:
@@ -129,8 +129,3 @@ class Gestures(FrameDataModule):
             return ({"frames": frames} for frames in simulate_split(split, self.processes))
 
         return cached_rows(path, rows, {"frames": (shape, np.uint8)})["frames"]
-
-
-def _usable_processors() -> int:
-    # a batch system often grants fewer processors than the machine has
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import pickle
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lightning_snn.data.npz import read_npz
+from lightning_snn.reading import reading
 
 NPZ_LAYOUTS = (("x_train", "y_train", "x_test", "y_test"), ("train_x", "train_y", "test_x", "test_y"))
 IDX_UINT8 = 8
@@ -44,7 +45,7 @@ def read_mnist(root: str | os.PathLike[str]) -> tuple[Images, Images]:
             companions, each plain or as ``.gz``; or ``MNIST/raw`` itself.
 
     Raises:
-        FileNotFoundError: if a file is missing; the message names it.
+        OSError: if a file is missing or cannot be read; the message names it.
         ValueError: if a file is truncated, corrupt or of another format; the message names it.
     """
     root = Path(root).expanduser()
@@ -67,7 +68,7 @@ def read_cifar10(root: str | os.PathLike[str]) -> tuple[Images, Images]:
             ``test_batch``; or ``cifar-10-batches-py`` itself.
 
     Raises:
-        FileNotFoundError: if a file is missing; the message names it.
+        OSError: if a file is missing or cannot be read; the message names it.
         ValueError: if a file is truncated, corrupt or of another format; the message names it.
     """
     root = Path(root).expanduser()
@@ -110,14 +111,14 @@ def _checked(
 def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
     """Read path and array of an IDX file: 0, 0, type, number of dimensions; their sizes, big-endian uint32; data."""
     path = folder / name
-    if not path.is_file():
+    if not path.exists():
         path = folder / f"{name}.gz"
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"Expected folder {folder} to hold {name} or {name}.gz, but got neither")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"Expected {path} to be a gzip file, but it is truncated or corrupt: {error}") from error
+    with reading(path, "a gzip file" if path.suffix == ".gz" else "an IDX file"):
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
     start = 4 + 4 * dimensions
     if len(data) < start or tuple(data[:4]) != (0, 0, IDX_UINT8, dimensions):
         raise ValueError(
@@ -125,7 +126,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
             f"{data[:4].hex() or 'nothing'}"
         )
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, offset=4))
-    expected = start + int(np.prod(shape))
+    expected = start + math.prod(shape)
     if len(data) != expected:
         raise ValueError(
             f"Expected {path} to hold {expected} bytes for an array of shape {shape}, but it holds {len(data)}"
@@ -144,17 +145,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _read_cifar_batch(path: Path) -> Images:
     """Read a pickled dict of ``data``, uint8 rows of 3072 (channel, row, column), and ``labels``, a list."""
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected {path} to be a batch of CIFAR-10, but it does not exist")
-    try:
-        with open(path, "rb") as file:
-            batch = _ArrayUnpickler(file, encoding="bytes").load()
+    with reading(path, "a pickled batch of CIFAR-10 with data and labels"), open(path, "rb") as file:
+        batch = _ArrayUnpickler(file, encoding="bytes").load()
         data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except Exception as error:  # a damaged pickle can raise any exception
-        raise ValueError(
-            f"Expected {path} to be a pickled batch of CIFAR-10 with data and labels, but it is truncated, corrupt or "
-            f"of another format: {type(error).__name__}: {error}"
-        ) from error
     if data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
         raise ValueError(f"Expected the data of {path} to be of shape (N, 3072), but got {data.shape}")
     return _checked(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels, (3, 32, 32), path, path)

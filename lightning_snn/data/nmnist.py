@@ -17,6 +17,7 @@ from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.events import Events, checked_events
 from lightning_snn.data.frames import check_divides, frame_events
 from lightning_snn.data.splits import split_stratified
+from lightning_snn.reading import read_bytes
 
 SENSOR_SIZE = (34, 34)
 OVERFLOW_ROW = 240
@@ -36,7 +37,7 @@ def read_nmnist(path: str | os.PathLike[str]) -> Events:
         The events, sorted by time: ``x``, ``y`` and ``p`` (uint8, 1 is ON), and ``t`` (int64, us).
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file is missing or cannot be read; the message names it.
         ValueError: if the file is empty or truncated, holds an event outside the sensor, or its clock was restarted;
             the message names it.
 
@@ -49,7 +50,7 @@ def read_nmnist(path: str | os.PathLike[str]) -> Events:
         >>> x.tolist(), y.tolist(), p.tolist(), t.tolist()
         ([3], [5], [1], [263])
     """
-    raw = np.fromfile(path, np.uint8)
+    raw = read_bytes(path, "a recording of N-MNIST")
     if len(raw) == 0 or len(raw) % 5:
         raise ValueError(f"Expected {path} to hold events of 5 bytes, at least one, but it is {len(raw)} bytes long")
     x, y, high, middle, low = raw.reshape(-1, 5).T

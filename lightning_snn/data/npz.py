@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
+
+from lightning_snn.reading import reading
 
 
 def read_npz(path: Path, *layouts: tuple[str, ...]) -> list[np.ndarray]:
@@ -20,22 +21,16 @@ def read_npz(path: Path, *layouts: tuple[str, ...]) -> list[np.ndarray]:
         The arrays.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file is missing or cannot be read; the message names it.
         ValueError: if the file is truncated, corrupt, or matches no layout; the message names it.
     """
     wanted = " or ".join(", ".join(names) for names in layouts)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected {path} to be a file with the arrays {wanted}, but it does not exist")
-    try:
-        with zipfile.ZipFile(path):
+    with reading(path, f"a file with the arrays {wanted}"):
+        with zipfile.ZipFile(path):  # NumPy would take anything else for a pickle
             pass
         with np.load(path, allow_pickle=False) as file:
             for names in layouts:
                 if set(names) <= set(file.files):
                     return [file[name] for name in names]
             found = ", ".join(file.files)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"Expected {path} to hold the arrays {wanted}, but it is truncated or corrupt: {error}"
-        ) from error
-    raise ValueError(f"Expected {path} to hold the arrays {wanted}, but it holds {found}")
+    raise ValueError(f"Expected {path} to be a file with the arrays {wanted}, but it holds {found or 'none'}")

@@ -17,6 +17,7 @@ from lightning_snn.data.base import FrameDataModule
 from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_signature
 from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.frames import check_divides, frame_events
+from lightning_snn.data.shd_check import check_readable
 from lightning_snn.data.shd_files import LONGEST_SECONDS, SOURCE, UNITS, SHDFile, find_shd
 
 ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -157,6 +158,7 @@ class SHD(FrameDataModule):
         )
 
     def _rows(self, split: str, path: Path) -> Iterator[dict[str, Any]]:
+        check_readable(path)
         with SHDFile(path) as recordings:
             for times, units, label, speaker in tqdm(recordings, f"Binning SHD {split}", unit="recording"):
                 covered = times < self.duration

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightning_snn.reading import reading
+
 UNITS = 700
 CLASSES = 20
 # the longest recording lasts about 1.4 s; larger times are not in seconds
@@ -47,6 +49,7 @@ class SHDFile:
 
     Raises:
         ImportError: if h5py is not installed.
+        OSError: if the file is missing or cannot be read; the message names it.
         ValueError: if the file is truncated, corrupt or of another format; the message names it.
 
     Example:
@@ -69,10 +72,8 @@ class SHDFile:
                 f"Expected h5py to be installed, which reading {path} needs: pip install 'lightning-snn[events]'"
             ) from error
         self.path = path
-        try:
+        with reading(path, "an HDF5 file"):
             self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise ValueError(f"Expected {path} to be an HDF5 file, but it is truncated or corrupt: {error}") from error
         try:
             self.labels = self._integers("labels", CLASSES)
             self.speakers = self._integers("extra/speaker")
@@ -122,7 +123,8 @@ class SHDFile:
     def _dataset(self, name: str) -> Any:
         import h5py
 
-        dataset = self._file.get(name)
+        with reading(self.path, f"an HDF5 file with {name}"):
+            dataset = self._file.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim == 0:
             raise ValueError(
                 f"Expected {self.path} to hold spikes/times, spikes/units, labels, extra/speaker and extra/keys, but "
@@ -146,12 +148,8 @@ class SHDFile:
         return values.astype(np.int64)
 
     def _read(self, dataset: Any, index: int | slice) -> np.ndarray:
-        try:
+        with reading(self.path, f"an HDF5 file with readable {dataset.name}"):
             return np.asarray(dataset[index])
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"Expected {dataset.name} of {self.path} to be readable, but the file is corrupt: {error}"
-            ) from error
 
     def _damaged(self, index: int, expected: str, found: str) -> ValueError:
         return ValueError(f"Expected recording {index} of {self.path} to hold {expected}, but got {found}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_snn.figures._style import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, styled
+from lightning_snn.reading import reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,8 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, fl
         For each logged name its (step, value) pairs in the order of the file, without the column `epoch`.
 
     Raises:
-        ValueError: if the file has no column `step`, or a cell is not a number.
+        OSError: if the file is missing or cannot be read.
+        ValueError: if it is no table, has no column `step`, or a cell is not a number; the message names it.
 
     Example:
         >>> from pathlib import Path
@@ -44,23 +46,27 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, fl
         {'val/loss': [(9.0, 0.25)]}
     """
     history: dict[str, list[tuple[float, float]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with (
+        reading(path, "a table of logged values", "Log the run again"),
+        open(path, newline="", encoding="utf-8") as file,
+    ):
         rows = csv.DictReader(file)
         names = rows.fieldnames or []
-        if "step" not in names:
-            raise ValueError(f"Expected file {os.fspath(path)} to have a column `step`, but got {list(names)}")
-        for row in rows:
-            for name in names:
-                if name in ("step", "epoch") or not row[name]:
-                    continue
-                try:
-                    pair = float(row["step"]), float(row[name])
-                except ValueError as error:
-                    raise ValueError(
-                        f"Expected file {os.fspath(path)}, line {rows.line_num}, to hold numbers, "
-                        f"but got {row[name]!r} for `{name}` at step {row['step']!r}"
-                    ) from error
-                history.setdefault(name, []).append(pair)
+        table = [(rows.line_num, row) for row in rows]
+    if "step" not in names:
+        raise ValueError(f"Expected file {os.fspath(path)} to have a column `step`, but got {list(names)}")
+    for line, row in table:
+        for name in names:
+            if name in ("step", "epoch") or not row[name]:
+                continue
+            try:
+                pair = float(row["step"]), float(row[name])
+            except (TypeError, ValueError) as error:  # a line that was cut has no cell
+                raise ValueError(
+                    f"Expected file {os.fspath(path)}, line {line}, to hold numbers, but got {row[name]!r} for "
+                    f"`{name}` at step {row['step']!r}"
+                ) from error
+            history.setdefault(name, []).append(pair)
     return history
 
 

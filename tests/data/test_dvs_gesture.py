@@ -219,11 +219,11 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
             "tonic",
             "DVSGesture/ibmGestureTrain/user02_lab/3.npy",
             None,
-            "user02_lab/3.npy to hold .*truncated or corrupt",
+            "user02_lab/3.npy to be an array of events, .*truncated or corrupt",
         ),
         ("tonic", "DVSGesture/ibmGestureTrain/user02_lab/11.npy", b"", "11.npy to be named after its class, 0 to 10"),
         ("tonic", "DVSGesture/ibmGestureTest/user24_led/a.npy", b"", "a.npy to be named after its class, 0 to 10"),
-        ("spikingjelly", "events_np/train/3/user02_lab_0.npz", None, "user02_lab_0.npz to hold .*truncated or corrupt"),
+        ("spikingjelly", "events_np/train/3/user02_lab_0.npz", None, "user02_lab_0.npz to be .*truncated or corrupt"),
         ("original", "DvsGesture/user02_lab.aedat", None, "user02_lab.aedat to hold .*truncated"),
         ("original", "DvsGesture/user02_lab_labels.csv", b"class\n", "labels.csv to start with class,startTime_usec"),
         (
@@ -246,7 +246,7 @@ def test_the_cache_follows_the_parameters_and_the_files(tmp_path: Path) -> None:
         ),
         ("original", "DvsGesture/trials_to_test.txt", b"user01_led.aedat\n", "disjoint, but both name .*user01_led"),
         ("original", "DvsGesture/trials_to_test.txt", b"user99.aedat\n", "user99.aedat, because .* but it is missing"),
-        ("original", "DvsGesture/trials_to_test.txt", b"", "to hold test recordings, but got none"),
+        ("original", "DvsGesture/trials_to_test.txt", b"", "trials_to_test.txt to list recordings, but it lists none"),
     ],
 )
 def test_a_damaged_file_is_named(layout: str, file: str, content: bytes | None, message: str, tmp_path: Path) -> None:

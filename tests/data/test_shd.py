@@ -3,9 +3,11 @@ from __future__ import annotations
 import gzip
 import logging
 import shutil
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import h5py
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_snn.data import SHD
+from lightning_snn.data import SHD, shd_check
 from lightning_snn.data.base import FrameDataset
 from lightning_snn.data.batches import LoadedBatch
 from lightning_snn.data.shd_files import SHDFile, find_shd
@@ -319,6 +321,38 @@ def test_a_damaged_or_other_file_is_named_and_leaves_no_cache(
         module(root).setup()
     assert "shd_test.h5" in str(error.value)
     assert [path.name[:5] for path in (root.parent / "cache" / "shd").iterdir()] == ["train"]
+
+
+def loop_for_ever(path: Path) -> None:
+    """Set the size of the free space in a heap of HDF5 to 0: its library then steps on by 0 bytes."""
+    whole = bytearray(path.read_bytes())
+    position = whole.index(b"GCOL\x01\0\0\0") + 16
+    while struct.unpack_from("<H", whole, position)[0] != 0:
+        position += 16 + -(-struct.unpack_from("<Q", whole, position + 8)[0] // 8) * 8
+    struct.pack_into("<Q", whole, position + 8, 0)
+    path.write_bytes(whole)
+
+
+def test_a_file_with_which_hdf5_does_not_come_to_an_end_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root / "shd_test.h5", speak(3, (4, 5), seed=2, spikes=10))
+    module(root).prepare_data()
+    shutil.rmtree(root.parent / "cache")
+    loop_for_ever(root / "shd_test.h5")
+    monkeypatch.setattr(shd_check, "SECONDS", 2)  # of the processor, and after the imports
+    with pytest.raises(ValueError, match=r"Expected .*shd_test.h5 to be an HDF5 file, but .* needs more than 2 s"):
+        module(root).prepare_data()
+
+
+@pytest.mark.parametrize(("status", "found"), [(-11, "ends with SIGSEGV"), (0, None), (1, None)])
+def test_a_file_with_which_hdf5_crashes_is_refused(
+    status: int, found: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shd_check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
+    if found is None:
+        shd_check.check_readable(root / "shd_test.h5")
+        return
+    with pytest.raises(ValueError, match=rf"shd_test.h5 to be an HDF5 file, but it is corrupt: to read it {found}"):
+        shd_check.check_readable(root / "shd_test.h5")
 
 
 def test_a_recording_without_spikes_is_silence(root: Path) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
+
+from lightning_snn.subprocesses import child_environment
 
 from .recording import Split
 from .sensor import Counts
@@ -41,13 +42,6 @@ def simulate_split(split: Split, processes: int) -> Iterator[Counts]:
 
 
 def _from_processes(split: Split, processes: int) -> Iterator[Counts]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        # otherwise `-m` puts the working folder first, and a json.py in it would be imported instead of Python's
-        "PYTHONSAFEPATH": "1",
-        "OMP_NUM_THREADS": "1",
-    }
     plan = json.dumps(dataclasses.asdict(split))
     shape = split.time_steps, 2, split.size, split.size
     size = int(np.prod(shape))
@@ -55,7 +49,7 @@ def _from_processes(split: Split, processes: int) -> Iterator[Counts]:
         subprocess.Popen(
             [sys.executable, "-m", __package__, plan, str(first), str(processes)],
             stdout=subprocess.PIPE,
-            env=environment,
+            env=child_environment(),
         )
         for first in range(min(processes, len(split)))
     ]
