@@ -48,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     are left to Lightning's plugin. Recipes use it.
 
     Example:
-        >>> trainer = pl.Trainer(plugins=[AtomicCheckpointIO()])
+        >>> trainer = Trainer(plugins=[AtomicCheckpointIO()], logger=False)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

@@ -23,7 +23,7 @@ class AtomicCSVLogger(CSVLogger):
         >>> logger = AtomicCSVLogger("logs")
         >>> logger.log_metrics({"loss": 0.5}, step=3)
         >>> logger.save()
-        >>> Path(logger.log_dir, "metrics.csv").read_text().split()
+        >>> open(f"{logger.log_dir}/metrics.csv").read().split()
         ['loss,step', '0.5,3']
     """
 
