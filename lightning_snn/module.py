@@ -34,6 +34,7 @@ from lightning_snn.optim import (
     optimizer_factory,
     scheduler_configuration,
 )
+from lightning_snn.processes import seed_noise_by_rank
 from lightning_snn.resuming import restore_loader_states
 
 _CHECKPOINT_KEY = "lightning_snn"
@@ -149,6 +150,9 @@ class SpikingModule(pl.LightningModule):
         self._largest_batch = 0
         self._warned_of_axes = False
         self._checks_first_step = False
+
+    def setup(self, stage: str) -> None:
+        seed_noise_by_rank()  # after the weights were drawn, which are the same in all processes
 
     def on_fit_start(self) -> None:
         self._checks_first_step = True

@@ -1,0 +1,192 @@
+"""Resuming a run such that it ends with the weights of an uninterrupted one, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_snn.processes import gather
+from lightning_snn.resuming import (
+    Moment,
+    TrackedLoaders,
+    complete_last_batch,
+    restore_loader_states,
+    start_next_epoch,
+    track_loaders,
+    validate_next,
+)
+
+_KEY = "exact_resume"
+
+
+class ExactResume(pl.Callback):
+    """Callback with which a run that resumes from a checkpoint is the uninterrupted run, bit for bit, at any step.
+
+    Every checkpoint of the Trainer, whichever callback writes it, then holds in addition, for each process,
+
+    - the states of the random number generators: those of torch, of the device, of Python's `random` and of NumPy, and
+      those that layers, the data module, loaders, samplers and data sets have as attributes;
+    - the states from which the present epoch was shuffled, so that any loader continues with the next batch: batches
+      before it are read again and discarded, in worker processes too;
+    - the gradients, if the checkpoint is written while they are accumulated;
+    - what the Trainer had to do next: a validation, the end of an epoch, or a step of `ReduceLROnPlateau`.
+
+    Training is not changed, and nothing is done between checkpoints. The run is resumed as usual, with the same
+    callback and the same data: ``trainer.fit(module, data, ckpt_path=...)``. On SLURM, the checkpoint of an automatic
+    requeue is written at the end of the batch, and not in the midst of it.
+
+    A warning says what is not exact: checkpoints that were written without this callback, by another number of
+    processes, or within a batch, after an exception; and data sets that draw random numbers in persistent worker
+    processes, whose generators no checkpoint holds (use ``persistent_workers=False``). Also not repeated are averages
+    of training metrics over the interrupted epoch, generators that only the code of a data set knows, and samplers that
+    draw from a global generator for each sample, instead of once per epoch. On GPUs, exactness needs deterministic
+    operations, ``Trainer(deterministic=True)``.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[ExactResume()])
+        >>> trainer.fit(module, data)
+        >>> trainer.save_checkpoint("run.ckpt")
+        >>> Trainer(max_epochs=4, callbacks=[ExactResume()]).fit(module, data, ckpt_path="run.ckpt")
+    """
+
+    def __init__(self) -> None:
+        self._loaders: TrackedLoaders | None = None
+        self._before_validation: dict[str, Any] | None = None
+        self._requeue: Callable[[], None] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == TrainerFn.FITTING:
+            self._loaders = track_loaders(trainer)
+            self._before_validation = self._requeue = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # before the Trainer registers it for a signal that may come in the midst of a step
+        connector: Any = trainer._signal_connector
+        requeue = connector._slurm_sigusr_handler_fn
+        if isinstance(requeue, MethodType):  # and not the function below, of an earlier fit or of another callback
+            connector._slurm_sigusr_handler_fn = lambda *signal: self._requeue_soon(partial(requeue, *signal))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._loaders is None or trainer.state.fn != TrainerFn.FITTING or _KEY in checkpoint:
+            return
+        moment = Moment.now(trainer, validates=self._before_validation is not None)
+        gradients = {
+            name: parameter.grad.cpu()
+            for name, parameter in pl_module.named_parameters()
+            if moment.accumulates and parameter.grad is not None
+        }
+        metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint[_KEY] = gather(
+            {
+                "moment": asdict(moment),
+                "states": self._before_validation or self._loaders.states(),
+                "positions": self._loaders.positions(
+                    int(moment.within_batch), moment.between_epochs or moment.last_batch
+                ),
+                "validation_workers": self._loaders.validation_workers(),
+                "gradients": gradients,
+                "metrics": metrics,
+            }
+        )
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._loaders is None or trainer.state.fn != TrainerFn.FITTING or self._loaders.restores:
+            return
+        saved = checkpoint.get(_KEY)
+        if saved is None:
+            _warn("the checkpoint was written without this callback")
+        elif len(saved) != trainer.world_size:
+            _warn(f"the checkpoint was written by {len(saved)} processes, and this run has {trainer.world_size}")
+        else:
+            own = saved[trainer.global_rank]
+            moment = Moment(**own["moment"])
+            if moment.within_batch:
+                _warn("the checkpoint was written within a batch, whose random numbers are drawn anew")
+            complete_last_batch(checkpoint["loops"]["fit_loop"], moment)
+            self._loaders.resume(own, moment.epochs)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._loaders is not None
+        restore_loader_states(trainer)
+        self._loaders.armed = True
+        self._loaders.warn_of_persistent_workers()
+        saved = self._loaders.take_checkpoint()
+        if saved is None:
+            return
+        moment = Moment(**saved["moment"])
+        if moment.validation:
+            self._before_validation = saved["states"]
+            validate_next(trainer)
+        elif moment.between_epochs:
+            start_next_epoch(trainer)
+        self._loaders.ended = moment.epoch_ends
+        self._loaders.start_validation_workers(saved["validation_workers"])
+        if not moment.batch_comes_next:
+            self._loaders.restore()
+        parameters = dict(pl_module.named_parameters())
+        for name, gradient in saved["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+        metrics = {name: value.to(pl_module.device) for name, value in saved["metrics"].items()}
+        trainer.callback_metrics.update(metrics)
+        if moment.epoch_end:
+            _step_on_plateau(trainer, metrics, moment.epochs)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        self._before_validation = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        if Moment.now(trainer, validates=False).validation:
+            self._expect_validation()  # now, because the validation loaders draw a seed before any hook is called
+        self._requeue_now()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._before_validation is None:
+            self._expect_validation()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        if not trainer.sanity_checking:
+            self._requeue_now()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before_validation = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before_validation = None
+        # otherwise `ReduceLROnPlateau` leaves out the end of a resumed epoch
+        trainer.fit_loop._restarting = False
+
+    def _expect_validation(self) -> None:
+        assert self._loaders is not None
+        self._before_validation = self._loaders.states()
+
+    def _requeue_soon(self, requeue: Callable[[], None]) -> None:
+        self._requeue = requeue
+
+    def _requeue_now(self) -> None:
+        requeue, self._requeue = self._requeue, None
+        if requeue is not None:
+            requeue()
+
+
+def _step_on_plateau(trainer: pl.Trainer, metrics: dict[str, Tensor], epochs: int) -> None:
+    """Take the steps of an epoch's end, which come after the hooks that write checkpoints."""
+    for config in trainer.lr_scheduler_configs:
+        due = config.reduce_on_plateau and config.interval == "epoch" and epochs % config.frequency == 0
+        if due and config.monitor in metrics:
+            trainer.lightning_module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
+
+
+def _warn(reason: str) -> None:
+    rank_zero_warn(f"ExactResume: the resumed run is not exact, because {reason}.")

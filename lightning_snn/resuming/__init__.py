@@ -1,0 +1,16 @@
+"""Restoring what the Trainer leaves out when it resumes a run."""
+
+from lightning_snn.resuming.generators import Generators
+from lightning_snn.resuming.loaders import TrackedLoaders, restore_loader_states, track_loaders
+from lightning_snn.resuming.loops import Moment, complete_last_batch, start_next_epoch, validate_next
+
+__all__ = [
+    "Generators",
+    "Moment",
+    "TrackedLoaders",
+    "complete_last_batch",
+    "restore_loader_states",
+    "start_next_epoch",
+    "track_loaders",
+    "validate_next",
+]
