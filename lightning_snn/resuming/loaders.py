@@ -140,7 +140,7 @@ class TrackedLoaders:
 
     @property
     def restores(self) -> bool:
-        """Whether the states of the resumed run are not restored yet."""
+        """True until the states of the resumed run are restored."""
         return self._states is not None
 
     def take(self, index: int, of_this_epoch: bool = True) -> dict[str, Any] | None:

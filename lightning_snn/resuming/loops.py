@@ -66,12 +66,12 @@ class Moment:
 
     @property
     def epoch_ends(self) -> bool:
-        """Whether the end of the epoch comes next."""
+        """True if the end of the epoch comes next."""
         return self.last_batch and not self.validation
 
     @property
     def batch_comes_next(self) -> bool:
-        """Whether another batch of the same epoch comes next."""
+        """True if another batch of the same epoch comes next."""
         return not (self.between_epochs or self.validation or self.last_batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,20 +69,25 @@ def fits(rank: int) -> dict[str, list[Tensor]]:
     def callbacks() -> Sequence[pl.Callback]:
         return [ExactResume()] if exact else []
 
+    # the other process is a daemon, which ends with the tests, and may have no workers otherwise
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     draws, weights = Draws(), Weights()
     with launched(rank):
         options = {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo"), "max_epochs": 3}
         run = Run(folder, noisy, data, callbacks, **options)
         found = {"whole": run.whole(draws, weights)}
-        for step in STEPS_OF_AN_EPOCH:
+        for step in map(int, os.environ["RESUMED"].split()):
             run.options["strategy"] = DDPStrategy(process_group_backend="gloo")
             found[str(step)] = run.resumed(step)
     return {**found, "noise": [torch.tensor(draws.first)], "weights": [weights.before]}
 
 
-def results(tmp_path: Path, exact: bool, workers: int = 0) -> list[dict[str, list[Tensor]]]:
+def results(
+    tmp_path: Path, exact: bool, workers: int = 0, steps: Sequence[int] = STEPS_OF_AN_EPOCH
+) -> list[dict[str, list[Tensor]]]:
     (tmp_path / "group").mkdir()
     chosen = {"RESUME_FOLDER": str(tmp_path), "EXACT": str(int(exact)), "WORKERS": str(workers)}
+    chosen["RESUMED"] = " ".join(map(str, steps))
     with mock.patch.dict(os.environ, chosen):
         return on_two_processes(fits, tmp_path / "group")
 
@@ -102,9 +108,8 @@ def test_two_processes_resume_exactly_with_different_noise_and_equal_weights(tmp
 
 
 def test_two_processes_with_workers_resume_exactly(tmp_path: Path) -> None:
-    for found in results(tmp_path, exact=True, workers=1):
-        for step in map(str, STEPS_OF_AN_EPOCH):
-            assert equal(found[step], found["whole"]), step
+    for found in results(tmp_path, exact=True, workers=1, steps=[6]):
+        assert equal(found["6"], found["whole"])
 
 
 def test_without_it_two_processes_do_not(tmp_path: Path) -> None:
