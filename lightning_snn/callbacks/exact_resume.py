@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -125,6 +126,7 @@ class ExactResume(pl.Callback):
         saved = self._loaders.take_checkpoint()
         if saved is None:
             return
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         moment = Moment(**saved["moment"])
         if moment.validation:
             self._before_validation = saved["states"]

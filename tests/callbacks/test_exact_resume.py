@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.connectors import signal_connector
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
@@ -50,7 +51,12 @@ def test_every_method_resumes_exactly(row: MethodRow, tmp_path: Path) -> None:
     def build() -> SpikingModule:
         return SpikingModule(row.network(), row.make(), num_classes=CLASSES, learning_rate=row.learning_rate)
 
-    run = Run(tmp_path, build)
+    keeps_batches = getattr(row.make(), "memory", None) == "per_batch"
+    run = (
+        Run(tmp_path, build, lambda: (Fixed(batch_size=BATCH, fixed_batches=True),))
+        if keeps_batches
+        else Run(tmp_path, build)
+    )
     whole = run.whole()
     for step in STEPS_OF_AN_EPOCH:
         assert same(run.resumed(step), whole), step
@@ -115,8 +121,10 @@ class Numbers(FrameDataModule):
         return x + 0.1 * torch.rand_like(x), y
 
 
-class Fixed(Numbers):
-    """The same, of samples that draw no random numbers in its worker processes, which persist."""
+class Fixed(FrameDataModule):
+    """A data module of samples that draw no random numbers, in worker processes that persist."""
+
+    num_classes = CLASSES
 
     def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
         return FIXED, FIXED, FIXED
@@ -349,6 +357,34 @@ def test_a_checkpoint_of_a_failed_batch_is_not_exact(tmp_path: Path) -> None:
     whole = run.whole(Fail())
     with pytest.warns(UserWarning, match="written within a batch"):
         assert not same(run.resumed(tmp_path / "within.ckpt"), whole)
+
+
+def test_lightning_does_not_warn_of_a_loader_that_resumes(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for callbacks, warnings in ((tuple, 1), (lambda: [ExactResume()], 0)):
+        run = Run(tmp_path / str(warnings), noisy, callbacks=callbacks)
+        run.whole()
+        recwarn.clear()
+        run.resumed(6)
+        assert sum("dataloader is not resumable" in str(each.message) for each in recwarn) == warnings
+
+
+def test_sigterm_writes_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
+    class Terminate(pl.Callback):
+        """Receive SIGTERM in the midst of a batch."""
+
+        def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+    def last() -> tuple[pl.Callback, ...]:
+        return (LastCheckpoint(tmp_path / "last.ckpt"),)
+
+    run = Run(tmp_path, noisy, callbacks=last)
+    whole = run.whole()
+    with pytest.raises(SIGTERMException):
+        run.whole(Terminate())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert same(run.resumed(tmp_path / "last.ckpt"), whole)
 
 
 def test_other_data_are_refused_within_an_epoch(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_snn.callbacks import ExactResume
 from tests.support.training import time_first, trainer
 
-STEPS, FEATURES, CLASSES, SAMPLES, BATCH = 5, 2, 2, 22, 6  # 4 batches per epoch, the last one smaller
+STEPS, FEATURES, CLASSES, SAMPLES, BATCH = 8, 2, 2, 22, 6  # 4 batches per epoch, the last one smaller
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
