@@ -10,10 +10,12 @@ from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_snn.callbacks.packages import is_a
 from lightning_snn.processes import gather
 from lightning_snn.resuming import (
     Moment,
@@ -62,11 +64,13 @@ class ExactResume(pl.Callback):
         self._loaders: TrackedLoaders | None = None
         self._before_validation: dict[str, Any] | None = None
         self._requeue: Callable[[], None] | None = None
+        self._within_epoch = False  # whether the hooks of the start of the resumed epoch were not called
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == TrainerFn.FITTING:
             self._loaders = track_loaders(trainer)
             self._before_validation = self._requeue = None
+            self._within_epoch = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # before the Trainer registers it for a signal that may come in the midst of a step
@@ -79,6 +83,14 @@ class ExactResume(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._loaders is None or trainer.state.fn != TrainerFn.FITTING or _KEY in checkpoint:
+            return
+        if not self._loaders.armed:  # a tuner, which trains before training starts
+            if self._loaders.resumes:
+                raise ValueError(
+                    "Expected no tuner such as LearningRateFinder in a run that resumes, because it discards what the "
+                    "Trainer has read of the checkpoint. Resume without that callback"
+                )
+            checkpoint[_KEY] = []
             return
         moment = Moment.now(trainer, validates=self._before_validation is not None)
         gradients = {
@@ -103,9 +115,11 @@ class ExactResume(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._loaders is None or trainer.state.fn != TrainerFn.FITTING or self._loaders.restores:
+        if self._loaders is None or trainer.state.fn != TrainerFn.FITTING:
             return
         saved = checkpoint.get(_KEY)
+        if saved == [] or self._loaders.resumes:
+            return  # of a tuner, or already read by another instance
         if saved is None:
             _warn("the checkpoint was written without this callback")
         elif len(saved) != trainer.world_size:
@@ -133,6 +147,7 @@ class ExactResume(pl.Callback):
             validate_next(trainer)
         elif moment.between_epochs:
             start_next_epoch(trainer)
+        self._within_epoch = not moment.between_epochs
         self._loaders.ended = moment.epoch_ends
         self._loaders.start_validation_workers(saved["validation_workers"])
         if not moment.batch_comes_next:
@@ -147,6 +162,9 @@ class ExactResume(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
         self._before_validation = None
+        if self._within_epoch:
+            self._within_epoch = False
+            _repeat_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
         if Moment.now(trainer, validates=False).validation:
@@ -165,7 +183,7 @@ class ExactResume(pl.Callback):
         self._before_validation = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._before_validation = None
+        self._before_validation, self._within_epoch = None, False
         # otherwise `ReduceLROnPlateau` leaves out the end of a resumed epoch
         trainer.fit_loop._restarting = False
 
@@ -180,6 +198,13 @@ class ExactResume(pl.Callback):
         requeue, self._requeue = self._requeue, None
         if requeue is not None:
             requeue()
+
+
+def _repeat_epoch_start(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Call the hook of Lightning's callbacks that keep what they set at the start of an epoch nowhere else."""
+    for callback in getattr(trainer, "callbacks", ()):
+        if is_a(callback, GradientAccumulationScheduler) or is_a(callback, StochasticWeightAveraging):
+            callback.on_train_epoch_start(trainer, pl_module)
 
 
 def _step_on_plateau(trainer: pl.Trainer, metrics: dict[str, Tensor], epochs: int) -> None:

@@ -11,9 +11,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from lightning_snn.resuming.facts import keeps_workers, length, parts, persists
 from lightning_snn.resuming.generators import Generators
-
-_PARTS = ("sampler", "batch_sampler", "dataset")
 
 
 def restore_loader_states(trainer: pl.Trainer) -> None:
@@ -97,7 +96,7 @@ class TrackedLoaders:
         """Return the generators of training: global ones, and those of the module, the data module and the loaders."""
         owners: list[object] = [*self.trainer.lightning_module.modules(), getattr(self.trainer, "datamodule", None)]
         for loader in self._loaders:
-            owners += _parts(loader)
+            owners += parts(loader)
         return Generators(self.trainer.strategy.root_device, owners)
 
     def states(self) -> dict[str, Any]:
@@ -139,9 +138,9 @@ class TrackedLoaders:
             self.generators().restore(states)
 
     @property
-    def restores(self) -> bool:
-        """True until the states of the resumed run are restored."""
-        return self._states is not None
+    def resumes(self) -> bool:
+        """True until training starts in a run that resumes from a checkpoint."""
+        return self._checkpoint is not None
 
     def take(self, index: int, of_this_epoch: bool = True) -> dict[str, Any] | None:
         """Return the position from which a loader has to continue, once.
@@ -156,7 +155,7 @@ class TrackedLoaders:
 
     def validation_workers(self) -> list[bool]:
         """Return whether each validation loader has worker processes that persist."""
-        return [_has_workers(loader) for loader in self._validation_loaders()]
+        return [keeps_workers(loader) for loader in self._validation_loaders()]
 
     def start_validation_workers(self, started: list[bool]) -> None:
         """Start the worker processes that the run before had, for which a validation would draw a seed.
@@ -175,7 +174,7 @@ class TrackedLoaders:
 
     def start_workers(self, loader: Any, started: bool) -> None:
         """Start worker processes that persist, without a trace in the generators, if the run before had them."""
-        if started and not _has_workers(loader) and isinstance(loader, DataLoader):
+        if started and not keeps_workers(loader) and isinstance(loader, DataLoader):
             generators = self.generators()
             states = generators.states()
             DataLoader.__iter__(loader)
@@ -190,7 +189,7 @@ class TrackedLoaders:
 
     def warn_of_persistent_workers(self) -> None:
         """Warn if worker processes keep generators from epoch to epoch, which no checkpoint holds."""
-        if any(_persists(loader) and not hasattr(loader, "rewind") for loader in self._loaders):
+        if any(persists(loader) and not hasattr(loader, "rewind") for loader in self._loaders):
             rank_zero_warn(
                 "The training loader has worker processes that keep their random number generators from epoch to "
                 "epoch, and checkpoints do not hold them. If the data set draws random numbers, a run that resumes "
@@ -214,7 +213,7 @@ class _Tracking:
             super().__iter__()  # type: ignore[misc]
         finally:
             self.flattened = loaders  # what the Trainer sees
-        self.tracked.prefetches = _length(self) is None  # then the Trainer fetches in advance, to know the last batch
+        self.tracked.prefetches = length(self) is None  # then the Trainer fetches in advance, to know the last batch
         return self
 
     def __next__(self: Any) -> Any:
@@ -259,7 +258,7 @@ class _Iteration(Iterator[Any]):
         self.first: dict[str, Any] | None = None
         self.last: dict[str, Any] | None = None
         self.iterator: Iterator[Any] | None = None
-        if tracked.armed or not tracked.restores:
+        if tracked.armed or not tracked.resumes:
             position = tracked.take(index, of_this_epoch=False)
             if position is not None:
                 tracked.start_workers(loader, position["warm"])
@@ -286,19 +285,19 @@ class _Iteration(Iterator[Any]):
         batches = max(0, self.batches - ahead - prefetched)
         if between_epochs and batches:
             trainer: Any = self.tracked.trainer
-            keeps_workers = _has_workers(self.loader) and not trainer.reload_dataloaders_every_n_epochs
-            return {"batches": None, "last": None, "warm": keeps_workers}
+            warm = keeps_workers(self.loader) and not trainer.reload_dataloaders_every_n_epochs
+            return {"batches": None, "last": None, "warm": warm}
         return {
             "batches": batches,
             "started": self.started,
             "first": self.first,
             "last": self.last if prefetched else None,
             "warm": self.warm,
-            "length": _length(self.loader),
+            "length": length(self.loader),
         }
 
     def _start(self) -> None:
-        self.warm = _has_workers(self.loader)
+        self.warm = keeps_workers(self.loader)
         self.started = self.tracked.generators().states()
         self.iterator = iter(self.loader)
 
@@ -317,10 +316,10 @@ class _Iteration(Iterator[Any]):
 
     def _repeat(self, position: dict[str, Any]) -> None:
         """Create the iterator and fetch its batches as in the run before; leave the generators as they are."""
-        if position["length"] != _length(self.loader):
+        if position["length"] != length(self.loader):
             raise ValueError(
                 f"Expected {position['length']} training batches per epoch, as when the checkpoint was written within "
-                f"an epoch, but got {_length(self.loader)}. Resume with the same data and batch size, or from a "
+                f"an epoch, but got {length(self.loader)}. Resume with the same data and batch size, or from a "
                 "checkpoint at the end of an epoch"
             )
         generators = self.tracked.generators()
@@ -338,28 +337,3 @@ class _Iteration(Iterator[Any]):
                 next(self.iterator)
         self.batches = position["batches"]
         generators.restore(before)
-
-
-def _has_workers(loader: Any) -> bool:
-    """Return whether a loader has worker processes that persist, so that another iteration draws no seed for them."""
-    return _persists(loader) and getattr(loader, "_iterator", None) is not None
-
-
-def _persists(loader: Any) -> bool:
-    return bool(getattr(loader, "persistent_workers", False)) and getattr(loader, "num_workers", 0) > 0
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _parts(loader: Any) -> list[object]:
-    """Return a loader, its samplers and its data sets, also those within others."""
-    found: list[object] = [loader]
-    for part in found:
-        inner = (getattr(part, name, None) for name in _PARTS)
-        found += [each for each in inner if each is not None and not any(each is known for known in found)]
-    return found

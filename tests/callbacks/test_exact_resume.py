@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.connectors import signal_connector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from lightning_snn import LIF, SpikingModule
+from lightning_snn import SpikingModule
 from lightning_snn.callbacks import ExactResume
 from lightning_snn.cli.checkpoints import LastCheckpoint
-from lightning_snn.data import FrameDataModule
-from lightning_snn.methods import SpikingBayes
 from tests.contract.table import METHODS, MethodRow
-from tests.support.resuming import BATCH, CLASSES, FEATURES, SAMPLES, STEPS, Augmented, Run, augmented, same, validation
-from tests.support.training import time_first
-
-# of 12 in three epochs: the first step of an epoch, one in the middle, the last one, and the first of all
-STEPS_OF_AN_EPOCH = (5, 6, 8, 1)
-FIXED = TensorDataset(
-    torch.linspace(0, 2, SAMPLES)[:, None, None].expand(-1, STEPS, FEATURES), torch.arange(SAMPLES) % CLASSES
+from tests.support.resuming import (
+    BATCH,
+    CLASSES,
+    STEPS_OF_AN_EPOCH,
+    Copies,
+    Fixed,
+    Run,
+    noisy,
+    same,
 )
-
-
-def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(FEATURES, 6), LIF(0.8), nn.Dropout(0.2), nn.Linear(6, CLASSES))
-
-
-def noisy(**options: Any) -> SpikingModule:
-    """Build a module whose training and predictions draw random numbers."""
-    options = {"learning_rate": 0.05, **options}
-    return SpikingModule(network(), SpikingBayes(samples=2, train_size=SAMPLES), num_classes=CLASSES, **options)
 
 
 @pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
@@ -51,12 +45,9 @@ def test_every_method_resumes_exactly(row: MethodRow, tmp_path: Path) -> None:
     def build() -> SpikingModule:
         return SpikingModule(row.network(), row.make(), num_classes=CLASSES, learning_rate=row.learning_rate)
 
-    keeps_batches = getattr(row.make(), "memory", None) == "per_batch"
-    run = (
-        Run(tmp_path, build, lambda: (Fixed(batch_size=BATCH, fixed_batches=True),))
-        if keeps_batches
-        else Run(tmp_path, build)
-    )
+    run = Run(tmp_path, build)
+    if getattr(row.make(), "memory", None) == "per_batch":
+        run.data = lambda: (Fixed(batch_size=BATCH, fixed_batches=True),)
     whole = run.whole()
     for step in STEPS_OF_AN_EPOCH:
         assert same(run.resumed(step), whole), step
@@ -105,143 +96,6 @@ def test_it_resumes_exactly_with(options: dict[str, Any], schedule: Any, tmp_pat
     whole = run.whole()
     first = 4 if "limit_train_batches" in options else 5
     for step in (first, first + 1, 2 * first - 2):
-        assert same(run.resumed(step), whole), step
-
-
-class Numbers(FrameDataModule):
-    """A data module of the library, with a data set that draws random numbers."""
-
-    num_classes = CLASSES
-
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        every = Augmented()
-        return every, every, every
-
-    def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return x + 0.1 * torch.rand_like(x), y
-
-
-class Fixed(FrameDataModule):
-    """A data module of samples that draw no random numbers, in worker processes that persist."""
-
-    num_classes = CLASSES
-
-    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
-        return FIXED, FIXED, FIXED
-
-
-class Stream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches without a number, some of them left out at random."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        samples = Augmented()
-        for start in range(0, SAMPLES, BATCH):
-            if torch.rand(()) < 0.8:
-                yield time_first([samples[index] for index in range(start, min(start + BATCH, SAMPLES))])
-
-
-class Batches:
-    """Batches that no loader of PyTorch makes, in an order of their own."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        samples = Augmented()
-        for start in torch.randperm(4).tolist():
-            yield time_first([samples[index] for index in range(start, SAMPLES, 4)])
-
-
-def with_own_generators() -> DataLoader[Any]:
-    return augmented(generator=torch.Generator().manual_seed(3))
-
-
-class Drawn(Augmented):
-    """Samples that draw from a generator of the data set."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(0)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = super().__getitem__(index)
-        return x + self.rng.random(), y
-
-
-DATA: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "in order": lambda: (validation(),),
-    "without validation": lambda: (augmented(),),
-    "data module": lambda: (Numbers(batch_size=BATCH),),
-    "data module, fixed batches": lambda: (Numbers(batch_size=BATCH, fixed_batches=True),),
-    "loader with a generator": lambda: (with_own_generators(), validation()),
-    "data set with a generator": lambda: (
-        DataLoader(Drawn(), BATCH, shuffle=True, collate_fn=time_first),
-        validation(),
-    ),
-    "weighted sampler": lambda: (
-        augmented(shuffle=False, sampler=WeightedRandomSampler([1.0] * SAMPLES, SAMPLES)),
-        validation(),
-    ),
-    "stream": lambda: (DataLoader(Stream(), batch_size=None), validation()),
-    "iterable of another kind": lambda: (Batches(), validation()),
-}
-
-
-@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
-def test_it_resumes_exactly_with_data(data: Callable[[], tuple[Any, ...]], tmp_path: Path) -> None:
-    run = Run(tmp_path, noisy, data)
-    whole = run.whole()
-    for step in STEPS_OF_AN_EPOCH:
-        assert same(run.resumed(step), whole), step
-
-
-WORKERS: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "workers": lambda: (augmented(num_workers=2), validation(num_workers=1)),
-    "data module": lambda: (Fixed(batch_size=BATCH, num_workers=1),),
-    "workers that persist": lambda: (
-        DataLoader(FIXED, BATCH, shuffle=True, collate_fn=time_first, num_workers=1, persistent_workers=True),
-        DataLoader(FIXED, BATCH, collate_fn=time_first, num_workers=1, persistent_workers=True),
-    ),
-}
-
-
-@pytest.mark.parametrize("data", WORKERS.values(), ids=WORKERS)
-def test_it_resumes_exactly_with_worker_processes(data: Callable[[], tuple[Any, ...]], tmp_path: Path) -> None:
-    run = Run(tmp_path, noisy, data)
-    whole = run.whole(LastCheckpoint(tmp_path / "last.ckpt"), Copies(tmp_path))
-    for checkpoint in (5, 6, 8, tmp_path / "epoch 1.ckpt"):
-        assert same(run.resumed(checkpoint), whole), checkpoint
-
-
-class Copies(pl.Callback):
-    """Saves a checkpoint after each epoch."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        trainer.save_checkpoint(self.folder / f"epoch {trainer.current_epoch}.ckpt")
-
-
-class Paired(SpikingModule):
-    """A module that trains on the batches of two loaders, of which the shorter one starts again within an epoch."""
-
-    def read_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
-        if not isinstance(batch, dict):
-            return super().read_batch(batch)
-        (x, y), (other, _) = batch["a"], batch["b"]
-        return x + other.mean(), y
-
-
-def test_several_loaders_resume_exactly(tmp_path: Path) -> None:
-    def loaders() -> tuple[Any, ...]:
-        return {"a": augmented(), "b": augmented(batch_size=10)}, validation()
-
-    def build() -> SpikingModule:
-        return Paired(network(), SpikingBayes(samples=2, train_size=SAMPLES), num_classes=CLASSES)
-
-    run = Run(tmp_path, build, loaders)
-    whole = run.whole()
-    for step in (5, 6, 7, 8, 1):
         assert same(run.resumed(step), whole), step
 
 
@@ -305,6 +159,38 @@ def test_gradients_that_are_being_accumulated_are_resumed(tmp_path: Path) -> Non
     assert not same(run.resumed(file), whole)
 
 
+CALLBACKS: dict[str, tuple[Callable[[], pl.Callback], dict[str, Any]]] = {
+    "moving average": (lambda: EMAWeightAveraging(decay=0.5), {}),
+    "weight averaging": (lambda: StochasticWeightAveraging(0.01, swa_epoch_start=1), {"max_epochs": 4}),
+    "accumulation by epoch": (lambda: GradientAccumulationScheduler({0: 1, 1: 2}), {"max_epochs": 4}),
+    "early stopping": (lambda: EarlyStopping("val/nll", patience=0), {"max_epochs": 6}),
+}
+
+
+@pytest.mark.parametrize(("other", "options"), CALLBACKS.values(), ids=CALLBACKS)
+def test_it_resumes_exactly_with_callbacks_of_lightning(
+    other: Callable[[], pl.Callback], options: dict[str, Any], tmp_path: Path
+) -> None:
+    run = Run(tmp_path, noisy, callbacks=lambda: (ExactResume(), other()), **options)
+    whole = run.whole()
+    for step in (4, 5, 6):
+        assert same(run.resumed(step), whole), step
+
+
+def test_a_tuner_leaves_a_run_as_it_is_and_is_refused_in_a_resumed_one(tmp_path: Path) -> None:
+    def runs(*more: pl.Callback) -> Run:
+        def callbacks() -> tuple[pl.Callback, ...]:
+            return *more, LearningRateFinder(num_training_steps=4, update_attr=False)
+
+        return Run(tmp_path / str(len(more)), noisy, callbacks=callbacks, default_root_dir=tmp_path)
+
+    exact = runs(ExactResume())
+    assert same(exact.whole(), runs().whole())
+    with pytest.raises(ValueError, match="Expected no tuner such as LearningRateFinder in a run that resumes"):
+        exact.resumed(6)
+    assert not list(tmp_path.glob(".lr_find*"))
+
+
 def test_two_of_them_share_a_run(tmp_path: Path) -> None:
     run = Run(tmp_path, noisy, callbacks=lambda: (ExactResume(), ExactResume()))
     whole = run.whole()
@@ -319,12 +205,6 @@ def test_a_resumed_run_can_be_interrupted_and_resumed_again(tmp_path: Path) -> N
         again = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
         assert same(run.resumed(first, again), whole), first
         assert same(run.resumed(folder / f"step={second}.ckpt"), whole), (first, second)
-
-
-def test_training_is_the_same_to_the_last_bit_without_it(tmp_path: Path) -> None:
-    for name, data in {**DATA, **WORKERS}.items():
-        without = Run(tmp_path / f"{name} without", noisy, data, callbacks=tuple)
-        assert same(Run(tmp_path / name, noisy, data).whole(), without.whole()), name
 
 
 @pytest.mark.parametrize(
@@ -359,15 +239,6 @@ def test_a_checkpoint_of_a_failed_batch_is_not_exact(tmp_path: Path) -> None:
         assert not same(run.resumed(tmp_path / "within.ckpt"), whole)
 
 
-def test_lightning_does_not_warn_of_a_loader_that_resumes(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    for callbacks, warnings in ((tuple, 1), (lambda: [ExactResume()], 0)):
-        run = Run(tmp_path / str(warnings), noisy, callbacks=callbacks)
-        run.whole()
-        recwarn.clear()
-        run.resumed(6)
-        assert sum("dataloader is not resumable" in str(each.message) for each in recwarn) == warnings
-
-
 def test_sigterm_writes_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
     class Terminate(pl.Callback):
         """Receive SIGTERM in the midst of a batch."""
@@ -385,22 +256,6 @@ def test_sigterm_writes_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> Non
         run.whole(Terminate())
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
     assert same(run.resumed(tmp_path / "last.ckpt"), whole)
-
-
-def test_other_data_are_refused_within_an_epoch(tmp_path: Path) -> None:
-    run = Run(tmp_path, noisy)
-    run.whole()
-    run.data = lambda: (augmented(batch_size=4), validation())
-    with pytest.raises(ValueError, match="Expected 4 training batches per epoch.*but got 6. Resume with the same data"):
-        run.resumed(6)
-
-
-def test_workers_that_keep_generators_are_named(tmp_path: Path) -> None:
-    def data() -> tuple[Any, ...]:
-        return (augmented(num_workers=1, persistent_workers=True),)
-
-    with pytest.warns(UserWarning, match="is not exact; then set `persistent_workers=False`"):
-        Run(tmp_path, noisy, data, max_epochs=1).whole()
 
 
 def test_a_requeue_is_written_at_the_end_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

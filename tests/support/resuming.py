@@ -11,13 +11,22 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from lightning_snn import LIF, SpikingModule
 from lightning_snn.callbacks import ExactResume
+from lightning_snn.data import FrameDataModule
+from lightning_snn.methods import SpikingBayes
 from tests.support.training import time_first, trainer
 
 STEPS, FEATURES, CLASSES, SAMPLES, BATCH = 8, 2, 2, 22, 6  # 4 batches per epoch, the last one smaller
+
+# of 12 in three epochs: the first step of an epoch, one in the middle, the last one, and the first of all
+STEPS_OF_AN_EPOCH = (5, 6, 8, 1)
+FIXED = TensorDataset(
+    torch.linspace(0, 2, SAMPLES)[:, None, None].expand(-1, STEPS, FEATURES), torch.arange(SAMPLES) % CLASSES
+)
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -40,6 +49,35 @@ def augmented(**options: Any) -> DataLoader[Any]:
 def validation(**options: Any) -> DataLoader[Any]:
     """Return a loader whose samples draw random numbers, too."""
     return augmented(**{"shuffle": False, **options})
+
+
+class Fixed(FrameDataModule):
+    """A data module of samples that draw no random numbers, in worker processes that persist."""
+
+    num_classes = CLASSES
+
+    def load_sets(self) -> tuple[Dataset, Dataset, Dataset]:
+        return FIXED, FIXED, FIXED
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 6), LIF(0.8), nn.Dropout(0.2), nn.Linear(6, CLASSES))
+
+
+def noisy(**options: Any) -> SpikingModule:
+    """Build a module whose training and predictions draw random numbers."""
+    options = {"learning_rate": 0.05, **options}
+    return SpikingModule(network(), SpikingBayes(samples=2, train_size=SAMPLES), num_classes=CLASSES, **options)
+
+
+class Copies(pl.Callback):
+    """Saves a checkpoint after each epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.folder / f"epoch {trainer.current_epoch}.ckpt")
 
 
 def seed(number: int) -> None:
