@@ -130,7 +130,7 @@ class ExactResume(pl.Callback):
             if moment.within_batch:
                 _warn("the checkpoint was written within a batch, whose random numbers are drawn anew")
             complete_last_batch(checkpoint["loops"]["fit_loop"], moment)
-            self._loaders.resume(own, moment.epochs)
+            self._loaders.resume(own, moment.epochs, moment.last_batch)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self._loaders is not None
@@ -148,7 +148,6 @@ class ExactResume(pl.Callback):
         elif moment.between_epochs:
             start_next_epoch(trainer)
         self._within_epoch = not moment.between_epochs
-        self._loaders.ended = moment.epoch_ends
         self._loaders.start_validation_workers(saved["validation_workers"])
         if not moment.batch_comes_next:
             self._loaders.restore()

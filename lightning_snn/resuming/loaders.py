@@ -62,7 +62,8 @@ class TrackedLoaders:
 
     Attributes:
         armed: False until training starts, while loaders are set up and states are restored.
-        ended: whether the resumed epoch has no batches left.
+        prefetches: whether the Trainer fetches a batch in advance, to know the last one.
+        iterations: present iteration through each loader.
     """
 
     def __init__(self, trainer: pl.Trainer, request: Any) -> None:
@@ -71,8 +72,7 @@ class TrackedLoaders:
 
     def reset(self) -> None:
         """Forget all iterations and positions."""
-        self.armed = self.ended = False
-        self.prefetches = False
+        self.armed = self.prefetches = self._ended = False
         self.iterations: dict[int, _Iteration] = {}
         self._loaders: list[Any] = []
         self._checkpoint: dict[str, Any] | None = None
@@ -115,14 +115,15 @@ class TrackedLoaders:
             for index, iteration in sorted(self.iterations.items())
         ]
 
-    def resume(self, checkpoint: dict[str, Any], epoch: int) -> None:
+    def resume(self, checkpoint: dict[str, Any], epoch: int, ended: bool) -> None:
         """Continue from a checkpoint when the next batches are fetched.
 
         Args:
             checkpoint: what this process saved, with `positions` and `states`.
             epoch: epochs that were finished.
+            ended: whether the unfinished epoch has no batches left.
         """
-        self._checkpoint = checkpoint
+        self._checkpoint, self._ended = checkpoint, ended
         self._positions = dict(enumerate(checkpoint["positions"]))
         self._states, self._epoch = checkpoint["states"], epoch
 
@@ -141,6 +142,11 @@ class TrackedLoaders:
     def resumes(self) -> bool:
         """True until training starts in a run that resumes from a checkpoint."""
         return self._checkpoint is not None
+
+    def check_end(self) -> None:
+        """Raise StopIteration if the resumed epoch has no batches left, although a loader may have more."""
+        if self._ended:
+            raise StopIteration
 
     def take(self, index: int, of_this_epoch: bool = True) -> dict[str, Any] | None:
         """Return the position from which a loader has to continue, once.
@@ -184,7 +190,7 @@ class TrackedLoaders:
         """Return the loaders such that iterators through them are tracked."""
         self._loaders = loaders
         if self.armed:
-            self.ended = False
+            self._ended = False
         return [_Tracked(loader, index, self) for index, loader in enumerate(loaders)]
 
     def warn_of_persistent_workers(self) -> None:
@@ -213,12 +219,11 @@ class _Tracking:
             super().__iter__()  # type: ignore[misc]
         finally:
             self.flattened = loaders  # what the Trainer sees
-        self.tracked.prefetches = length(self) is None  # then the Trainer fetches in advance, to know the last batch
+        self.tracked.prefetches = length(self) is None
         return self
 
     def __next__(self: Any) -> Any:
-        if self.tracked.ended:
-            raise StopIteration
+        self.tracked.check_end()
         return super().__next__()  # type: ignore[misc]
 
     def reset(self: Any) -> None:
@@ -333,7 +338,12 @@ class _Iteration(Iterator[Any]):
         self.first = position["first"]
         if self.first is not None and (rewinds or not hasattr(self.loader, "load_state_dict")):
             generators.restore(self.first)
-            for _ in range(position["batches"]):
-                next(self.iterator)
+            for index in range(position["batches"]):
+                if next(self.iterator, self) is self:
+                    raise ValueError(
+                        f"Expected the {position['batches']} batches that were trained on to be read again, but the "
+                        f"loader ended after {index}: its course depends on draws from a global generator for each "
+                        "batch. Draw once per epoch, or resume from a checkpoint at the end of an epoch"
+                    )
         self.batches = position["batches"]
         generators.restore(before)

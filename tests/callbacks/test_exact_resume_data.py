@@ -50,13 +50,23 @@ class Numbers(FrameDataModule):
 
 
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches without a number, some of them left out at random."""
+    """Batches without a known number, some of them left out at random."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         samples = Augmented()
+        left_out = torch.rand(SAMPLES).tolist()
         for start in range(0, SAMPLES, BATCH):
-            if torch.rand(()) < 0.8:
+            if left_out[start] < 0.8:
                 yield time_first([samples[index] for index in range(start, min(start + BATCH, SAMPLES))])
+
+
+class Unsteady(Stream):
+    """A stream whose length depends on draws for each batch."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in list(super().__iter__()) * 2:
+            if torch.rand(()) < 0.5:
+                yield batch
 
 
 class Batches:
@@ -109,7 +119,7 @@ DATA: dict[str, Callable[[], tuple[Any, ...]]] = {
 def test_it_resumes_exactly_with_data(data: Callable[[], tuple[Any, ...]], tmp_path: Path) -> None:
     run = Run(tmp_path, noisy, data)
     whole = run.whole()
-    for step in STEPS_OF_AN_EPOCH:
+    for step in (*STEPS_OF_AN_EPOCH, 4, 7):
         assert same(run.resumed(step), whole), step
 
 
@@ -175,6 +185,14 @@ def test_other_data_are_refused_within_an_epoch(tmp_path: Path) -> None:
     run.data = lambda: (augmented(batch_size=4), validation())
     with pytest.raises(ValueError, match="Expected 4 training batches per epoch.*but got 6. Resume with the same data"):
         run.resumed(6)
+
+
+def test_a_stream_that_cannot_be_repeated_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, noisy, lambda: (DataLoader(Unsteady(), batch_size=None),))
+    run.whole()
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.ones(shape))  # as with unfavorable draws
+    with pytest.raises(ValueError, match="batches that were trained on to be read again, but the loader ended after 0"):
+        run.resumed(2)
 
 
 def test_workers_that_keep_generators_are_named(tmp_path: Path) -> None:
