@@ -25,6 +25,7 @@ from lightning_snn.resuming import (
     start_next_epoch,
     track_loaders,
     validate_next,
+    validation_is_due,
 )
 
 _KEY = "exact_resume"
@@ -166,7 +167,7 @@ class ExactResume(pl.Callback):
             _repeat_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
-        if Moment.now(trainer, validates=False).validation:
+        if validation_is_due(trainer):
             self._expect_validation()  # now, because the validation loaders draw a seed before any hook is called
         self._requeue_now()
 

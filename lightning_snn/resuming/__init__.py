@@ -2,7 +2,7 @@
 
 from lightning_snn.resuming.generators import Generators
 from lightning_snn.resuming.loaders import TrackedLoaders, restore_loader_states, track_loaders
-from lightning_snn.resuming.loops import Moment, complete_last_batch, start_next_epoch, validate_next
+from lightning_snn.resuming.loops import Moment, complete_last_batch, start_next_epoch, validate_next, validation_is_due
 
 __all__ = [
     "Generators",
@@ -13,4 +13,5 @@ __all__ = [
     "start_next_epoch",
     "track_loaders",
     "validate_next",
+    "validation_is_due",
 ]

@@ -51,8 +51,6 @@ class Moment:
         between = epochs.started == epochs.processed
         within = not between and batches.ready > batches.processed
         batch_end = not between and not within and batches.processed > batches.completed
-        fetcher = fit_loop._data_fetcher
-        due = batch_end and fetcher is not None and epoch_loop._should_check_val_fx(fetcher)
         return cls(
             epochs=epochs.processed,
             between_epochs=between,
@@ -60,7 +58,7 @@ class Moment:
             batch_end=batch_end,
             within_batch=within,
             last_batch=not between and not within and epoch_loop._num_ready_batches_reached(),
-            validation=bool(validates or due),
+            validation=validates or (batch_end and validation_is_due(trainer)),
             accumulates=not between and not within and batches.ready > 0 and epoch_loop._should_accumulate(),
         )
 
@@ -73,6 +71,12 @@ class Moment:
     def batch_comes_next(self) -> bool:
         """True if another batch of the same epoch comes next."""
         return not (self.between_epochs or self.validation or self.last_batch)
+
+
+def validation_is_due(trainer: pl.Trainer) -> bool:
+    """Return whether a validation follows the batch whose end hooks are called."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and bool(trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher))
 
 
 def complete_last_batch(state: dict[str, Any], moment: Moment) -> None:
