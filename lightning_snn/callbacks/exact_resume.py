@@ -20,7 +20,10 @@ from lightning_snn.processes import gather
 from lightning_snn.resuming import (
     Moment,
     TrackedLoaders,
+    add_epoch_sums,
     complete_last_batch,
+    epoch_metrics,
+    epoch_sums,
     restore_loader_states,
     start_next_epoch,
     track_loaders,
@@ -41,18 +44,23 @@ class ExactResume(pl.Callback):
     - the states from which the present epoch was shuffled, so that any loader continues with the next batch: batches
       before it are read again and discarded, in worker processes too;
     - the gradients, if the checkpoint is written while they are accumulated;
-    - what the Trainer had to do next: a validation, the end of an epoch, or a step of `ReduceLROnPlateau`.
+    - metrics, and the sums behind averages over the epoch, for monitors and `ReduceLROnPlateau`;
+    - what the Trainer had to do next: a batch, a validation, or the end of an epoch.
 
-    Training is not changed, and nothing is done between checkpoints. The run is resumed as usual, with the same
-    callback and the same data: ``trainer.fit(module, data, ckpt_path=...)``. On SLURM, the checkpoint of an automatic
-    requeue is written at the end of the batch, and not in the midst of it.
+    Training is not changed, and a step without a checkpoint costs a look at counters. The run is resumed as usual, with
+    the same callback and the same data: ``trainer.fit(module, data, ckpt_path=...)``. On SLURM, the checkpoint of an
+    automatic requeue is written at the end of the batch, and not in the midst of it.
 
     A warning says what is not exact: checkpoints that were written without this callback, by another number of
     processes, or within a batch, after an exception; and data sets that draw random numbers in persistent worker
-    processes, whose generators no checkpoint holds (use ``persistent_workers=False``). Also not repeated are averages
-    of training metrics over the interrupted epoch, generators that only the code of a data set knows, and samplers that
-    draw from a global generator for each sample, instead of once per epoch. On GPUs, exactness needs deterministic
-    operations, ``Trainer(deterministic=True)``.
+    processes, whose generators no checkpoint holds (use ``persistent_workers=False``). Without a warning, these are
+    not exact: generators that only the code of a data set knows, samplers and streams that draw from a global generator
+    for each sample, and averages of `torchmetrics` objects over the interrupted training epoch. On GPUs, operations
+    have to be deterministic, ``Trainer(deterministic=True)``.
+
+    Raises:
+        ValueError: if the run resumes within an epoch with another number of batches, or with a stream that cannot be
+            read again; or if it resumes with a tuner such as `LearningRateFinder`.
 
     Example:
         >>> trainer = Trainer(callbacks=[ExactResume()])
@@ -65,13 +73,14 @@ class ExactResume(pl.Callback):
         self._loaders: TrackedLoaders | None = None
         self._before_validation: dict[str, Any] | None = None
         self._requeue: Callable[[], None] | None = None
+        self._sums: dict[str, dict[str, Tensor]] = {}
         self._within_epoch = False  # whether the hooks of the start of the resumed epoch were not called
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == TrainerFn.FITTING:
             self._loaders = track_loaders(trainer)
             self._before_validation = self._requeue = None
-            self._within_epoch = False
+            self._within_epoch, self._sums = False, {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # before the Trainer registers it for a signal that may come in the midst of a step
@@ -99,7 +108,9 @@ class ExactResume(pl.Callback):
             for name, parameter in pl_module.named_parameters()
             if moment.accumulates and parameter.grad is not None
         }
-        metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        metrics = dict(trainer.callback_metrics)
+        if moment.last_batch:
+            metrics |= epoch_metrics(trainer)
         checkpoint[_KEY] = gather(
             {
                 "moment": asdict(moment),
@@ -109,7 +120,8 @@ class ExactResume(pl.Callback):
                 ),
                 "validation_workers": self._loaders.validation_workers(),
                 "gradients": gradients,
-                "metrics": metrics,
+                "metrics": {name: value.detach().cpu() for name, value in metrics.items()},
+                "sums": {**self._sums, **epoch_sums(trainer)} if moment.batch_comes_next or moment.validation else {},
             }
         )
 
@@ -149,6 +161,7 @@ class ExactResume(pl.Callback):
         elif moment.between_epochs:
             start_next_epoch(trainer)
         self._within_epoch = not moment.between_epochs
+        self._sums = dict(saved["sums"])
         self._loaders.start_validation_workers(saved["validation_workers"])
         if not moment.batch_comes_next:
             self._loaders.restore()
@@ -165,8 +178,10 @@ class ExactResume(pl.Callback):
         if self._within_epoch:
             self._within_epoch = False
             _repeat_epoch_start(trainer, pl_module)
+        add_epoch_sums(trainer, self._sums)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        add_epoch_sums(trainer, self._sums)
         if validation_is_due(trainer):
             self._expect_validation()  # now, because the validation loaders draw a seed before any hook is called
         self._requeue_now()
@@ -184,6 +199,8 @@ class ExactResume(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before_validation, self._within_epoch = None, False
+        add_epoch_sums(trainer, self._sums)
+        self._sums = {}
         # otherwise `ReduceLROnPlateau` leaves out the end of a resumed epoch
         trainer.fit_loop._restarting = False
 

@@ -89,7 +89,7 @@ def test_it_resumes_exactly_with(options: dict[str, Any], schedule: Any, tmp_pat
     if schedule is plateau and options.get("limit_val_batches") == 0:
         pytest.skip("a plateau of validation metrics needs a validation")
     if schedule is plateau and options.get("check_val_every_n_epoch") == 2:
-        schedule = {"scheduler": plateau, "monitor": "val/nll", "frequency": 2}
+        schedule = {"scheduler": plateau, "monitor": "train/loss_epoch"}
     run = Run(tmp_path, partial(noisy, lr_scheduler=schedule), **options)
     whole = run.whole()
     first = 4 if "limit_train_batches" in options else 5
@@ -139,6 +139,28 @@ def test_a_checkpoint_of_a_validation_resumes_exactly(interval: float, tmp_path:
     assert len(found) == (3 if interval == 1 else 6)
     for path in found[:-1]:
         assert same(run.resumed(path), whole), path.name
+
+
+class Averages(pl.Callback):
+    """The average of the training loss over each epoch, and its value for monitors."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, list[float]] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        metrics = trainer.callback_metrics
+        self.found[trainer.current_epoch] = [float(metrics[name]) for name in ("train/loss", "train/loss_epoch")]
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}, {"limit_val_batches": 0}])
+def test_averages_over_a_resumed_epoch_are_those_of_the_whole_epoch(options: dict[str, Any], tmp_path: Path) -> None:
+    run = Run(tmp_path, noisy, **options)
+    whole = Averages()
+    run.whole(whole)
+    for step in (5, 6, 7, 8):
+        resumed = Averages()
+        run.resumed(step, resumed)
+        assert resumed.found == {epoch: whole.found[epoch] for epoch in (1, 2)}, step
 
 
 def test_gradients_that_are_being_accumulated_are_resumed(tmp_path: Path) -> None:
