@@ -1,7 +1,7 @@
 """Moments of a fit at which checkpoints are written, and how the loops of a Trainer continue from each of them.
 
-The Trainer leaves out what it had still to do when the checkpoint was written: the validation after a batch, the end of
-an epoch after its last batch, and, with `max_steps`, it mistakes a finished epoch for an unfinished one.
+The Trainer leaves out what it had still to do when the checkpoint was written: the validation after a batch, and the
+end of an epoch after its last batch. With `max_steps` it mistakes a finished epoch for an unfinished one.
 """
 
 from __future__ import annotations

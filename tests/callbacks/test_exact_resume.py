@@ -111,6 +111,31 @@ def test_the_last_checkpoint_resumes_exactly(schedule: Any, options: dict[str, A
         assert same(run.resumed(checkpoint), whole), checkpoint
 
 
+class Epochs(pl.Callback):
+    """The starts and ends of epochs."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.seen.append(("start", trainer.current_epoch, trainer.global_step))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.seen.append(("end", trainer.current_epoch, trainer.global_step))
+
+
+@pytest.mark.parametrize("validation", [{}, {"limit_val_batches": 0}], ids=["validation", "none"])
+@pytest.mark.parametrize("steps", [{}, {"max_epochs": -1, "max_steps": 11}], ids=["max_epochs", "max_steps"])
+def test_every_epoch_starts_and_ends_once(steps: dict[str, Any], validation: dict[str, Any], tmp_path: Path) -> None:
+    run = Run(tmp_path, noisy, **steps, **validation)
+    whole = Epochs()
+    expected = run.whole(Copies(tmp_path), whole)
+    for checkpoint, missing in ((tmp_path / "epoch 0.ckpt", 2), (tmp_path / "epoch 1.ckpt", 4), (6, 3), (8, 3), (4, 1)):
+        resumed = Epochs()
+        assert same(run.resumed(checkpoint, resumed), expected), checkpoint
+        assert resumed.seen == whole.seen[missing:], checkpoint
+
+
 def test_the_checkpoint_of_the_start_resumes_exactly(tmp_path: Path) -> None:
     class Stop(pl.Callback):
         def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
