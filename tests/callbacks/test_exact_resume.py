@@ -83,7 +83,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param(schedule, id=name, marks=() if name == "by step" else pytest.mark.slow)
+        for name, schedule in SCHEDULES.items()
+    ],
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_it_resumes_exactly_with(options: dict[str, Any], schedule: Any, tmp_path: Path) -> None:
     if schedule is plateau and options.get("limit_val_batches") == 0:
