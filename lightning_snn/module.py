@@ -35,6 +35,7 @@ from lightning_snn.optim import (
     optimizer_factory,
     scheduler_configuration,
 )
+from lightning_snn.processes import seed_noise_by_rank
 from lightning_snn.resuming import restore_loader_states
 
 _CHECKPOINT_KEY = "lightning_snn"
@@ -156,6 +157,7 @@ class SpikingModule(pl.LightningModule):
                 "Expected a module that is not compiled, because `log`, which its steps call, cannot be, but got "
                 f"`torch.compile({type(self).__name__})`. Compile its network: `module.network.compile()`"
             )
+        seed_noise_by_rank()  # after the weights were drawn, which are the same in all processes
 
     def on_fit_start(self) -> None:
         self._checks_first_step = True

@@ -2,6 +2,7 @@
 
 from lightning_snn.callbacks.alignment import GradientAlignment
 from lightning_snn.callbacks.energy import EnergyMonitor
+from lightning_snn.callbacks.exact_resume import ExactResume
 from lightning_snn.callbacks.firing_rates import FiringRateMonitor
 from lightning_snn.callbacks.hardware import HardwareConstraints, HardwareFineTuning
 from lightning_snn.callbacks.initialization import InitializationCheck
@@ -16,6 +17,7 @@ from lightning_snn.callbacks.uncertainty import UncertaintyLogger
 
 __all__ = [
     "EnergyMonitor",
+    "ExactResume",
     "FiringRateMonitor",
     "GradientAlignment",
     "HardwareConstraints",

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_snn.callbacks import ExactResume
 
 BEST, LAST = "best", "last.ckpt"
 
@@ -35,39 +37,37 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **here, "dirpath": self.dirpath})
 
 
-class LastCheckpoint(Checkpoint):
-    """Callback that writes a checkpoint to one file at the start of training and after each epoch.
+class LastCheckpoint(ExactResume, Checkpoint):
+    """Callback that writes a checkpoint to one file at the start of training, after each epoch, and on SIGTERM.
 
-    The checkpoint holds the state of torch's random number generators, so a resumed run continues exactly as the
-    uninterrupted run; an unfinished epoch starts again. (`ModelCheckpoint(save_last=True)` writes only when it also
-    writes a best checkpoint.)
+    A resumed run is the uninterrupted run, bit for bit; see :class:`~lightning_snn.callbacks.ExactResume`. An epoch
+    that was interrupted otherwise starts again. (`ModelCheckpoint(save_last=True)` writes only when it also writes a
+    best checkpoint.)
 
     Args:
         path: the file.
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         self.path = trainer.strategy.broadcast(self.path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
         self._save(trainer)
 
-    def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # map_location may have moved the states, but generators require them on the CPU
-        torch.set_rng_state(state_dict["cpu"].cpu())
-        if len(state_dict["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):  # raised between two batches, so that nothing is half done
+            self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -35,6 +35,10 @@ class ResumableLoader(DataLoader[Any]):
             if index >= start:
                 yield batch
 
+    def rewind(self) -> None:
+        """Start the next iteration with the first batch; `ExactResume` calls this, and reads batches again itself."""
+        self.start = 0
+
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch and the batches per epoch; the trainer calls this."""
         return {"yielded": self.position(), "batches": len(self)}

@@ -38,6 +38,13 @@ def test_the_alignment_script_prints_the_alignment_of_every_layer(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_script_of_exact_resuming_prints_that_no_weight_differs(tmp_path):
+    printed = [line.split() for line in run_script("exact_resume.py", tmp_path).splitlines()]
+    differences = {row[0]: float(row[-1]) for row in printed if "difference" in row}
+    assert differences["without"] > 1e-3
+    assert differences["with"] == 0
+
+
 def test_the_script_of_firing_rates_prints_rates_before_and_after_training(tmp_path):
     printed = run_script("firing_rates.py", tmp_path, tmp_path / "figures")
     rows = [line.split() for line in printed.splitlines() if line.startswith(("accuracy", "firing_rates/"))]

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from lightning_snn.callbacks import (
     EnergyMonitor,
+    ExactResume,
     FiringRateMonitor,
     GradientAlignment,
     HardwareConstraints,
@@ -54,6 +55,7 @@ CALLBACKS = (
         lambda folder: EnergyMonitor(folder=folder, name="another"),
         keys="energy/",
     ),
+    CallbackRow("exact_resume", lambda folder: ExactResume()),
     CallbackRow(
         "firing_rate_monitor",
         lambda folder: FiringRateMonitor(every_n_batches=2, folder=folder),

@@ -99,15 +99,18 @@ MODULES = {
         ({"fixed_batches": True}, {}, 11),
         ({"num_workers": 1}, {}, 10),
         ({}, {"max_epochs": -1, "max_steps": 20}, 10),
+        ({}, {"limit_train_batches": 5}, 8),
+        ({"fixed_batches": True}, {"limit_train_batches": 0.5}, 6),
     ],
-    ids=["first epoch", "second epoch", "accumulated", "fixed batches", "a worker", "max_steps"],
+    ids=["first epoch", "second epoch", "accumulated", "fixed batches", "a worker", "max_steps", "limit", "a share"],
 )
 def test_a_run_stopped_within_an_epoch_resumes_with_the_next_batch(tmp_path, make, data, options, after) -> None:
     options = {"max_epochs": 3, **options}
     whole, resumed = Recorder(), Recorder()
     first, second = make(), make()
     trainer(whole, SaveAfter(tmp_path / "some.ckpt", after), **options).fit(first, Numbers(batch_size=BATCH, **data))
-    assert whole.batches[:8] != whole.batches[8:16], "epochs are shuffled"
+    half = len(whole.batches) // 3 if "max_steps" not in options else 8
+    assert whole.batches[:half] != whole.batches[half : 2 * half], "epochs are shuffled"
     trainer(resumed, **options).fit(second, Numbers(batch_size=BATCH, **data), ckpt_path=tmp_path / "some.ckpt")
     assert resumed.batches == whole.batches[after:]
     assert resumed.rates == whole.rates[after:]
