@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lightning_snn.cli.choices import import_from_working_folder
-from lightning_snn.cli.resume import CONFIG
+from lightning_snn.cli.folders import CONFIG
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 

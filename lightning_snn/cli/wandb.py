@@ -71,6 +71,8 @@ def _started(folder: Path, options: dict[str, Any]) -> WandbLogger:
             return logger
         except wandb.errors.CommError as error:
             reason = f"the server cannot be reached ({error})"
+    # the process of W&B otherwise reports on itself over the network, also in an offline run
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # all processes of a run reach this line
     kept = folder / "wandb"
     rank_zero_only(print)(
