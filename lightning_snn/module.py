@@ -32,7 +32,9 @@ from lightning_snn.optim import (
     end_with_run,
     make_optimizer,
     optimizer_factory,
+    refuse_learning_rate_finder,
     scheduler_configuration,
+    start_from_found_learning_rate,
 )
 from lightning_snn.processes import warn_of_repeated_samples, world_size
 from lightning_snn.resuming import restore_loader_states
@@ -164,6 +166,7 @@ class SpikingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         restore_loader_states(self.trainer)
+        start_from_found_learning_rate(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
             if self.scheduler == "cosine" and isinstance(config.scheduler, CosineAnnealingLR):
                 end_with_run(config.scheduler, self._steps_of_the_run())
@@ -217,6 +220,8 @@ class SpikingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
+        if optimizer is not None and self._has_trainer():
+            refuse_learning_rate_finder(self.trainer, type(self.method).__name__)
         if optimizer is None:
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             optimizer = make_optimizer(trained, self.optimizer_factory, self.learning_rate)
