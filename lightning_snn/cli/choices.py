@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from lightning_snn import data, methods, networks
 from lightning_snn.checks import nearest_name
+from lightning_snn.cli.reading import read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
 
@@ -174,13 +174,15 @@ def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
 
 
 def _as_mapping(option: str, text: str) -> dict[str, Any]:
-    """Return an option as in a configuration file; an unreadable one is empty, and the parser reports the error."""
+    """Return an option as in a configuration file; an unreadable value is empty, and the parser reports the error."""
     if option in _PATHS:
         return {option: text}
+    if option == "config":
+        try:
+            return read_options(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     try:
-        value = yaml.safe_load(Path(text).read_text(encoding="utf-8") if option == "config" else text)
-    except (OSError, yaml.YAMLError):
+        return {option: yaml.safe_load(text)}
+    except yaml.YAMLError:
         return {}
-    if option != "config":
-        return {option: value}
-    return value if isinstance(value, dict) else {}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
 from lightning_snn.cli.choices import import_from_working_folder
 from lightning_snn.cli.folders import CONFIG
+from lightning_snn.cli.reading import check_checkpoint, read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 
@@ -48,6 +48,7 @@ def load_run(
 
     Raises:
         FileNotFoundError: if the folder holds no run, or no such checkpoint.
+        ValueError: if the configuration or the checkpoint is damaged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -69,7 +70,8 @@ def load_run(
             f"{', '.join(found) or 'none: the run was not started, or trained without checkpoints'}"
         )
     import_from_working_folder()
-    config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_options(folder / CONFIG)
+    check_checkpoint(path)
     module = SpikingModule.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     return LoadedRun(module.eval(), _data(config["data"]), config, folder)
 

@@ -34,6 +34,7 @@ from lightning_snn.cli.choices import (
 )
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
 from lightning_snn.cli.parser import BriefHelp, RecipeParser, option_names
+from lightning_snn.cli.reading import check_checkpoint
 from lightning_snn.cli.results import RecipeReport, results_table
 from lightning_snn.cli.resume import (
     Place,
@@ -134,6 +135,11 @@ class RecipeCLI(LightningCLI):
         checkpoint = self.config.ckpt_path
         if checkpoint is not None and not Path(checkpoint).is_file():
             parser.error(f"Expected option --ckpt_path to be a checkpoint file, but there is no file {checkpoint}")
+        if checkpoint is not None:
+            try:
+                check_checkpoint(checkpoint)
+            except ValueError as error:
+                parser.error(str(error))
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str | None, help="folder of the run; the default is runs/RECIPE/TIME_SEED")

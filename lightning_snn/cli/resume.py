@@ -13,6 +13,7 @@ from lightning_snn.cli import slurm
 from lightning_snn.cli.checkpoints import BEST
 from lightning_snn.cli.choices import given_values
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, refuse_existing
+from lightning_snn.cli.reading import read_options
 from lightning_snn.files import write_atomically
 
 RESULTS, WANDB_ID = "metrics.json", "wandb_run_id.txt"
@@ -145,12 +146,14 @@ def run_of_this_job(output: Path | None, folder: Path, configuration: str) -> Pa
         output: folder that the user chose.
         folder: folder of the runs of the recipe, if the user chose none.
         configuration: options of this command, as YAML; those of the run must be the same.
+
+    Raises:
+        ValueError: if the configuration of a run of this job is damaged.
     """
     if not slurm.is_requeued():
         return None
     for each in (output,) if output is not None else sorted(folder.glob("*"), reverse=True):
-        if slurm.is_of_this_job(each) and (each / CONFIG).is_file():
-            before = yaml.safe_load((each / CONFIG).read_text(encoding="utf-8"))
-            if not differences(before, yaml.safe_load(configuration)):
-                return each
+        is_candidate = slurm.is_of_this_job(each) and (each / CONFIG).is_file()
+        if is_candidate and not differences(read_options(each / CONFIG), yaml.safe_load(configuration)):
+            return each
     return None

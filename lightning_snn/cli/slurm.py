@@ -59,4 +59,4 @@ def keep_job(folder: Path) -> None:
 def is_of_this_job(folder: Path) -> bool:
     """Return whether the run in a folder was started, or last resumed, by this job."""
     file = folder / _JOB
-    return file.is_file() and file.read_text(encoding="utf-8").strip() == job_id()
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").strip() == job_id()
