@@ -14,7 +14,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from lightning_snn.cli import slurm
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT
-from lightning_snn.cli.recipe import Options, RecipeCLI
+from lightning_snn.cli.options import Options
+from lightning_snn.cli.recipe import RecipeCLI
 from lightning_snn.cli.stopping import Stopped, StopSignals
 from lightning_snn.cpu import keep_freed_memory
 

@@ -29,11 +29,11 @@ from lightning_snn.cli.choices import (
     given_values,
     help_of_a_class,
     import_from_working_folder,
-    import_path,
     variants_switched_on,
 )
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
-from lightning_snn.cli.parser import BriefHelp, RecipeParser, option_names
+from lightning_snn.cli.options import Options, add_options, refuse_linked_options, with_linked_options
+from lightning_snn.cli.parser import BriefHelp, RecipeParser
 from lightning_snn.cli.reading import check_checkpoint
 from lightning_snn.cli.results import RecipeReport, results_table
 from lightning_snn.cli.resume import (
@@ -50,14 +50,6 @@ from lightning_snn.cli.wandb import WandbOptions, wandb_logger
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
-
-# arguments of network and method that come from the data: their group, their name, and the attribute of the data
-_LINKS = (
-    ("network", "input_shape", "frame_shape"),
-    ("network", "num_classes", "num_classes"),
-    ("method", "input_shape", "frame_shape"),
-)
-Options = Mapping[str, Any]
 
 
 class RecipeCLI(LightningCLI):
@@ -128,9 +120,7 @@ class RecipeCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        for group, name, source in _LINKS:
-            for option, value in given_values(self.arguments, [f"{group}.{name}"]):
-                parser.error(f"Expected no option --{option}, because it is `{source}` of the data, but got {value}")
+        refuse_linked_options(parser, self.arguments)
         self.config = parser.parse_args(self.arguments)
         checkpoint = self.config.ckpt_path
         if checkpoint is not None and not Path(checkpoint).is_file():
@@ -142,47 +132,7 @@ class RecipeCLI(LightningCLI):
                 parser.error(str(error))
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output", type=str | None, help="folder of the run; the default is runs/RECIPE/TIME_SEED")
-        parser.add_argument(
-            "--wandb",
-            type=bool | WandbOptions,
-            default=False,
-            help="log to Weights & Biases with firing rates, offline without a key; --wandb.log_model uploads "
-            "checkpoints, and WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
-        )
-        parser.add_argument(
-            "--ckpt_path", type=str | None, help="checkpoint from which to resume, with the options of its run"
-        )
-        for name, special in self.variants.items():
-            changes = ", ".join(f"{option} {value}" for option, value in special.items())
-            parser.add_argument(f"--{name}", type=bool, default=False, help=f"with other defaults: {changes}")
-        options = dict(self.option_defaults)
-        for name, group in GROUPS.items():
-            known, kind = group.classes(), self.classes[name]
-            linked = [target for link, target, _ in _LINKS if link == name]
-            accepted = [f"--{name}.{option}" for option in option_names(kind) if option not in linked]
-            section = parser.add_argument_group(
-                group.title, f"{kind.__name__} takes {' '.join(accepted) or 'no options'}", name=name
-            )
-            section.add_subclass_arguments(
-                (group.base,),
-                name,
-                as_group=False,
-                metavar="NAME",
-                help=f"{', '.join(known)}, or an import path; then --{name}.OPTION VALUE. See --{name}.help NAME",
-                default={"class_path": import_path(kind), "init_args": _pop_group(options, name)},
-            )
-        parser.add_class_arguments(SpikingModule, "model", fail_untyped=False)
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({option: value for option, value in options.items() if option not in GROUPS})
-        for source, target in (
-            *((f"data.{source}", f"{group}.init_args.{name}") for group, name, source in _LINKS),
-            ("data.num_classes", "model.num_classes"),
-            ("data.pairs", "model.pairs"),
-            ("network", "model.network"),
-            ("method", "model.method"),
-        ):
-            parser.link_arguments(source, target, apply_on="instantiate")
+        add_options(parser, self.classes, self.option_defaults, self.variants, self.trainer_class)
 
     @property
     def output(self) -> Path:
@@ -204,8 +154,10 @@ class RecipeCLI(LightningCLI):
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         self.model.hparams.update(
             self.hyperparameters["model"],
-            network=self._with_links("network"),
-            method=self._with_links("method"),
+            **{
+                group: with_linked_options(group, self.hyperparameters[group], self.classes[group], self.datamodule)
+                for group in ("network", "method")
+            },
             _instantiator="lightning.pytorch.cli.instantiate_module",
         )
 
@@ -326,24 +278,7 @@ class RecipeCLI(LightningCLI):
         configured = self.config_init.trainer.callbacks or []
         return configured if isinstance(configured, list) else [configured]
 
-    def _with_links(self, group: str) -> dict[str, Any]:
-        """Return the configuration of network or method with its arguments that come from the data."""
-        options = self.hyperparameters[group]
-        accepted = inspect.signature(self.classes[group]).parameters
-        linked = {}
-        for link, name, source in _LINKS:
-            if link == group and name in accepted:
-                value = getattr(self.datamodule, source)
-                linked[name] = list(value) if isinstance(value, tuple) else value
-        return {**options, "init_args": {**options.get("init_args", {}), **linked}}
-
     def _lacks_rate_monitor(self) -> bool:
         """Return whether the network has spiking layers and the user configured no monitor of their rates."""
         monitored = any(isinstance(callback, FiringRateMonitor) for callback in self._configured_callbacks())
         return not monitored and any(True for _ in spiking_layers(self.model))
-
-
-def _pop_group(options: dict[str, Any], group: str) -> dict[str, Any]:
-    """Remove the options ``group.name`` and return them by name."""
-    names = [name for name in options if name.startswith(f"{group}.")]
-    return {name.removeprefix(f"{group}."): options.pop(name) for name in names}
