@@ -33,9 +33,11 @@ from lightning_snn.optim import (
     end_with_run,
     make_optimizer,
     optimizer_factory,
+    refuse_learning_rate_finder,
     scheduler_configuration,
+    start_from_found_learning_rate,
 )
-from lightning_snn.processes import seed_noise_by_rank
+from lightning_snn.processes import seed_noise_by_rank, warn_of_repeated_samples, world_size
 from lightning_snn.resuming import restore_loader_states
 
 _CHECKPOINT_KEY = "lightning_snn"
@@ -162,8 +164,17 @@ class SpikingModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         self._checks_first_step = True
 
+    def on_validation_epoch_start(self) -> None:
+        warn_of_repeated_samples(self.trainer.val_dataloaders)
+        self._log_together("val", len(self.trainer.num_val_batches))
+
+    def on_test_epoch_start(self) -> None:
+        warn_of_repeated_samples(self.trainer.test_dataloaders)
+        self._log_together("test", len(self.trainer.num_test_batches))
+
     def on_train_start(self) -> None:
         restore_loader_states(self.trainer)
+        start_from_found_learning_rate(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
             if self.scheduler == "cosine" and isinstance(config.scheduler, CosineAnnealingLR):
                 end_with_run(config.scheduler, steps_of_run(self.trainer))
@@ -222,6 +233,8 @@ class SpikingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
+        if optimizer is not None and self._has_trainer():
+            refuse_learning_rate_finder(self.trainer, type(self.method).__name__)
         if optimizer is None:
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             optimizer = make_optimizer(trained, self.optimizer_factory, self.learning_rate)
@@ -355,20 +368,23 @@ class SpikingModule(pl.LightningModule):
         x, y = self._checked(*self.read_batch(batch))
         prediction = self.method.predict(self.network, x)
         self.method.task.check_targets(prediction.mean, y)
-        name, metrics = self._metrics_of(stage, dataloader_idx)
+        _, metrics = self._metrics_of(stage, dataloader_idx)
         metrics.update(prediction.mean, y)
-        if self._has_trainer():
-            for key, metric in metrics.items(keep_base=False):
-                self.log(
-                    key,
-                    metric,
-                    prog_bar=True,
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=x.shape[1],
-                    metric_attribute=f"{name}.{key.partition('/')[2]}",
-                )
+        if self._has_trainer() and world_size() == 1:
+            self._log_metrics(stage, dataloader_idx)
         return {"prediction": prediction, "target": y}
+
+    def _log_together(self, stage: str, loaders: int) -> None:
+        """Log the metrics of several processes before any batch, because they wait for one that will have none."""
+        if world_size() > 1:
+            for index in range(loaders):
+                self._log_metrics(stage, index, f"/dataloader_idx_{index}" if loaders > 1 else "")
+
+    def _log_metrics(self, stage: str, dataloader_idx: int, suffix: str = "") -> None:
+        name, metrics = self._metrics_of(stage, dataloader_idx)
+        for key, metric in metrics.items(keep_base=False):
+            attribute = f"{name}.{key.partition('/')[2]}"
+            self.log(f"{key}{suffix}", metric, prog_bar=True, on_step=False, on_epoch=True, metric_attribute=attribute)
 
     def _metrics_of(self, stage: str, dataloader_idx: int) -> tuple[str, MetricCollection]:
         """Return the metrics of a loader and the name of their attribute; later loaders get copies of the first."""

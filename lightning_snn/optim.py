@@ -10,7 +10,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
@@ -168,6 +170,48 @@ def end_with_run(scheduler: CosineAnnealingLR, steps: int) -> None:
     for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
         group["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+
+def refuse_learning_rate_finder(trainer: pl.Trainer, method: str) -> None:
+    """Raise an error if a Trainer searches a learning rate for a method that has its own optimizer.
+
+    The search would compare objectives, which are not always losses, and what it found would not be used.
+
+    Args:
+        trainer: the Trainer; `Tuner.lr_find` adds the callback `LearningRateFinder` to it.
+        method: name of the method, for the message.
+
+    Raises:
+        ValueError: if it has a `LearningRateFinder`.
+    """
+    if _has_learning_rate_finder(trainer):
+        raise ValueError(
+            f"Expected a method without an optimizer of its own for the learning rate finder, but got {method}, whose "
+            "step size is an argument of the method. Remove `LearningRateFinder` or the call of `Tuner.lr_find`, and "
+            "choose that argument on validation data"
+        )
+
+
+def start_from_found_learning_rate(trainer: pl.Trainer) -> None:
+    """Let schedules start from the learning rate that a `LearningRateFinder` found.
+
+    It sets that of the optimizer, which schedules that remember the initial one, such as `LambdaLR`, would replace in
+    their first step.
+
+    Args:
+        trainer: the Trainer, at the start of training.
+    """
+    if not _has_learning_rate_finder(trainer):
+        return
+    for config in trainer.lr_scheduler_configs:
+        found = [group["lr"] for group in config.scheduler.optimizer.param_groups]
+        for scheduler in getattr(config.scheduler, "_schedulers", [config.scheduler]):
+            if isinstance(scheduler, LRScheduler) and scheduler.get_last_lr() != found:
+                scheduler.base_lrs = list(found)
+
+
+def _has_learning_rate_finder(trainer: pl.Trainer) -> bool:
+    return any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def decay_weights_only(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:

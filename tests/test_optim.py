@@ -1,15 +1,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.tuner import Tuner
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import SpikingModule
+from lightning_snn.methods import ExpectationPropagation, SurrogateGradient
 from lightning_snn.nn import LIF
 from lightning_snn.optim import SGD, decay_weights_only, make_optimizer, optimizer_factory
+from tests.support.training import time_first, trainer
 
 
 def network() -> nn.Module:
@@ -157,3 +167,73 @@ def test_an_optimizer_of_another_package_keeps_its_own_epsilon():
             super().__init__(parameters, {"lr": 0.1, "eps": 1e-8})
 
     make_optimizer([nn.Parameter(torch.ones(2, dtype=torch.float16))], Wide)
+
+
+class Seen(pl.Callback):
+    """Keeps the learning rate of each training batch, those of a search apart."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class WithItsOwn(SurrogateGradient):
+    """A method with an optimizer of its own."""
+
+    def configure_optimizer(self, network: nn.Module) -> Optimizer:
+        return torch.optim.SGD(network.parameters(), 0.25)
+
+
+def batches() -> DataLoader:
+    x = torch.rand(64, 4, 6, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(x, torch.arange(64) % 3), 8, collate_fn=time_first)
+
+
+def small(method: Any = None, **options: Any) -> SpikingModule:
+    torch.manual_seed(0)
+    return SpikingModule(nn.Sequential(nn.Linear(6, 16), LIF(), nn.Linear(16, 3)), method, num_classes=3, **options)
+
+
+SCHEDULES: dict[str, Callable[[Optimizer], Any]] = {
+    "constant": lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
+    "in turn": lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0) for _ in range(2)],
+        milestones=[1000],
+    ),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": lambda parameters: torch.optim.SGD(parameters, 0.123)}])
+@pytest.mark.parametrize("schedule", [None, *SCHEDULES])
+@pytest.mark.parametrize("tuned", [False, True])
+def test_training_starts_from_the_learning_rate_that_was_found(
+    tmp_path: Path, options: dict[str, Any], schedule: str | None, tuned: bool
+) -> None:
+    if schedule is not None:
+        options = {**options, "lr_scheduler": {"scheduler": SCHEDULES[schedule], "interval": "step"}}
+    module, seen, made = small(**options), Seen(), {"max_epochs": 8, "default_root_dir": tmp_path}
+    search: Any = {"min_lr": 1e-4, "early_stop_threshold": None}
+    if tuned:
+        found = Tuner(trainer(**made)).lr_find(module, batches(), num_training=40, **search).suggestion()
+        trainer(seen, **made).fit(module, batches())
+    else:
+        finder = LearningRateFinder(num_training_steps=40, **search)
+        trainer(finder, seen, **made).fit(module, batches())
+        found = finder.optimal_lr.suggestion()
+    assert found not in (1e-3, 0.123)
+    assert seen.rates == [pytest.approx(found)] * 64
+
+
+@pytest.mark.parametrize("method", [ExpectationPropagation(), WithItsOwn()])
+@pytest.mark.parametrize("tuned", [False, True])
+def test_no_learning_rate_is_searched_for_a_method_with_its_own_optimizer(
+    tmp_path: Path, method: Any, tuned: bool
+) -> None:
+    name = type(method).__name__
+    made = {"max_epochs": 8, "default_root_dir": tmp_path}
+    search = Tuner(trainer(**made)).lr_find if tuned else trainer(LearningRateFinder(), **made).fit
+    with pytest.raises(ValueError, match=f"of its own for the learning rate finder, but got {name}"):
+        search(small(method), batches())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_snn import figures
 from lightning_snn.functional.entropy import mutual_information
@@ -27,6 +26,7 @@ from lightning_snn.metrics.functional import (
     risk_coverage,
     top_label,
 )
+from lightning_snn.processes import gather, gather_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,11 +107,23 @@ def check_labels(targets: Any, outputs: Tensor, callback: str) -> None:
         )
 
 
-def join_processes(parts: list[Tensor], trainer: pl.Trainer | None) -> Tensor:
-    """Concatenate tensors along their first dimension, with a trainer those of all its processes, which may differ."""
-    joined = torch.cat(parts)
-    several = trainer is not None and trainer.world_size > 1
-    return torch.cat(gather_all_tensors(joined)) if several else joined
+def join_processes(parts: list[Tensor], trainer: pl.Trainer | None) -> Tensor | None:
+    """Concatenate tensors along their first dimension, with a trainer those of all its processes.
+
+    All processes have to call this function, also one that had no batch. None if there are no tensors at all.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return torch.cat(parts) if parts else None
+    own = torch.cat(parts) if parts else torch.empty(0)
+    joined = torch.cat(gather_parts(own.to(trainer.strategy.root_device)))
+    return joined if len(joined) else None
+
+
+def loaders_of_processes(loaders: Iterable[int], trainer: pl.Trainer) -> list[int]:
+    """Return the indices of the loaders of which any process of a trainer had a batch, in order."""
+    found = [*loaders]
+    gathered = gather(found) if trainer.world_size > 1 else [found]
+    return sorted(set().union(*gathered))
 
 
 @dataclass
@@ -144,21 +156,26 @@ class CollectedPredictions:
             self.mutual_information.append(mutual_information(samples.detach()))
 
     def join(self, trainer: pl.Trainer | None) -> Predictions:
-        """Return all predictions, with a trainer those of all its processes.
+        """Return all predictions, with a trainer those of all its processes, at least one of which has some.
 
         They are on the host, which has float64 and whose sums do not depend on the order of threads.
         """
 
-        def join(parts: list[Tensor]) -> Tensor:
-            return join_processes(parts, trainer).cpu()
+        def join(parts: list[Tensor]) -> Tensor | None:
+            joined = join_processes(parts, trainer)
+            return None if joined is None else joined.cpu()
 
-        outputs = join(self.outputs).double()
-        log_probabilities = outputs.log_softmax(1) if self.logits else outputs.log()
+        several = trainer is not None and trainer.world_size > 1
+        logits = any(gather(self.logits)) if several else self.logits
+        joined, targets, mutual_information = map(join, (self.outputs, self.targets, self.mutual_information))
+        assert joined is not None
+        outputs = joined.double()
+        log_probabilities = outputs.log_softmax(1) if logits else outputs.log()
         return Predictions(
-            log_probabilities.exp() if self.logits else outputs,
+            log_probabilities.exp() if logits else outputs,
             log_probabilities,
-            join(self.targets) if self.targets else torch.empty(0, dtype=torch.long),
-            join(self.mutual_information).double() if self.mutual_information else None,
+            torch.empty(0, dtype=torch.long) if targets is None else targets,
+            None if mutual_information is None else mutual_information.double(),
         )
 
 

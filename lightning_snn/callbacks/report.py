@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
 from lightning_snn import figures
-from lightning_snn.callbacks.predictions import join_processes, read_prediction, read_step_outputs
+from lightning_snn.callbacks.predictions import join_processes, loaders_of_processes, read_prediction, read_step_outputs
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write
 from lightning_snn.checks import check_integer
@@ -29,6 +29,8 @@ from lightning_snn.metrics.functional import (
     reliability_bins,
     top_label,
 )
+from lightning_snn.metrics.gathering import activity_of_processes
+from lightning_snn.processes import warn_of_repeated_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,6 +149,7 @@ class Report(Stages):
 
     def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         self._reset_test()
+        warn_of_repeated_samples(trainer.test_dataloaders)
 
     def begin_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self._batches < self.activity_batches:
@@ -174,13 +177,16 @@ class Report(Stages):
         self._parts.setdefault(dataloader_idx, []).append(tested)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
-        if not self._parts:
+        for loader in loaders_of_processes(self._parts, trainer):
+            parts = self._parts.get(loader, [])
+            joined = [join_processes([part[index] for part in parts], trainer) for index in range(2)]
+            self._tested[loader] = _Tested(*(part for part in joined if part is not None))
+        if not self._tested:
             return
-        for loader, parts in sorted(self._parts.items()):
-            predictions, targets = ([part[index] for part in parts] for index in range(2))
-            self._tested[loader] = _Tested(join_processes(predictions, trainer), join_processes(targets, trainer))
         # a method may run the network several times per prediction: all runs count for its sample
         self.activity.samples = self._recorded_samples
+        if trainer.world_size > 1:
+            self.activity = activity_of_processes(self.activity)
         found = {}
         if self.activity.neuron_steps:
             found["spikes_per_neuron_per_step"] = self.activity.spikes_per_neuron_per_step()
@@ -190,6 +196,7 @@ class Report(Stages):
             found.update({f"{name}{suffix}": value for name, value in _scores(tested).items()})
         logged = trainer.callback_metrics
         new = {f"test/{name}": value for name, value in found.items() if f"test/{name}" not in logged}
+        # the values are already those of all processes
         pl_module.log_dict(new, sync_dist=trainer.world_size > 1)
 
     def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:

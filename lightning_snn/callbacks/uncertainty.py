@@ -21,6 +21,7 @@ from lightning_snn.callbacks.predictions import (
     Predictions,
     check_labels,
     describe,
+    loaders_of_processes,
     read_prediction,
     read_step_outputs,
 )
@@ -29,6 +30,7 @@ from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.temperature import fit_temperature
+from lightning_snn.processes import warn_of_repeated_samples
 
 Outputs = Literal["probabilities", "logits"]
 Loader = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -143,6 +145,7 @@ class UncertaintyLogger(Stages):
 
     def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         self.discard()
+        warn_of_repeated_samples(trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
         super().on_validation_batch_end(trainer, pl_module, *arguments)
@@ -306,10 +309,12 @@ class UncertaintyLogger(Stages):
 
     def _score(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the predictions of all batches and processes, on the host and in float64."""
+        collected, self._collected = self._collected, {}
+        with_targets = [index for index, each in collected.items() if each.targets]
         self._scored = {
-            index: collected.join(trainer) for index, collected in sorted(self._collected.items()) if collected.targets
+            index: collected.get(index, CollectedPredictions()).join(trainer)
+            for index in loaders_of_processes(with_targets, trainer)
         }
-        self._collected = {}
         if self._scored and self.ood_dataloader is not None:
             with isolate_rng():  # loaders draw random numbers too
                 uncertainties = self._out_of_distribution(trainer, pl_module)

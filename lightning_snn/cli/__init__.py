@@ -5,7 +5,8 @@ class of the library or the import path of another one; its options follow as `-
 same options from a YAML file.
 """
 
+from lightning_snn.cli.command import main
 from lightning_snn.cli.load import LoadedRun, load_run
-from lightning_snn.cli.recipe import RecipeCLI, main
+from lightning_snn.cli.recipe import RecipeCLI
 
 __all__ = ["LoadedRun", "RecipeCLI", "load_run", "main"]

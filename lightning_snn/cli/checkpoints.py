@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_snn.callbacks import ExactResume
@@ -66,7 +67,8 @@ class LastCheckpoint(ExactResume, Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, SIGTERMException):  # raised between two batches, so that nothing is half done
+        # raised between two batches, so that nothing is half done; a test has the weights of the best checkpoint
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:

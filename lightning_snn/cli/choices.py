@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,9 +16,9 @@ from torch import nn
 
 from lightning_snn import data, methods, networks
 from lightning_snn.checks import nearest_name
+from lightning_snn.cli.reading import read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
-from lightning_snn.reading import reading
 
 _PATHS = ("output", "ckpt_path")  # never read as YAML, where a folder `on` would be true
 USAGE = "%(prog)s [--data NAME] [--network NAME] [--method NAME] [--GROUP.OPTION VALUE ...]"
@@ -175,23 +174,15 @@ def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
 
 
 def _as_mapping(option: str, text: str) -> dict[str, Any]:
-    """Return an option as in a configuration file; of other options the parser reports the errors."""
+    """Return an option as in a configuration file; an unreadable value is empty, and the parser reports the error."""
     if option in _PATHS:
         return {option: text}
     if option == "config":
-        return _read_configuration(text)
+        try:
+            return read_options(text)
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     try:
         return {option: yaml.safe_load(text)}
     except yaml.YAMLError:
         return {}
-
-
-def _read_configuration(path: str) -> dict[str, Any]:
-    try:
-        with reading(path, "options in YAML or JSON", "Write them again"):
-            options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(options, dict):
-                raise ValueError("it holds no names with values")
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return options

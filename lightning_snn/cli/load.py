@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
 from lightning_snn.cli.choices import import_from_working_folder
-from lightning_snn.cli.resume import CONFIG
+from lightning_snn.cli.folders import CONFIG
+from lightning_snn.cli.reading import read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.import_paths import check_import_paths
 from lightning_snn.module import SpikingModule
@@ -80,8 +80,8 @@ def load_run(
         )
     import_from_working_folder()
     file = folder / CONFIG
+    config = read_options(file)
     with reading(file, "the options of a run", "Load the checkpoint with SpikingModule.load_from_checkpoint"):
-        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
         options = config["data"]
     check_import_paths(options, allow, str(file))
     module = SpikingModule.load_from_checkpoint(path, map_location, allow=allow)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import platform
-import shlex
 import sys
-import time
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -35,76 +31,28 @@ from lightning_snn.cli.choices import (
     given_values,
     help_of_a_class,
     import_from_working_folder,
-    import_path,
     variants_switched_on,
 )
-from lightning_snn.cli.parser import BriefHelp, RecipeParser, option_names
+from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
+from lightning_snn.cli.options import Options, add_options, refuse_linked_options, with_linked_options
+from lightning_snn.cli.parser import BriefHelp, RecipeParser
+from lightning_snn.cli.reading import check_checkpoint
 from lightning_snn.cli.results import RecipeReport, results_table
-from lightning_snn.cli.resume import CONFIG, differences, refuse_other_run, resumed_run, where_resumed, with_options_of
+from lightning_snn.cli.resume import (
+    Place,
+    differences,
+    resumed_run,
+    run_of_this_job,
+    where_resumed,
+    with_options_of,
+)
 from lightning_snn.cli.start import StartOfRun
+from lightning_snn.cli.stopping import StopAfterBatch, StopSignals
 from lightning_snn.cli.wandb import WandbOptions, wandb_logger
-from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.csv_log import AtomicCSVLogger
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
-
-# arguments of network and method that come from the data: their group, their name, and the attribute of the data
-_LINKS = (
-    ("network", "input_shape", "frame_shape"),
-    ("network", "num_classes", "num_classes"),
-    ("method", "input_shape", "frame_shape"),
-)
-# messages that Lightning logs on every run and that need no action
-_IGNORED_MESSAGES = ("💡", "TPU available", "Loading `train_dataloader` to estimate", "`weights_only` was not set")
-_IGNORED_WARNINGS = (
-    ".*does not have many workers",  # frames are in memory or mapped, so workers would only cost time
-    ".*smaller than the logging interval",
-    ".*LeafSpec",
-    "Checkpoint directory .* exists and is not empty",  # a resumed run
-)
-Options = Mapping[str, Any]
-
-
-def main(
-    recipe: str,
-    defaults: Options,
-    presets: Mapping[str, Options] | None = None,
-    variants: Mapping[str, Options] | None = None,
-) -> RecipeCLI:
-    """Run a recipe with the options of the command line: train, test the best checkpoint on validation data, report.
-
-    Args:
-        recipe: path of the script, `__file__`; its stem is part of the folder of the run and a tag in W&B.
-        defaults: options and their values, such as ``{"data": "Gestures", "trainer.max_epochs": 30}``.
-        presets: default options per class name, such as ``{"NMNIST": {"data.size": 34, "trainer.max_epochs": 20}}``.
-            If the class is chosen, they override `defaults`, and the user's options override them.
-        variants: default options per variant, which ``--NAME true`` selects, such as
-            ``{"small": {"network": "ResNet", "network.blocks": 1}}``. They override `presets`, and the user's options
-            override them; options of a class are ignored if the user chooses another class.
-
-    Returns:
-        The command line, with its `trainer`, `model`, `datamodule` and `report`.
-
-    Raises:
-        SystemExit: with status 2 for bad options; with status 130 after Ctrl-C, after a message on how to resume.
-    """
-    keep_freed_memory()
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
-    for message in _IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    cli = None
-    try:
-        cli = RecipeCLI(recipe, defaults, presets or {}, variants or {})
-        cli.run()
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # on Ctrl-C the Trainer saves its state and then raises SystemExit
-        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        print("\n" + (cli.how_to_resume() if cli else "Interrupted before the run started."), file=sys.stderr)
-        sys.exit(130)
-    return cli
 
 
 class RecipeCLI(LightningCLI):
@@ -122,6 +70,7 @@ class RecipeCLI(LightningCLI):
         defaults: see `main`.
         presets: see `main`.
         variants: see `main`.
+        signals: signals that end training after a batch; None leaves them to the Trainer.
     """
 
     def __init__(
@@ -130,9 +79,11 @@ class RecipeCLI(LightningCLI):
         defaults: Options,
         presets: Mapping[str, Options] = MappingProxyType({}),
         variants: Mapping[str, Options] = MappingProxyType({}),
+        signals: StopSignals | None = None,
     ) -> None:
         self.recipe = Path(recipe).stem
         self.variants = variants
+        self.signals = signals
         import_from_working_folder()
         self.resumed = resumed_run(sys.argv[1:])
         self.arguments = with_options_of(self.resumed, sys.argv[1:])
@@ -172,60 +123,28 @@ class RecipeCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        for group, name, source in _LINKS:
-            for option, value in given_values(self.arguments, [f"{group}.{name}"]):
-                parser.error(f"Expected no option --{option}, because it is `{source}` of the data, but got {value}")
+        refuse_linked_options(parser, self.arguments)
         self.config = parser.parse_args(self.arguments)
         checkpoint = self.config.ckpt_path
         if checkpoint is not None and not Path(checkpoint).is_file():
             parser.error(f"Expected option --ckpt_path to be a checkpoint file, but there is no file {checkpoint}")
+        if checkpoint is not None:
+            try:
+                check_checkpoint(checkpoint)
+            except ValueError as error:
+                parser.error(str(error))
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output", type=str | None, help="folder of the run; the default is runs/RECIPE/TIME_SEED")
-        parser.add_argument(
-            "--wandb",
-            type=bool | WandbOptions,
-            default=False,
-            help="log to Weights & Biases with firing rates, offline without a key; --wandb.log_model uploads "
-            "checkpoints, and WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
-        )
-        parser.add_argument(
-            "--ckpt_path", type=str | None, help="checkpoint from which to resume, with the options of its run"
-        )
-        for name, special in self.variants.items():
-            changes = ", ".join(f"{option} {value}" for option, value in special.items())
-            parser.add_argument(f"--{name}", type=bool, default=False, help=f"with other defaults: {changes}")
-        options = dict(self.option_defaults)
-        for name, group in GROUPS.items():
-            known, kind = group.classes(), self.classes[name]
-            linked = [target for link, target, _ in _LINKS if link == name]
-            accepted = [f"--{name}.{option}" for option in option_names(kind) if option not in linked]
-            section = parser.add_argument_group(
-                group.title, f"{kind.__name__} takes {' '.join(accepted) or 'no options'}", name=name
-            )
-            section.add_subclass_arguments(
-                (group.base,),
-                name,
-                as_group=False,
-                metavar="NAME",
-                help=f"{', '.join(known)}, or an import path; then --{name}.OPTION VALUE. See --{name}.help NAME",
-                default={"class_path": import_path(kind), "init_args": _pop_group(options, name)},
-            )
-        parser.add_class_arguments(SpikingModule, "model", fail_untyped=False)
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({option: value for option, value in options.items() if option not in GROUPS})
-        for source, target in (
-            *((f"data.{source}", f"{group}.init_args.{name}") for group, name, source in _LINKS),
-            ("data.num_classes", "model.num_classes"),
-            ("data.pairs", "model.pairs"),
-            ("network", "model.network"),
-            ("method", "model.method"),
-        ):
-            parser.link_arguments(source, target, apply_on="instantiate")
+        add_options(parser, self.classes, self.option_defaults, self.variants, self.trainer_class)
+
+    @property
+    def output(self) -> Path:
+        """Folder of the run; with several processes that of the first, from the start of training."""
+        return self.start.folder
 
     def instantiate_classes(self) -> None:
         try:
-            self.output, self.message = self._where()
+            self.start = StartOfRun(*self._where())
         except ValueError as error:
             self.parser.error(str(error))
         groups = ("seed_everything", "data", "network", "method", "model", "trainer")
@@ -238,8 +157,10 @@ class RecipeCLI(LightningCLI):
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         self.model.hparams.update(
             self.hyperparameters["model"],
-            network=self._with_links("network"),
-            method=self._with_links("method"),
+            **{
+                group: with_linked_options(group, self.hyperparameters[group], self.classes[group], self.datamodule)
+                for group in ("network", "method")
+            },
             _instantiator="lightning.pytorch.cli.instantiate_module",
         )
 
@@ -264,85 +185,88 @@ class RecipeCLI(LightningCLI):
         )
         callbacks: list[pl.Callback] = [self.report]
         if wandb is not None and self._lacks_rate_monitor():
-            callbacks.append(FiringRateMonitor(folder=self.output))
+            callbacks.append(FiringRateMonitor())
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best
             monitor = "val/nll" if self.config.model.task == "classification" else "val/mse"
-            callbacks += [
-                BestCheckpoint(checkpoints, monitor if options.limit_val_batches != 0 else None),
-                LastCheckpoint(checkpoints / LAST),
-            ]
-        start = StartOfRun(self.output, self.message, self._configuration(), self.hyperparameters)
+            last = LastCheckpoint(checkpoints / LAST)
+            callbacks += [BestCheckpoint(checkpoints, monitor if options.limit_val_batches != 0 else None), last]
+            if self.signals is not None:
+                callbacks.append(StopAfterBatch(self.signals, last))
+        self.start.configuration, self.start.hyperparameters = self._configuration(), self.hyperparameters
         if wandb is not None:
             chosen = [names[group] for group in ("method", "network", "data")]
-            start.make_logger = partial(wandb_logger, self.output, " ".join(chosen), [*chosen, self.recipe], wandb)
+            self.start.make_logger = partial(
+                wandb_logger, group=" ".join(chosen), tags=[*chosen, self.recipe], options=wandb
+            )
         elif options.logger is None:
-            start.make_logger = partial(AtomicCSVLogger, self.output, "logs")
+            self.start.make_logger = partial(AtomicCSVLogger, name="logs")
         if self.resumed is not None and all(name.startswith("trainer.") for name in self.changes):
-            start.same_training = self.resumed
+            self.start.same_training = self.resumed
         # first, so that the loggers exist for all others
-        kwargs["callbacks"] = [start, *self._configured_callbacks(), *callbacks]
+        kwargs["callbacks"] = [self.start, *self._configured_callbacks(), *callbacks]
         trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # and not one that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Stages) and getattr(callback, "folder", self.output) is None:
-                callback.folder = self.output  # type: ignore[attr-defined]  # next to the report
+        # next to the report
+        stages = [each for each in trainer.callbacks if isinstance(each, Stages)]  # type: ignore[attr-defined]
+        self.start.write_into_folder([self.report, *(each for each in stages if getattr(each, "folder", "") is None)])
         return trainer
 
     def run(self) -> None:
         """Train, test the best checkpoint, and print the table of results."""
         try:
+            self._train_and_test()
+        finally:
+            self.start.release()
+        if self.trainer.is_global_zero:
+            print(results_table(self.report.results, self.output))
+
+    def _train_and_test(self) -> None:
+        try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config.ckpt_path)
+        except FolderTaken as error:
+            self.parser.error(str(error))
         except (FileNotFoundError, ValueError) as error:
             if self.datamodule.train_set is not None:
                 raise
             self.parser.error(str(error))  # the data are missing or damaged
+        if self.signals is not None:
+            self.signals.raise_received()
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
-        if self.trainer.is_global_zero:
-            print(results_table(self.report.results, self.output))
 
-    def how_to_resume(self) -> str:
-        """Return the message for a user who pressed Ctrl-C."""
-        last = self.output / "checkpoints" / LAST
-        if not last.is_file():
-            folder = f"remove {self.output} and " if (self.output / CONFIG).is_file() else ""
-            return f"Interrupted before the first checkpoint; {folder}start again with the same command."
-        command = shlex.join(["python", sys.argv[0], "--ckpt_path", str(last)])
-        return (
-            f"Interrupted; the last checkpoint is kept. Resume with the same options, starting the unfinished epoch "
-            f"again, with\n  {command}"
-        )
-
-    def _where(self) -> tuple[Path, str]:
+    def _where(self) -> Place:
         """Return the folder of the run and a message about it.
 
         Raises:
-            ValueError: if the folder holds another run, or there is nothing to resume.
+            ValueError: if the folder exists, or there is nothing to resume.
         """
         self.changes: dict[str, tuple[Any, Any]] = {}
         given = dict(given_values(sys.argv[1:], ["output"])).get("output")
         output = None if given is None else Path(str(given))
+        earlier = run_of_this_job(output, Path("runs", self.recipe), self._configuration())
+        if earlier is not None:
+            if (earlier / LAST_CHECKPOINT).is_file():
+                self.config.ckpt_path = str(earlier / LAST_CHECKPOINT)
+            return Place(earlier, f"The run in {earlier} goes on, because SLURM started its job again.", goes_on=True)
         if self.resumed is not None:
             before = self.parser.parse_args(["--config", str(self.resumed.config)])
             self.changes = differences(*(yaml.safe_load(self._as_yaml(each)) for each in (before, self.config)))
             return where_resumed(self.resumed, self.changes, output, self._new_folder)
         if output is not None and not self.config.trainer.fast_dev_run:
-            refuse_other_run(output)
+            refuse_existing(output)
         output = output or self._new_folder()
         checkpoint = self.config.ckpt_path
         note = f"\n{checkpoint} has no {CONFIG} beside it: options are those of this command" if checkpoint else ""
-        return output, f"The run is kept in {output}{note}"
+        return Place(output, f"The run is kept in {output}{note}")
 
     def _new_folder(self) -> Path:
-        # with the seed, because runs of several seeds are started at the same time
-        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{self.config.seed_everything}"
-        return Path("runs", self.recipe, name)
+        return new_folder(self.recipe, self.config.seed_everything)
 
     def _configuration(self) -> str:
         """Return the options as YAML, from which the run can be repeated in another folder."""
@@ -359,28 +283,7 @@ class RecipeCLI(LightningCLI):
         configured = self.config_init.trainer.callbacks or []
         return configured if isinstance(configured, list) else [configured]
 
-    def _with_links(self, group: str) -> dict[str, Any]:
-        """Return the configuration of network or method with its arguments that come from the data."""
-        options = self.hyperparameters[group]
-        accepted = inspect.signature(self.classes[group]).parameters
-        linked = {}
-        for link, name, source in _LINKS:
-            if link == group and name in accepted:
-                value = getattr(self.datamodule, source)
-                linked[name] = list(value) if isinstance(value, tuple) else value
-        return {**options, "init_args": {**options.get("init_args", {}), **linked}}
-
     def _lacks_rate_monitor(self) -> bool:
         """Return whether the network has spiking layers and the user configured no monitor of their rates."""
         monitored = any(isinstance(callback, FiringRateMonitor) for callback in self._configured_callbacks())
         return not monitored and any(True for _ in spiking_layers(self.model))
-
-
-def _is_relevant(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_IGNORED_MESSAGES)
-
-
-def _pop_group(options: dict[str, Any], group: str) -> dict[str, Any]:
-    """Remove the options ``group.name`` and return them by name."""
-    names = [name for name in options if name.startswith(f"{group}.")]
-    return {name.removeprefix(f"{group}."): options.pop(name) for name in names}

@@ -6,13 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_snn.cli.checkpoints import BEST, LAST
+import yaml
+
+from lightning_snn.cli import slurm
+from lightning_snn.cli.checkpoints import BEST
 from lightning_snn.cli.choices import given_values
+from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, refuse_existing
+from lightning_snn.cli.reading import read_options
 from lightning_snn.files import copy_file
 
-CONFIG, RESULTS, WANDB_ID = "config.yaml", "metrics.json", "wandb_run_id.txt"
+RESULTS, WANDB_ID = "metrics.json", "wandb_run_id.txt"
 # of the command itself, and not of what it trains
 _NOT_COMPARED = ("config", "ckpt_path", "output")
+
+
+class Place(NamedTuple):
+    """Where a run is kept.
+
+    Attributes:
+        folder: its folder.
+        message: what to print about it.
+        goes_on: whether it goes on in the folder of an earlier run.
+    """
+
+    folder: Path
+    message: str
+    goes_on: bool = False
 
 
 class Run(NamedTuple):
@@ -38,7 +57,7 @@ class Run(NamedTuple):
 
     def goes_on_in_place(self, changes: Mapping[str, Any]) -> bool:
         """Return whether a resumed run is the same one: unfinished, from its last checkpoint, and with its options."""
-        last = (self.folder / "checkpoints" / LAST).resolve()
+        last = (self.folder / LAST_CHECKPOINT).resolve()
         return not changes and not self.finished and self.checkpoint.resolve() == last
 
     def copy_identity(self, output: Path) -> None:
@@ -91,10 +110,8 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     return found
 
 
-def where_resumed(
-    run: Run, changes: Mapping[str, Any], output: Path | None, new_folder: Callable[[], Path]
-) -> tuple[Path, str]:
-    """Return the folder of a resumed run, and a message about it.
+def where_resumed(run: Run, changes: Mapping[str, Any], output: Path | None, new_folder: Callable[[], Path]) -> Place:
+    """Return where a resumed run is kept.
 
     Args:
         run: the run that is resumed.
@@ -103,31 +120,38 @@ def where_resumed(
         new_folder: returns a new folder.
 
     Raises:
-        ValueError: if there is nothing to resume, or the chosen folder holds a run that would be overwritten.
+        ValueError: if there is nothing to resume, or the chosen folder exists and is not that of the run.
     """
     if run.goes_on_in_place(changes) and (output is None or output.resolve() == run.folder.resolve()):
-        return run.folder, f"The run in {run.folder} goes on with its options."
+        return Place(run.folder, f"The run in {run.folder} goes on with its options.", goes_on=True)
     if run.finished and not changes:
         raise ValueError(
             f"Expected option --ckpt_path to be a checkpoint of an unfinished run, but the run in {run.folder} is "
             "finished. Give options that continue it, such as --trainer.max_epochs"
         )
     if output is not None:
-        refuse_other_run(output)
+        refuse_existing(output)
     folder = output or new_folder()
     listed = "".join(f"\n  --{name} {new} instead of {old}" for name, (old, new) in changes.items())
     options = f"its options, except{listed}" if changes else "its options."
-    return folder, f"The run in {run.folder} stays as it is and continues in {folder} with {options}"
+    return Place(folder, f"The run in {run.folder} stays as it is and continues in {folder} with {options}")
 
 
-def refuse_other_run(output: Path) -> None:
-    """Raise an error if a folder holds a run.
+def run_of_this_job(output: Path | None, folder: Path, configuration: str) -> Path | None:
+    """Return the folder in which this job of SLURM wrote a run before it was started again; None if there is none.
+
+    Args:
+        output: folder that the user chose.
+        folder: folder of the runs of the recipe, if the user chose none.
+        configuration: options of this command, as YAML; those of the run must be the same.
 
     Raises:
-        ValueError: names the folder and how to resume its run.
+        ValueError: if the configuration of a run of this job is damaged.
     """
-    if (output / CONFIG).is_file():
-        raise ValueError(
-            f"Expected option --output to be a new folder, but {output} holds a run. Choose another folder, or resume "
-            f"that run with --ckpt_path {output / 'checkpoints' / LAST}"
-        )
+    if not slurm.is_requeued():
+        return None
+    for each in (output,) if output is not None else sorted(folder.glob("*"), reverse=True):
+        is_candidate = slurm.is_of_this_job(each) and (each / CONFIG).is_file()
+        if is_candidate and not differences(read_options(each / CONFIG), yaml.safe_load(configuration)):
+            return each
+    return None

@@ -52,7 +52,7 @@ def wandb_logger(folder: Path, group: str, tags: Sequence[str], options: WandbOp
         "tags": list(dict.fromkeys([*tags, *filter(None, own_tags)])),
         # absolute, because the process that writes may have another working folder
         "save_dir": str(folder.absolute()),
-        "id": known.read_text(encoding="utf-8").strip() if known.is_file() else None,
+        "id": (known.read_text(encoding="utf-8").strip() or None) if known.is_file() else None,
         "log_model": (options or WandbOptions()).log_model,
     }
     logger = _started(folder, settings)
@@ -71,6 +71,8 @@ def _started(folder: Path, options: dict[str, Any]) -> WandbLogger:
             return logger
         except wandb.errors.CommError as error:
             reason = f"the server cannot be reached ({error})"
+    # the process of W&B otherwise reports on itself over the network, also in an offline run
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # all processes of a run reach this line
     kept = folder / "wandb"
     rank_zero_only(print)(
@@ -90,7 +92,7 @@ def _keep_id(logger: WandbLogger, file: Path) -> None:
 
 
 def why_offline() -> str | None:
-    """Return the reason why a run cannot be uploaded, or None if the settings allow it."""
+    """Return the reason why a run cannot be uploaded, or None if the settings allow it; the network is not used."""
     import wandb
 
     settings = wandb.setup().settings
@@ -100,6 +102,9 @@ def why_offline() -> str | None:
         return None
     hosts = {urlsplit(settings.base_url).netloc, "api.wandb.ai"}
     file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    if file.is_file() and hosts & netrc.netrc(file).hosts.keys():
-        return None
+    try:
+        if file.is_file() and hosts & netrc.netrc(file).hosts.keys():
+            return None
+    except (OSError, netrc.NetrcParseError) as error:
+        return f"no API key was found, because {file} cannot be read ({error})"
     return "no API key was found"

@@ -18,6 +18,8 @@ from lightning_snn.data.batches import LoadedBatch, collate
 from lightning_snn.data.datasets import FrameDataset as FrameDataset
 from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches, IndexedDataset
 from lightning_snn.data.resumable import ResumableLoader, trained_batches
+from lightning_snn.data.unpadded import UnpaddedSampler
+from lightning_snn.processes import world_size
 
 
 class EpochSampler(RandomSampler):
@@ -333,4 +335,6 @@ class FrameDataModule(LightningDataModule):
             loader = ResumableLoader(**options)
             loader.position = lambda: trained_batches(self.trainer)
             return loader
+        if world_size() > 1:
+            options["sampler"] = UnpaddedSampler(dataset)  # type: ignore[arg-type]
         return DataLoader(**options)

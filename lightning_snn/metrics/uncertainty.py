@@ -25,6 +25,7 @@ from lightning_snn.metrics.functional import (
 )
 from lightning_snn.metrics.functional.calibration import binned_gap, binned_sums
 from lightning_snn.metrics.probability import RunningMean, WideStates
+from lightning_snn.processes import gather_parts
 
 
 class PredictiveEntropy(RunningMean):
@@ -121,7 +122,7 @@ class AdaptiveCalibrationError(Metric):
 
     def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
         check_integer("n_bins", n_bins)
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": gather_parts, **kwargs})
         self.n_bins = n_bins
         self.add_state("confidence", [], dist_reduce_fx="cat")
         self.add_state("correct", [], dist_reduce_fx="cat")
@@ -222,7 +223,7 @@ class AreaUnderRiskCoverage(Metric):
     errors: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": gather_parts, **kwargs})
         self.add_state("uncertainty", [], dist_reduce_fx="cat")
         self.add_state("errors", [], dist_reduce_fx="cat")
 
@@ -272,7 +273,7 @@ class OutOfDistributionAUROC(Metric):
     outside: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": gather_parts, **kwargs})
         self.add_state("uncertainty", [], dist_reduce_fx="cat")
         self.add_state("outside", [], dist_reduce_fx="cat")
 

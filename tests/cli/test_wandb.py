@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +18,7 @@ from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.cli import RecipeCLI
 from lightning_snn.cli.wandb import wandb_logger, why_offline
 from tests.cli.tiny import HERE, call, interrupt_at, parse
+from tests.support.processes import PATIENCE, with_checkout
 from tests.support.recipes import run_recipe
 from tests.support.wandb_runs import WandbRun
 
@@ -132,6 +136,38 @@ def test_wandb_is_offline_without_a_key_or_on_request(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (why_offline() is not None) == offline
+
+
+def test_a_damaged_file_of_keys_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("netrc").write_text("nonsense here\n")
+    settings = SimpleNamespace(api_key=None, mode="online", base_url="https://api.wandb.ai")
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=settings))
+    monkeypatch.delenv("WANDB_IDENTITY_TOKEN_FILE", raising=False)
+    monkeypatch.setenv("NETRC", "netrc")
+    assert "because netrc cannot be read" in str(why_offline())
+
+
+OFFLINE = """
+from pathlib import Path
+from lightning_snn.cli.wandb import wandb_logger
+logger = wandb_logger(Path("out"), "group", ["tag"])
+logger.experiment.log({"value": 1})
+logger.experiment.finish()
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_without_a_key_nothing_goes_to_the_network() -> None:
+    environment = with_checkout({"NETRC": "absent", "HOME": str(Path.cwd())})
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SILENT", "WANDB_ERROR_REPORTING", "WANDB_IDENTITY_TOKEN_FILE"):
+        environment.pop(name, None)
+    command = ["strace", "-f", "-e", "trace=connect", "-o", "calls", sys.executable, "-c", OFFLINE]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if "ptrace" in found.stderr or "Operation not permitted" in found.stderr:
+        pytest.skip("this system does not allow strace")
+    assert "no API key was found, so the run is kept offline" in found.stdout, found.stderr
+    connections = [line for line in Path("calls").read_text().splitlines() if "AF_INET" in line]
+    assert not [line for line in connections if '"127.0.0.1"' not in line and '"::1"' not in line]
 
 
 def start(folder: Path) -> wandb.Run:

@@ -132,3 +132,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
         return x, y
 
     monkeypatch.setattr(TinyEvents, "augment", augment)
+
+
+if __name__ == "__main__":
+    main(__file__, DEFAULTS, PRESETS)

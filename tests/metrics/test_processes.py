@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn import LIF, run
-from lightning_snn.metrics import AreaUnderRiskCoverage, OutOfDistributionAUROC, SynapticOperations
+from lightning_snn.metrics import (
+    AdaptiveCalibrationError,
+    AreaUnderRiskCoverage,
+    OutOfDistributionAUROC,
+    SynapticOperations,
+)
 from lightning_snn.metrics.activity import operations_per_sample, record_activity
-from lightning_snn.metrics.functional import area_under_risk_coverage, ood_auroc
+from lightning_snn.metrics.functional import adaptive_calibration_error, area_under_risk_coverage, ood_auroc
 from tests.support.processes import on_two_processes
 
 SAMPLES = 31
@@ -56,5 +61,34 @@ def test_two_processes_with_unequal_shares_get_the_value_of_all_samples(tmp_path
     assert expected["effective_acs"] > 0
     for found in on_two_processes(_of_share, tmp_path):
         assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-12, atol=0, msg=name)
+
+
+def _of_the_second(rank: int) -> dict[str, Tensor]:
+    """Update metrics that store samples in float64 and bool in the second process only."""
+    _, _, uncertainty, errors = data()
+    metrics = {
+        "aurc": AreaUnderRiskCoverage(),
+        "auroc": OutOfDistributionAUROC(),
+        "adaptive": AdaptiveCalibrationError(),
+    }
+    if rank == 1:
+        metrics["aurc"].update(uncertainty.double(), errors)
+        metrics["auroc"].update(uncertainty.double(), errors)
+        metrics["adaptive"].update(torch.stack([uncertainty, 1 - uncertainty], 1).double(), errors.long())
+    return {name: metric.compute() for name, metric in metrics.items()}
+
+
+def test_a_process_without_samples_takes_part(tmp_path: Path) -> None:
+    _, _, uncertainty, errors = data()
+    wide = uncertainty.double()
+    both = torch.stack([uncertainty, 1 - uncertainty], 1).double()
+    expected = {
+        "aurc": area_under_risk_coverage(wide, errors),
+        "auroc": ood_auroc(wide[~errors], wide[errors]),
+        "adaptive": adaptive_calibration_error(both, errors.long(), 15),
+    }
+    for found in on_two_processes(_of_the_second, tmp_path):
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-12, atol=0, msg=name)

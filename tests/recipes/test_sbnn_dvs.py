@@ -85,6 +85,22 @@ def test_the_recipe_runs_from_the_command_line(cache: Path, tmp_path: Path) -> N
         assert noise not in out + err
 
 
+@pytest.mark.slow  # three processes
+def test_two_recipes_at_once_fill_an_empty_cache_and_have_their_own_results(cache: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "cache"
+    options = (*TINY, "--trainer.max_epochs", "1")
+    runs = [start(empty, tmp_path, *options, "--output", name) for name in ("one", "two")]
+    alone = start(cache, tmp_path, *options, "--output", "alone")
+    for process in (*runs, alone):
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+    results = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two", "alone")]
+    for name in ("accuracy", "nll", "per_class", "spikes_per_neuron_per_step"):
+        assert results[0][name] == results[1][name] == results[2][name]
+    assert {path.name for path in empty.iterdir()} == {path.name for path in cache.iterdir()}, "nothing stray"
+
+
 def interrupt(process: subprocess.Popen[str]) -> str:
     """Press Ctrl-C, again after a while as people do, until a process ends; return its errors."""
     end = time.monotonic() + PATIENCE
