@@ -193,12 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backends", nargs="+", choices=BACKENDS)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args(arguments)
     has_triton = importlib.util.find_spec("triton") is not None
     backends = options.backends or ["loop", *(["triton"] if has_triton else []), "aot_eager"]
     if "triton" in backends and not has_triton:
         parser.error("Expected Triton to be installed for --backends triton; leave it out to compare the others")
+    torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if "triton" in backends and device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported

@@ -10,7 +10,7 @@ import pytest
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 REASON = "Triton is not installed: `pip install triton` where PyTorch is its build for CPUs"
-IMPORT_TRITON = ("lightning_snn.functional.scans.triton_lif",)
+IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in ("kernels", "lif"))
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=REASON)
 

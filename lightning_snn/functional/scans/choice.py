@@ -31,9 +31,9 @@ class KernelChoice(NamedTuple):
 def kernels(device: str | torch.device | None = None, dtype: torch.dtype = torch.float32) -> dict[str, KernelChoice]:
     """Return which implementation of every scan would be used, and why.
 
-    Triton kernels are used automatically on CUDA devices of capability 8.0 or higher where Triton is installed, as it
-    is by the CUDA builds of PyTorch. The environment variable ``LIGHTNING_SNN_KERNELS`` overrides the choice: "loop"
-    never uses a kernel; "triton" raises an error on a CUDA device where no kernel can run, and uses Triton's
+    Triton kernels are used automatically on NVIDIA GPUs of compute capability 8.0 or higher where Triton is installed,
+    as it is by the CUDA builds of PyTorch. The environment variable ``LIGHTNING_SNN_KERNELS`` overrides the choice:
+    "loop" never uses a kernel; "triton" raises an error on a CUDA device where no kernel can run, and uses Triton's
     interpreter on a CPU if ``TRITON_INTERPRET=1`` is set. A scan that has no kernel runs as a loop in any case.
 
     Args:
@@ -97,6 +97,8 @@ def _problem(device: torch.device) -> str | None:
         importlib.import_module("triton")
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
+    if device.type == "cuda" and torch.version.hip is not None:
+        return "the kernels are built and tested for NVIDIA GPUs only"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         return f"the kernels need compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher"
     return None

@@ -72,7 +72,7 @@ def test_without_triton_a_gpu_takes_the_loop_unless_kernels_are_requested(monkey
     choice._problem.cache_clear()
 
 
-def test_an_older_gpu_takes_the_loop(monkeypatch):
+def test_an_older_gpu_and_one_of_another_make_take_the_loop(monkeypatch):
     monkeypatch.setattr(choice.importlib, "import_module", lambda name: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     choice._problem.cache_clear()
@@ -80,6 +80,11 @@ def test_an_older_gpu_takes_the_loop(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     choice._problem.cache_clear()
     assert lif_choice(GPU, torch.float32).implementation == "triton"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    choice._problem.cache_clear()
+    assert lif_choice(GPU, torch.float32) == KernelChoice(
+        "loop", "the kernels are built and tested for NVIDIA GPUs only"
+    )
     choice._problem.cache_clear()
 
 

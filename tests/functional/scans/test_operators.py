@@ -172,8 +172,9 @@ def test_one_graph_serves_every_number_of_steps_and_equals_the_eager_scan(backen
     for steps in STEPS:
         x = torch.randn(steps, 2, 3, 6, requires_grad=True)
         for got, expected in compared(compiled, scan, (x, *parameters)):
-            # the compiler computes only the sums over the axes of a parameter itself
-            torch.testing.assert_close(got, expected, rtol=0 if backend == "aot_eager" else 1e-6, atol=0)
+            # inductor adds the gradients of a parameter over its neurons in another order
+            tolerance = 0.0 if backend == "aot_eager" else 1e-6 * float(expected.detach().abs().max())
+            torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
         assert counter.since_the_first_call == 0
 
 
@@ -218,7 +219,7 @@ def test_layouts_are_those_of_the_eager_scan(layout):
 
 def network() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Conv2d(2, 3, 3, padding=1, bias=False),
         nn.BatchNorm2d(3),
         LIF([0.5, 0.6, 0.7], learn_beta=True, learn_threshold=True),
         nn.MaxPool2d(2),
