@@ -50,7 +50,8 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
     "two_processes_are_one_with_the_joint_batch": {**_of(_NOISY, _OWN_NOISE), **_of(_EP, _MESSAGES)},
     "two_processes_accumulate_as_one_with_the_joint_batches": {**_of(_NOISY, _OWN_NOISE), **_of(_EP, _MESSAGES)},
     "unequal_last_batches_count_by_process": _of(
-        _EP, "displacements of known batches are summed over processes, not averaged"
+        ("expectation_propagation", "expectation_propagation_average"),
+        "displacements of known batches are summed over processes, not averaged",
     ),
     "a_stream_without_a_length_trains_as_its_batches": {
         "expectation_propagation_average": "refused by name: it needs the number of training samples",

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_snn.data import FrameDataModule
 from tests.contract.by_hand import (
+    Batch,
     ByHand,
     State,
     X,
@@ -25,7 +26,6 @@ from tests.contract.by_hand import (
     plain_sgd,
     predictions,
     running,
-    scores,
     state,
 )
 from tests.contract.table import RUNS, MethodRow
@@ -142,32 +142,40 @@ def evaluate(name: str, own_batches: bool, rank: int) -> dict[str, Any]:
     return {"scores": logged(found, "val"), "predictions": torch.cat(predicted)}
 
 
-@pytest.mark.slow
-def test_metrics_of_two_processes_are_those_of_all_samples(row, tmp_path):
-    """Both processes log the scores by hand over 19 samples, of which one has 11 in two batches, the other 8."""
+def assert_scores(of_ranks: list[dict[str, Any]], row: MethodRow, own: list[list[Batch]]) -> None:
+    """Both processes logged the scores by hand over all samples of both."""
     module = build(row)
-    own = batches([range(0, 8), range(8, 11)]), batches([range(11, 19)])
     means = torch.cat([each.mean for part in own for each in predictions(module, part)]).double()
-    y = Y[:ODD]
+    y = torch.cat([y for part in own for _, y in part])
     expected = -means[torch.arange(ODD), y].log().mean().item()
-    for found in both(evaluate, row, tmp_path, True):
+    for found in of_ranks:
         assert found["scores"]["nll"] == pytest.approx(expected, rel=1e-5)
         assert found["scores"]["accuracy"] == pytest.approx((means.argmax(1) == y).double().mean().item())
 
 
+@pytest.mark.slow
+def test_metrics_of_two_processes_are_those_of_all_samples(row, tmp_path):
+    """Both processes log the scores by hand over 19 samples, of which one has 11 in two batches, the other 8."""
+    own = [batches([range(0, 8), range(8, 11)]), batches([range(11, 19)])]
+    assert_scores(both(evaluate, row, tmp_path, True), row, own)
+
+
+def shares() -> list[list[Batch]]:
+    """Return the batches of each process, which have every second sample."""
+    numbers = [range(rank, ODD, 2) for rank in range(2)]
+    return [batches([own[start : start + 4] for start in range(0, len(own), 4)]) for own in numbers]
+
+
 def test_a_sample_counts_once_in_the_metrics_of_two_processes(row, tmp_path):
     """Where a sampler would repeat one of 19 samples for the second process, the logged scores are those of 19."""
-    expected = scores(build(row), batches([range(ODD)]))
-    for found in both(evaluate, row, tmp_path, False):
-        assert found["scores"] == pytest.approx(expected, rel=1e-5)
+    assert_scores(both(evaluate, row, tmp_path, False), row, shares())
 
 
 @pytest.mark.slow
 def test_predictions_of_two_processes_are_those_of_one(row, tmp_path):
     """Each of 19 samples is predicted once, by one of two processes, with the value by hand."""
-    found = [each["predictions"] for each in both(evaluate, row, tmp_path, False)]
-    assert [len(each) for each in found] == [10, 9]
-    gathered = torch.empty(ODD, found[0].shape[1])
-    gathered[0::2], gathered[1::2] = found
-    expected = torch.cat([each.mean for each in predictions(build(row), batches([range(ODD)]))])
-    torch.testing.assert_close(gathered, expected)
+    module = build(row)
+    for found, own in zip(both(evaluate, row, tmp_path, False), shares(), strict=True):
+        expected = torch.cat([each.mean for each in predictions(module, own)])
+        torch.testing.assert_close(found["predictions"], expected)
+    assert sum(len(y) for part in shares() for _, y in part) == ODD
