@@ -57,14 +57,6 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "expectation_propagation_average": "refused by name: it needs the number of training samples",
     },
     "detecting_anomalies_finds_a_nan": _of(_EP, "a batch with NaN is skipped, so nothing is differentiated"),
-    # mended elsewhere
-    "a_rate_found_before_the_fit_is_that_of_the_fit": _of(_EP, "the method's own optimizer ignores the rate"),
-    "exact_resume_restores_the_noise_after_any_step": {EVERY: "there is no callback that restores generators"},
-    "a_sample_counts_once_in_the_metrics_of_two_processes": {EVERY: "padded duplicates are counted"},
-    "a_batch_without_samples_is_refused": {EVERY: "losses of no samples are NaN"},
-    "16_true_with_the_default_optimizer_is_finite_or_refused": {EVERY: "Adam's epsilon is 0 in float16"},
-    "bf16_true_is_a_loop_by_hand_in_bfloat16": _of(_EP, "erfcx has no kernel for bfloat16"),
-    "16_true_with_sgd_is_a_loop_by_hand_in_float16": _of(_EP, "erfcx has no kernel for float16"),
 }
 
 
