@@ -128,10 +128,13 @@ def write_torch(path: str | os.PathLike[str], value: Any) -> Path:
         output = _Output(file)
         try:
             torch.save(value, cast(IO[bytes], output))
-        except Exception:
-            # torch reports an error of the disk as a RuntimeError about positions
+        except Exception as error:
+            # torch reports an error of the disk, and Ctrl-C, as a RuntimeError about positions
             if output.error is not None:
                 raise output.error from None
+            interrupt = _interrupt_behind(error)
+            if interrupt is not None:
+                raise interrupt from None
             raise
     return Path(path)
 
@@ -239,6 +242,13 @@ def _verify(path: str | os.PathLike[str]) -> None:
                 with archive.open(entry) as content:
                     while content.read(_PART):
                         pass
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C while which an error occurred, None if there was none."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 class _Output:

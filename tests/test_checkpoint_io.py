@@ -286,3 +286,19 @@ def test_of_two_processes_the_first_writes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CHECKPOINTS_FOLDER", str(tmp_path / "checkpoints"))
     assert on_two_processes(saved_by, tmp_path / "processes") == [["one.ckpt"]] * 2
     assert read_torch(tmp_path / "checkpoints" / "one.ckpt")["global_step"] == 2
+
+
+class Interrupting:
+    """A value during whose serialization Ctrl-C is pressed."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_stays_ctrl_c(tmp_path: Path) -> None:
+    """It passes through torch's code, which reports the file that it could not end."""
+    path = write_torch(tmp_path / "one.pt", {"weight": torch.ones(3)})
+    with pytest.raises(KeyboardInterrupt):
+        write_torch(path, {"weight": torch.zeros(100_000), "other": Interrupting()})
+    assert read_torch(path)["weight"].tolist() == [1, 1, 1]
+    assert [each.name for each in tmp_path.iterdir()] == ["one.pt"]

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_snn.cli.choices import import_from_working_folder
 from lightning_snn.cli.folders import CONFIG
-from lightning_snn.cli.reading import read_options
+from lightning_snn.cli.reading import check_checkpoint, read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.import_paths import check_import_paths
 from lightning_snn.module import SpikingModule
@@ -84,6 +84,7 @@ def load_run(
     with reading(file, "the options of a run", "Load the checkpoint with SpikingModule.load_from_checkpoint"):
         options = config["data"]
     check_import_paths(options, allow, str(file))
+    check_checkpoint(path)
     module = SpikingModule.load_from_checkpoint(path, map_location, allow=allow)
     return LoadedRun(module.eval(), _data(options), config, folder)
 

@@ -14,7 +14,7 @@ from tests.cli.tiny import parse
     [
         (b"\xff\xfe\x00", "it is truncated or corrupt: 'utf-8' codec"),
         (b"data: [", "it is truncated or corrupt: ParserError"),
-        (b"", "it is truncated or corrupt: it holds no names with values"),
+        (b"", "got an empty file"),
         (b"!!python/object/apply:os.mkdir [attacked]", "it is truncated or corrupt: ConstructorError"),
         (None, "it is a folder"),
     ],
@@ -26,5 +26,7 @@ def test_a_damaged_configuration_file_is_named(
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(SystemExit, match="2"):
         parse(monkeypatch, "--config", str(path))
-    assert f"Expected options.yaml to be options in YAML or JSON, but {found}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Expected options.yaml to " in error
+    assert f", but {found}" in error
     assert not Path("attacked").exists()

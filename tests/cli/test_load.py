@@ -155,7 +155,9 @@ def test_a_run_names_only_classes_of_modules_that_are_allowed(
 def test_damaged_options_of_a_run_are_named(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     call(monkeypatch, "--output", "out", "--trainer.max_epochs", "1")
     Path("out/config.yaml").write_bytes(content)
-    with pytest.raises(ValueError, match=r"Expected out/config.yaml to be the options of a run, but it is truncated"):
+    with pytest.raises(
+        ValueError, match=r"^Expected out/config.yaml to (be|hold) .*, but (it is truncated|got an empty file|got list)"
+    ):
         lightning_snn.load_run("out", allow=[HERE])
 
 

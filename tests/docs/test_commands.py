@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "callbacks", "callbacks")
     Path("mine.yaml").write_text("trainer: {max_epochs: 1}\n")
     Path("runs/.../checkpoints").mkdir(parents=True)
-    Path("runs/.../checkpoints/last.ckpt").touch()
+    torch.save({"pytorch-lightning_version": "2.6"}, "runs/.../checkpoints/last.ckpt")
     return tmp_path
 
 

@@ -96,7 +96,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "instance": (lambda: doubled(nn.Linear(4, 4)), {**dict.fromkeys(METHODS, FORWARD), "ep": UNKNOWN}),
     "compiled": (
         lambda: torch.compile(nn.Linear(4, 4), backend="eager"),
-        {**dict.fromkeys(METHODS, COMPILED), "ttfs": "torch.fx cannot trace its forward"},
+        dict.fromkeys(METHODS, COMPILED),
     ),
 }
 NEURONS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
