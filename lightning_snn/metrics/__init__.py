@@ -7,10 +7,11 @@ The functional forms are in `lightning_snn.metrics.functional` (predictions and 
 
 from __future__ import annotations
 
-from lightning_snn.metrics.activity import SynapticOperations
+from typing import TYPE_CHECKING
+
+from lightning_snn._lazy import lazy_names
 from lightning_snn.metrics.probability import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
 from lightning_snn.metrics.spikes import DecisionLatency, FiringRate, FirstSpikeLatency
-from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, SpikesPerNeuron
 from lightning_snn.metrics.uncertainty import (
     AdaptiveCalibrationError,
     AreaUnderRiskCoverage,
@@ -19,6 +20,10 @@ from lightning_snn.metrics.uncertainty import (
     OutOfDistributionAUROC,
     PredictiveEntropy,
 )
+
+if TYPE_CHECKING:
+    from lightning_snn.metrics.activity import SynapticOperations
+    from lightning_snn.metrics.ttfs import Agreement, Latency, OverflowFraction, SpikesPerNeuron
 
 __all__ = [
     "AdaptiveCalibrationError",
@@ -40,3 +45,13 @@ __all__ = [
     "SynapticOperations",
     "WithinPairAccuracy",
 ]
+
+# the module needs none of these
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "SynapticOperations": f"{__name__}.activity",
+        **dict.fromkeys(("Agreement", "Latency", "OverflowFraction", "SpikesPerNeuron"), f"{__name__}.ttfs"),
+        **{name: f"{__name__}.{name}" for name in ("activity", "ttfs")},
+    },
+)

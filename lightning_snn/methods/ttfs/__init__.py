@@ -1,8 +1,10 @@
 """Time to first spike: ReLU networks as networks of neurons that spike at most once."""
 
+from typing import TYPE_CHECKING
+
+from lightning_snn._lazy import lazy_names
 from lightning_snn.methods.ttfs.alpha import AlphaConv2d, AlphaLinear, bound_row_sums
 from lightning_snn.methods.ttfs.encoder import SpikeEncoder
-from lightning_snn.methods.ttfs.events import EventRecord, SpikeTable, safe_window, simulate
 from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu, register_ttfs_rule
 from lightning_snn.methods.ttfs.method import TimeToFirstSpike
 from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
@@ -10,6 +12,9 @@ from lightning_snn.methods.ttfs.pooling import SpikePool2d
 from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
 from lightning_snn.methods.ttfs.time_window import TimeWindow
 from lightning_snn.methods.ttfs.windows import calibrate, cascade, grow, latency, rescale
+
+if TYPE_CHECKING:
+    from lightning_snn.methods.ttfs.events import EventRecord, SpikeTable, safe_window, simulate
 
 __all__ = [
     "AlphaConv2d",
@@ -36,3 +41,12 @@ __all__ = [
     "safe_window",
     "simulate",
 ]
+
+# training does not need the simulator
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("EventRecord", "SpikeTable", "safe_window", "simulate"), f"{__name__}.events"),
+        "events": f"{__name__}.events",
+    },
+)
