@@ -224,11 +224,14 @@ class Report(Stages):
         self.results |= tables
         if not may_write(trainer):
             return
-        write_json(self.folder / "metrics.json", self.results)
-        for name, rows in tables.items():
-            log_table(trainer, name, _PER_CLASS, [list(row.values()) for row in rows], self.folder)
-        for name, figure in self._test_figures(trainer).items():
-            log_figure(trainer, name, figure, self.folder)
+        try:
+            for name, rows in tables.items():
+                log_table(trainer, name, _PER_CLASS, [list(row.values()) for row in rows], self.folder)
+            for name, figure in self._test_figures(trainer).items():
+                log_figure(trainer, name, figure, self.folder)
+        finally:
+            # last, because a run that has this file counts as finished, and written although a figure may fail
+            write_json(self.folder / "metrics.json", self.results)
 
     def _test_figures(self, trainer: pl.Trainer) -> dict[str, Figure]:
         drawn = {}
