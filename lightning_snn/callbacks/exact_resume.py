@@ -49,7 +49,7 @@ class ExactResume(pl.Callback):
 
     Training is not changed, and a step without a checkpoint costs a look at counters. The run is resumed as usual, with
     the same callback and the same data: ``trainer.fit(module, data, ckpt_path=...)``. On SLURM, the checkpoint of an
-    automatic requeue is written at the end of the batch, and not in the midst of it.
+    automatic requeue is written at the end of the batch, and not within it.
 
     A warning says what is not exact: checkpoints that were written without this callback, by another number of
     processes, or within a batch, after an exception; and data sets that draw random numbers in persistent worker
@@ -83,7 +83,7 @@ class ExactResume(pl.Callback):
             self._within_epoch, self._sums = False, {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # before the Trainer registers it for a signal that may come in the midst of a step
+        # before the Trainer registers it for a signal that may come within a step
         connector: Any = trainer._signal_connector
         requeue = connector._slurm_sigusr_handler_fn
         if isinstance(requeue, MethodType):  # and not the function below, of an earlier fit or of another callback

@@ -20,6 +20,7 @@ from lightning_snn.checks import check_integer
 from lightning_snn.metrics.spikes import spikes_of_neurons
 from lightning_snn.nn.liveness import SATURATED
 from lightning_snn.nn.observation import LayerCall, Traces, observe
+from lightning_snn.processes import gather
 
 _EDGES = torch.linspace(0, 1, 51, dtype=torch.float64)
 
@@ -160,9 +161,7 @@ def _sum_processes(
     """Return counts on the host, summed over processes, some of which may have had no batch."""
     keys = list(counts)
     if trainer.world_size > 1:
-        gathered: list[list[_Neurons]] = [[] for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, keys)
-        keys = list(dict.fromkeys(neurons for each in gathered for neurons in each))
+        keys = list(dict.fromkeys(neurons for each in gather(keys) for neurons in each))
     summed = {}
     for neurons in keys:
         zeros = torch.zeros(torch.Size(neurons.shape).numel(), dtype=torch.long, device=pl_module.device)

@@ -21,7 +21,7 @@ _NOT_COMPARED = ("config", "ckpt_path", "output")
 
 
 class Place(NamedTuple):
-    """Where a run is kept.
+    """Place of a run on disk.
 
     Attributes:
         folder: its folder.

@@ -72,7 +72,7 @@ class StopSignals:
         self.received = signal.Signals(number)
         if not self.is_deferred:
             raise Stopped(self.received)
-        # `print` must not be called in the midst of another `print`
+        # `print` must not be called within another `print`
         os.write(2, f"\n{self.received.name}: training stops after a batch whose state can be saved.\n".encode())
 
 

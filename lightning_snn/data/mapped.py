@@ -9,7 +9,7 @@ import numpy as np
 
 
 class MappedArray(NamedTuple):
-    """Where the content of a memory-mapped array lies in a file; it is pickled in place of the array.
+    """Location of the content of a memory-mapped array in a file, which is pickled in place of the array.
 
     Attributes:
         file: the file.

@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_snn.functional.dynamics import Dynamics
-from lightning_snn.functional.lif import (
+from lightning_snn.functional.lif import check_input
+from lightning_snn.functional.scans.buffers import (
     CACHED_ELEMENTS,
     FEW_STEPS,
-    check_input,
     minus_scaled,
     reset,
     spread_over,

@@ -23,14 +23,8 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState
-from lightning_snn.functional.plain_lif import differentiable_backward, unrolled_lif
-from lightning_snn.functional.scans.buffers import CACHED_ELEMENTS as CACHED_ELEMENTS
-from lightning_snn.functional.scans.buffers import FEW_STEPS as FEW_STEPS
-from lightning_snn.functional.scans.buffers import minus_scaled as minus_scaled
-from lightning_snn.functional.scans.buffers import reset as reset
-from lightning_snn.functional.scans.buffers import spread_over as spread_over
-from lightning_snn.functional.scans.buffers import steps_per_block as steps_per_block
-from lightning_snn.functional.scans.loop import LIFGradients, backward_loop, forward_loop, parameter_gradients
+from lightning_snn.functional.plain_lif import unrolled_lif
+from lightning_snn.functional.scans.loop import backward_loop, forward_loop
 from lightning_snn.functional.scans.operators import built_in, lif_backward, lif_forward, tensor_and_number
 from lightning_snn.functional.spike import spike
 from lightning_snn.functional.tracing import plain_operations
@@ -206,7 +200,7 @@ class _Scan(torch.autograd.Function):
             )
             grad_recurrent = None
         else:
-            grad_membranes, of_beta, of_threshold = (_differentiable_gradients if differentiable else backward_loop)(
+            grad_membranes, of_beta, of_threshold = backward_loop(
                 membranes,
                 beta,
                 threshold,
@@ -219,6 +213,7 @@ class _Scan(torch.autograd.Function):
                 grad_saved,
                 wants_beta,
                 wants_threshold,
+                differentiable,
             )
             grad_x, first = grad_membranes.to(ctx.dtype), grad_membranes[0]
             grad_recurrent = _grad_recurrent(ctx, membranes, grad_membranes, threshold, before, recurrent)
@@ -232,45 +227,6 @@ class _Scan(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _differentiable_gradients(
-    membranes: Tensor,
-    beta: float | Tensor,
-    threshold: float | Tensor,
-    state: Tensor | None,
-    before: Tensor | None,
-    recurrent: Tensor | None,
-    dynamics: Dynamics,
-    grad_spikes: Tensor | None,
-    grad_state: Tensor | None,
-    grad_membranes: Tensor | None,
-    wants_beta: bool,
-    wants_threshold: bool,
-) -> LIFGradients:
-    """Compute what `backward_loop` does, by operations that have a gradient."""
-    if grad_spikes is None:
-        grad_spikes = membranes.new_zeros(()).expand_as(membranes)
-    if grad_state is None:
-        grad_state = membranes.new_zeros(()).expand_as(membranes[0])
-    beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
-    found = differentiable_backward(
-        membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_membranes
-    )
-    of_parameters = parameter_gradients(
-        membranes,
-        found,
-        grad_state,
-        grad_membranes,
-        beta,
-        threshold,
-        state,
-        before,
-        dynamics,
-        wants_beta,
-        wants_threshold,
-    )
-    return LIFGradients(found, *of_parameters)
 
 
 def _grad_before(

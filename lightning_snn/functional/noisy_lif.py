@@ -37,7 +37,7 @@ from torch.autograd.function import once_differentiable
 from lightning_snn.checks import check_choice
 from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.functional.estimators import Estimator, estimator_named
-from lightning_snn.functional.lif import CACHED_ELEMENTS, minus_scaled, spread_over, steps_per_block
+from lightning_snn.functional.scans.buffers import CACHED_ELEMENTS, minus_scaled, spread_over, steps_per_block
 from lightning_snn.functional.surrogate import propagate_nan
 
 NoiseMode = Literal["moment", "step", "trace"]

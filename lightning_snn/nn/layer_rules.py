@@ -225,9 +225,7 @@ def copy_network(method: str, network: nn.Module) -> nn.Module:
     """
     refused = []
     for name, layer in network.named_modules():
-        held = {**vars(layer), **layer._buffers}
-        computed = [key for key, value in held.items() if isinstance(value, Tensor) and not value.is_leaf]
-        if computed:
+        if computed := list(_computed_tensors(layer)):
             remedy = _plain_remedy(layer, computed[0])
             refused.append(Refusal(name, layer, f"its {computed[0]} is computed from other tensors: {remedy}"))
     refuse(method, refused)
@@ -252,8 +250,7 @@ def owned_copy(network: nn.Module) -> nn.Module:
             "`compile()`. Call `module.network.compile()`",
             stacklevel=3,
         )
-    held = [{**vars(layer), **layer._buffers}.values() for layer in network.modules()]
-    computed = [value for values in held for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    computed = [value for layer in network.modules() for value in _computed_tensors(layer).values()]
     try:
         return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
     except (TypeError, RuntimeError) as error:
@@ -261,6 +258,12 @@ def owned_copy(network: nn.Module) -> nn.Module:
             f"Expected argument `network` to be a {type(network).__name__} that `copy.deepcopy` can copy, because the "
             f"module owns a copy, but got: {error}. Reset layers that keep a state, and make plain tensors buffers"
         ) from error
+
+
+def _computed_tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the attributes and buffers of a layer that are results of a computation, which cannot be copied."""
+    held = {**vars(layer), **layer._buffers}
+    return {name: value for name, value in held.items() if isinstance(value, Tensor) and not value.is_leaf}
 
 
 def _plain_remedy(layer: nn.Module, name: str) -> str:

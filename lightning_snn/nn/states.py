@@ -19,7 +19,7 @@ State = Any  # a tensor, or a tuple or NamedTuple of States
 
 
 class StepOf(NamedTuple):
-    """What a step `[B, ...]` of the input of a layer looks like, without its values.
+    """Shape, dtype and device of a step `[B, ...]` of the input of a layer.
 
     Attributes:
         shape: its shape.

@@ -292,7 +292,7 @@ def test_a_checkpoint_of_a_failed_batch_is_not_exact(tmp_path: Path) -> None:
 
 def test_sigterm_writes_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
     class Terminate(pl.Callback):
-        """Receive SIGTERM in the midst of a batch."""
+        """Receive SIGTERM within a batch."""
 
         def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
             if trainer.global_step == 5:
@@ -311,7 +311,7 @@ def test_sigterm_writes_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> Non
 
 def test_a_requeue_is_written_at_the_end_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Signal(pl.Callback):
-        """Send the signal of SLURM in the midst of the sixth batch, or of a validation."""
+        """Send the signal of SLURM within the sixth batch, or within a validation."""
 
         def __init__(self, at: str) -> None:
             self.at = at

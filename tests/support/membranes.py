@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics
-from lightning_snn.functional.lif import check_input, reset
+from lightning_snn.functional.lif import check_input
+from lightning_snn.functional.scans.buffers import reset
 
 
 def membranes(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics, reset_membrane
+from lightning_snn.functional.plain_lif import differentiable_backward
 from lightning_snn.functional.scans.buffers import FEW_STEPS, minus_scaled, reset, spread_over, steps_per_block
 from lightning_snn.functional.spike import spike
 from lightning_snn.functional.surrogate import propagate_nan
@@ -149,6 +150,7 @@ def backward_loop(
     grad_membranes: Tensor | None,
     wants_beta: bool,
     wants_threshold: bool,
+    differentiable: bool = False,
 ) -> LIFGradients:
     """Run the backward pass of the recurrence.
 
@@ -165,13 +167,15 @@ def backward_loop(
         grad_membranes: gradient that reaches the membrane potentials by themselves, from a second derivative.
         wants_beta: whether to compute the gradient of the decay.
         wants_threshold: whether to compute the gradient of the threshold.
+        differentiable: compute by operations that have a gradient, for higher derivatives.
     """
     if grad_spikes is None:
         grad_spikes = membranes.new_zeros(()).expand_as(membranes)
     if grad_state is None:
         grad_state = membranes.new_zeros(()).expand_as(membranes[0])
     beta, threshold = spread_over(beta, membranes[0]), spread_over(threshold, membranes[0])
-    found = _backward_scan(membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_membranes)
+    scan = differentiable_backward if differentiable else _backward_scan
+    found = scan(membranes, beta, threshold, dynamics, recurrent, grad_spikes, grad_state, grad_membranes)
     of_beta, of_threshold = parameter_gradients(
         membranes,
         found,

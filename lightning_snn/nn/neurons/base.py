@@ -26,10 +26,11 @@ from lightning_snn.functional.surrogate import Surrogate, SurrogateName, propaga
 from lightning_snn.functional.tracing import plain_operations
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.neurons.firing import State, compiled_fire, fire, membrane, state_after
+from lightning_snn.nn.neurons.firing import compiled_fire, fire, membrane, state_after
 from lightning_snn.nn.noise import SpikeNoise, spike_noise
 from lightning_snn.nn.phase import has_instance_forward
 from lightning_snn.nn.stateful import StatefulLayer, over_channels
+from lightning_snn.nn.states import State
 
 EQUATIONS = ("initial_state", "charge", "firing_threshold", "after_spikes")
 # follows from the equations of a class, so it is not inherited by a subclass with other equations

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from lightning_snn.functional.spike import spike
+from lightning_snn.nn.states import State
 
 if TYPE_CHECKING:
     from lightning_snn.nn.neurons.base import Neuron
 
-State = Any  # a tensor, or a NamedTuple of States
 Fire = Callable[..., tuple[Tensor, State]]
 
 _compiled: WeakKeyDictionary[Neuron, Fire] = WeakKeyDictionary()

@@ -18,9 +18,10 @@ from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import NoiseMode, noisy_lif
 from lightning_snn.functional.surrogate import Sigmoid, Surrogate, SurrogateName
 from lightning_snn.nn.neurons.base import Neuron
-from lightning_snn.nn.neurons.firing import State, membrane
+from lightning_snn.nn.neurons.firing import membrane
 from lightning_snn.nn.noise import SpikeNoise
 from lightning_snn.nn.stateful import PerChannel
+from lightning_snn.nn.states import State
 
 
 class LIF(Neuron):

@@ -11,8 +11,9 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from lightning_snn.nn.neurons.base import InitialStateError, Neuron
-from lightning_snn.nn.neurons.firing import State, membrane
+from lightning_snn.nn.neurons.firing import membrane
 from lightning_snn.nn.stateful import over_channels
+from lightning_snn.nn.states import State
 
 _STEPS = 3
 _TOLERANCE = 1e-6

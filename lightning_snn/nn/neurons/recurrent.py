@@ -16,10 +16,10 @@ from lightning_snn.functional.lif import lif
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName
 from lightning_snn.nn.neurons.base import Neuron, runs_by_its_equations
-from lightning_snn.nn.neurons.firing import State
 from lightning_snn.nn.neurons.lif import LIF
 from lightning_snn.nn.noise import SpikeNoise
 from lightning_snn.nn.stateful import PerChannel
+from lightning_snn.nn.states import State
 
 
 class RecurrentState(NamedTuple):
