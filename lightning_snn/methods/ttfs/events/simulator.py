@@ -32,6 +32,7 @@ from lightning_snn.methods.ttfs.events.synapses import (
 from lightning_snn.methods.ttfs.neurons import FirstSpike
 from lightning_snn.methods.ttfs.pooling import SpikePool2d
 from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
+from lightning_snn.methods.ttfs.tracer import ThreadTracer
 
 # number of arrivals in memory at a time, for wide layers
 _ARRIVALS = 2**21
@@ -123,7 +124,7 @@ class _Neurons:
     t_max: float
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(ThreadTracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = (FirstSpike, SpikeEncoder, OffsetMap, SpikePool2d, AlphaLinear, AlphaConv2d, OneToOne)
         return isinstance(m, ours) or super().is_leaf_module(m, module_qualified_name)

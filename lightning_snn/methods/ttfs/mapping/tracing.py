@@ -18,13 +18,14 @@ from lightning_snn.methods.ttfs.mapping.refusals import (
 )
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
 from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED, Signal, Unmappable
+from lightning_snn.methods.ttfs.tracer import ThreadTracer
 from lightning_snn.nn.layer_rules import Refusal, refusal_error
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.registry import is_spiking_layer
 from lightning_snn.nn.residual import MembraneResidual
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(ThreadTracer):
     """Tracer that does not enter our layers, spiking layers, and the modules in `untraceable`.
 
     Attributes:
