@@ -34,6 +34,7 @@ from lightning_snn.methods import (
 from lightning_snn.nn import AdaptiveLIF, SynapticLIF
 from lightning_snn.nn.description import describe_layer, describe_network, differences
 from tests.support.event_order import loader, order_of_events
+from tests.support.slow import others_slow
 from tests.support.training import trainer
 
 X, Y = order_of_events(8)
@@ -238,7 +239,13 @@ def checkpoints(tmp_path_factory) -> dict[str, Any]:
             METHODS.items()}  # fmt: skip
 
 
-@pytest.mark.parametrize(("trained", "given"), itertools.product(METHODS, METHODS))
+@pytest.mark.parametrize(
+    ("trained", "given"),
+    others_slow(
+        itertools.product(METHODS, METHODS),
+        fast=[*zip(METHODS, METHODS, strict=True), *itertools.pairwise([*METHODS, next(iter(METHODS))])],
+    ),
+)
 def test_a_checkpoint_of_a_method_is_loaded_into_that_method_only(trained, given, checkpoints):
     path, module = checkpoints[trained]
     options = {"network": network(), "method": METHODS[given]()}

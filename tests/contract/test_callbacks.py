@@ -218,7 +218,9 @@ def test_a_sanity_check_logs_nothing_of_it(row: CallbackRow, tmp_path: Path) -> 
     assert not (tmp_path / "figures").exists()
 
 
-@pytest.mark.parametrize("logger", [False, True], ids=["no logger", "logger"])
+@pytest.mark.parametrize(
+    "logger", [pytest.param(False, id="no logger", marks=pytest.mark.slow), pytest.param(True, id="logger")]
+)
 def test_files_go_into_the_folder_of_the_run_and_replace_none_of_another_run(
     row: CallbackRow, logger: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +248,13 @@ def test_files_go_into_the_folder_of_the_run_and_replace_none_of_another_run(
     assert not root.exists() or not logger
 
 
-@pytest.mark.parametrize("several", [list, lambda loaders: dict(zip("ab", loaders, strict=True))], ids=["list", "dict"])
+@pytest.mark.parametrize(
+    "several",
+    [
+        pytest.param(list, id="list"),
+        pytest.param(lambda loaders: dict(zip("ab", loaders, strict=True)), id="dict", marks=pytest.mark.slow),
+    ],
+)
 def test_every_stage_may_have_several_loaders(
     row: CallbackRow, several: Callable[[list[Any]], Any], tmp_path: Path
 ) -> None:

@@ -23,19 +23,18 @@ from lightning_snn.functional.estimators import (
     noisy_spikes,
 )
 from tests.support.estimators import every_lambda, every_noise
+from tests.support.slow import others_slow
 
-every_estimator = pytest.mark.parametrize(
-    "estimator",
-    [
-        IWST(1.0),
-        IWST(0.5),
-        IWST(0.0, "logistic"),
-        AnalyticalGumbelRao(),
-        AnalyticalGumbelRao(0.3, True, "logistic"),
-        GumbelRao(2),
-        GumbelStraightThrough(0.5, "logistic"),
-    ],
+ESTIMATORS = (
+    IWST(1.0),
+    IWST(0.5),
+    IWST(0.0, "logistic"),
+    AnalyticalGumbelRao(),
+    AnalyticalGumbelRao(0.3, True, "logistic"),
+    GumbelRao(2),
+    GumbelStraightThrough(0.5, "logistic"),
 )
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 UNITS = 5
 STATES = torch.tensor(list(product((0.0, 1.0), repeat=UNITS)), dtype=torch.float64)
 
@@ -290,7 +289,7 @@ def test_gradients_under_autocast_are_finite(estimator):
     assert gradient.abs().max() > 0
 
 
-@every_estimator
+@pytest.mark.parametrize("estimator", others_slow(ESTIMATORS, fast=ESTIMATORS[:2]))
 def test_the_compiled_estimator_equals_the_eager_one_without_a_graph_break(estimator):
     t = torch.randn(20_000).requires_grad_()
     torch._dynamo.reset()

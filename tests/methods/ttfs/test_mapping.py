@@ -17,6 +17,7 @@ from lightning_snn.methods.ttfs.synapses import OneToOne
 from lightning_snn.methods.ttfs.windows import calibrate
 from lightning_snn.networks import MLP, VGG, EventConvNet, RecurrentNet, ResidualConvNet, ResidualMLP, ResNet
 from lightning_snn.nn.neurons import LIF, RecurrentLIF
+from tests.support.slow import others_slow
 
 LOW, HIGH = -3.0, 3.0
 IMAGES = (3, 12, 12)
@@ -350,7 +351,7 @@ def random_layers(count: int, depth: int = 0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", others_slow(range(16), fast=range(5)))
 def test_random_networks_are_exact_or_refused(seed):
     torch.manual_seed(seed)
     network, x = drawn(nn.Sequential(random_layers(6), nn.Flatten(), nn.Linear(144, 5))), inputs((4, 6, 6))

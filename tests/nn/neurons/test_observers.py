@@ -17,6 +17,7 @@ from lightning_snn.nn import Neuron, Recurrent, RecurrentLIF, membrane
 from lightning_snn.nn.observation import Traces, observe
 from tests.contract.strangers import OwnEquations, OwnForward
 from tests.nn.neurons.cases import NEURONS, Potentials
+from tests.support.slow import others_slow
 from tests.support.training import trainer
 
 LINEAR = {name: make for name, make in NEURONS.items() if name != "quadratic"}
@@ -79,7 +80,13 @@ def test_a_rescaling_puts_the_free_potential_at_its_distance_from_the_threshold(
     assert run(made[:2], x).sum() > 0
 
 
-@pytest.mark.parametrize("name", [*NEURONS, "izhikevich", "own_equations", "own_forward"])
+@pytest.mark.parametrize(
+    "name",
+    others_slow(
+        [*NEURONS, "izhikevich", "own_equations", "own_forward"],
+        fast=("lif_learned", "adaptive", "recurrent_around_lif", "izhikevich", "own_equations", "own_forward"),
+    ),
+)
 def test_an_initialization_check_measures_every_neuron_and_rescales_or_says_why_not(name, tmp_path):
     kinds = {**NEURONS, "izhikevich": Izhikevich, "own_equations": OwnEquations, "own_forward": OwnForward}
     module = SpikingModule(network(kinds[name](), scale=0.01), SurrogateGradient(), num_classes=3)
