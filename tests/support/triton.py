@@ -10,7 +10,8 @@ import pytest
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 REASON = "Triton is not installed: `pip install triton` where PyTorch is its build for CPUs"
-IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in ("kernels", "lif"))
+KERNELS = ("lif", "lif_kernels", "noisy", "noisy_kernels", "parts", "rate", "rate_kernels")
+IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in KERNELS)
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=REASON)
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 Implementation = Literal["loop", "triton"]
 VARIABLE = "LIGHTNING_SNN_KERNELS"
@@ -88,6 +89,19 @@ def lif_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
             "unset the variable to use the loop"
         )
     return KernelChoice("loop", problem)
+
+
+def saves_input(x: Tensor) -> bool:
+    """Return whether the LIF scan of input `x` saves `x` for its backward pass instead of the membrane potentials.
+
+    It does in 16 bits, where a kernel computes the membrane potentials again: they would take twice as much memory.
+    """
+    return x.dtype.itemsize == 2 and _has_kernel(x.device, x.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    return lif_choice(device, dtype).implementation == "triton"
 
 
 @cache

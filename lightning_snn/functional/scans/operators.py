@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics, Order, Reset
-from lightning_snn.functional.scans.buffers import empty_state
+from lightning_snn.functional.scans.buffers import empty_state, holds_input
 from lightning_snn.functional.scans.choice import lif_choice
 from lightning_snn.functional.scans.loop import backward_loop, forward_loop
 from lightning_snn.functional.surrogate import ArcTangent, FastSigmoid, Sigmoid, Surrogate, Triangular
@@ -40,7 +40,7 @@ torch.library.define(
 )
 torch.library.define(
     BACKWARD,
-    "(Tensor membranes, Tensor? beta, float beta_number, Tensor? threshold, float threshold_number, Tensor? state,"
+    "(Tensor saved, Tensor? beta, float beta_number, Tensor? threshold, float threshold_number, Tensor? state,"
     " Tensor? before, Tensor? grad_spikes, Tensor? grad_state, Tensor? grad_membranes, str reset, str order,"
     " bool detach_reset, str surrogate, float width, ScalarType dtype, bool wants_first, bool wants_beta,"
     " bool wants_threshold) -> (Tensor grad_x, Tensor grad_first, Tensor grad_beta, Tensor grad_threshold)",
@@ -111,7 +111,7 @@ def _forward_fake(
 
 @torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
 def _backward(
-    membranes: Tensor,
+    saved: Tensor,
     beta: Tensor | None,
     beta_number: float,
     threshold: Tensor | None,
@@ -133,11 +133,11 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     decay = beta_number if beta is None else beta
     level = threshold_number if threshold is None else threshold
-    if grad_membranes is None and lif_choice(membranes.device, membranes.dtype).implementation == "triton":
+    if grad_membranes is None and lif_choice(saved.device, saved.dtype).implementation == "triton":
         from lightning_snn.functional.scans.triton_lif import backward_kernel
 
         return backward_kernel(
-            membranes,
+            saved,
             decay,
             level,
             state,
@@ -153,6 +153,9 @@ def _backward(
             wants_threshold,
         )
     dynamics = Dynamics(reset, order, detach_reset, BUILT_IN[surrogate](width))
+    membranes = saved
+    if holds_input(saved):
+        membranes = forward_loop(saved, decay, level, state, before, None, dynamics, True).membranes
     found, of_beta, of_threshold = backward_loop(
         membranes,
         decay,
@@ -172,7 +175,7 @@ def _backward(
 
 
 def _backward_fake(
-    membranes: Tensor,
+    saved: Tensor,
     beta: Tensor | None,
     beta_number: float,
     threshold: Tensor | None,
@@ -192,11 +195,11 @@ def _backward_fake(
     wants_beta: bool,
     wants_threshold: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row = empty_state(saved)
     first, of_beta, of_threshold = (
-        torch.empty_like(membranes[0]) if wanted else membranes.new_empty(0)
-        for wanted in (wants_first, wants_beta, wants_threshold)
+        torch.empty_like(row) if wanted else row.new_empty(0) for wanted in (wants_first, wants_beta, wants_threshold)
     )
-    return torch.empty_like(membranes, dtype=dtype), first, of_beta, of_threshold
+    return torch.empty_like(saved, dtype=dtype), first, of_beta, of_threshold
 
 
 def _in_layout_of(like: Tensor, value: Tensor) -> Tensor:

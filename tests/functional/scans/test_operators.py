@@ -68,6 +68,20 @@ def test_the_backward_operator_keeps_its_contract(layout, reset, order, wanted):
     torch.library.opcheck(OPERATORS.lif_backward, (membranes, *given, *gradients, *names))
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "batch first", "every second", "no neurons"])
+def test_the_backward_operator_takes_the_input_in_16_bits_for_the_potentials(layout):
+    x, channels = LAYOUTS[layout]().bfloat16(), torch.rand(3, 1, 1)
+    given = (channels, 0.0, channels + 0.5, 0.0, step_like(x), step_like(x).round())
+    spikes, final, membranes = OPERATORS.lif_forward(x, *given, *("subtract", "leak_then_reset"), True)
+    names = ("subtract", "leak_then_reset", False, "arctangent", 0.3, x.dtype, True, True, True)
+    gradients = (torch.randn_like(spikes), torch.randn_like(final), None)
+    torch.library.opcheck(OPERATORS.lif_backward, (x, *given, *gradients, *names))
+    of_input, of_potentials = (OPERATORS.lif_backward(each, *given, *gradients, *names) for each in (x, membranes))
+    for one, other in zip(of_input, of_potentials, strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+
+
 def test_the_backward_operator_keeps_its_contract_for_second_derivatives():
     x = LAYOUTS["channels last"]()
     spikes, _, membranes = OPERATORS.lif_forward(x, None, 0.9, None, 1.0, None, None, *("zero", ORDERS[0]), True)
