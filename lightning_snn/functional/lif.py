@@ -28,7 +28,8 @@ from lightning_snn.functional.plain_lif import unrolled_lif
 from lightning_snn.functional.scans.buffers import holds_input
 from lightning_snn.functional.scans.choice import saves_input
 from lightning_snn.functional.scans.loop import backward_loop, forward_loop
-from lightning_snn.functional.scans.operators import built_in, lif_backward, lif_forward, tensor_and_number
+from lightning_snn.functional.scans.operators import lif_backward, lif_forward
+from lightning_snn.functional.scans.variants import built_in, tensor_and_number
 from lightning_snn.functional.spike import spike
 from lightning_snn.functional.tracing import plain_operations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -21,3 +22,18 @@ def import_or_skip(name: str) -> ModuleType:
     if name in IMPORT_TRITON and not HAS_TRITON:
         pytest.skip(REASON)
     return importlib.import_module(name)
+
+
+def count_launches(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *names: str) -> list[str]:
+    """Return a list to which every launch of these kernels by this module adds the name of the kernel."""
+    launches: list[str] = []
+    for name in names:
+        kernel = getattr(module, name)
+
+        class Counted:
+            def __getitem__(self, grid: Any, name: str = name, kernel: Any = kernel) -> Any:
+                launches.append(name)
+                return kernel[grid]
+
+        monkeypatch.setattr(module, name, Counted())
+    return launches

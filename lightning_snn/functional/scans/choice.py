@@ -52,16 +52,16 @@ def kernels(device: str | torch.device | None = None, dtype: torch.dtype = torch
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "lif": lif_choice(torch.device(device), dtype),
+        "lif": scan_choice(torch.device(device), dtype),
         "lif with recurrent weights": KernelChoice("loop", "every step is a matrix product"),
         "lif with a surrogate of your own": KernelChoice("loop", "the kernels know the surrogates of the library"),
-        "lif_rate": KernelChoice("loop", "it has no kernel"),
+        "lif_rate": scan_choice(torch.device(device), dtype),
         "noisy_lif": KernelChoice("loop", "it has no kernel"),
     }
 
 
-def lif_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
-    """Return the implementation of the LIF scan for input of that device and dtype.
+def scan_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
+    """Return the implementation of a scan that has a kernel, for input of that device and dtype.
 
     Raises:
         ValueError: if the environment variable is neither "loop" nor "triton".
@@ -101,7 +101,7 @@ def saves_input(x: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    return lif_choice(device, dtype).implementation == "triton"
+    return scan_choice(device, dtype).implementation == "triton"
 
 
 @cache

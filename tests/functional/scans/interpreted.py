@@ -21,6 +21,7 @@ from lightning_snn.functional.scans import triton_lif
 from lightning_snn.functional.scans.choice import VARIABLE, kernels
 from lightning_snn.functional.surrogate import SURROGATES
 from tests.functional.scans.test_operators import LAYOUTS, OPERATORS, every_layout, step_like
+from tests.support.triton import count_launches
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 every_dynamics = pytest.mark.parametrize(
@@ -41,17 +42,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that are launched from now on."""
-    names: list[str] = []
-    for name in ("lif_forward", "lif_backward"):
-        kernel = getattr(triton_lif, name)
-
-        class Counted:
-            def __getitem__(self, grid, name=name, kernel=kernel):
-                names.append(name)
-                return kernel[grid]
-
-        monkeypatch.setattr(triton_lif, name, Counted())
-    return names
+    return count_launches(monkeypatch, triton_lif, "lif_forward", "lif_backward")
 
 
 def by_both(

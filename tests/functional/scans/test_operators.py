@@ -17,7 +17,7 @@ from lightning_snn import LIF, run
 from lightning_snn.functional import ArcTangent, Dynamics, FastSigmoid, PendingState, Sigmoid, Smooth, Triangular, lif
 from lightning_snn.functional.dynamics import ORDERS, RESETS
 from lightning_snn.functional.plain_lif import unrolled_lif
-from lightning_snn.functional.scans.operators import BUILT_IN, built_in
+from lightning_snn.functional.scans.variants import BUILT_IN, built_in
 from lightning_snn.functional.surrogate import SURROGATES
 
 OPERATORS = torch.ops.lightning_snn
