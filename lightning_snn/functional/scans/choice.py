@@ -56,7 +56,8 @@ def kernels(device: str | torch.device | None = None, dtype: torch.dtype = torch
         "lif with recurrent weights": KernelChoice("loop", "every step is a matrix product"),
         "lif with a surrogate of your own": KernelChoice("loop", "the kernels know the surrogates of the library"),
         "lif_rate": scan_choice(torch.device(device), dtype),
-        "noisy_lif": KernelChoice("loop", "it has no kernel"),
+        "noisy_lif": scan_choice(torch.device(device), dtype),
+        "noisy_lif with recurrent weights": KernelChoice("loop", "every step is a matrix product"),
     }
 
 

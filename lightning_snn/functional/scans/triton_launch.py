@@ -6,6 +6,7 @@ kind is copied.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -42,15 +43,20 @@ def table(value: float | Tensor, row: Tensor) -> Table:
 
 def time_major(sequence: Tensor) -> Tensor:
     """Return a dense tensor `[T, B, ...]` itself if it holds one step after the other, else an empty one that does."""
-    if len(sequence) == 1 or sequence.stride(0) == sequence[0].numel():
+    step = sequence[0]
+    if len(sequence) == 1 or sequence.stride(0) == step.numel():
         return sequence
-    return torch.empty_like(sequence, memory_format=torch.contiguous_format)
+    return sequence.new_empty_strided(sequence.shape, (step.numel(), *torch.empty_like(step).stride()))
 
 
-def in_order_of(row: Tensor, value: Tensor) -> Tensor:
-    """Return a step, or a sequence of steps, each of which lies in memory as the dense step `row`."""
+def in_order_of(row: Tensor, value: Tensor, follows: bool = False) -> Tensor:
+    """Return a step, or a sequence of steps, each of which lies in memory as the dense step `row`.
+
+    With `follows`, each step of the sequence follows the step before.
+    """
     sequence = value.dim() > row.dim()
-    if same_strides(value[0] if sequence else value, row):
+    in_order = not follows or len(value) == 1 or value.stride(0) == row.numel()
+    if in_order and same_strides(value[0] if sequence else value, row):
         return value
     shape, strides = value.shape, row.stride()
     if sequence:
@@ -61,6 +67,13 @@ def in_order_of(row: Tensor, value: Tensor) -> Tensor:
 def buffer_in_order_of(row: Tensor, value: Tensor) -> Tensor:
     """Return a step that is to be written if it lies in memory as the dense step `row`, else an empty one that does."""
     return value if same_strides(value, row) else torch.empty_like(row, dtype=value.dtype)
+
+
+def give_back(values: Iterable[Tensor | None], buffers: Iterable[Tensor | None]) -> None:
+    """Copy what was written to buffers of another order in memory."""
+    for value, buffer in zip(values, buffers, strict=True):
+        if value is not None and buffer is not None and buffer is not value:
+            value.copy_(buffer)
 
 
 def same_strides(one: Tensor, other: Tensor) -> bool:

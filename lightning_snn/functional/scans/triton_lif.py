@@ -12,6 +12,7 @@ from lightning_snn.functional.scans.triton_launch import (
     BLOCK,
     OPTIONS,
     buffer_in_order_of,
+    give_back,
     in_order_of,
     is_wide,
     on_device_of,
@@ -50,9 +51,7 @@ def forward_kernel(
         return spikes, final, membranes
     fired = time_major(spikes)
     row = fired[0]
-    potentials = None
-    if keeps_membranes:
-        potentials = membranes if fired is spikes else torch.empty_like(fired, dtype=final.dtype)
+    potentials = time_major(membranes) if keeps_membranes else None
     last = buffer_in_order_of(row, final)
     current = in_order_of(row, x)
     decay, level = table(beta, row), table(threshold, row)
@@ -82,12 +81,7 @@ def forward_kernel(
             BLOCK=BLOCK,
             **OPTIONS,
         )
-    if fired is not spikes:
-        spikes.copy_(fired)
-        if potentials is not None:
-            membranes.copy_(potentials)
-    if last is not final:
-        final.copy_(last)
+    give_back((spikes, final, membranes), (fired, last, potentials))
     return spikes, final, membranes
 
 
@@ -177,9 +171,5 @@ def backward_kernel(
             BLOCK=BLOCK,
             **OPTIONS,
         )
-    if found is not grad_x:
-        grad_x.copy_(found)
-    for values, buffer in zip(rows, written, strict=True):
-        if buffer is not None and buffer is not values:
-            values.copy_(buffer)
+    give_back([grad_x, *rows], [found, *written])
     return grad_x, *rows  # type: ignore[return-value]

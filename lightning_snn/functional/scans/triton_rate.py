@@ -12,6 +12,7 @@ from lightning_snn.functional.scans.triton_launch import (
     BLOCK,
     OPTIONS,
     Table,
+    give_back,
     in_order_of,
     is_wide,
     on_device_of,
@@ -107,9 +108,7 @@ def rate_kernel(
             BLOCK=BLOCK,
             **OPTIONS,
         )
-    for buffer, row in zip(buffers, rows, strict=True):
-        if buffer is not None and row is not None and row is not buffer:
-            buffer.copy_(row)
+    give_back(buffers, rows)
     if shared is not None:
         # of the first of the neurons that share an entry
         shape = (1,) * (membrane.dim() - shared.dim()) + shared.shape

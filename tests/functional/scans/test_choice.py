@@ -95,8 +95,9 @@ def test_the_report_names_every_scan_and_gives_a_reason():
         "lif": "triton",
         "lif with recurrent weights": "loop",
         "lif with a surrogate of your own": "loop",
-        "lif_rate": "loop",
-        "noisy_lif": "loop",
+        "lif_rate": "triton",
+        "noisy_lif": "triton",
+        "noisy_lif with recurrent weights": "loop",
     }
     assert all(each.reason for each in found.values())
 
