@@ -18,8 +18,8 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 # with t = 1 / (1 + 0.325 z) the Mills ratio is t times this polynomial in t, highest power first, within 7e-8 of its
 # value for all z >= 0 (interpolated at Chebyshev points of t from 0 to 1)
-_MILLS_SLOPE = 0.325
-_MILLS_POLYNOMIAL = (
+MILLS_SLOPE = 0.325
+MILLS_POLYNOMIAL = (
     -0.0538192401,
     0.232962183,
     -0.333430466,
@@ -57,9 +57,9 @@ def mills_ratio(z: Tensor) -> Tensor:
         return mills_ratio(wide).to(z.dtype)
     if z.dtype == torch.float32 and z.device.type == "cpu":
         # erfcx is not vectorized there and takes ten times as long
-        t = (1 + _MILLS_SLOPE * z).reciprocal_()
-        ratio = torch.full_like(t, _MILLS_POLYNOMIAL[0])
-        for coefficient in _MILLS_POLYNOMIAL[1:]:
+        t = (1 + MILLS_SLOPE * z).reciprocal_()
+        ratio = torch.full_like(t, MILLS_POLYNOMIAL[0])
+        for coefficient in MILLS_POLYNOMIAL[1:]:
             ratio.mul_(t).add_(coefficient)
         return ratio.mul_(t)
     scaled: Tensor = torch.special.erfcx(z * math.sqrt(0.5))

@@ -4,9 +4,10 @@ r"""Leaky integrate-and-fire recurrence over a whole sequence, with a hand-writt
     v_t &= \beta\, u_{t-1} + x_t \; (+ W s_{t-1}), \qquad s_t = H(v_t - \theta), \\
     u_t &= v_t - \theta s_t \;\text{("subtract")} \quad\text{or}\quad u_t = (1 - s_t)\, v_t \;\text{("zero")}.
 
-Cost: time O(T), one saved tensor of the size of the input (the membrane potential before reset) and no graph of T
-steps. The gradient is that of surrogate-gradient backpropagation through time. It equals the gradient that autograd
-computes on the unrolled recurrence.
+Cost: time O(T), one saved tensor of the size of the input and no graph of T steps. That tensor is the membrane
+potential before reset; for input in 16 bits, the kernels for GPUs save the input and compute the potential again. The
+gradient is that of surrogate-gradient backpropagation through time. It equals the gradient that autograd computes on
+the unrolled recurrence.
 
 A membrane potential of NaN stays NaN through every leak and reset, and its spikes and gradients are NaN. The comparison
 with the threshold loses NaN; one operation per block of steps restores it, on a CPU only if there is any.
@@ -17,15 +18,18 @@ into.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics, LIFState, PendingState
 from lightning_snn.functional.plain_lif import unrolled_lif
+from lightning_snn.functional.scans.buffers import holds_input
+from lightning_snn.functional.scans.choice import saves_input
 from lightning_snn.functional.scans.loop import backward_loop, forward_loop
-from lightning_snn.functional.scans.operators import built_in, lif_backward, lif_forward, tensor_and_number
+from lightning_snn.functional.scans.operators import lif_backward, lif_forward
+from lightning_snn.functional.scans.variants import built_in, tensor_and_number
 from lightning_snn.functional.spike import spike
 from lightning_snn.functional.tracing import plain_operations
 
@@ -73,10 +77,12 @@ def lif(
     opaque = recurrent is None and built_in(dynamics.surrogate) is not None
     if plain_operations(opaque):
         return unrolled_lif(x, beta, threshold, dynamics, membrane, before, recurrent)
-    differentiable = torch.is_grad_enabled() and any(
+    saves: _Saves = "nothing"
+    if torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, membrane, before, recurrent)
-    )
-    spikes, membrane, _ = _Scan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, differentiable)
+    ):
+        saves = "input" if opaque and saves_input(x) else "membranes"
+    spikes, membrane, _ = _Scan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, saves)
     if not carries_spikes:
         return spikes, membrane
     last = spikes[-1].to(membrane.dtype)
@@ -117,6 +123,9 @@ def check_input(x: Tensor) -> None:
         raise ValueError(f"Expected argument `x` to be of a floating dtype, but got {x.dtype}")
 
 
+_Saves = Literal["nothing", "membranes", "input"]
+
+
 class _Scan(torch.autograd.Function):
     """The scan as one node: by the operators, or by the loop for recurrent weights and surrogates of one's own."""
 
@@ -130,8 +139,9 @@ class _Scan(torch.autograd.Function):
         before: Tensor | None,
         recurrent: Tensor | None,
         dynamics: Dynamics,
-        differentiable: bool,
+        saves: _Saves,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        keeps_membranes = saves == "membranes"
         (beta_tensor, beta_number), (threshold_tensor, threshold_number) = map(tensor_and_number, (beta, threshold))
         if recurrent is None and built_in(dynamics.surrogate) is not None:
             spikes, final, membranes = lif_forward(
@@ -144,13 +154,15 @@ class _Scan(torch.autograd.Function):
                 before,
                 dynamics.reset,
                 dynamics.order,
-                differentiable,
+                keeps_membranes,
             )
         else:
             spikes, final, membranes = forward_loop(
-                x, beta, threshold, state, before, recurrent, dynamics, differentiable
+                x, beta, threshold, state, before, recurrent, dynamics, keeps_membranes
             )
-        ctx.save_for_backward(membranes, beta_tensor, threshold_tensor, state, before, recurrent)
+        ctx.save_for_backward(
+            x if saves == "input" else membranes, beta_tensor, threshold_tensor, state, before, recurrent
+        )
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
         ctx.numbers = beta_number, threshold_number
         if torch.compiler.is_compiling():
@@ -165,7 +177,7 @@ class _Scan(torch.autograd.Function):
         ctx: Any, grad_spikes: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         # once, because activation checkpointing allows one access
-        membranes, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
+        saved, beta_tensor, threshold_tensor, state, before, recurrent = ctx.saved_tensors
         beta_number, threshold_number = ctx.numbers
         beta = beta_number if beta_tensor is None else beta_tensor
         threshold = threshold_number if threshold_tensor is None else threshold_tensor
@@ -179,7 +191,7 @@ class _Scan(torch.autograd.Function):
         surrogate = built_in(dynamics.surrogate)
         if recurrent is None and surrogate is not None and not differentiable:
             grad_x, first, of_beta, of_threshold = lif_backward(
-                membranes,
+                saved,
                 beta_tensor,
                 beta_number,
                 threshold_tensor,
@@ -200,6 +212,9 @@ class _Scan(torch.autograd.Function):
             )
             grad_recurrent = None
         else:
+            membranes = saved
+            if holds_input(saved):  # its second derivatives pass through the membrane potentials
+                membranes = _Scan.apply(saved, beta, threshold, state, before, None, dynamics, "membranes")[2]
             grad_membranes, of_beta, of_threshold = backward_loop(
                 membranes,
                 beta,

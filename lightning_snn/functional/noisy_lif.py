@@ -36,14 +36,14 @@ from torch.autograd.function import once_differentiable
 
 from lightning_snn.checks import check_choice
 from lightning_snn.functional.dynamics import Dynamics
-from lightning_snn.functional.estimators import Estimator, estimator_named
-from lightning_snn.functional.scans.buffers import CACHED_ELEMENTS, minus_scaled, spread_over, steps_per_block
-from lightning_snn.functional.surrogate import propagate_nan
+from lightning_snn.functional.estimators import IWST, Estimator, estimator_named
+from lightning_snn.functional.scans.noisy_loop import noisy_backward_loop, noisy_forward_loop
+from lightning_snn.functional.scans.noisy_operators import noisy_backward, noisy_forward
+from lightning_snn.functional.scans.variants import tensor_and_number
+from lightning_snn.functional.tracing import plain_operations
 
 NoiseMode = Literal["moment", "step", "trace"]
 NOISE_MODES = ("moment", "step", "trace")
-
-VARIANCE_FLOOR = 1e-8  # keeps 1 / sqrt(Q) finite before the first input
 
 
 def noisy_lif(
@@ -106,6 +106,8 @@ def noisy_lif(
 
 
 class _NoisyLIFScan(torch.autograd.Function):
+    """The scan as one node: by the operators, or by the loop for recurrent weights and exporters."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -121,65 +123,33 @@ class _NoisyLIFScan(torch.autograd.Function):
         generator: torch.Generator | None,
         on_current: Callable[[Tensor], None] | None,
     ) -> tuple[Tensor, Tensor]:
-        accumulator = torch.promote_types(mean.dtype, torch.float32)
-        # empty_like keeps a channels-last layout
-        spikes = torch.empty_like(mean)
-        standardized = torch.empty_like(mean, dtype=accumulator)
-        precision_root = torch.empty_like(standardized)  # 1 / sqrt(Q)
-        membrane = torch.empty_like(standardized[0])
-        spread = torch.empty_like(membrane) if mode == "moment" or recurrent_variance is not None else None
-        # draw into a flat tensor: a generator takes four times as long to fill a channels-last tensor
-        flat = standardized.new_empty(mean.shape[0] if mode == "step" else 1, membrane.numel())
-        numbers = (beta, threshold)
-        beta, threshold = spread_over(beta, membrane), spread_over(threshold, membrane)
-        beta_squared = beta * beta
-        weights, weight_variances = (
-            None if matrix is None else matrix.t().to(accumulator) for matrix in (recurrent, recurrent_variance)
-        )
-        # neurons that receive spikes need them with their NaN at the next step
-        block = 1 if weights is not None else steps_per_block(mean)
-        for t in range(mean.shape[0]):
-            if t == 0:
-                membrane.copy_(mean[0])
-            else:
-                torch.mul(membrane, beta, out=membrane).add_(mean[t])
-            if spread is not None:
-                if t == 0 or mode != "moment":
-                    spread.copy_(variance[t])
-                else:
-                    torch.mul(spread, beta_squared, out=spread).add_(variance[t])
-            if t > 0 and weights is not None:
-                before = spikes[t - 1].to(accumulator)
-                membrane.addmm_(before, weights)
-                if spread is not None and weight_variances is not None:
-                    spread.addmm_(before, weight_variances)
-            root, score, spike = precision_root[t], standardized[t], spikes[t]
-            torch.add(variance[t].to(accumulator) if spread is None else spread, VARIANCE_FLOOR, out=root).rsqrt_()
-            torch.sub(membrane, threshold, out=score).mul_(root)
-            noise = flat[t if mode == "step" else 0].normal_(generator=generator)
-            noise = noise.as_strided(membrane.shape, membrane.stride())
-            torch.gt(score, noise, out=spike)
-            if (t + 1) % block == 0 or t == mean.shape[0] - 1:
-                steps = slice(t // block * block, t + 1)
-                propagate_nan(spikes[steps], standardized[steps], out=spikes[steps])
-            if t == mean.shape[0] - 1:
-                break
-            if mode == "step":
-                membrane.addcdiv_(noise, root, value=-1)
-            if dynamics.reset == "subtract":
-                minus_scaled(membrane, spike.to(accumulator), threshold, out=membrane)
-            else:
-                membrane.addcmul_(membrane, spike.to(accumulator), value=-1)
-                if spread is not None:
-                    spread.addcmul_(spread, spike.to(accumulator), value=-1)
+        (beta_tensor, beta_number), (threshold_tensor, threshold_number) = map(tensor_and_number, (beta, threshold))
+        if recurrent is not None or plain_operations(opaque=True):
+            spikes, standardized, precision_root, draws = noisy_forward_loop(
+                mean, variance, beta, threshold, recurrent, recurrent_variance, None, generator, dynamics, mode
+            )
+        else:
+            spikes, standardized, precision_root, draws = noisy_forward(
+                mean,
+                variance,
+                beta_tensor,
+                beta_number,
+                threshold_tensor,
+                threshold_number,
+                None,
+                generator,
+                dynamics.reset,
+                mode,
+            )
         if mode == "step" and on_current is not None:
-            draws = flat.as_strided(mean.shape, (membrane.numel(), *membrane.stride()))
-            on_current(mean - draws / precision_root)
+            step = torch.empty_like(standardized[0])
+            noise = draws.as_strided(mean.shape, (step.numel(), *step.stride()))
+            on_current(mean - noise / precision_root)
         weight = estimator.weight(standardized, spikes, generator) if estimator.random else None
-        tensors = (value if isinstance(value, Tensor) else None for value in (*numbers, recurrent, recurrent_variance))
-        kept = flat if mode == "step" else None
-        ctx.save_for_backward(standardized, precision_root, spikes, weight, kept, *tensors)
-        ctx.numbers = tuple(None if isinstance(value, Tensor) else value for value in numbers)
+        kept = draws if mode == "step" else None
+        parameters = (beta_tensor, threshold_tensor, recurrent, recurrent_variance)
+        ctx.save_for_backward(standardized, precision_root, spikes, weight, kept, *parameters)
+        ctx.numbers = beta_number, threshold_number
         ctx.dynamics, ctx.estimator, ctx.mode = dynamics, estimator, mode
         ctx.dtypes = mean.dtype, variance.dtype
         ctx.set_materialize_grads(False)
@@ -193,123 +163,76 @@ class _NoisyLIFScan(torch.autograd.Function):
             precision_root,
             spikes,
             weight,
-            flat,
+            draws,
             beta_tensor,
             threshold_tensor,
             recurrent,
             recurrent_variance,
         ) = ctx.saved_tensors
-        beta = ctx.numbers[0] if beta_tensor is None else spread_over(beta_tensor, standardized[0])
-        threshold = ctx.numbers[1] if threshold_tensor is None else spread_over(threshold_tensor, standardized[0])
+        beta_number, threshold_number = ctx.numbers
         dynamics: Dynamics = ctx.dynamics
         estimator: Estimator = ctx.estimator
-        accumulator, (steps, batch) = standardized.dtype, standardized.shape[:2]
-        needs_beta, needs_threshold = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-        hard, moment, step = dynamics.reset == "zero", ctx.mode == "moment", ctx.mode == "step"
-        if grad_spikes is None:
-            grad_spikes = standardized.new_zeros(()).expand_as(standardized)
-
-        # dL/d(U, Q) of each step, before its reset
-        grad_mean, grad_variance = torch.empty_like(standardized), torch.empty_like(standardized)
-        grad_beta = torch.zeros_like(standardized[0]) if needs_beta else None
-        grad_threshold = torch.zeros_like(standardized[0]) if needs_threshold else None
-        rows_at_once, steps_at_once = _block(standardized)
-        for first in range(0, batch, rows_at_once):
-            rows = slice(first, first + rows_at_once)
-            decay, level = _of_rows(beta, rows), _of_rows(threshold, rows)
-            decay_squared = decay * decay
-            # after the reset of the present step, and before the reset of the next step
-            after_u, after_q = torch.zeros_like(standardized[0, rows]), torch.zeros_like(standardized[0, rows])
-            before_u, before_q = after_u, after_q
-            through = torch.empty_like(after_u)
-            for t in range(steps - 1, -1, -1):
-                root, spike = precision_root[t, rows], spikes[t, rows].to(accumulator)
-                grad = grad_spikes[t, rows].to(accumulator)
-                if t == steps - 1 or (t + 1) % steps_at_once == 0:
-                    block = slice(t // steps_at_once * steps_at_once, t + 1)
-                    score = standardized[block, rows]
-                    # through z = (U - threshold) / sqrt(Q): dz/dU = root and dz/dQ = -z root^2 / 2
-                    slope = estimator.weight(score, spikes[block, rows]) if weight is None else weight[block, rows]
-                    to_u = slope * precision_root[block, rows]
-                    to_q = torch.mul(score, precision_root[block, rows]).mul_(-0.5)
-                if step:
-                    noise = flat[t].as_strided(standardized.shape[1:], standardized.stride()[1:])[rows]
-                if hard or grad_beta is not None:
-                    membrane = standardized[t, rows] / root + level
-                    if step:
-                        membrane.addcdiv_(noise, root, value=-1)
-                    spread = root.square().reciprocal_().sub_(VARIANCE_FLOOR)
-                if grad_beta is not None:
-                    kept_u = membrane * (1 - spike) if hard else membrane - level * spike
-                    grad_beta[rows].addcmul_(before_u, kept_u)
-                    if moment:
-                        kept_q = spread * (1 - spike) if hard else spread
-                        grad_beta[rows].addcmul_(before_q, kept_q * (2 * decay))
-                if grad_threshold is not None and not hard:
-                    grad_threshold[rows].addcmul_(after_u, spike, value=-1)
-                if recurrent is not None:
-                    grad = torch.addmm(grad, before_u, recurrent.to(accumulator))
-                    if recurrent_variance is not None:
-                        grad.addmm_(before_q, recurrent_variance.to(accumulator))
-                if dynamics.detach_reset:
-                    through.copy_(grad)
-                elif hard:
-                    torch.addcmul(grad, after_u, membrane, value=-1, out=through)
-                    if moment:
-                        through.addcmul_(after_q, spread, value=-1)
-                else:
-                    minus_scaled(grad, after_u, level, out=through)
-                through.mul_(to_u[t - block.start])
-                if grad_standardized is not None:
-                    through.addcmul_(grad_standardized[t, rows], root)
-                if hard:
-                    after_u.mul_(1 - spike)
-                    after_q.mul_(1 - spike)
-                if grad_threshold is not None:
-                    grad_threshold[rows].sub_(through)
-                before_u, before_q = grad_mean[t, rows], grad_variance[t, rows]
-                torch.add(after_u, through, out=before_u)
-                torch.addcmul(after_q, through, to_q[t - block.start], out=before_q)
-                if step:  # the sample in the membrane is sqrt(Q) times the noise
-                    before_q.addcmul_(after_u * noise, root, value=-0.5)
-                if t > 0:
-                    torch.mul(before_u, decay, out=after_u)
-                    if moment:
-                        torch.mul(before_q, decay_squared, out=after_q)
-
-        grad_matrices: list[Tensor | None] = [None, None]
-        if recurrent is not None:
-            earlier = spikes[:-1].flatten(0, 1).to(accumulator)
-            pairs = ((recurrent, grad_mean), (recurrent_variance, grad_variance))
-            for index, (matrix, gradient) in enumerate(pairs):
-                if ctx.needs_input_grad[4 + index]:
-                    later = gradient[1:].flatten(0, 1).to(accumulator)
-                    grad_matrices[index] = (later.t() @ earlier).to(matrix.dtype)
+        wants_beta, wants_threshold = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+        of_recurrent: list[Tensor | None] = [None, None]
+        built_in = type(estimator) is IWST
+        opaque = recurrent is None and not plain_operations(opaque=True)
+        if opaque and weight is None and not built_in and (standardized.is_cuda or torch.compiler.is_compiling()):
+            # the loop computes it in blocks that fit into the cache of a CPU
+            weight = estimator.weight(standardized, spikes)
+        if opaque and (built_in or weight is not None):
+            of_mean, of_variance, of_beta, of_threshold = noisy_backward(
+                standardized,
+                precision_root,
+                spikes,
+                weight,
+                draws,
+                beta_tensor,
+                beta_number,
+                threshold_tensor,
+                threshold_number,
+                grad_spikes,
+                grad_standardized,
+                estimator.lam if isinstance(estimator, IWST) else 1.0,
+                dynamics.reset,
+                dynamics.detach_reset,
+                ctx.mode,
+                *ctx.dtypes,
+                wants_beta,
+                wants_threshold,
+            )
+        else:
+            of_mean, of_variance, of_beta, of_threshold = noisy_backward_loop(
+                standardized,
+                precision_root,
+                spikes,
+                weight,
+                draws,
+                beta_number if beta_tensor is None else beta_tensor,
+                threshold_number if threshold_tensor is None else threshold_tensor,
+                recurrent,
+                recurrent_variance,
+                grad_spikes,
+                grad_standardized,
+                estimator,
+                dynamics,
+                ctx.mode,
+                wants_beta,
+                wants_threshold,
+            )
+            for index, (matrix, gradient) in enumerate(((recurrent, of_mean), (recurrent_variance, of_variance))):
+                if matrix is not None and ctx.needs_input_grad[4 + index]:
+                    earlier = spikes[:-1].flatten(0, 1).to(gradient.dtype)
+                    later = gradient[1:].flatten(0, 1)
+                    of_recurrent[index] = (later.t() @ earlier).to(matrix.dtype)
         return (
-            grad_mean.to(ctx.dtypes[0]),
-            grad_variance.to(ctx.dtypes[1]),
-            None if grad_beta is None else grad_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype),
-            None
-            if grad_threshold is None
-            else grad_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype),
-            *grad_matrices,
+            of_mean.to(ctx.dtypes[0]),
+            of_variance.to(ctx.dtypes[1]),
+            of_beta.sum_to_size(beta_tensor.shape).to(beta_tensor.dtype) if wants_beta else None,
+            of_threshold.sum_to_size(threshold_tensor.shape).to(threshold_tensor.dtype) if wants_threshold else None,
+            *of_recurrent,
             None,
             None,
             None,
             None,
             None,
         )
-
-
-# elements of one step of a block of rows; a block of steps has CACHED_ELEMENTS, so its operands fit into the cache
-_CACHED_STEP = CACHED_ELEMENTS // 2
-
-
-def _block(sequence: Tensor) -> tuple[int, int]:
-    """Return the numbers of rows and of steps of a sequence `[T, B, ...]` that form a block of the backward pass."""
-    rows = max(1, _CACHED_STEP // max(1, sequence[0, :1].numel()))
-    return rows, max(1, CACHED_ELEMENTS // max(1, sequence[0, :rows].numel()))
-
-
-def _of_rows(value: float | Tensor, rows: slice) -> float | Tensor:
-    return value[rows] if isinstance(value, Tensor) and value.dim() > 0 else value

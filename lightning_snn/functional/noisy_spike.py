@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_snn.functional.estimators import Estimator
-from lightning_snn.functional.noisy_lif import VARIANCE_FLOOR
+from lightning_snn.functional.scans.noisy_loop import VARIANCE_FLOOR
 
 
 def drawn_current(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from itertools import product
 
 import numpy as np
@@ -18,7 +17,6 @@ from lightning_snn.functional import (
     GumbelRao,
     GumbelStraightThrough,
     Smooth,
-    eligibility,
     lif,
     lif_rate,
     lif_step,
@@ -30,7 +28,7 @@ from lightning_snn.functional import (
 )
 from lightning_snn.functional.eligibility import RateState
 from lightning_snn.functional.estimators import Estimator
-from lightning_snn.functional.scans import buffers
+from lightning_snn.functional.scans import buffers, noisy_loop, rate_loop
 from lightning_snn.functional.surrogate import SURROGATES, ArcTangent, surrogate_named
 
 STEPS, BATCH, NEURONS = 9, 3, 4
@@ -101,7 +99,7 @@ def test_spikes_and_state_of_a_scan_are_those_by_hand(dynamics, elements, traine
 @every_dynamics
 @every_block
 def test_the_rate_scan_has_the_spikes_of_the_scan(dynamics, elements, monkeypatch):
-    for module in (eligibility, buffers):
+    for module in (rate_loop, buffers):
         monkeypatch.setattr(module, "CACHED_ELEMENTS", elements)
     x, state, parts = currents(), None, []
     for part in x.split(4):
@@ -250,7 +248,7 @@ def test_the_operations_that_the_compiler_traces_agree_on_nan_and_infinities(mon
 def test_noisy_spikes_z_and_gradients_are_nan_from_a_mean_of_nan_on(mode, reset, elements, monkeypatch):
     if (mode, reset) == ("trace", "zero"):
         pytest.skip("it does not exist")
-    for module in (sys.modules[noisy_lif.__module__], buffers):
+    for module in (noisy_loop, buffers):
         monkeypatch.setattr(module, "CACHED_ELEMENTS", elements)
     clean, bad = currents(nan=False, infinite=False), currents(infinite=False)
     unknown = bad.isnan().long().cumsum(0) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import product
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional import Dynamics, iwst_weight, lif, noisy_lif
+from lightning_snn.functional.scans import noisy_loop
 
 RESETS = ("subtract", "zero")
 
@@ -99,7 +99,7 @@ def test_the_scan_is_the_unrolled_recurrence_with_the_same_noise(reset, detach, 
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("estimator", [0.5, "gumbel_straight_through"])
 def test_the_gradient_does_not_depend_on_the_blocks_it_is_computed_in(mode, reset, estimator, monkeypatch):
-    scan = sys.modules["lightning_snn.functional.noisy_lif"]  # the package has a function of that name
+    scan = noisy_loop
     inputs = [double(7, 5, 4, low=-1, high=2), double(7, 5, 4, low=0.1, high=1.1)]
     inputs += [double(4, low=0.1, high=0.95), double(4, low=0.5, high=1.5)]
     matrices = [double(4, 4, low=-1, high=1), double(4, 4, low=0.1, high=0.5)]
@@ -245,6 +245,20 @@ def test_strides_of_the_moments_do_not_matter():
     spikes, _ = noisy_lif(mean, variance, 0.9)
     torch.manual_seed(3)
     assert torch.equal(noisy_lif(mean.contiguous(), variance.contiguous(), 0.9)[0], spikes)
+
+
+@pytest.mark.parametrize("mode", ["moment", "step", "trace"])
+def test_gradients_of_batch_first_moments_are_those_of_contiguous_ones(mode):
+    mean, variance = torch.randn(3, 5, 4, dtype=torch.float64), torch.rand(3, 5, 4, dtype=torch.float64)
+    found = []
+    for contiguous in (False, True):
+        inputs = [x.transpose(0, 1) for x in (mean, variance)]
+        inputs = [(x.contiguous() if contiguous else x).detach().requires_grad_() for x in inputs]
+        torch.manual_seed(3)
+        outputs = noisy_lif(*inputs, 0.8, mode=mode)
+        found.append((*outputs, *torch.autograd.grad(sum(each.sum() for each in outputs), inputs)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("reset", RESETS)

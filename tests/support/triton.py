@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 REASON = "Triton is not installed: `pip install triton` where PyTorch is its build for CPUs"
-IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in ("kernels", "lif"))
+KERNELS = ("lif", "lif_kernels", "noisy", "noisy_kernels", "parts", "rate", "rate_kernels")
+IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in KERNELS)
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=REASON)
 
@@ -20,3 +22,18 @@ def import_or_skip(name: str) -> ModuleType:
     if name in IMPORT_TRITON and not HAS_TRITON:
         pytest.skip(REASON)
     return importlib.import_module(name)
+
+
+def count_launches(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *names: str) -> list[str]:
+    """Return a list to which every launch of these kernels by this module adds the name of the kernel."""
+    launches: list[str] = []
+    for name in names:
+        kernel = getattr(module, name)
+
+        class Counted:
+            def __getitem__(self, grid: Any, name: str = name, kernel: Any = kernel) -> Any:
+                launches.append(name)
+                return kernel[grid]
+
+        monkeypatch.setattr(module, name, Counted())
+    return launches

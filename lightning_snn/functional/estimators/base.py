@@ -14,12 +14,12 @@ from lightning_snn.functional.surrogate import propagate_nan
 Noise = Literal["gaussian", "logistic"]
 
 # at this |t| the less probable sample has probability 6e-16; beyond it, the formulas only lose precision
-_SATURATED = {"gaussian": 8.0, "logistic": 35.0}
+SATURATED = {"gaussian": 8.0, "logistic": 35.0}
 
 
 def saturated(t: Tensor, noise: Noise) -> Tensor:
     """Return a copy of `t`, clamped so that both samples have a probability of at least 6e-16."""
-    bound = _SATURATED[noise]
+    bound = SATURATED[noise]
     return t.clamp(-bound, bound)
 
 

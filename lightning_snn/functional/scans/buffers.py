@@ -24,6 +24,11 @@ def empty_state(x: Tensor) -> Tensor:
     return torch.empty_like(x[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
+def holds_input(saved: Tensor) -> bool:
+    """Return whether a scan saved its input in 16 bits instead of membrane potentials in float32 or wider."""
+    return saved.dtype.itemsize < 4
+
+
 def spread_over(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Expand a tensor over the neurons of a step, because broadcasting it at every step is much slower."""
     if not isinstance(value, Tensor) or value.dim() == 0:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 Implementation = Literal["loop", "triton"]
 VARIABLE = "LIGHTNING_SNN_KERNELS"
@@ -51,16 +52,17 @@ def kernels(device: str | torch.device | None = None, dtype: torch.dtype = torch
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "lif": lif_choice(torch.device(device), dtype),
+        "lif": scan_choice(torch.device(device), dtype),
         "lif with recurrent weights": KernelChoice("loop", "every step is a matrix product"),
         "lif with a surrogate of your own": KernelChoice("loop", "the kernels know the surrogates of the library"),
-        "lif_rate": KernelChoice("loop", "it has no kernel"),
-        "noisy_lif": KernelChoice("loop", "it has no kernel"),
+        "lif_rate": scan_choice(torch.device(device), dtype),
+        "noisy_lif": scan_choice(torch.device(device), dtype),
+        "noisy_lif with recurrent weights": KernelChoice("loop", "every step is a matrix product"),
     }
 
 
-def lif_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
-    """Return the implementation of the LIF scan for input of that device and dtype.
+def scan_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
+    """Return the implementation of a scan that has a kernel, for input of that device and dtype.
 
     Raises:
         ValueError: if the environment variable is neither "loop" nor "triton".
@@ -88,6 +90,19 @@ def lif_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
             "unset the variable to use the loop"
         )
     return KernelChoice("loop", problem)
+
+
+def saves_input(x: Tensor) -> bool:
+    """Return whether the LIF scan of input `x` saves `x` for its backward pass instead of the membrane potentials.
+
+    It does in 16 bits, where a kernel computes the membrane potentials again: they would take twice as much memory.
+    """
+    return x.dtype.itemsize == 2 and _has_kernel(x.device, x.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    return scan_choice(device, dtype).implementation == "triton"
 
 
 @cache

@@ -14,56 +14,27 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics, Order, Reset
-from lightning_snn.functional.scans.buffers import empty_state
-from lightning_snn.functional.scans.choice import lif_choice
+from lightning_snn.functional.scans.buffers import empty_state, holds_input
+from lightning_snn.functional.scans.choice import scan_choice
 from lightning_snn.functional.scans.loop import backward_loop, forward_loop
-from lightning_snn.functional.surrogate import ArcTangent, FastSigmoid, Sigmoid, Surrogate, Triangular
+from lightning_snn.functional.scans.variants import BUILT_IN, TAGS
 
-BuiltIn = ArcTangent | FastSigmoid | Sigmoid | Triangular
-BUILT_IN: dict[str, type[BuiltIn]] = {
-    "arctangent": ArcTangent,
-    "fast_sigmoid": FastSigmoid,
-    "sigmoid": Sigmoid,
-    "triangular": Triangular,
-}
-NAMES = {kind: name for name, kind in BUILT_IN.items()}
-
-# the strides of the outputs follow those of the inputs, so the compiler must not change them
-_TAGS = (torch.Tag.pt2_compliant_tag, getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order))
 FORWARD, BACKWARD = "lightning_snn::lif_forward", "lightning_snn::lif_backward"
 
 torch.library.define(
     FORWARD,
     "(Tensor x, Tensor? beta, float beta_number, Tensor? threshold, float threshold_number, Tensor? state,"
     " Tensor? before, str reset, str order, bool keeps_membranes) -> (Tensor spikes, Tensor final, Tensor membranes)",
-    tags=_TAGS,
+    tags=TAGS,
 )
 torch.library.define(
     BACKWARD,
-    "(Tensor membranes, Tensor? beta, float beta_number, Tensor? threshold, float threshold_number, Tensor? state,"
+    "(Tensor saved, Tensor? beta, float beta_number, Tensor? threshold, float threshold_number, Tensor? state,"
     " Tensor? before, Tensor? grad_spikes, Tensor? grad_state, Tensor? grad_membranes, str reset, str order,"
     " bool detach_reset, str surrogate, float width, ScalarType dtype, bool wants_first, bool wants_beta,"
     " bool wants_threshold) -> (Tensor grad_x, Tensor grad_first, Tensor grad_beta, Tensor grad_threshold)",
-    tags=_TAGS,
+    tags=TAGS,
 )
-
-
-def built_in(surrogate: Surrogate) -> tuple[str, float] | None:
-    """Return name and width of a surrogate that the operators know, by its exact type; None for any other.
-
-    Example:
-        >>> built_in(ArcTangent(width=0.5))
-        ('arctangent', 0.5)
-    """
-    if type(surrogate) not in NAMES:
-        return None
-    assert isinstance(surrogate, BuiltIn)
-    return NAMES[type(surrogate)], surrogate.width
-
-
-def tensor_and_number(value: float | Tensor) -> tuple[Tensor | None, float]:
-    """Return a parameter as the operators take it: a tensor, or None and a number."""
-    return (value, 0.0) if isinstance(value, Tensor) else (None, value)
 
 
 @torch.library.impl(FORWARD, "CompositeExplicitAutograd")
@@ -82,7 +53,7 @@ def _forward(
     decay = beta_number if beta is None else beta
     level = threshold_number if threshold is None else threshold
     dynamics = Dynamics(reset, order)
-    if lif_choice(x.device, x.dtype).implementation == "triton":
+    if scan_choice(x.device, x.dtype).implementation == "triton":
         from lightning_snn.functional.scans.triton_lif import forward_kernel
 
         return forward_kernel(x, decay, level, state, before, dynamics, keeps_membranes)
@@ -111,7 +82,7 @@ def _forward_fake(
 
 @torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
 def _backward(
-    membranes: Tensor,
+    saved: Tensor,
     beta: Tensor | None,
     beta_number: float,
     threshold: Tensor | None,
@@ -133,11 +104,11 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     decay = beta_number if beta is None else beta
     level = threshold_number if threshold is None else threshold
-    if grad_membranes is None and lif_choice(membranes.device, membranes.dtype).implementation == "triton":
+    if grad_membranes is None and scan_choice(saved.device, saved.dtype).implementation == "triton":
         from lightning_snn.functional.scans.triton_lif import backward_kernel
 
         return backward_kernel(
-            membranes,
+            saved,
             decay,
             level,
             state,
@@ -153,6 +124,9 @@ def _backward(
             wants_threshold,
         )
     dynamics = Dynamics(reset, order, detach_reset, BUILT_IN[surrogate](width))
+    membranes = saved
+    if holds_input(saved):
+        membranes = forward_loop(saved, decay, level, state, before, None, dynamics, True).membranes
     found, of_beta, of_threshold = backward_loop(
         membranes,
         decay,
@@ -172,7 +146,7 @@ def _backward(
 
 
 def _backward_fake(
-    membranes: Tensor,
+    saved: Tensor,
     beta: Tensor | None,
     beta_number: float,
     threshold: Tensor | None,
@@ -192,11 +166,11 @@ def _backward_fake(
     wants_beta: bool,
     wants_threshold: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row = empty_state(saved)
     first, of_beta, of_threshold = (
-        torch.empty_like(membranes[0]) if wanted else membranes.new_empty(0)
-        for wanted in (wants_first, wants_beta, wants_threshold)
+        torch.empty_like(row) if wanted else row.new_empty(0) for wanted in (wants_first, wants_beta, wants_threshold)
     )
-    return torch.empty_like(membranes, dtype=dtype), first, of_beta, of_threshold
+    return torch.empty_like(saved, dtype=dtype), first, of_beta, of_threshold
 
 
 def _in_layout_of(like: Tensor, value: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from lightning_snn.functional.scans import triton_lif
 from lightning_snn.functional.scans.choice import VARIABLE, kernels
 from lightning_snn.functional.surrogate import SURROGATES
 from tests.functional.scans.test_operators import LAYOUTS, OPERATORS, every_layout, step_like
+from tests.support.triton import count_launches
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 every_dynamics = pytest.mark.parametrize(
@@ -41,17 +42,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that are launched from now on."""
-    names: list[str] = []
-    for name in ("lif_forward", "lif_backward"):
-        kernel = getattr(triton_lif, name)
-
-        class Counted:
-            def __getitem__(self, grid, name=name, kernel=kernel):
-                names.append(name)
-                return kernel[grid]
-
-        monkeypatch.setattr(triton_lif, name, Counted())
-    return names
+    return count_launches(monkeypatch, triton_lif, "lif_forward", "lif_backward")
 
 
 def by_both(
@@ -137,6 +128,54 @@ def test_layouts_and_dtypes_are_those_of_the_loop(layout, dtype, monkeypatch):
         assert_close_to_the_largest(*of_beta)
 
 
+@every_dynamics
+def test_in_16_bits_the_potentials_are_computed_again_and_gradients_are_those_of_the_loop(dynamics, monkeypatch):
+    monkeypatch.setattr(triton_lif, "PROGRAMS", 2)  # of 3 blocks of neurons
+    x = torch.randn(5, 2, 4, 15, 5).permute(0, 1, 4, 2, 3).bfloat16()
+    parameters = [torch.rand(5, 1, 1), torch.rand(5, 1, 1) + 0.5]
+    inputs = [x, *parameters, torch.rand(2, 5, 4, 15), torch.rand(2, 5, 4, 15).round()]
+
+    def scan(x: Tensor, beta: Tensor, threshold: Tensor, membrane: Tensor, before: Tensor) -> object:
+        return lif(x, beta, threshold, dynamics, PendingState(membrane, before) if dynamics.pending_reset else membrane)
+
+    (of_input, *others) = by_both(scan, [each.requires_grad_() for each in inputs], monkeypatch)
+    eps = torch.finfo(torch.bfloat16).eps
+    assert_close_to_the_largest(*of_input, eps)
+    # the gradient of the spikes that a pending reset returns is added to that of all spikes, in their dtype
+    tolerance = eps if dynamics.pending_reset and not dynamics.detach_reset else 1e-6
+    for got, expected in others:
+        assert_close_to_the_largest(got, expected, tolerance)
+
+
+@pytest.mark.parametrize("implementation", ["triton", "loop"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_as_many_bytes_are_saved_in_16_bits(dtype, implementation, monkeypatch):
+    monkeypatch.setenv(VARIABLE, implementation)
+    x = torch.randn(6, 2, 3, dtype=dtype, requires_grad=True)
+    saved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        lif(x, 0.9)
+    narrow = implementation == "triton" and dtype != torch.float32
+    assert saved == [x.numel() * (2 if narrow else 4)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiled_scan_by_the_kernels_equals_the_eager_one(dtype, launches):
+    x, beta = torch.randn(5, 2, 3, 6, dtype=dtype, requires_grad=True), torch.rand(3, 1, requires_grad=True)
+    compiled = torch.compile(lif, backend="aot_eager", fullgraph=True)
+    found = []
+    for scan in (compiled, lif):
+        spikes, state = scan(x, beta)
+        found.append((spikes, state, *torch.autograd.grad(spikes.float().sum() + state.sum(), (x, beta))))
+    assert all(map(torch.equal, *found))
+    assert launches == 2 * ["lif_forward", "lif_backward"]
+
+
 def test_float64_takes_the_loop(launches):
     spikes, state = lif(torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True), 0.9)
     spikes.sum().backward()
@@ -169,8 +208,9 @@ def test_parameters_that_do_not_broadcast_are_refused_as_by_the_loop(monkeypatch
 
 
 @every_reset_and_order
-def test_nan_and_infinities_are_those_of_the_loop(reset, order, monkeypatch):
-    x = torch.randn(9, 3, 4) + 0.5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_and_infinities_are_those_of_the_loop(dtype, reset, order, monkeypatch):
+    x = (torch.randn(9, 3, 4) + 0.5).to(dtype)
     x[4, 1, 2], x[0, 2, 0], x[-1, 2, 1] = torch.nan, torch.nan, torch.nan
     x[2, 0, 0], x[3, 0, 1], x[2, 0, 2], x[5, 0, 2] = torch.inf, -torch.inf, torch.inf, -torch.inf
     beta, threshold = torch.tensor([0.9, 0.8, 0.7, torch.nan]), torch.tensor([0.8, torch.nan, 1.0, 0.9])
@@ -182,7 +222,8 @@ def test_nan_and_infinities_are_those_of_the_loop(reset, order, monkeypatch):
         )
         for got, expected in pairs:
             assert 0 < expected.isnan().float().mean() < 1
-            torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-6, equal_nan=True)
+            close = (1e-5, 1e-6) if dtype == torch.float32 else (2**-7, 2**-7)
+            torch.testing.assert_close(got.float(), expected.float(), rtol=close[0], atol=close[1], equal_nan=True)
 
 
 def test_a_potential_at_the_threshold_is_no_spike():
@@ -204,14 +245,18 @@ def test_a_gradient_of_the_state_or_of_the_spikes_alone_is_that_of_the_loop(orde
             assert_close_to_the_largest(got, expected)
 
 
-def test_second_derivatives_through_the_kernels_are_those_of_the_loop(monkeypatch):
-    x = torch.randn(5, 2, 3).requires_grad_()
+@every_reset_and_order
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_second_derivatives_through_the_kernels_are_those_of_the_loop(dtype, reset, order, monkeypatch):
+    x, beta = torch.randn(5, 2, 3).to(dtype).requires_grad_(), torch.rand(3).requires_grad_()
     found = []
     for implementation in ("triton", "loop"):
         monkeypatch.setenv(VARIABLE, implementation)
-        (first,) = torch.autograd.grad(lif(x, 0.9)[0].sum().square(), x, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), x)[0])
-    assert_close_to_the_largest(*found)
+        spikes = lif(x, beta, 1.0, Dynamics(reset, order))[0].float()
+        (first,) = torch.autograd.grad(spikes.sum().square(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.float().square().sum(), (x, beta)))
+    for got, expected in zip(*found, strict=True):
+        assert_close_to_the_largest(got, expected.float(), 1e-6 if dtype == torch.float32 else 2**-7)
 
 
 @every_layout
@@ -226,4 +271,5 @@ def test_the_kernels_keep_the_contract_of_the_operators(layout, wanted):
     spikes, final, membranes = OPERATORS.lif_forward(x, *given, *names, True)
     gradients = (torch.randn_like(spikes), torch.randn_like(final), None)
     rest = (False, "arctangent", 0.3, x.dtype, wanted, wanted, wanted)
-    torch.library.opcheck(OPERATORS.lif_backward, (membranes, *given, *gradients, *names, *rest), test_utils=checks)
+    for saved in (membranes, x) if x.dtype == torch.bfloat16 else (membranes,):
+        torch.library.opcheck(OPERATORS.lif_backward, (saved, *given, *gradients, *names, *rest), test_utils=checks)

@@ -10,7 +10,7 @@ import torch
 import lightning_snn
 from lightning_snn.functional import lif
 from lightning_snn.functional.scans import choice
-from lightning_snn.functional.scans.choice import VARIABLE, KernelChoice, kernels, lif_choice
+from lightning_snn.functional.scans.choice import VARIABLE, KernelChoice, kernels, scan_choice
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -31,7 +31,7 @@ def test_a_cpu_takes_the_loop_whatever_is_requested_and_says_why(monkeypatch):
     for requested in (None, "triton"):
         if requested:
             monkeypatch.setenv(VARIABLE, requested)
-        found = lif_choice(CPU, torch.float32)
+        found = scan_choice(CPU, torch.float32)
         assert found == KernelChoice("loop", "Triton kernels run on CUDA devices, but the device is cpu")
         assert lif(torch.ones(3, 1), 0.9)[0].sum() == 2
 
@@ -42,8 +42,8 @@ def test_a_gpu_takes_the_kernels_automatically(requested, monkeypatch):
     if requested is not None:
         monkeypatch.setenv(VARIABLE, requested)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert lif_choice(GPU, dtype).implementation == "triton"
-    assert lif_choice(GPU, torch.float64) == KernelChoice(
+        assert scan_choice(GPU, dtype).implementation == "triton"
+    assert scan_choice(GPU, torch.float64) == KernelChoice(
         "loop", "Triton kernels hold their state in float32, but the input is torch.float64"
     )
 
@@ -51,7 +51,7 @@ def test_a_gpu_takes_the_kernels_automatically(requested, monkeypatch):
 @pytest.mark.usefixtures("gpu")
 def test_the_variable_chooses_the_loop(monkeypatch):
     monkeypatch.setenv(VARIABLE, "loop")
-    assert lif_choice(GPU, torch.float32) == KernelChoice("loop", "LIGHTNING_SNN_KERNELS=loop")
+    assert scan_choice(GPU, torch.float32) == KernelChoice("loop", "LIGHTNING_SNN_KERNELS=loop")
 
 
 def test_another_value_of_the_variable_is_refused_by_name(monkeypatch):
@@ -63,12 +63,12 @@ def test_another_value_of_the_variable_is_refused_by_name(monkeypatch):
 def test_without_triton_a_gpu_takes_the_loop_unless_kernels_are_requested(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     choice._problem.cache_clear()
-    found = lif_choice(GPU, torch.float32)
+    found = scan_choice(GPU, torch.float32)
     assert found.implementation == "loop"
     assert "Triton cannot be imported" in found.reason
     monkeypatch.setenv(VARIABLE, "triton")
     with pytest.raises(RuntimeError, match=r"to run on device cuda:0.*Triton cannot be imported.*unset the variable"):
-        lif_choice(GPU, torch.float32)
+        scan_choice(GPU, torch.float32)
     choice._problem.cache_clear()
 
 
@@ -76,13 +76,13 @@ def test_an_older_gpu_and_one_of_another_make_take_the_loop(monkeypatch):
     monkeypatch.setattr(choice.importlib, "import_module", lambda name: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     choice._problem.cache_clear()
-    assert lif_choice(GPU, torch.float32) == KernelChoice("loop", "the kernels need compute capability 8.0 or higher")
+    assert scan_choice(GPU, torch.float32) == KernelChoice("loop", "the kernels need compute capability 8.0 or higher")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     choice._problem.cache_clear()
-    assert lif_choice(GPU, torch.float32).implementation == "triton"
+    assert scan_choice(GPU, torch.float32).implementation == "triton"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     choice._problem.cache_clear()
-    assert lif_choice(GPU, torch.float32) == KernelChoice(
+    assert scan_choice(GPU, torch.float32) == KernelChoice(
         "loop", "the kernels are built and tested for NVIDIA GPUs only"
     )
     choice._problem.cache_clear()
@@ -95,8 +95,9 @@ def test_the_report_names_every_scan_and_gives_a_reason():
         "lif": "triton",
         "lif with recurrent weights": "loop",
         "lif with a surrogate of your own": "loop",
-        "lif_rate": "loop",
-        "noisy_lif": "loop",
+        "lif_rate": "triton",
+        "noisy_lif": "triton",
+        "noisy_lif with recurrent weights": "loop",
     }
     assert all(each.reason for each in found.values())
 

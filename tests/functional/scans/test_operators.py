@@ -17,7 +17,7 @@ from lightning_snn import LIF, run
 from lightning_snn.functional import ArcTangent, Dynamics, FastSigmoid, PendingState, Sigmoid, Smooth, Triangular, lif
 from lightning_snn.functional.dynamics import ORDERS, RESETS
 from lightning_snn.functional.plain_lif import unrolled_lif
-from lightning_snn.functional.scans.operators import BUILT_IN, built_in
+from lightning_snn.functional.scans.variants import BUILT_IN, built_in
 from lightning_snn.functional.surrogate import SURROGATES
 
 OPERATORS = torch.ops.lightning_snn
@@ -66,6 +66,20 @@ def test_the_backward_operator_keeps_its_contract(layout, reset, order, wanted):
     names = (reset, order, False, "arctangent", 0.3, x.dtype, wanted, wanted, wanted)
     gradients = (torch.randn_like(spikes), torch.randn_like(final), None) if wanted else (None, None, None)
     torch.library.opcheck(OPERATORS.lif_backward, (membranes, *given, *gradients, *names))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "batch first", "every second", "no neurons"])
+def test_the_backward_operator_takes_the_input_in_16_bits_for_the_potentials(layout):
+    x, channels = LAYOUTS[layout]().bfloat16(), torch.rand(3, 1, 1)
+    given = (channels, 0.0, channels + 0.5, 0.0, step_like(x), step_like(x).round())
+    spikes, final, membranes = OPERATORS.lif_forward(x, *given, *("subtract", "leak_then_reset"), True)
+    names = ("subtract", "leak_then_reset", False, "arctangent", 0.3, x.dtype, True, True, True)
+    gradients = (torch.randn_like(spikes), torch.randn_like(final), None)
+    torch.library.opcheck(OPERATORS.lif_backward, (x, *given, *gradients, *names))
+    of_input, of_potentials = (OPERATORS.lif_backward(each, *given, *gradients, *names) for each in (x, membranes))
+    for one, other in zip(of_input, of_potentials, strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
 
 
 def test_the_backward_operator_keeps_its_contract_for_second_derivatives():
