@@ -38,7 +38,9 @@ def compile_steps(network: nn.Module, enabled: bool = True) -> list[str]:
     within: set[nn.Module] = set()  # neurons of neurons, whose equations are a part of the step of the outer one
     for name, module in network.named_modules():
         if isinstance(module, Neuron) and module not in within and type(module).scan is Neuron.scan:
-            module.compiles_steps = enabled
             found.append(name)
             within.update(module.modules())
+    for module in within:
+        if isinstance(module, Neuron):
+            module.compiles_steps = enabled
     return found
