@@ -313,7 +313,7 @@ def widened(x: Tensor) -> Tensor:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Return a context without autocast on the device of `x`, so that matrix products of a neuron keep their dtype."""
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return nullcontext()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.nn import AdaptiveLIF, Neuron, Recurrent, RecurrentLIF, SynapticLIF, compile_steps
-from lightning_snn.nn.neurons import firing
 from tests.nn.neurons.test_observers import Izhikevich
 
 NEURONS = {
@@ -37,7 +35,7 @@ def graphs(monkeypatch) -> list[int]:
         found.append(len(graph.graph.nodes))
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    monkeypatch.setattr(firing, "torch", SimpleNamespace(compile=partial(torch.compile, backend=backend)))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch._dynamo.reset()
     return found
 
