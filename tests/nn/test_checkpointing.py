@@ -82,7 +82,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "spiking_bayes_moment": lambda: SpikingBayes(train_size=10),
     "spiking_bayes_step": lambda: SpikingBayes(train_size=10, noise_mode="step"),
     "spiking_bayes_trace": lambda: SpikingBayes(train_size=10, noise_mode="trace"),
-    "spiking_bayes_random_weight": lambda: SpikingBayes(train_size=10, estimator="agr"),
+    "spiking_bayes_random_weight": lambda: SpikingBayes(train_size=10, estimator="gumbel_rao"),
     "noisy_spikes_moment": NoisySpikes,
     "noisy_spikes_step": lambda: NoisySpikes(noise_mode="step"),
 }
