@@ -1,6 +1,6 @@
 """Cost of the neurons, and what the adaptive threshold remembers.
 
-    python benchmarks/neurons.py speed [--json results.json] [--rounds 15] [--threads 1]
+    python benchmarks/neurons.py speed [--json results.json] [--rounds 15] [--threads 1] [--compiled]
     python benchmarks/neurons.py memory [--json results.json] [--seeds 0 1 2] [--gaps 4 16 32 64] [--steps 400]
 
 speed: a forward and backward pass of a scan over a sequence in float32. "by contract" is the generic scan of `Neuron`,
@@ -8,7 +8,9 @@ which runs the equations step by step. The Izhikevich neuron is the one of docs/
 over `x.unbind(0)` and over `x[t]`, whose backward pass is slower. "noisy" is the scan under Gaussian noise in mode
 "step". The table lists the fastest and the median call, the ratio to the fused LIF with numbers (median over
 interleaved rounds), and the bytes that the forward pass saves for the backward pass, in units of the input. Rows "no
-graph" run forward only.
+graph" run forward only. "rates" is rate-based backpropagation, with the derivatives of the rates of the spiking pass.
+With --compiled, the neurons that loop over their equations run also by `nn.compile_steps`, next to the loop; this needs
+a C++ compiler, and some minutes to compile.
 
 memory: 2-32-2 networks, one hidden layer of LIF or AdaptiveLIF neurons with the same decay, trained by
 SurrogateGradient on two events that are separated by a silent gap, with new sequences for every step of Adam (a cosine
@@ -22,6 +24,7 @@ chosen for each task and gap on validation sequences, with another seed. The tab
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import statistics
 import time
@@ -40,11 +43,13 @@ from tqdm import tqdm
 from lightning_snn import LIF, run
 from lightning_snn.functional.estimators import IWST
 from lightning_snn.methods import SurrogateGradient
-from lightning_snn.nn import IF, AdaptiveLIF, Neuron, SynapticLIF
+from lightning_snn.methods.rate import rate_run
+from lightning_snn.nn import IF, AdaptiveLIF, Neuron, SynapticLIF, compile_steps
 from lightning_snn.nn.noise import SpikeNoise
 
 SHAPES = [(16, 64, 32, 16, 16), (100, 128, 128)]
 NOISE_VARIANCE = 0.25
+COMPILED = ", compiled step"
 
 WINDOW, CHANNELS, CLASSES, HIDDEN, BETA = 4, 2, 2, 32, 0.9
 PAIRS, HELD_OUT_PAIRS = 64, 1000  # per training step, and of validation and test sequences
@@ -75,11 +80,17 @@ class Contender(NamedTuple):
     graph: bool = True
 
 
-def contenders(x: Tensor) -> dict[str, Contender]:
-    """Return the scans of all neurons over `x [T, B, C, ...]`, which requires a gradient."""
+def contenders(x: Tensor, compiled: bool = False) -> dict[str, Contender]:
+    """Return the scans of all neurons over `x [T, B, C, ...]`, which requires a gradient.
+
+    Args:
+        x: the input.
+        compiled: whether to add those of compiled steps.
+    """
     channels = x.shape[2]
     learned: dict[str, Any] = {"learn_beta": True, "learn_threshold": True, "channels": channels}
-    plain, fitted, adaptive = LIF(), LIF(**learned), AdaptiveLIF()
+    plain, fitted, adaptive, synaptic_ours = LIF(), LIF(**learned), AdaptiveLIF(), SynapticLIF()
+    adaptive_fitted = AdaptiveLIF(**learned, learn_rho=True, learn_strength=True)
     variance = torch.full_like(x, NOISE_VARIANCE).requires_grad_()
     noise = SpikeNoise(IWST(0.5), "step")
     current = x.detach()
@@ -111,30 +122,53 @@ def contenders(x: Tensor) -> dict[str, Contender]:
             spikes.append(spike)
         return torch.stack(spikes)
 
-    return {
+    def noisy(layer: Neuron) -> Contender:
+        return Contender(lambda: layer.noisy_scan(x, variance, noise)[0], tuple(layer.parameters()))
+
+    def rates(layer: Neuron) -> Contender:
+        return Contender(lambda: rate_run(layer, x), tuple(layer.parameters()))
+
+    found = {
         "LIF fused": fused(plain),
         "LIF fused, learned per channel": fused(fitted),
         "LIF by contract": by_contract(plain),
         "LIF by contract, learned per channel": by_contract(fitted),
         "IF fused": fused(IF()),
         "AdaptiveLIF": fused(adaptive),
-        "AdaptiveLIF, learned per channel": fused(AdaptiveLIF(**learned, learn_rho=True, learn_strength=True)),
-        "SynapticLIF": fused(SynapticLIF()),
+        "AdaptiveLIF, learned per channel": fused(adaptive_fitted),
+        "SynapticLIF": fused(synaptic_ours),
         "Izhikevich": fused(izhikevich()),
         "snntorch Leaky": Contender(lambda: snntorch_leaky(x.unbind(0))),
         "snntorch Leaky, x[t]": Contender(lambda: snntorch_leaky(x[t] for t in range(len(x)))),
         "snntorch Synaptic": Contender(snntorch_synaptic),
-        "noisy LIF fused": Contender(lambda: plain.noisy_scan(x, variance, noise)[0]),
+        "noisy LIF fused": noisy(plain),
         "noisy LIF by contract": Contender(lambda: Neuron.noisy_scan(plain, x, variance, noise)[0]),
-        "noisy AdaptiveLIF": Contender(lambda: adaptive.noisy_scan(x, variance, noise)[0]),
+        "noisy AdaptiveLIF": noisy(adaptive),
         "LIF fused, no graph": Contender(lambda: plain.scan(current)[0], graph=False),
         "LIF fused and potentials, no graph": Contender(with_potentials(plain), graph=False),
         "AdaptiveLIF, no graph": Contender(lambda: adaptive.scan(current)[0], graph=False),
         "AdaptiveLIF and potentials, no graph": Contender(with_potentials(adaptive), graph=False),
+        "rates of LIF in closed form": rates(plain),
+        "rates of AdaptiveLIF": rates(adaptive),
+        "rates of AdaptiveLIF, learned per channel": rates(adaptive_fitted),
     }
+    if not compiled:
+        return found
+    layers = nn.ModuleDict({"plain": adaptive, "learned": adaptive_fitted, "synaptic": synaptic_ours})
+    made = copy.deepcopy(layers)
+    compile_steps(made)
+    steps = {
+        "AdaptiveLIF": fused(made["plain"]),
+        "AdaptiveLIF, learned per channel": fused(made["learned"]),
+        "SynapticLIF": fused(made["synaptic"]),
+        "noisy AdaptiveLIF": noisy(made["plain"]),
+        "rates of AdaptiveLIF": rates(made["plain"]),
+        "rates of AdaptiveLIF, learned per channel": rates(made["learned"]),
+    }
+    return found | {f"{name}{COMPILED}": contender for name, contender in steps.items()}
 
 
-def measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
+def measure(shape: tuple[int, ...], rounds: int, compiled: bool = False) -> list[dict[str, Any]]:
     """Return fastest and median call, ratio to the fused LIF, and saved inputs of every contender."""
     torch.manual_seed(0)
     x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
@@ -154,7 +188,7 @@ def measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
 
         return call
 
-    found = contenders(x)
+    found = contenders(x, compiled)
     calls = {name: timed(name, contender) for name, contender in found.items()}
     with tqdm(total=(rounds + 2) * len(calls), desc="x".join(map(str, shape)), leave=False) as bar:
 
@@ -184,7 +218,7 @@ def speed(options: argparse.Namespace) -> None:
     results: list[dict[str, Any]] = []
     for threads, shape in product(options.threads, SHAPES):
         torch.set_num_threads(threads)
-        results += [{"threads": threads, **row} for row in measure(shape, options.rounds)]
+        results += [{"threads": threads, **row} for row in measure(shape, options.rounds, options.compiled)]
     rows = [
         [
             str(row["threads"]),
@@ -212,6 +246,10 @@ def speed(options: argparse.Namespace) -> None:
             f"(at most 2.2), {contract / loop:.2f} x snntorch's loop and {contract / indexed:.2f} x over x[t] "
             "(at most 0.5)"
         )
+        for name in sorted({name for _, _, name in ms if name.endswith(COMPILED)}):
+            pairs = [(ms[threads, shape, name], ms[threads, shape, name.removesuffix(COMPILED)]) for shape in SHAPES]
+            faster = " and ".join(f"{loop / step:.2f}" for step, loop in pairs)
+            print(f"{threads} threads, fastest calls: {name} is {faster} x faster than the loop")
 
 
 def order_of_events(pairs: int, generator: torch.Generator, gap: int = 0) -> tuple[Tensor, Tensor]:
@@ -385,6 +423,7 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--gaps", type=int, nargs="+", default=[4, 16, 32, 64])
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=400, help="optimizer steps of a training")
+    made.add_argument("--compiled", action="store_true", help="speed: run compiled steps, too")
     options = made.parse_args(arguments)
     {"speed": speed, "memory": memory}[options.part](options)
 

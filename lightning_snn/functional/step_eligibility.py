@@ -18,6 +18,10 @@ from torch.utils._pytree import tree_map
 
 from lightning_snn.functional.lif import check_input
 
+Step = Callable[..., tuple[Tensor, Any]]
+Derivatives = tuple[Tensor, Any, tuple[Tensor, ...], tuple[Any, ...]]
+Differentiate = Callable[[Step, tuple[Tensor, ...], Any, tuple[Any, ...]], Derivatives]
+
 
 class StepRecord(NamedTuple):
     """Means over the steps of a window, each `[B, ...]`, in float32 or wider.
@@ -66,12 +70,49 @@ class StepState(NamedTuple):
         return StepState(self.state)
 
 
+def forward_derivatives(step: Step, inputs: tuple[Tensor, ...], state: Any, tangents: tuple[Any, ...]) -> Derivatives:
+    """Return output and next state of a step, and the derivatives of both along each input.
+
+    One function without data-dependent branches, which `torch.compile` turns into one graph.
+
+    Args:
+        step: the neuron, ``step(x, state, *parameters) -> (output, next state)``.
+        inputs: the current `[B, ...]` and the parameters. The derivative along an input is that along 1 for each of its
+            entries.
+        state: state before the step, a tensor or a tuple, list or dict of states.
+        tangents: derivatives of the state along each input, each with the structure of the state.
+
+    Returns:
+        output, next state, derivatives of the output and tangents of the next state.
+
+    Example:
+        >>> def leaky(x, state, decay):
+        ...     return (after := decay * state + x), after
+        >>> x, decay, state = torch.ones(1), torch.tensor(0.5), torch.full((1,), 4.0)
+        >>> rest = torch.zeros(1)
+        >>> forward_derivatives(leaky, (x, decay), state, (rest, rest))[2]
+        (tensor([1.]), tensor([4.]))
+    """
+    results = []
+    # the compiler cannot differentiate views of variable size
+    inputs, state = tree_map(torch.clone, (inputs, state))
+    for direction, tangent in enumerate(tangents):
+        along = [torch.ones_like(each) if k == direction else torch.zeros_like(each) for k, each in enumerate(inputs)]
+        primals = (inputs[0], state, *inputs[1:])
+        values, derivatives = torch.func.jvp(step, primals, (along[0], tangent, *along[1:]))  # type: ignore[misc]
+        results.append((values, derivatives))
+    (output, after), _ = results[0]
+    changes, tangents = zip(*(derivatives for _, derivatives in results), strict=True)
+    return output, after, changes, tangents
+
+
 @torch.no_grad()
 def step_rate(
-    step: Callable[..., tuple[Tensor, Any]],
+    step: Step,
     x: Tensor,
     state: StepState | None = None,
     parameters: Sequence[Tensor] = (),
+    differentiate: Differentiate | None = None,
 ) -> tuple[Tensor, StepState]:
     """Compute outputs and derivatives of their rate, as `lif_rate` does, for any neuron with a differentiable step.
 
@@ -86,6 +127,8 @@ def step_rate(
         x: input of the next t steps, shape `[t, B, ...]`, any floating dtype. The step receives it in float32 or wider.
         state: state that the previous call returned; None is the resting neuron.
         parameters: tensors that broadcast to `[B, ...]`.
+        differentiate: `forward_derivatives`, compiled, for steps from a state of tensors; None differentiates step by
+            step.
 
     Returns:
         outputs `[t, B, ...]` of the dtype of `x`, and the state, whose `record` covers all steps of the window.
@@ -114,20 +157,34 @@ def step_rate(
     outputs = []
     for current in x.to(torch.promote_types(x.dtype, torch.float32)):
         inputs = (current, *parameters)
-        results = [
-            _differentiate(step, inputs, direction, neuron, tangents[direction] if tangents else None)
-            for direction in range(directions)
-        ]
-        output, neuron = results[0][:2]
-        changes, tangents = tuple(result[2] for result in results), tuple(result[3] for result in results)
+        tangents = tangents or (None,) * directions
+        if differentiate is None or neuron is None:  # the state of rest is made by the step
+            output, neuron, changes, tangents = _dual_derivatives(step, inputs, neuron, tangents)
+        else:
+            given = tuple(_dense(neuron, tangent) for tangent in tangents)
+            output, neuron, changes, tangents = differentiate(step, inputs, neuron, given)
         outputs.append(output.to(x.dtype))
         total = output.clone() if total is None else total + output
         totals = tuple(map(torch.add, totals, changes)) if totals else changes
     return torch.stack(outputs), StepState(neuron, steps + len(x), total, tangents, totals)
 
 
-def _differentiate(
-    step: Callable[..., tuple[Tensor, Any]], inputs: tuple[Tensor, ...], direction: int, state: Any, tangent: Any
+def _dual_derivatives(step: Step, inputs: tuple[Tensor, ...], state: Any, tangents: tuple[Any, ...]) -> Derivatives:
+    """Return what `forward_derivatives` returns, also from the state of rest None and tangents None, which are 0."""
+    results = [_along(step, inputs, direction, state, tangent) for direction, tangent in enumerate(tangents)]
+    output, after = results[0][:2]
+    return output, after, tuple(result[2] for result in results), tuple(result[3] for result in results)
+
+
+def _dense(state: Any, tangent: Any) -> Any:
+    """Return the tangent of a state of tensors, with zeros where it is None."""
+    if tangent is None:
+        return tree_map(torch.zeros_like, state)
+    return tree_map(lambda leaf, along: torch.zeros_like(leaf) if along is None else along, state, tangent)
+
+
+def _along(
+    step: Step, inputs: tuple[Tensor, ...], direction: int, state: Any, tangent: Any
 ) -> tuple[Tensor, Any, Tensor, Any]:
     """Return output and next state of a step, and the tangents of both, with tangent 1 for one of the inputs."""
     with forward_ad.dual_level():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_snn.checks import check_between
 from lightning_snn.nn.observation import as_steps, named_spiking_layers, takes_all_steps
-from lightning_snn.nn.phase import on_spikes, rate_phase
+from lightning_snn.nn.phase import check_records, on_spikes, rate_phase
 from lightning_snn.nn.run_context import in_this_thread, run_values
 
 # from the spikes of a layer [T, B, ...] to a scalar
@@ -86,6 +86,7 @@ class PenaltyCollector:
         self._layers, self._penalties = named_spiking_layers(network), penalties
         # by layer, and by call within `advance`, where a layer in two places has two sequences
         self._calls: dict[tuple[nn.Module, str | None], _Sequences] = {}
+        self._differentiable = torch.is_grad_enabled()
 
     def __enter__(self) -> PenaltyCollector:
         self._hooks = ExitStack()
@@ -121,6 +122,8 @@ class PenaltyCollector:
         # the spiking pass of rate-based backpropagation has no gradient; its rate pass is not `on_spikes`
         if rate_phase() == "collect" or not (on_spikes() or rate_phase() == "replay"):
             return
+        if self._differentiable:
+            check_records(layer, "`penalties`")
         spikes = output[0] if isinstance(output, tuple) else output
         states = run_values().states
         piece = None if states is None else states.latest(layer)

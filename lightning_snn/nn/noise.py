@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.estimators import Estimator, estimator_named
 from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
-from lightning_snn.nn.run_context import run_values, values_set
+from lightning_snn.nn.run_context import recomputes, run_values, values_set
 
 Observer = Callable[[nn.Module, Tensor], None]
 
@@ -112,9 +112,21 @@ def weight_draws(count: int, generator: torch.Generator | None = None) -> Iterat
 
 
 def spike_noise() -> SpikeNoise | None:
-    """Return the noise of the enclosing `posterior_noise`, None outside one."""
+    """Return the noise of the enclosing `posterior_noise`, None outside one.
+
+    Raises:
+        RuntimeError: in the second call by activation checkpointing if the noise has a generator of its own, because
+            checkpointing repeats draws from torch's default generator only.
+    """
     noise = run_values().noise
-    return noise if isinstance(noise, SpikeNoise) else None
+    if not isinstance(noise, SpikeNoise):
+        return None
+    if noise.generator is not None and recomputes():
+        raise RuntimeError(
+            "Expected noise from torch's default generator with activation checkpointing, which draws it again, but "
+            "got a generator. Use `torch.manual_seed`, and `generator=None`"
+        )
+    return noise
 
 
 def draws() -> WeightDraws | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from lightning_snn.nn.run_context import Phase, ThreadForward, recomputes, run_values, values_set
@@ -63,3 +64,28 @@ def on_spikes() -> bool:
     """
     values = run_values()
     return values.phase != "replay" and not values.observed and not recomputes()
+
+
+def check_records(layer: nn.Module, term: str) -> None:
+    """Raise a RuntimeError if the present call of a layer builds no graph, through which a term needs its gradient.
+
+    Reentrant activation checkpointing is such a call: its second call, which builds the graph, is part of the backward
+    pass, in which the term is already computed.
+
+    Args:
+        layer: the layer.
+        term: term of the objective that is computed from its output.
+
+    Example:
+        >>> check_records(LIF(), "`penalties`")
+        >>> with torch.no_grad():
+        ...     check_records(LIF(), "`penalties`")
+        Traceback (most recent call last):
+        RuntimeError: Expected LIF to be called with gradients enabled for `penalties`, but they are disabled. Use
+        activation checkpointing with use_reentrant=False, and no `torch.no_grad()` inside the network
+    """
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            f"Expected {type(layer).__name__} to be called with gradients enabled for {term}, but they are disabled. "
+            "Use activation checkpointing with use_reentrant=False, and no `torch.no_grad()` inside the network"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ class StatefulCall:
     Attributes:
         name: name of the state.
         given: state before the call; None is the state of rest.
-        batch_size: number of samples B.
         after: state after the call.
         step: a step of the input of the layer; None before it is called.
         records: whether the call builds a graph.
@@ -51,7 +49,6 @@ class StatefulCall:
 
     name: str
     given: State
-    batch_size: int
     records: bool = False
     after: State = None
     step: StepOf | None = None
@@ -62,7 +59,7 @@ class StatefulCall:
         self.after = state if compiling else tree_map(lambda leaf: leaf.clone() if leaf._is_view() else leaf, state)
 
     def before(self, step: Tensor) -> State:
-        """Return the state before the call, for an input whose first step is `step` `[B, ...]`.
+        """Return the state before the call on the device of the input, whose first step is `step` `[B, ...]`.
 
         Raises:
             ValueError: if the state belongs to another number of samples.
@@ -74,9 +71,10 @@ class StatefulCall:
                 name = self.name or "the network"
                 raise ValueError(
                     f"Expected argument `x` with B = {leaf.shape[0]} samples, as those of the state of {name}, but got "
-                    f"{self.batch_size}. Pass the same samples, or begin from rest"
+                    f"{step.shape[0]}. Pass the same samples, or begin from rest"
                 )
-        return self.given
+        # states follow a network that moves
+        return tree_map(lambda leaf: leaf.to(step.device) if isinstance(leaf, Tensor) else leaf, self.given)
 
 
 class LayerStates:
@@ -88,14 +86,15 @@ class LayerStates:
     Args:
         names: qualified name of every module of the network.
         before: states by name; None is the state of rest.
-        batch_size: number of samples B.
     """
 
-    def __init__(self, names: Mapping[nn.Module, str], before: Mapping[str, State] | None, batch_size: int) -> None:
-        self.names, self.before, self.batch_size = names, before, batch_size
+    def __init__(self, names: Mapping[nn.Module, str], before: Mapping[str, State] | None) -> None:
+        # by identity, because a compiled network would be traced again as the keys of a dict
+        self.names = {id(layer): name for layer, name in names.items()}
+        self.before = before
         self.calls: dict[str, StatefulCall] = {}
-        self._counts: Counter[nn.Module] = Counter()
-        self._latest: dict[nn.Module, StatefulCall] = {}
+        self._counts: dict[str, int] = {}
+        self._latest: dict[int, StatefulCall] = {}
         self._inside: nn.Module | None = None
         self._complete = False
 
@@ -116,11 +115,11 @@ class LayerStates:
         finally:
             self._inside = outer
         if not self._complete:
-            self.calls[call.name] = self._latest[layer] = call
+            self.calls[call.name] = self._latest[id(layer)] = call
 
     def latest(self, layer: nn.Module) -> StatefulCall | None:
         """Return the latest call of a layer, None if it has not been called."""
-        return self._latest.get(layer)
+        return self._latest.get(id(layer))
 
     def check_entered(self, layer: nn.Module) -> None:
         """Raise a RuntimeError if a layer unfolds its input without a state."""
@@ -146,18 +145,18 @@ class LayerStates:
         return {name: call.after for name, call in self.calls.items()}
 
     def _call_of(self, layer: nn.Module) -> StatefulCall:
-        if layer not in self.names:
+        if id(layer) not in self.names:
             raise ValueError(
                 f"Expected layers with a state to be parts of the network, but {type(layer).__name__} is none. Make it "
                 "an attribute of the module that calls it"
             )
-        name = self.names[layer]
+        name = self.names[id(layer)]
         if self._complete:
             # activation checkpointing calls it again in the backward pass
             where = f"around {name}: {type(layer).__name__}"
-            if self._counts[layer] > 1:
+            if self._counts[name] > 1:
                 raise RuntimeError(
-                    f"Expected no activation checkpointing {where}, which is called {self._counts[layer]} times in a "
+                    f"Expected no activation checkpointing {where}, which is called {self._counts[name]} times in a "
                     "pass. Checkpoint the calls of `advance`"
                 )
             if not self.calls[name].records:
@@ -166,8 +165,8 @@ class LayerStates:
                     "no gradient through its state"
                 )
         else:
-            count = self._counts[layer]
-            self._counts[layer] += 1
+            count = self._counts.get(name, 0)
+            self._counts[name] = count + 1
             name = f"{name}#{count}" if count else name
         if self.before is not None and name not in self.before:
             raise ValueError(
@@ -176,4 +175,4 @@ class LayerStates:
                 "rest"
             )
         given = None if self.before is None else self.before[name]
-        return StatefulCall(name, given, self.batch_size, torch.is_grad_enabled())
+        return StatefulCall(name, given, torch.is_grad_enabled())

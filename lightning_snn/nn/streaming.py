@@ -195,7 +195,7 @@ def _pass(
                 f"{' in training mode. Call `network.eval()`' if module.training else ' without any. Use `run`'}"
             )
     time_steps, batch_size = x.shape[:2]
-    states = LayerStates(names, state, batch_size)
+    states = LayerStates(names, state)
     with values_set(time_steps=time_steps, states=states), checked_rows(network, time_steps, batch_size):
         outputs = unfold_output(network(x.flatten(0, 1)), time_steps, batch_size)
         for call in states.calls.values():
@@ -205,4 +205,5 @@ def _pass(
 
 
 def _names(network: nn.Module) -> dict[nn.Module, str]:
-    return {module: name for name, module in network.named_modules()}
+    # those of a compiled network are those of the network
+    return {module: name.replace("_orig_mod.", "") for name, module in network.named_modules()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from lightning_snn import SpikingModule, Stream, advance, run
-from lightning_snn.methods import NoisySpikes, RateBackprop, SpikingBayes, SurrogateGradient
+from lightning_snn import Stream, advance, run
 from lightning_snn.networks import MLP, VGG, EventConvNet, RecurrentNet, ResidualConvNet, ResidualMLP, ResNet
 from lightning_snn.nn import LIF, AdaptiveLIF, LeakyIntegrator, OverTime, SynapticDelays, SynapticLIF, posterior_noise
 from lightning_snn.nn.observation import Traces
@@ -306,14 +308,98 @@ def test_a_frozen_part_streams_without_gradients():
     assert_equal(in_pieces(network, x, 5), run(network, x))
 
 
-@pytest.mark.parametrize(
-    "make", [SurrogateGradient, RateBackprop, SpikingBayes, NoisySpikes], ids=lambda method: method.__name__
-)
-def test_the_network_of_a_method_streams(make):
-    torch.manual_seed(0)
-    module = SpikingModule(MLP(4, 3, (8, 8)), make(), num_classes=3).double().eval()
-    x = inputs(4)
-    assert torch.equal(step_by_step(module.network, x), run(module.network, x).detach())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_stream_in_lower_precision_gives_what_a_run_gives_and_keeps_wide_potentials(dtype):
+    network, x = deep(AdaptiveLIF(), SynapticLIF(), LeakyIntegrator()).to(dtype), inputs(4).to(dtype)
+    stream = Stream(network)
+    outputs = torch.stack([stream(step) for step in x])
+    assert outputs.dtype == dtype
+    torch.testing.assert_close(outputs, run(network, x).detach(), rtol=1e-2 if dtype != torch.float32 else 1e-6, atol=0)
+    assert all(leaf.dtype == torch.float32 for leaf in tree_leaves(stream.state))
+    stream.reset([1])
+    stream.load_state_dict(stream.state_dict())
+    assert stream(x[0]).dtype == dtype
+
+
+def test_a_stream_under_autocast_gives_what_a_run_gives():
+    network, x = deep(AdaptiveLIF(), LIF()).float(), inputs(4).float()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        outputs = step_by_step(network, x)
+        assert outputs.dtype == torch.bfloat16
+        assert torch.equal(outputs, run(network, x))
+
+
+def test_a_stream_goes_on_inside_and_outside_of_inference_mode():
+    network, x = deep(AdaptiveLIF(), SynapticDelays((0, 2)), LIF()), inputs(4)
+    stream, expected = Stream(network), run(network, x).detach()
+    outputs = [stream(x[0])]
+    with torch.inference_mode():
+        outputs += [stream(step) for step in x[1:5]]
+        stream.load_state_dict(stream.state_dict())
+    outputs += [stream(step) for step in x[5:]]
+    assert_equal(torch.stack(outputs), expected)
+    with torch.inference_mode():
+        stream.reset([1])
+    stream.reset([0])
+    stream(x[0])
+
+
+def test_several_streams_of_a_network_and_copies_of_a_stream_are_independent():
+    network, x = deep(AdaptiveLIF(), LIF()), inputs(4)
+    one, other = Stream(network), Stream(network)
+    backward = x.flip(0)
+    found = [(one(x[t]), other(backward[t])) for t in range(T)]
+    for outputs, sequence in zip(zip(*found, strict=True), (x, backward), strict=True):
+        assert_equal(torch.stack(outputs), run(network, sequence).detach())
+    copies = copy.deepcopy(one), pickle.loads(pickle.dumps(one))
+    expected = one(x[0])
+    for copied in copies:
+        assert torch.equal(copied(x[0]), expected)
+    assert not torch.equal(one(x[0]), expected)
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["compiled", "compiled_in_place"])
+def test_a_compiled_network_streams_with_the_states_of_the_network(in_place):
+    network, x = deep(AdaptiveLIF(), LIF(), SynapticDelays((0, 1))), inputs(4)
+    network = nn.Sequential(*network[:-1])
+    expected = run(network, x).detach()
+    torch._dynamo.reset()
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, given: list[Tensor]) -> object:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compiled = Whole(network) if in_place else torch.compile(network, backend=backend, fullgraph=True)
+    if in_place:
+        compiled.compile(backend=backend, fullgraph=True)
+    stream = Stream(compiled)
+    outputs = [stream(step) for step in x]
+    assert_equal(torch.stack(outputs), expected)
+    # the step from rest and the others
+    assert len(graphs) == 2
+    if not in_place:
+        uncompiled = Stream(network)
+        uncompiled.load_state_dict(stream.state_dict())
+        assert_equal(uncompiled(x[0]), stream(x[0]))
+
+
+class Whole(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+def test_states_follow_the_network_to_another_device():
+    network = deep(AdaptiveLIF(), LIF(order="leak_then_reset"), SynapticDelays((0, 1)))
+    stream = Stream(network[:-1])
+    stream(inputs(4)[0])
+    network.to("meta")
+    assert stream(inputs(4)[0].to("meta")).device.type == "meta"
+    assert all(leaf.device.type == "meta" for leaf in tree_leaves(stream.state))
 
 
 def test_observers_see_the_potentials_of_a_stream():

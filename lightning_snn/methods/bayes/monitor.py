@@ -12,6 +12,7 @@ from lightning_snn.functional.estimators import IWST, Estimator, chi_squared, iw
 from lightning_snn.methods.bayes.layers import BayesianMap, BayesLinear
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import Neuron
+from lightning_snn.nn.phase import check_records
 from lightning_snn.nn.run_context import in_this_thread
 from lightning_snn.nn.sign import Sign
 
@@ -42,8 +43,10 @@ class RunMonitor:
         self._lam = estimator.lam if record_chi_squared and isinstance(estimator, IWST) and estimator.lam < 1 else None
         # one entry per call of a layer
         self._bias: dict[str, list[Tensor]] = defaultdict(list)
+        self._variances: dict[BayesianMap, list[Tensor]] = defaultdict(list)
         self._chi_squared: dict[str, list[Tensor]] = defaultdict(list)
         self._last: str | None = None
+        self._differentiable = torch.is_grad_enabled()
         self.observe = self._record_neurons if bias_form in ("snr", "hinge") or self._lam is not None else None
 
     def __enter__(self) -> None:
@@ -57,8 +60,14 @@ class RunMonitor:
     @property
     def bias(self) -> dict[str, Tensor]:
         """Auxiliary loss of each hidden layer, a scalar with a gradient."""
+        # not in the call of a layer, which activation checkpointing makes again without the hook
+        of_maps = {
+            self._names[layer]: [synapse_bias(layer.weight, variance) for variance in variances]
+            for layer, variances in self._variances.items()
+        }
         # the output of the last weight layer is the readout, which no binary unit receives
-        return {name: torch.stack(values).mean() for name, values in self._bias.items() if name != self._last}
+        found = {**self._bias, **of_maps}
+        return {name: torch.stack(values).mean() for name, values in found.items() if name != self._last}
 
     @property
     def chi_squared(self) -> dict[str, Tensor]:
@@ -68,6 +77,7 @@ class RunMonitor:
     def _record_neurons(self, layer: nn.Module, t: Tensor) -> None:
         name = self._names[layer]
         if self._form in ("snr", "hinge"):
+            self._check_records(layer)
             self._bias[name].append(snr_bias(t) if self._form == "snr" else hinge_bias(t))
         if self._lam is not None:
             t = t.detach()
@@ -78,7 +88,12 @@ class RunMonitor:
     def _record_map(self, layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         if not isinstance(layer, BayesianMap) or not isinstance(output, Moments):
             return
+        self._check_records(layer)
         self._last = self._names[layer]
         # units must be in dimension 1
         variance = output.variance.flatten(0, -2) if isinstance(layer, BayesLinear) else output.variance
-        self._bias[self._last].append(synapse_bias(layer.weight, variance))
+        self._variances[layer].append(variance)
+
+    def _check_records(self, layer: nn.Module) -> None:
+        if self._differentiable:
+            check_records(layer, "`bias_weight`")

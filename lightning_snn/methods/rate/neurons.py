@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 from lightning_snn.functional.eligibility import RateState, lif_rate
 from lightning_snn.functional.rate import recorded
-from lightning_snn.functional.step_eligibility import StepState, step_rate
+from lightning_snn.functional.step_eligibility import StepState, forward_derivatives, step_rate
 from lightning_snn.methods.rate.rules import RATE_RULES, Plan, RateRule, concatenated, register_rate_rule
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Neuron, Recurrent, RecurrentLIF
+from lightning_snn.nn.neurons.firing import step_of
 from lightning_snn.nn.neurons.probes import elementwise_refusal
 from lightning_snn.nn.stateful import over_channels
 
@@ -80,7 +81,10 @@ class StepRule(MembraneRule):
 
     def scan(self, part: Tensor) -> tuple[Tensor, StepState]:
         parameters = [self.module.get_parameter(name).detach() for name in self.names]
-        return step_rate(self.step, part, self.state, parameters)
+        differentiate = None
+        if isinstance(self.module, Neuron) and self.module.compiles_steps:
+            differentiate = step_of(self.module, forward_derivatives, part, static=True)
+        return step_rate(self.step, part, self.state, parameters, differentiate)
 
     def parameters(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         found = []

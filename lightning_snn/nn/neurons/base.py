@@ -21,15 +21,14 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_snn.functional.lif import check_input
 from lightning_snn.functional.noisy_lif import NoiseMode
-from lightning_snn.functional.noisy_spike import drawn_current, noisy_spike
-from lightning_snn.functional.surrogate import Surrogate, SurrogateName, propagate_nan, surrogate_named
-from lightning_snn.functional.tracing import plain_operations
+from lightning_snn.functional.noisy_spike import drawn_current
+from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.moments import Moments
-from lightning_snn.nn.neurons.firing import compiled_fire, fire, membrane, state_after
+from lightning_snn.nn.neurons.firing import fire, fire_by_noise, membrane, step_of
 from lightning_snn.nn.noise import SpikeNoise, spike_noise
 from lightning_snn.nn.phase import has_instance_forward
-from lightning_snn.nn.stateful import StatefulLayer, over_channels
+from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.states import State
 
 EQUATIONS = ("initial_state", "charge", "firing_threshold", "after_spikes")
@@ -175,7 +174,7 @@ class Neuron(StatefulLayer):
         """
         check_input(x)
         spikes = []
-        step = compiled_fire(self) if self.compiles_steps and not plain_operations() else fire
+        step = step_of(self, fire, x)
         with without_autocast(x):
             currents = widened(x)
             state = self.checked_initial_state(currents[0].detach()) if state is None else state
@@ -248,26 +247,14 @@ class Neuron(StatefulLayer):
             if (receive := noise.receiver(self)) is not None:
                 receive(current.detach())
             state = self.checked_initial_state(current[0].detach())
+            # a compiler cannot follow what a generator draws within a step
+            random = noise.estimator.random
+            step, generator = (fire_by_noise, noise.generator) if random else (step_of(self, fire_by_noise, mean), None)
             for x, sigma, draw in zip(current.unbind(0), std.unbind(0), draws.unbind(0), strict=True):
-                state, gain = self._charge_with_gain(x, state)
-                potential, threshold = membrane(state), self.firing_threshold(state)
-                z = (potential - threshold) / (gain * sigma) - draw
-                fired = propagate_nan((potential > threshold).to(z.dtype), z.detach())
-                spikes.append(noisy_spike(z, fired, noise.estimator, noise.generator))
+                fired, z, state = step(self, noise.estimator, x, sigma, draw, state, generator)
+                spikes.append(fired)
                 standardized.append(z)
-                state = state_after(self, state, spikes[-1])
             return torch.stack(spikes).to(mean.dtype), torch.stack(standardized)
-
-    def _charge_with_gain(self, x: Tensor, state: State) -> tuple[State, float | Tensor]:
-        if self.gain is not None:
-            return self.charge(x, state), over_channels(self.gain, x)
-
-        def potential(current: Tensor) -> tuple[Tensor, State]:
-            after = self.charge(current, state)
-            return membrane(after), after
-
-        _, gain, after = torch.func.jvp(potential, (x,), (torch.ones_like(x),), has_aux=True)  # type: ignore[misc]
-        return after, gain
 
     def _fire_by_noise(self, mean: Tensor, variance: Tensor) -> Tensor:
         noise = spike_noise()
@@ -326,7 +313,7 @@ def widened(x: Tensor) -> Tensor:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Return a context without autocast on the device of `x`, so that matrix products of a neuron keep their dtype."""
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return nullcontext()
 

@@ -16,7 +16,11 @@ def compile_steps(network: nn.Module, enabled: bool = True) -> list[str]:
 
     Only neurons whose scan is a loop over their equations gain by it: `AdaptiveLIF`, `SynapticLIF`, `Recurrent` and
     neurons of one's own. `LIF` and `RecurrentLIF` have fused scans and stay as they are. Spikes and gradients are those
-    of the loop. The first call of a neuron compiles for some seconds, and needs a C++ compiler on the CPU.
+    of the loop, within rounding. The first call of a neuron compiles for some seconds, and needs a C++ compiler on the
+    CPU.
+
+    Compiled are the steps of scans, of streams, of noisy scans (not with an estimator whose weights are random), and of
+    the spiking pass of `RateBackprop` with its derivatives, which is compiled for each size of a batch.
 
     The setting is a plain attribute, `Neuron.compiles_steps`: copies have it, state dicts do not. A `SpikingModule`
     takes a copy of a network, so call this before, or on `module.network`. It has no effect within `torch.compile`,
@@ -38,7 +42,9 @@ def compile_steps(network: nn.Module, enabled: bool = True) -> list[str]:
     within: set[nn.Module] = set()  # neurons of neurons, whose equations are a part of the step of the outer one
     for name, module in network.named_modules():
         if isinstance(module, Neuron) and module not in within and type(module).scan is Neuron.scan:
-            module.compiles_steps = enabled
             found.append(name)
             within.update(module.modules())
+    for module in within:
+        if isinstance(module, Neuron):
+            module.compiles_steps = enabled
     return found

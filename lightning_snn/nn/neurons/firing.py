@@ -1,24 +1,32 @@
-"""One step of a neuron by its equations, as it is and compiled."""
+"""One step of a neuron by its equations: on a current, by noise, and compiled."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from lightning_snn.functional.estimators import Estimator
+from lightning_snn.functional.noisy_spike import noisy_spike
 from lightning_snn.functional.spike import spike
+from lightning_snn.functional.surrogate import propagate_nan
+from lightning_snn.functional.tracing import plain_operations
+from lightning_snn.nn.stateful import over_channels
 from lightning_snn.nn.states import State
 
 if TYPE_CHECKING:
     from lightning_snn.nn.neurons.base import Neuron
 
-Fire = Callable[..., tuple[Tensor, State]]
+Step = TypeVar("Step", bound=Callable[..., Any])
 
-_compiled: WeakKeyDictionary[Neuron, Fire] = WeakKeyDictionary()
+_MOST_VARIANTS = 32
+
+_compiled: WeakKeyDictionary[Neuron, dict[tuple[Any, ...], Callable[..., Any]]] = WeakKeyDictionary()
 
 
 def membrane(state: State) -> Tensor:
@@ -41,6 +49,49 @@ def fire(neuron: Neuron, current: Tensor, state: State) -> tuple[Tensor, State]:
     return spikes, state_after(neuron, charged, spikes)
 
 
+def fire_by_noise(
+    neuron: Neuron,
+    estimator: Estimator,
+    current: Tensor,
+    std: Tensor,
+    draw: Tensor,
+    state: State,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor, State]:
+    """Return the spikes of one step on a drawn current, with the gradient of an estimator.
+
+    Args:
+        neuron: the neurons.
+        estimator: of the gradient.
+        current: drawn current of the step, `[B, ...]`.
+        std: its standard deviation.
+        draw: its standard normal draw.
+        state: state before the step.
+        generator: source of randomness of a `random` estimator; None is torch's default.
+
+    Returns:
+        spikes, the standardized distance to the threshold, and the state after the step.
+    """
+    charged, gain = _charge_with_gain(neuron, current, state)
+    potential, threshold = membrane(charged), neuron.firing_threshold(charged)
+    z = (potential - threshold) / (gain * std) - draw
+    fired = propagate_nan((potential > threshold).to(z.dtype), z.detach())
+    spikes = noisy_spike(z, fired, estimator, generator)
+    return spikes, z, state_after(neuron, charged, spikes)
+
+
+def _charge_with_gain(neuron: Neuron, current: Tensor, state: State) -> tuple[State, float | Tensor]:
+    if neuron.gain is not None:
+        return neuron.charge(current, state), over_channels(neuron.gain, current)
+
+    def potential(current: Tensor) -> tuple[Tensor, State]:
+        after = neuron.charge(current, state)
+        return membrane(after), after
+
+    _, gain, after = torch.func.jvp(potential, (current,), (torch.ones_like(current),), has_aux=True)  # type: ignore[misc]
+    return after, gain
+
+
 def state_after(neuron: Neuron, charged: State, spikes: Tensor) -> State:
     """Return the state after the spikes of a charged state.
 
@@ -53,10 +104,33 @@ def state_after(neuron: Neuron, charged: State, spikes: Tensor) -> State:
     return state
 
 
-def compiled_fire(neuron: Neuron) -> Fire:
-    """Return `fire`, compiled for a neuron."""
-    if neuron not in _compiled:
-        # a copy of the code, because the compiler limits the variants of a code object, which are those of one neuron
-        copied = FunctionType(fire.__code__.replace(), fire.__globals__, fire.__name__)
-        _compiled[neuron] = torch.compile(copied, fullgraph=True)
-    return _compiled[neuron]
+def step_of(neuron: Neuron, step: Step, like: Tensor, static: bool = False) -> Step:
+    """Return a function that runs one step of a neuron, compiled if the neuron compiles its steps.
+
+    Args:
+        neuron: the neurons.
+        step: function of a module, without a closure, of one step of the neurons.
+        like: input current of the steps, `[t, B, ...]`.
+        static: whether code is compiled for each shape of a step, because the compiler cannot make it for several.
+    """
+    if not neuron.compiles_steps or plain_operations():
+        return step
+    variants = _compiled.setdefault(neuron, {})
+    # the compiler limits the variants of a code object to a few, so each of these has a copy of its own
+    variant: tuple[Any, ...] = (step.__name__, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    variant += (like.requires_grad, like.dtype, like.device, like.shape[1:] if static else None)
+    if variant not in variants:
+        if len(variants) == _MOST_VARIANTS:
+            _warn_of_variants(neuron)
+            return step
+        copied = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, step.__defaults__)
+        variants[variant] = torch.compile(copied, fullgraph=True)
+    return variants[variant]  # type: ignore[return-value]
+
+
+def _warn_of_variants(neuron: Neuron) -> None:
+    warnings.warn(
+        f"{type(neuron).__name__} has compiled its step for {_MOST_VARIANTS} kinds of input, and runs further ones "
+        "without the compiler. Use batches of one size, for example with `DataLoader(..., drop_last=True)`",
+        stacklevel=2,
+    )
