@@ -51,6 +51,13 @@ def add_options(
         "checkpoints, and WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
     )
     parser.add_argument(
+        "--compile",
+        type=bool,
+        default=False,
+        help="compile training steps and predictions with torch.compile, which takes from seconds to minutes at first "
+        "and needs a C++ compiler on CPUs",
+    )
+    parser.add_argument(
         "--ckpt_path", type=str | None, help="checkpoint from which to resume, with the options of its run"
     )
     for name, special in variants.items():

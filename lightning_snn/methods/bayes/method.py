@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ from lightning_snn.nn.stateful import StatefulLayer
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 MONITOR_EVERY = 50  # training steps between records of chi^2, which reads every pre-activation
+_CHI_SQUARED = "chi_squared/"
 _CHI_SQUARED_LIMIT = 10.0
 
 
@@ -188,9 +190,32 @@ class SpikingBayes(NoisyMethod):
         if bias:
             objective = objective + self._bias_factor() * torch.stack(list(bias.values())).mean()
             metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
-        metrics.update({f"chi_squared/{name}": value for name, value in chi_squared.items()})
-        self._warn_of_variance(chi_squared)
+        metrics.update({f"{_CHI_SQUARED}{name}": value for name, value in chi_squared.items()})
+        if not torch.compiler.is_compiling():
+            self.warn_of_step(metrics)
         return Step(objective, loss.detach(), output.detach(), metrics)
+
+    def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
+        observes_maps = self.bias_weight > 0 and self.bias_form == "synapse"
+        maps = [layer for layer in network.modules() if isinstance(layer, BayesianMap)] if observes_maps else []
+        return [*super().intercepted_layers(network), *maps]
+
+    def warn_of_step(self, metrics: Mapping[str, Tensor]) -> None:
+        """Warn once if the variance of the gradient of a layer is large."""
+        if self._warned:
+            return
+        noisy = [
+            name.removeprefix(_CHI_SQUARED)
+            for name, value in metrics.items()
+            if name.startswith(_CHI_SQUARED) and value > _CHI_SQUARED_LIMIT
+        ]
+        if noisy:
+            self._warned = True
+            warnings.warn(
+                f"The variance of the gradient exceeds {_CHI_SQUARED_LIMIT:g} times its square in {', '.join(noisy)}, "
+                "because units there are saturated. Increase `lam` or `kl_weight`",
+                stacklevel=2,
+            )
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
         return [module for module in network.modules() if isinstance(module, (BayesianLayer, Neuron, Sign))]
@@ -251,18 +276,6 @@ class SpikingBayes(NoisyMethod):
         if self.bias_epochs is None:
             return self.bias_weight
         return self.bias_weight * max(0.0, 1 - self._noisy_epochs() / self.bias_epochs)
-
-    def _warn_of_variance(self, chi_squared: dict[str, Tensor]) -> None:
-        if not chi_squared or self._warned:
-            return
-        noisy = [name for name, value in chi_squared.items() if value > _CHI_SQUARED_LIMIT]
-        if noisy:
-            self._warned = True
-            warnings.warn(
-                f"The variance of the gradient exceeds {_CHI_SQUARED_LIMIT:g} times its square in {', '.join(noisy)}, "
-                "because units there are saturated. Increase `lam` or `kl_weight`",
-                stacklevel=2,
-            )
 
     def _gets_posterior(self, layer: nn.Module) -> bool:
         return is_convertible(layer) and (self.recurrent_posterior or not isinstance(layer, RecurrentLIF))
