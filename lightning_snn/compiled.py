@@ -43,6 +43,7 @@ class CompiledMethod:
         if self._is_observed(network):
             return method.penalized_step(network, x, y)
         make_replaceable(method.intercepted_layers(network))
+        method.before_compiled_step()
         step: Step = self._compiled(_training_step)(method, network, _any_length(x), y)
         method.warn_of_step(step.metrics)
         return step
@@ -51,6 +52,7 @@ class CompiledMethod:
         """Return `method.predict(network, x)`."""
         if not method.compiles_predictions or self._is_observed(network):
             return method.predict(network, x)
+        make_replaceable(method.intercepted_layers(network))  # for one variant of predictions before and after training
         prediction: Prediction = self._compiled(_predict)(method, network, _any_length(x))
         return prediction
 

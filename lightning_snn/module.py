@@ -14,7 +14,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics import MetricCollection
 
 from lightning_snn.batches import BatchChecks, steps_of_run, time_first, train_size, unpacked
-from lightning_snn.checkpoint import check_like_checkpoint, describe_module, describe_training, without_network
+from lightning_snn.checkpoint import (
+    check_like_checkpoint,
+    describe_module,
+    describe_training,
+    with_names_of,
+    without_compiled_names,
+    without_network,
+)
 from lightning_snn.checkpoint_io import build_options
 from lightning_snn.checks import check_choice, check_integer, check_positive
 from lightning_snn.compiled import CompiledMethod
@@ -293,6 +300,10 @@ class SpikingModule(pl.LightningModule):
         self._largest_batch = self._saved.get("largest_batch", 0)
         self._samples = self._saved.get("samples", 0)
 
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """Return parameters and buffers by name: of a compiled network those of the same network without compiling."""
+        return without_compiled_names(super().state_dict(*args, **options))
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load parameters and buffers; those of a checkpoint only into a module like the one that was saved.
 
@@ -305,7 +316,7 @@ class SpikingModule(pl.LightningModule):
             check_like_checkpoint(saved["description"], self._description)
         if strict and "training" in saved and self._has_trainer() and self.trainer.state.fn == "fit":
             check_like_checkpoint(saved["training"], self._training)
-        return super().load_state_dict(state_dict, strict, assign)
+        return super().load_state_dict(with_names_of(self, state_dict), strict, assign)
 
     @classmethod
     def load_from_checkpoint(

@@ -152,6 +152,12 @@ class Method(nn.Module):
         logged = {f"penalty/{name}": value.detach() for name, value in values.items()}
         return replace(step, objective=objective, metrics={**step.metrics, **logged})
 
+    def before_compiled_step(self) -> None:
+        """Store what a compiled training step takes from `progress`, whose numbers are constants there.
+
+        Numbers that change from step to step have to be tensors.
+        """
+
     def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
         """Return the layers whose calls a training step replaces or observes, which compiled code must be prepared for.
 
