@@ -31,6 +31,7 @@ from lightning_snn.methods import (
     TimeToFirstSpike,
 )
 from tests.support.event_order import CHANNELS, CLASSES, delayed_network, loader, order_of_events, small_network
+from tests.support.networks import layers
 from tests.support.processes import as_launched, on_two_processes
 from tests.support.training import trainer
 from tests.test_threads import switching, together
@@ -313,7 +314,7 @@ def test_checkpoints_of_compiled_modules_load_into_others_and_the_other_way_roun
     for index, make in enumerate(kinds):
         module = make()
         with torch.no_grad():
-            module.network[0].weight.fill_(index)
+            next(module.network.parameters()).fill_(index)
         run_trainer = trainer(limit_train_batches=0, limit_val_batches=0, max_epochs=0)
         x, y = order_of_events(2)
         run_trainer.fit(module, loader(x, y))
@@ -323,8 +324,9 @@ def test_checkpoints_of_compiled_modules_load_into_others_and_the_other_way_roun
         for other in kinds:
             loaded = other()
             loaded.load_state_dict(saved)
-            assert equal([loaded.network[0].weight], [module.network[0].weight])
-            loaded.network[2]._numbers["threshold"] = 2.0
+            assert equal(list(loaded.parameters()), list(module.parameters()))
+            (neurons,) = layers(loaded.network, LIF)
+            neurons._numbers["threshold"] = 2.0
             with pytest.raises(RuntimeError, match=r"threshold is 1\.0 in the checkpoint and 2\.0 here"):
                 loaded.load_state_dict(saved)
 

@@ -52,10 +52,10 @@ def add_options(
     )
     parser.add_argument(
         "--compile",
-        type=bool,
+        type=bool | str,
         default=False,
-        help="compile training steps and predictions with torch.compile, which takes from seconds to minutes at first "
-        "and needs a C++ compiler on CPUs",
+        help="compile training steps and predictions with torch.compile, or with this backend of it; the first steps "
+        "take from seconds to minutes, and a CPU needs a C++ compiler",
     )
     parser.add_argument(
         "--ckpt_path", type=str | None, help="checkpoint from which to resume, with the options of its run"
