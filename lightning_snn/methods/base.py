@@ -167,7 +167,7 @@ class Method(nn.Module):
 
     @property
     def compiles_predictions(self) -> bool:
-        """Whether `predict` can be compiled as a whole."""
+        """True if `predict` can be compiled as a whole."""
         return True
 
     def warn_of_step(self, metrics: Mapping[str, Tensor]) -> None:

@@ -155,7 +155,7 @@ class NoisyMethod(Method):
 
     @property
     def compiles_predictions(self) -> bool:
-        """Whether `predict` can be compiled as a whole: not with samples, as many as fit into memory."""
+        """True if `predict` can be compiled as a whole: not with samples, as many as fit into memory."""
         return self.samples == 0
 
     def noisy_output(

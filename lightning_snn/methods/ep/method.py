@@ -312,7 +312,7 @@ class ExpectationPropagation(Method):
 
     @property
     def compiles_predictions(self) -> bool:
-        """Whether `predict` can be compiled as a whole."""
+        """True if `predict` can be compiled as a whole."""
         return False
 
     def on_train_end(self) -> None:
