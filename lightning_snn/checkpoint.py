@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def describe_module(network: nn.Module, method: Method) -> Description:
         4
     """
     return {
-        **{f"network.{name}".rstrip("."): layer for name, layer in describe_network(network).items()},
+        **{_plain(f"network.{name}".rstrip(".")): layer for name, layer in describe_network(network).items()},
         "method": describe_options(method),
         "task": describe_options(method.task),
     }
@@ -71,3 +72,51 @@ def without_network(cls: type, path: Any, error: Exception) -> ValueError:
         f"{name} holds none that can be built ({error}). Pass the network as it was given to the module; only "
         "checkpoints of recipes need neither"
     )
+
+
+_COMPILED = "_orig_mod"  # what `torch.compile(network)` names the network
+
+
+def without_compiled_names(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict with the names of a module of which no part is compiled.
+
+    Example:
+        >>> list(without_compiled_names({"network._orig_mod.0.weight": torch.zeros(())}))
+        ['network.0.weight']
+    """
+    return _renamed(state_dict, _plain) if any(map(_is_compiled_name, state_dict)) else state_dict
+
+
+def with_names_of(module: nn.Module, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state dict with the names of the module that loads it, if other parts were compiled when it was saved.
+
+    Args:
+        module: the module.
+        state_dict: of the module, or of one with the same layers of which other parts are compiled.
+    """
+    modules = [name for name, _ in module.named_modules() if _is_compiled_name(name)]
+    if not modules and not any(map(_is_compiled_name, state_dict)):
+        return state_dict
+    own = {_plain(name): name for name in modules}
+
+    def rename(name: str) -> str:
+        owner, _, last = _plain(name).rpartition(".")
+        return own.get(_plain(name)) or (f"{own[owner]}.{last}" if owner in own else _plain(name))
+
+    return _renamed(state_dict, rename)
+
+
+def _renamed(state_dict: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    renamed: Any = OrderedDict((rename(name), value) for name, value in state_dict.items())
+    metadata = getattr(state_dict, "_metadata", None)
+    if metadata is not None:
+        renamed._metadata = OrderedDict((rename(name), value) for name, value in metadata.items())
+    return renamed  # type: ignore[no-any-return]
+
+
+def _is_compiled_name(name: str) -> bool:
+    return _COMPILED in name.split(".")
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != _COMPILED)

@@ -14,9 +14,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics import MetricCollection
 
 from lightning_snn.batches import BatchChecks, steps_of_run, time_first, train_size, unpacked
-from lightning_snn.checkpoint import check_like_checkpoint, describe_module, describe_training, without_network
+from lightning_snn.checkpoint import (
+    check_like_checkpoint,
+    describe_module,
+    describe_training,
+    with_names_of,
+    without_compiled_names,
+    without_network,
+)
 from lightning_snn.checkpoint_io import build_options
 from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.compiled import CompiledMethod
 from lightning_snn.import_paths import check_import_paths
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.penalties import Penalty
@@ -152,12 +160,39 @@ class SpikingModule(pl.LightningModule):
         self._batch_checks = BatchChecks(classes, batch_first)
         self._largest_batch = self._samples = 0
         self._checks_first_step = False
+        self._compiled: CompiledMethod | None = None
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile training steps and predictions, each as a whole when it is first called; in place.
+
+        The code is valid for every number of time steps of neurons with a fused scan, such as `LIF`. Parameters and
+        checkpoints are those of a module that is not compiled. The first step of a fit, and batches whose layers are
+        observed by forward hooks, run without the compiler.
+
+        Args:
+            *args: none, see `torch.compile`.
+            **options: arguments of `torch.compile`, such as ``backend`` or ``mode``.
+
+        Raises:
+            ValueError: if the method's steps cannot be compiled; says why.
+
+        Example:
+            >>> module.compile(backend="eager")
+        """
+        if self.method.compile_refusal is not None:
+            raise ValueError(
+                f"Expected a method whose steps can be compiled, but got {type(self.method).__name__}: "
+                f"{self.method.compile_refusal}"
+            )
+        if args:
+            raise TypeError(f"Expected options of `torch.compile` by name, but got {args!r}")
+        self._compiled = CompiledMethod(options)
 
     def setup(self, stage: str) -> None:
         if self._compiler_ctx is not None:
             raise ValueError(
                 "Expected a module that is not compiled, because `log`, which its steps call, cannot be, but got "
-                f"`torch.compile({type(self).__name__})`. Compile its network: `module.network.compile()`"
+                f"`torch.compile({type(self).__name__})`. Compile in place: `module.compile()`"
             )
         seed_noise_by_rank()  # after the weights were drawn, which are the same in all processes
 
@@ -203,7 +238,7 @@ class SpikingModule(pl.LightningModule):
             step = self._first_step(x, y, batch_idx)
         else:
             self._batch_checks.note_classes(y)
-            step = self.method.penalized_step(self.network, x, y)
+            step = self._step(x, y)
         if self._has_trainer():
             self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=samples)
             self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
@@ -229,7 +264,7 @@ class SpikingModule(pl.LightningModule):
         alone = isinstance(batch, Tensor) or hasattr(batch, "__array__")
         x, _ = time_first(batch, None, bool(self.batch_first)) if alone else self.read_batch(batch)
         x, _ = self._checked(x, None)
-        return self.method.predict(self.network, x)
+        return self._predict(x)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
@@ -265,6 +300,10 @@ class SpikingModule(pl.LightningModule):
         self._largest_batch = self._saved.get("largest_batch", 0)
         self._samples = self._saved.get("samples", 0)
 
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """Return parameters and buffers by name: of a compiled network those of the same network without compiling."""
+        return without_compiled_names(super().state_dict(*args, **options))
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load parameters and buffers; those of a checkpoint only into a module like the one that was saved.
 
@@ -277,7 +316,7 @@ class SpikingModule(pl.LightningModule):
             check_like_checkpoint(saved["description"], self._description)
         if strict and "training" in saved and self._has_trainer() and self.trainer.state.fn == "fit":
             check_like_checkpoint(saved["training"], self._training)
-        return super().load_state_dict(state_dict, strict, assign)
+        return super().load_state_dict(with_names_of(self, state_dict), strict, assign)
 
     @classmethod
     def load_from_checkpoint(
@@ -338,6 +377,16 @@ class SpikingModule(pl.LightningModule):
             rank_zero_warn(warning)
         return step
 
+    def _step(self, x: Tensor, y: Tensor) -> Step:
+        if self._compiled is None:
+            return self.method.penalized_step(self.network, x, y)
+        return self._compiled.training_step(self.method, self.network, x, y)
+
+    def _predict(self, x: Tensor) -> Prediction:
+        if self._compiled is None:
+            return self.method.predict(self.network, x)
+        return self._compiled.predict(self.method, self.network, x)
+
     def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
         return self._batch_checks.checked(self.network, x, y, self._gets_time_first())
 
@@ -366,7 +415,7 @@ class SpikingModule(pl.LightningModule):
 
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
         x, y = self._checked(*self.read_batch(batch))
-        prediction = self.method.predict(self.network, x)
+        prediction = self._predict(x)
         self.method.task.check_targets(prediction.mean, y)
         _, metrics = self._metrics_of(stage, dataloader_idx)
         metrics.update(prediction.mean, y)

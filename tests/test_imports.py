@@ -33,7 +33,7 @@ LAYERS = (
     ({"nn"},),
     ({"networks", "convert"}, {"methods"}),
     ({"metrics"},),
-    ({"module", "batches", "checkpoint"}, {"callbacks"}),
+    ({"module", "batches", "checkpoint", "compiled"}, {"callbacks"}),
     ({"cli"},),
 )
 # outside that order: the highest row that they import, and the lowest that imports them

@@ -51,6 +51,13 @@ def add_options(
         "checkpoints, and WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
     )
     parser.add_argument(
+        "--compile",
+        type=bool | str,
+        default=False,
+        help="compile training steps and predictions with torch.compile, or with this backend of it; the first steps "
+        "take from seconds to minutes, and a CPU needs a C++ compiler",
+    )
+    parser.add_argument(
         "--ckpt_path", type=str | None, help="checkpoint from which to resume, with the options of its run"
     )
     for name, special in variants.items():

@@ -152,6 +152,8 @@ class RecipeCLI(LightningCLI):
         self.hyperparameters = {group: configuration[group] for group in groups}
         try:
             super().instantiate_classes()
+            if self.config.compile:
+                self.model.compile(**{} if self.config.compile is True else {"backend": self.config.compile})
         except (ImportError, ValueError) as error:  # a bad argument, or a missing optional library
             self.parser.error(str(error))
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method

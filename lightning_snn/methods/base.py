@@ -6,7 +6,7 @@ the Trainer. `SpikingModule` sets its `task`, and its `progress` before every st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_pen
 from lightning_snn.methods.task import Classification, Prediction, Task
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse, row_refusals
+from lightning_snn.nn.observation import named_spiking_layers
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Method(nn.Module):
         progress: training progress, set by `SpikingModule` before every step.
         penalties: penalties on the spikes of every spiking layer, by name, set by `set_penalties`.
         penalty_refusal: why the method cannot add penalties, and what to do; None if it can.
+        compile_refusal: why training steps cannot be compiled, and what to do; None if they can.
 
     Example:
         >>> class Unrolled(Method):
@@ -88,6 +90,7 @@ class Method(nn.Module):
 
     citation: ClassVar[str] = ""
     penalty_refusal: ClassVar[str | None] = None
+    compile_refusal: ClassVar[str | None] = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +151,30 @@ class Method(nn.Module):
         objective = step.objective + torch.stack(list(values.values())).sum()
         logged = {f"penalty/{name}": value.detach() for name, value in values.items()}
         return replace(step, objective=objective, metrics={**step.metrics, **logged})
+
+    def before_compiled_step(self) -> None:
+        """Store what a compiled training step takes from `progress`, whose numbers are constants there.
+
+        Numbers that change from step to step have to be tensors.
+        """
+
+    def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
+        """Return the layers whose calls a training step replaces or observes, which compiled code must be prepared for.
+
+        By default the spiking layers if there are penalties.
+        """
+        return named_spiking_layers(network).values() if self.penalties else ()
+
+    @property
+    def compiles_predictions(self) -> bool:
+        """True if `predict` can be compiled as a whole."""
+        return True
+
+    def warn_of_step(self, metrics: Mapping[str, Tensor]) -> None:
+        """Warn about values that a training step logs; by default nothing.
+
+        `training_step` calls it, except in compiled code, which cannot warn; then `SpikingModule` does.
+        """
 
     def step_on_loss(self, outputs: Tensor, y: Tensor) -> Step:
         """Compute the step whose objective is the task loss.

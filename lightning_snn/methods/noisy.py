@@ -153,6 +153,11 @@ class NoisyMethod(Method):
         outputs = self.sampled_outputs(network, x, self.samples, generator)
         return self._mixture(outputs, self.task.read_prefixes, 1)
 
+    @property
+    def compiles_predictions(self) -> bool:
+        """True if `predict` can be compiled as a whole: not with samples, as many as fit into memory."""
+        return self.samples == 0
+
     def noisy_output(
         self,
         network: nn.Module,

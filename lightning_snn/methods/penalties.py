@@ -9,7 +9,6 @@ rate-based backpropagation, which has no gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between
 from lightning_snn.nn.observation import as_steps, named_spiking_layers, takes_all_steps
 from lightning_snn.nn.phase import check_records, on_spikes, rate_phase
-from lightning_snn.nn.run_context import in_this_thread, run_values
+from lightning_snn.nn.run_context import outputs_observed, run_values
 
 # from the spikes of a layer [T, B, ...] to a scalar
 Penalty = Callable[[Tensor], Tensor]
@@ -89,13 +88,12 @@ class PenaltyCollector:
         self._differentiable = torch.is_grad_enabled()
 
     def __enter__(self) -> PenaltyCollector:
-        self._hooks = ExitStack()
-        for layer in self._layers.values():
-            self._hooks.callback(layer.register_forward_hook(in_this_thread(self._collect)).remove)
+        self._observation = outputs_observed(self._layers.values(), self._collect)
+        self._observation.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()
+    def __exit__(self, *failure: Any) -> None:
+        self._observation.__exit__(*failure)
 
     def values(self) -> dict[str, Tensor]:
         """Return the sum over layers of each penalty, a scalar with a gradient.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.row_checks import checked_rows
-from lightning_snn.nn.run_context import recomputes, remember_for_backward, run_values, values_set
+from lightning_snn.nn.run_context import recomputes, remember_for_backward, run_values, steps_set
 
 
 @contextmanager
@@ -32,14 +32,14 @@ def folded(time_steps: int) -> Iterator[None]:
         ...     LIF()(torch.rand(10 * 2, 4)).shape
         torch.Size([20, 4])
     """
-    with values_set(time_steps=time_steps, states=None):
+    with steps_set(time_steps, states=None):
         yield
 
 
 @contextmanager
 def unfolded() -> Iterator[None]:
     """Enter a context, within `run`, in which modules are called on unfolded tensors and T is unknown."""
-    with values_set(time_steps=None):
+    with steps_set(None):
         yield
 
 
@@ -69,8 +69,9 @@ def run(network: nn.Module, x: Tensor) -> Any:
         torch.Size([10, 2, 3])
     """
     x = as_input(network, x)
-    with folded(x.shape[0]), checked_rows(network, x.shape[0], x.shape[1]):
-        return unfold_output(network(x.flatten(0, 1)), x.shape[0], x.shape[1])
+    rows = x.flatten(0, 1)
+    with steps_set(x.shape[0], rows, states=None), checked_rows(network, x.shape[0], x.shape[1]):
+        return unfold_output(network(rows), x.shape[0], x.shape[1])
 
 
 def as_input(network: nn.Module, x: Any) -> Tensor:

@@ -247,7 +247,7 @@ def owned_copy(network: nn.Module) -> nn.Module:
     if in_place:
         warnings.warn(
             f"The copy of the network that the module owns is not compiled, but {', '.join(in_place)} was, by "
-            "`compile()`. Call `module.network.compile()`",
+            "`compile()`. Call `module.compile()`",
             stacklevel=3,
         )
     computed = [value for layer in network.modules() for value in _computed_tensors(layer).values()]

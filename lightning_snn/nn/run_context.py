@@ -7,9 +7,10 @@ the run hold there too.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -35,6 +36,8 @@ class RunValues(NamedTuple):
         observed: True while an observer computes quantities of a run again.
         states: states of the layers within `advance`; None in a run that starts from rest.
         forwards: forwards of the modules of `forward_replaced`; None outside.
+        clock: an empty tensor `[T, 0]`, whose shape is T for compiled code; None where no compiler is loaded.
+        observers: observers of the modules of `outputs_observed` in compiled code; None outside.
     """
 
     time_steps: int | None = None
@@ -43,6 +46,8 @@ class RunValues(NamedTuple):
     observed: bool = False
     states: LayerStates | None = None
     forwards: Mapping[nn.Module, Callable[..., Any]] | None = None
+    clock: Tensor | None = None
+    observers: Mapping[nn.Module, tuple[Callable[..., None], ...]] | None = None
 
 
 class _Current(threading.local):
@@ -60,13 +65,35 @@ _of_backward: dict[int, RunValues] = {}
 def run_values() -> RunValues:
     """Return the values of the enclosing run, or, in the backward pass, those of the run that is differentiated."""
     values = _current.values
-    if values.time_steps is None and not torch.compiler.is_compiling() and _of_backward:
+    if torch.compiler.is_compiling():
+        # compiled code is valid for one value of an integer, and for all values of a size
+        return values if values.clock is None else values._replace(time_steps=values.clock.shape[0])
+    if values.time_steps is None and _of_backward:
         return _of_backward.get(torch._C._current_graph_task_id(), values)
     return values
 
 
+def steps_set(time_steps: int | None, rows: Tensor | None = None, **values: Any) -> AbstractContextManager[None]:
+    """Return the context of `values_set` with T, which compiled modules take as a size and not as a constant.
+
+    Args:
+        time_steps: number of time steps T; None is unknown.
+        rows: the folded input `[T*B, ...]` of the network.
+        values: further values of the run.
+    """
+    compiler = None if torch.compiler.is_compiling() else sys.modules.get("torch._dynamo")
+    if compiler is None or type(time_steps) is not int:
+        return values_set(time_steps=time_steps, clock=None, **values)
+    clock = torch.empty(time_steps, 0)
+    for tensor in (clock,) if rows is None else (clock, rows):
+        compiler.maybe_mark_dynamic(tensor, 0)
+    return values_set(time_steps=time_steps, clock=clock, **values)
+
+
 def recomputes() -> bool:
     """Return whether layers are called by activation checkpointing, a second time and outside their run."""
+    if torch.compiler.is_compiling():
+        return False
     return _current.values.time_steps is None and run_values().time_steps is not None
 
 
@@ -88,7 +115,8 @@ def remember_for_backward(output: Tensor) -> None:
     node = output.grad_fn
     if node is not None:
         # the node of an output comes before all nodes of its run; layers are not replaced in the backward pass
-        node.register_prehook(partial(_enter_backward, _current.values._replace(forwards=None)))
+        values = _current.values._replace(forwards=None, clock=None, observers=None)
+        node.register_prehook(partial(_enter_backward, values))
 
 
 def _enter_backward(values: RunValues, gradients: tuple[Tensor, ...]) -> None:
@@ -102,11 +130,43 @@ def _leave_backward(task: int) -> None:
     _of_backward.pop(task, None)
 
 
+Observer = Callable[[nn.Module, Any, Any], None]
+
+
+@contextmanager
+def outputs_observed(layers: Iterable[nn.Module], observer: Observer) -> Iterator[None]:
+    """Enter a context in which a function receives module, inputs and output of calls of layers in this thread.
+
+    A network may predict in some threads while it trains in another one, whose observer must not receive their calls.
+
+    Args:
+        layers: modules.
+        observer: called after each call, as a forward hook.
+
+    Example:
+        >>> layer = LIF()
+        >>> with outputs_observed([layer], lambda layer, inputs, output: print(tuple(output.shape))):
+        ...     spikes = run(layer, torch.rand(10, 2, 4))
+        (20, 4)
+    """
+    layers = list(layers)
+    if torch.compiler.is_compiling():  # which cannot register hooks
+        make_replaceable(layers)
+        outer = _current.values.observers or {}
+        added = {layer: (*outer.get(layer, ()), observer) for layer in layers}
+        with values_set(observers={**outer, **added}):
+            yield
+        return
+    handles = [layer.register_forward_hook(in_this_thread(observer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def in_this_thread(hook: Hook) -> Hook:
     """Return a forward hook that is not called for calls of its module in other threads than the present one.
-
-    A network may predict in some threads while it trains in another one, which the hooks of a training step must not
-    record.
 
     Example:
         >>> handle = LIF().register_forward_hook(in_this_thread(lambda layer, inputs, output: None))
@@ -134,13 +194,31 @@ class ThreadForward:
         self.users = 0  # contexts of all threads that replace it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        forward = (_current.values.forwards or {}).get(self.module, self.own)
+        values = _current.values
+        forward = (values.forwards or {}).get(self.module, self.own)
         if forward is None:
-            return type(self.module).forward(self.module, *args, **kwargs)
-        return forward(*args, **kwargs)
+            output = type(self.module).forward(self.module, *args, **kwargs)
+        else:
+            output = forward(*args, **kwargs)
+        for observer in (values.observers or {}).get(self.module, ()):
+            observer(self.module, args, output)
+        return output
 
 
 _replacing = threading.Lock()
+
+
+def make_replaceable(modules: Iterable[nn.Module]) -> None:
+    """Prepare modules whose forward compiled code replaces, which cannot set and restore it.
+
+    They keep a `ThreadForward`, which calls the forward of their class.
+    """
+    for module in modules:
+        forward = vars(module).get("forward")
+        if not isinstance(forward, ThreadForward):
+            forward = ThreadForward(module, forward)
+            forward.users = 1
+            module.forward = forward
 
 
 @contextmanager
@@ -154,6 +232,11 @@ def forward_replaced(modules: Iterable[nn.Module], call: Callable[[nn.Module, Te
         call: from a module and its input to its output.
     """
     forwards = {module: partial(call, module) for module in modules}
+    if torch.compiler.is_compiling():
+        make_replaceable(forwards)
+        with values_set(forwards=forwards):
+            yield
+        return
     with _replacing:
         for module in forwards:
             forward = vars(module).get("forward")

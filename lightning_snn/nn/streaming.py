@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from lightning_snn.nn.folding import as_input, unfold_output
 from lightning_snn.nn.layer_rules import Refusal
 from lightning_snn.nn.row_checks import checked_rows
-from lightning_snn.nn.run_context import remember_for_backward, run_values, values_set
+from lightning_snn.nn.run_context import remember_for_backward, run_values, steps_set
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.states import LayerStates, State, StepOf
 from lightning_snn.nn.time_wrappers import TimeWrapper
@@ -196,8 +196,9 @@ def _pass(
             )
     time_steps, batch_size = x.shape[:2]
     states = LayerStates(names, state)
-    with values_set(time_steps=time_steps, states=states), checked_rows(network, time_steps, batch_size):
-        outputs = unfold_output(network(x.flatten(0, 1)), time_steps, batch_size)
+    rows = x.flatten(0, 1)
+    with steps_set(time_steps, rows, states=states), checked_rows(network, time_steps, batch_size):
+        outputs = unfold_output(network(rows), time_steps, batch_size)
         for call in states.calls.values():
             for leaf in tree_leaves(call.after):
                 remember_for_backward(leaf)

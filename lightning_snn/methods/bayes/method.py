@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,29 @@ from lightning_snn.nn.stateful import StatefulLayer
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 MONITOR_EVERY = 50  # training steps between records of chi^2, which reads every pre-activation
+_CHI_SQUARED = "chi_squared/"
 _CHI_SQUARED_LIMIT = 10.0
+
+
+class _Schedule(NamedTuple):
+    """What a training step takes from the progress of training.
+
+    Attributes:
+        noisy: whether the network runs with noise; without it the posterior mean is trained.
+        monitored: whether chi^2 is recorded.
+        kl: factor of the KL term; for compiled code a tensor, because a number would be a constant there.
+        bias: factor of the auxiliary loss.
+    """
+
+    noisy: bool
+    monitored: bool = False
+    kl: float | Tensor = 0.0
+    bias: float | Tensor = 0.0
+
+
+def _factor(value: float | Tensor, term: Tensor) -> float | Tensor:
+    """Return a factor of a term, in its dtype, into which a number is rounded, too."""
+    return value.to(term) if isinstance(value, Tensor) else value
 
 
 class SpikingBayes(NoisyMethod):
@@ -144,6 +168,7 @@ class SpikingBayes(NoisyMethod):
         self.bias_weight, self.bias_form, self.bias_epochs = bias_weight, bias_form, bias_epochs
         self.recurrent_posterior = recurrent_posterior
         self._warned = False
+        self._compiled_schedule: _Schedule | None = None
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return a copy of the network in which every Linear, Conv1d, Conv2d and RecurrentLIF has a posterior.
@@ -169,28 +194,60 @@ class SpikingBayes(NoisyMethod):
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        if self.mean_epochs and self._epochs() < self.mean_epochs:
+        schedule = self._compiled_schedule if torch.compiler.is_compiling() else None
+        if schedule is None:
+            schedule = self._schedule()
+        if not schedule.noisy:
             output = self.task.read(run(network, x))
             loss = self.task.loss(output, y)
             # adds 0, so every parameter has a gradient, as distributed training requires
             return Step(loss + 0.0 * self.kl(network), loss.detach(), output.detach())
         bias_form = self.bias_form if self.bias_weight > 0 else None
-        monitor = RunMonitor(network, self.estimator, bias_form, self.progress.step % MONITOR_EVERY == 0)
+        monitor = RunMonitor(network, self.estimator, bias_form, schedule.monitored)
         with monitor:
             output = self.task.read(self.noisy_output(network, x, observe=monitor.observe))
         loss = self.task.loss(output, y)
         objective, metrics = loss, {}
         if self.kl_weight > 0:
             kl = self.kl(network)
-            objective = objective + self._kl_factor() * kl
+            objective = objective + _factor(schedule.kl, kl) * kl
             metrics["kl"] = kl.detach()
         bias, chi_squared = monitor.bias, monitor.chi_squared
         if bias:
-            objective = objective + self._bias_factor() * torch.stack(list(bias.values())).mean()
+            mean = torch.stack(list(bias.values())).mean()
+            objective = objective + _factor(schedule.bias, mean) * mean
             metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
-        metrics.update({f"chi_squared/{name}": value for name, value in chi_squared.items()})
-        self._warn_of_variance(chi_squared)
+        metrics.update({f"{_CHI_SQUARED}{name}": value for name, value in chi_squared.items()})
+        if not torch.compiler.is_compiling():
+            self.warn_of_step(metrics)
         return Step(objective, loss.detach(), output.detach(), metrics)
+
+    def before_compiled_step(self) -> None:
+        schedule = self._schedule()
+        kl, bias = (torch.tensor(factor, dtype=torch.float64) for factor in (schedule.kl, schedule.bias))
+        self._compiled_schedule = schedule._replace(kl=kl, bias=bias)
+
+    def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
+        observes_maps = self.bias_weight > 0 and self.bias_form == "synapse"
+        maps = [layer for layer in network.modules() if isinstance(layer, BayesianMap)] if observes_maps else []
+        return [*super().intercepted_layers(network), *maps]
+
+    def warn_of_step(self, metrics: Mapping[str, Tensor]) -> None:
+        """Warn once if the variance of the gradient of a layer is large."""
+        if self._warned:
+            return
+        noisy = [
+            name.removeprefix(_CHI_SQUARED)
+            for name, value in metrics.items()
+            if name.startswith(_CHI_SQUARED) and value > _CHI_SQUARED_LIMIT
+        ]
+        if noisy:
+            self._warned = True
+            warnings.warn(
+                f"The variance of the gradient exceeds {_CHI_SQUARED_LIMIT:g} times its square in {', '.join(noisy)}, "
+                "because units there are saturated. Increase `lam` or `kl_weight`",
+                stacklevel=2,
+            )
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
         return [module for module in network.modules() if isinstance(module, (BayesianLayer, Neuron, Sign))]
@@ -224,6 +281,16 @@ class SpikingBayes(NoisyMethod):
             f"prior_scale={self.prior_scale:g}{bias}"
         )
 
+    def _schedule(self) -> _Schedule:
+        if self.mean_epochs and self._epochs() < self.mean_epochs:
+            return _Schedule(noisy=False)
+        return _Schedule(
+            True,
+            self.progress.step % MONITOR_EVERY == 0,
+            self._kl_factor() if self.kl_weight > 0 else 0.0,
+            self._bias_factor() if self.bias_weight > 0 else 0.0,
+        )
+
     def _epochs(self) -> float:
         """Return the completed epochs; of streams without a length, epochs are `train_size` samples."""
         if self.progress.has_length:
@@ -251,18 +318,6 @@ class SpikingBayes(NoisyMethod):
         if self.bias_epochs is None:
             return self.bias_weight
         return self.bias_weight * max(0.0, 1 - self._noisy_epochs() / self.bias_epochs)
-
-    def _warn_of_variance(self, chi_squared: dict[str, Tensor]) -> None:
-        if not chi_squared or self._warned:
-            return
-        noisy = [name for name, value in chi_squared.items() if value > _CHI_SQUARED_LIMIT]
-        if noisy:
-            self._warned = True
-            warnings.warn(
-                f"The variance of the gradient exceeds {_CHI_SQUARED_LIMIT:g} times its square in {', '.join(noisy)}, "
-                "because units there are saturated. Increase `lam` or `kl_weight`",
-                stacklevel=2,
-            )
 
     def _gets_posterior(self, layer: nn.Module) -> bool:
         return is_convertible(layer) and (self.recurrent_posterior or not isinstance(layer, RecurrentLIF))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from lightning_snn.methods.bayes.layers import BayesianMap, BayesLinear
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.phase import check_records
-from lightning_snn.nn.run_context import in_this_thread
+from lightning_snn.nn.run_context import outputs_observed
 from lightning_snn.nn.sign import Sign
 
 
@@ -51,11 +52,11 @@ class RunMonitor:
 
     def __enter__(self) -> None:
         layers = [layer for layer in self._names if isinstance(layer, BayesianMap)] if self._form == "synapse" else []
-        self._hooks = [layer.register_forward_hook(in_this_thread(self._record_map)) for layer in layers]
+        self._observation = outputs_observed(layers, self._record_map)
+        self._observation.__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+    def __exit__(self, *failure: Any) -> None:
+        self._observation.__exit__(*failure)
 
     @property
     def bias(self) -> dict[str, Tensor]:

@@ -117,6 +117,10 @@ class ExpectationPropagation(Method):
     """
 
     penalty_refusal = "its updates are messages, not gradients of a loss"
+    compile_refusal = (
+        "it looks up batches by their content, and its time goes into large matrix products, which a compiler does not "
+        "make faster: train it without"
+    )
 
     citation = """@article{yao2025training,
   title = {Training of Spiking Neural Networks with Expectation-Propagation},
@@ -305,6 +309,11 @@ class ExpectationPropagation(Method):
             noise = chain.output.noise_variance
             parts["noise"] = noise.expand_as(potential.variance)
             return replace(prediction, variance=potential.variance + noise, variance_parts=parts)
+
+    @property
+    def compiles_predictions(self) -> bool:
+        """True if `predict` can be compiled as a whole."""
+        return False
 
     def on_train_end(self) -> None:
         """Warn if the messages of the last epoch did not converge."""

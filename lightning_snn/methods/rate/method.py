@@ -21,15 +21,17 @@ conversion (here the network spikes while training), nor with `SurrogateGradient
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.rate.drift import DriftMonitor
 from lightning_snn.methods.rate.rules import Plan, rate_refusals
-from lightning_snn.methods.rate.tape import rate_run
+from lightning_snn.methods.rate.tape import rate_run, replaced_layers
 from lightning_snn.nn.folding import check_samples, run
 from lightning_snn.nn.layer_rules import refuse
 from lightning_snn.nn.observation import named_spiking_layers
@@ -100,6 +102,9 @@ class RateBackprop(Method):
         refuse("RateBackprop", rate_refusals(network, self.window == "step"))
         return network
 
+    def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
+        return [*super().intercepted_layers(network), *replaced_layers(network)]
+
     def check_time_steps(self, time_steps: int) -> None:
         if self.window != "step" and time_steps % self.window:
             divisors = ", ".join(str(each) for each in range(1, time_steps + 1) if time_steps % each == 0)
@@ -120,7 +125,7 @@ class RateBackprop(Method):
             return outputs
         windows = steps if self.window == "step" else self.window
         scale = 1 / steps if self.grad_scale == "paper" else 1.0
-        if not self._checks_drift:
+        if torch.compiler.is_compiling() or not self._checks_drift:
             return rate_run(network, x, windows, self.streaming, scale)
         self._checks_drift = False
         _warn_of_hooks(network)

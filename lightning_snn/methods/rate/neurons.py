@@ -33,7 +33,9 @@ class MembraneRule(RateRule):
         self.steps = 0
 
     def collect(self, x: Tensor) -> Tensor:
-        parts = unfold(x, self.module).split(self.plan.length)
+        sequence = unfold(x, self.module)
+        # not by length, which would make the number of parts depend on T
+        parts = [sequence] if self.plan.streaming else sequence.unflatten(0, (self.plan.windows, -1)).unbind(0)
         return concatenated([self.advance(part) for part in parts]).flatten(0, 1)
 
     def replay(self, x: Tensor) -> Tensor:

@@ -149,7 +149,10 @@ def check_not_compiled(network: nn.Module) -> None:
     refuse("RateBackprop", [Refusal(name, layer, _COMPILED) for name, layer in compiled])
 
 
-_COMPILED = "it is compiled, but RateBackprop replaces the calls of its layers: train it without `torch.compile`"
+_COMPILED = (
+    "it is compiled, but RateBackprop replaces the calls of its layers: train it without `torch.compile`, or compile "
+    "whole steps by `SpikingModule.compile()`"
+)
 
 
 def _is_compiled(layer: nn.Module | str) -> bool:

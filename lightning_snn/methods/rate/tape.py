@@ -36,14 +36,13 @@ class Tape:
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         check_not_compiled(network)
         self.network, self.plan = network, plan
-        self._rules = {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
+        self._rules = replaced_layers(network)
         # one per call of a module with a rule, in order; a rule is released after its call in the rate pass
         self._slots: list[tuple[nn.Module, RateRule | None]] = []
         self._next = 0
         self._collected = 0
         self._replayed = False
 
-    @torch.no_grad()
     def collect(self, x: Tensor) -> Tensor:
         """Run the spiking pass over all steps, or over one part of them when streaming.
 
@@ -69,7 +68,7 @@ class Tape:
             assert rule is not None
             return rule.collect(x)
 
-        with forward_replaced(self._rules, call), in_phase("collect"):
+        with torch.no_grad(), forward_replaced(self._rules, call), in_phase("collect"):
             outputs = run(self.network, x)
         self._check_all_taken()
         self._collected += len(x)
@@ -127,6 +126,11 @@ class Tape:
                 f"Expected the network to call its modules in the same order in every pass, but it left out "
                 f"{type(self._slots[self._next][0]).__name__} at call {self._next}"
             )
+
+
+def replaced_layers(network: nn.Module) -> dict[nn.Module, type[RateRule]]:
+    """Return the modules of a network whose calls both passes replace, with their rules."""
+    return {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
 
 
 def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = False, scale: float = 1.0) -> Tensor:

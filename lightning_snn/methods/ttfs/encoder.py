@@ -52,7 +52,8 @@ class SpikeEncoder(TimeWindow):
         inside = remaining
         if not _certainly_inside(remaining.detach()):
             inside = remaining.clamp(0, 1)
-            self._count_outside(remaining.detach(), inside.detach())
+            if not torch.compiler.is_compiling():  # which cannot warn
+                self._count_outside(remaining.detach(), inside.detach())
         if self.constraints is None or not self.constraints.active:
             return inside
         return through_time(inside, self.window, 0.0, "clip", replace(self.constraints, slope_mismatch=0.0))
@@ -78,7 +79,7 @@ class SpikeEncoder(TimeWindow):
 
 def _certainly_inside(remaining: Tensor) -> bool:
     """Return True if all values are known to be in [0, 1]; False on other devices, which it does not wait for."""
-    if remaining.device.type != "cpu" or remaining.numel() == 0:
+    if remaining.device.type != "cpu" or remaining.numel() == 0 or torch.compiler.is_compiling():
         return False
     # much cheaper than clamping and counting, which cost as much as a layer of neurons
     low, high = remaining.aminmax()

@@ -15,8 +15,7 @@ approximated.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,7 +29,7 @@ from lightning_snn.methods.ttfs.mapping import from_relu
 from lightning_snn.methods.ttfs.neurons import first_spike_layers
 from lightning_snn.methods.ttfs.windows import grow, latency
 from lightning_snn.nn.folding import check_samples, run
-from lightning_snn.nn.run_context import in_this_thread
+from lightning_snn.nn.run_context import outputs_observed
 
 
 class TimeToFirstSpike(Method):
@@ -135,13 +134,21 @@ class TimeToFirstSpike(Method):
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)
         activity: list[Tensor] = []
-        with _recorded(network, activity if self.activity_penalty else None):
+        layers = self.intercepted_layers(network)
+
+        def add(layer: nn.Module, inputs: Any, remaining: Tensor) -> None:
+            activity.append(remaining.sum(dtype=torch.promote_types(remaining.dtype, torch.float32)))
+
+        with outputs_observed(layers, add):
             step = self.step_on_loss(run(network, x), y)
         objective = step.objective
         if self.activity_penalty:
             presentations = x.shape[0] * x.shape[1]
             objective = objective + self.activity_penalty * torch.stack(activity).sum() / presentations
         return replace(step, objective=objective, metrics=self._adapt(network))
+
+    def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
+        return first_spike_layers(network).values() if self.activity_penalty else ()
 
     def _adapt(self, network: nn.Module) -> dict[str, Tensor]:
         """Grow windows; this depends on the batch only, so it may precede the optimizer's step."""
@@ -161,20 +168,3 @@ class TimeToFirstSpike(Method):
         options: dict[str, Any] = {"overflow": "pass", "skips": "delay", "time_domain": False, "input_shape": None}
         parts += [f"{name}={value!r}" for name in options if (value := getattr(self, name)) != options[name]]
         return ", ".join(parts)
-
-
-@contextmanager
-def _recorded(network: nn.Module, activity: list[Tensor] | None) -> Iterator[None]:
-    """Append the sum of each layer's remaining times to a list within this context; None records nothing."""
-    layers = {} if activity is None else first_spike_layers(network)
-
-    def add(layer: nn.Module, inputs: Any, remaining: Tensor) -> None:
-        assert activity is not None
-        activity.append(remaining.sum(dtype=torch.promote_types(remaining.dtype, torch.float32)))
-
-    handles = [layer.register_forward_hook(in_this_thread(add)) for layer in layers.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

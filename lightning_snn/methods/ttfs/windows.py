@@ -257,7 +257,7 @@ def _end(layers: list[TimeWindow]) -> Tensor:
 
 def _used_fraction(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | None:
     """Return the result of `grow` without growing, on the CPU of one process, where this is faster; else None."""
-    if not windows[0].is_cpu or is_distributed():
+    if not windows[0].is_cpu or is_distributed() or torch.compiler.is_compiling():
         return None
     parts = []
     for layer, window in zip(layers, windows, strict=True):
