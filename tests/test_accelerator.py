@@ -141,6 +141,22 @@ def test_a_normalized_network_never_waits():
     assert not assert_equal_to_the_cpu(lambda: SpikingModule(network, num_classes=2), x, y)
 
 
+def test_the_steps_of_a_module_wait_for_the_scores_only():
+    """Each score reads once whether its arguments are probabilities and classes."""
+    row = next(row for row in METHODS if row.name == "surrogate_gradient")
+    module = build(row)
+    with Accelerator() as accelerator:
+        move(module)
+        one = on_accelerator(X), on_accelerator(Y)
+        waits = {}
+        for name in ("training_step", "validation_step", "test_step", "predict_step"):
+            accelerator.waits.clear()
+            getattr(module, name)(one, 0)
+            waits[name] = Counter(line.split(":")[0] for line in accelerator.waits)
+    of_scores = {"metrics/functional/_inputs.py": 3}
+    assert waits == {"training_step": {}, "validation_step": of_scores, "test_step": of_scores, "predict_step": {}}
+
+
 class Careless(nn.Module):
     """Layer that is right on a CPU only."""
 

@@ -147,9 +147,10 @@ class Accelerator:
 
     def _waits(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) -> bool:
         if func in COPIES:
-            moved = [each for each in tensors if not each._is_zerotensor()]
-            across = len({isinstance(each, OnAccelerator) for each in moved}) == 2
-            across |= len(moved) == 1 and kwargs.get("device") is not None
+            places = {isinstance(each, OnAccelerator) for each in tensors if not each._is_zerotensor()}
+            if kwargs.get("device") is not None:
+                places.add(torch.device(kwargs["device"]).type == ACCELERATOR.type)
+            across = len(places) == 2
             return across and not (kwargs.get("non_blocking") or args[2:] == (True,))
         return func in READS or (func in INDEXED and _finds_places(func, args))
 
