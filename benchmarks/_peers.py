@@ -1,6 +1,6 @@
 """Our networks with the neurons of other libraries, run as users of these libraries run them.
 
-SpikingJelly is used if it is installed: pip install --no-deps spikingjelly, and its dependencies.
+Each is used if it is installed: pip install snntorch; pip install --no-deps spikingjelly, and its dependencies.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import snntorch
 import torch
 from torch import Tensor, nn
 
 from lightning_snn import LIF
 
+try:
+    import snntorch
+except ImportError:
+    snntorch = None
 try:
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
 except ImportError:
@@ -38,8 +41,10 @@ def with_relu(network: nn.Module) -> nn.Module:
     return replaced(network, lambda module: nn.ReLU() if isinstance(module, LIF) else None)
 
 
-def in_snntorch(network: nn.Module) -> tuple[nn.Module, Forward]:
-    """Return the network with snntorch's neurons, and a function that runs it step by step in a Python loop."""
+def in_snntorch(network: nn.Module) -> tuple[nn.Module, Forward] | None:
+    """Return the network with snntorch's neurons, run step by step in a Python loop; None if it is not installed."""
+    if snntorch is None:
+        return None
 
     def leaky(module: nn.Module) -> nn.Module | None:
         if not isinstance(module, LIF):

@@ -65,11 +65,10 @@ def contenders(make: Callable[[], nn.Module], x: Tensor, y: Tensor) -> dict[str,
         "streaming": training_step(make(), streamed, x, y),
         "ideal": ideal,
         "BPTT": training_step(make(), run, x, y),
-        "snntorch BPTT": training_step(*in_snntorch(make()), x, y),
     }
-    jelly = in_spikingjelly(make())
-    if jelly is not None:
-        calls["SpikingJelly BPTT"] = training_step(*jelly, x, y)
+    for name, peer in {"snntorch": in_snntorch(make()), "SpikingJelly": in_spikingjelly(make())}.items():
+        if peer is not None:
+            calls[f"{name} BPTT"] = training_step(*peer, x, y)
     return calls
 
 

@@ -168,7 +168,7 @@ class BatchChecks:
             check_samples(x)
         if isinstance(y, Tensor) and self.num_classes is not None:
             y = y.long() if y.dtype == torch.bool else y
-            if not y.is_cuda:
+            if y.device.type == "cpu":  # another device would finish all its work first
                 check_classes(y, self.num_classes)
         if self.batch_first is None and not self._warned_of_axes and is_ambiguous(x, y) and not gives_time_first:
             self._warned_of_axes = True

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.checks import check_between, check_integer
+from lightning_snn.functional.scalars import value_like
 
 MAX_BITS = 16
 
@@ -84,7 +85,7 @@ def quantize(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) ->
         tensor([0., 0., 1.])
     """
     check_bits("bits", bits)
-    low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device).detach() for end in (low, high))
+    low, high = (value_like(end, x).detach() for end in (low, high))
     clipped = torch.clamp(x, low, high)
     levels = _levels(_codes(clipped.detach(), bits, low, high), bits, low, high)
     return straight_through(levels.to(x.dtype), clipped)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_snn.functional.scalars import value_like
+
 LOWEST, HIGHEST = 1e-3, 1e3  # range of temperatures to search
 _HALVINGS = 60  # of the logarithm of that range: to 1e-17 of it, finer than float64 resolves
 
@@ -57,7 +59,7 @@ def fit_temperature(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     of_true_class = logits.gather(1, targets.long()[:, None])[:, 0].mean()
     impossible = of_true_class.isinf() | of_true_class.isnan()
     finite = logits.clamp(min=torch.finfo(logits.dtype).min / 1e9)  # 0 times an infinity is nan
-    low, high = (torch.tensor(math.log(end), dtype=logits.dtype, device=logits.device) for end in (LOWEST, HIGHEST))
+    low, high = (value_like(math.log(end), logits) for end in (LOWEST, HIGHEST))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         mean = (tempered(logits, middle.exp()) * finite).sum(-1).mean()

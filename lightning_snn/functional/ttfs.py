@@ -31,6 +31,7 @@ from torch import Tensor
 
 from lightning_snn.checks import check_between, check_integer
 from lightning_snn.functional.quantization import MAX_BITS, quantize
+from lightning_snn.functional.scalars import value_like
 
 Overflow = Literal["pass", "clip", "error"]
 OVERFLOWS: tuple[Overflow, ...] = ("pass", "clip", "error")
@@ -94,10 +95,7 @@ def spike_times(
         >>> spike_times(torch.tensor([0.75, -0.5]), threshold=1.0, window=1.0)
         tensor([0.2500, 1.0000])
     """
-    window, t_min = (
-        torch.as_tensor(value, dtype=potential.dtype, device=potential.device) for value in (window, t_min)
-    )
-    slope = torch.as_tensor(slope, dtype=potential.dtype, device=potential.device)
+    window, t_min, slope = (value_like(value, potential) for value in (window, t_min, slope))
     # conditions are those of silence, because all comparisons with NaN are false
     silent = (potential + slope * window <= threshold) | (slope <= 0)
     times = t_min + (threshold - potential) / torch.where(slope <= 0, 1, slope)
@@ -127,7 +125,7 @@ def remaining_time(
         >>> remaining_time(torch.tensor([0.75, -0.5]), threshold=1.0, window=1.0)
         tensor([0.7500, 0.0000])
     """
-    slope = torch.as_tensor(slope, dtype=potential.dtype, device=potential.device)
+    slope = value_like(slope, potential)
     excess = torch.relu(potential + slope * window - threshold)
     return torch.where(slope <= 0, 0, excess / torch.where(slope <= 0, 1, slope))
 

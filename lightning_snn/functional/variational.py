@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_snn.functional.scalars import value_like
+
 Values = Literal["real", "spikes", "signs"]
 AffineFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -79,7 +81,7 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, prior_std: float | Tensor) -> Ten
         >>> gaussian_kl(torch.tensor([0.0, 2.0]), torch.zeros(2), prior_std=1.0)
         tensor(2.)
     """
-    log_prior = torch.log(torch.as_tensor(prior_std, dtype=mean.dtype, device=mean.device))
+    log_prior = torch.log(value_like(prior_std, mean))
     variance_ratio = (2 * (log_std - log_prior)).exp()
     scaled_mean = (mean * torch.exp(-log_prior)).square()
     return 0.5 * (variance_ratio + scaled_mean - 1 - 2 * (log_std - log_prior)).sum()

@@ -17,6 +17,7 @@ from lightning_snn.functional.ep import (
     own_message,
     without_own,
 )
+from lightning_snn.functional.scalars import value_like
 from lightning_snn.methods.ep.chain import Chain
 from lightning_snn.methods.ep.neurons import ValueOutput
 from lightning_snn.methods.ep.transforms import Feedback, Signal
@@ -129,7 +130,7 @@ def update_batch(
     if start is not None:
         first, *others = _forward(chain, natural, x)
         scores = [message.score for message in _messages(chain, [first, *others], y, _bounded_own_message)]
-    step = x.new_tensor(damping)
+    step = value_like(damping, x)
     halved, accepted = x.new_zeros(()), torch.zeros((), dtype=torch.bool, device=x.device)
     last_evidence: Tensor | None = None
     for iteration in range(iterations):

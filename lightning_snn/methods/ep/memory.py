@@ -140,7 +140,12 @@ class BatchMemory(Memory):
         return world_size() if self.returning(layers) else 1
 
     def record(self, layers: Sequence[MessageLayer], displacements: Sequence[Natural]) -> None:
-        tags = [tag.tolist() for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))]
+        if world_size() == 1:
+            tags = [self._batch]  # which a device would return only after all its work
+        else:
+            tags = [
+                tuple(tag.tolist()) for tag in _gathered(torch.tensor(self._batch, device=layers[0].precision.device))
+            ]
         for layer, displacement in zip(layers, displacements, strict=True):
             parts = zip(*(_gathered(values) for values in displacement), strict=True)
             layer.sites.register(

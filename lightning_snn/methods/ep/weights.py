@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_snn.functional.ep import Message, Potential, gaussian_sites, quantized_moments, quantized_sites
 from lightning_snn.functional.linear_maps import LinearMap
+from lightning_snn.functional.scalars import values_like
 from lightning_snn.functional.surrogate import propagate_nan
 
 WeightName = Literal["gaussian", "sign", "binary", "categorical"]
@@ -168,7 +169,7 @@ class LevelWeights:
     def most_probable(self, natural: Natural) -> tuple[Tensor, Tensor]:
         """Return the most probable levels, with variance 0; a bias keeps its mean and variance."""
         mean, variance = self._moments(natural)[:2]
-        levels = mean.new_tensor(self.levels)
+        levels = values_like(self.levels, mean)
         best = self._log_probabilities(natural, levels).max(-1)
         chosen = propagate_nan(levels[best.indices], best.values)
         certain = torch.zeros_like(chosen)
@@ -180,7 +181,7 @@ class LevelWeights:
 
     def draw(self, natural: Natural) -> Tensor:
         """Sample weights `[O, I]` with torch's generator."""
-        levels = natural.precision.new_tensor(self.levels)
+        levels = values_like(self.levels, natural.precision)
         probabilities = self._log_probabilities(natural, levels).softmax(-1)
         chosen = torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:-1])
         if self.bias_variance is None:
@@ -227,7 +228,7 @@ class LevelWeights:
         return variance * (precision_mean - center * precision).square()
 
     def _moments(self, natural: Natural) -> tuple[Tensor, Tensor, Tensor]:
-        levels = natural.precision.new_tensor(self.levels)
+        levels = values_like(self.levels, natural.precision)
         uniform = torch.zeros_like(levels)
         if self.bias_variance is None:
             return quantized_moments(uniform, levels, *natural)

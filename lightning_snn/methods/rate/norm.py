@@ -123,7 +123,7 @@ class SyncBatchNormRule(BatchNormRule):
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
         """Return the mean weighted by the samples of each process, because the last batches may differ in size."""
-        weighted = torch.cat([values.flatten() * self.samples, values.new_tensor([self.samples])])
+        weighted = torch.cat([values.flatten() * self.samples, values.new_full((1,), self.samples)])
         dist.all_reduce(weighted, group=self._group)
         return (weighted[:-1] / weighted[-1]).view_as(values)
 

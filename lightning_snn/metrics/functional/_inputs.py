@@ -82,22 +82,26 @@ def check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabili
         raise ValueError(f"Expected argument `{name}` to have at least 2 columns, but got {number_of_classes}")
     if samples == 0:
         return
-    low, high = probabilities.detach().aminmax()
+    sums = probabilities.detach().float().sum(dim=1)
+    extremes = (*probabilities.detach().aminmax(), (sums - 1).abs().max(), *targets.aminmax())
+    # read at once, because a GPU finishes all its work before each read
+    wide = accumulation_dtype(probabilities.device)
+    low, high, excess, lowest, highest = torch.stack(
+        [each.to(probabilities.device, wide) for each in extremes]
+    ).tolist()
     if not (low >= 0 and high <= 1):
         raise ValueError(
             f"Expected argument `{name}` to hold values within [0, 1], but got values from {low:g} to {high:g}"
         )
-    excess = (probabilities.detach().float().sum(dim=1) - 1).abs().max()
     if whole and excess > _ROW_SUM_TOLERANCE:
         raise ValueError(
             f"Expected argument `{name}` to sum to 1 over the classes, "
             f"but got a row whose sum differs from 1 by {excess:g}"
         )
-    lowest, highest = targets.aminmax()
     if lowest < 0 or highest >= number_of_classes:
         raise ValueError(
             f"Expected argument `targets` to hold classes from 0 to {number_of_classes - 1}, "
-            f"but got values from {lowest} to {highest}. Leave out samples without a label."
+            f"but got values from {lowest:.0f} to {highest:.0f}. Leave out samples without a label."
         )
 
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_snn.functional.lif import check_input
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.functional.noisy_spike import drawn_current
+from lightning_snn.functional.scalars import value_like
 from lightning_snn.functional.surrogate import Surrogate, SurrogateName, surrogate_named
 from lightning_snn.nn.folding import unfold
 from lightning_snn.nn.moments import Moments
@@ -210,7 +211,7 @@ class Neuron(StatefulLayer):
         potentials = torch.stack(found)
         if all(_equal(threshold, thresholds[0]) for threshold in thresholds):
             return potentials, thresholds[0]
-        rows = [torch.as_tensor(threshold, dtype=potentials.dtype, device=x.device) for threshold in thresholds]
+        rows = [value_like(threshold, potentials) for threshold in thresholds]
         return potentials, torch.stack([row.expand_as(potentials[0]) for row in rows])
 
     def noisy_scan(self, mean: Tensor, variance: Tensor, noise: SpikeNoise) -> tuple[Tensor, Tensor]:
