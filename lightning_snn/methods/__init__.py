@@ -5,6 +5,7 @@ from lightning_snn.methods.bayes.method import SpikingBayes
 from lightning_snn.methods.ep.method import ExpectationPropagation
 from lightning_snn.methods.noisy import register_stateless_layer
 from lightning_snn.methods.noisy_spikes import NoisySpikes
+from lightning_snn.methods.online_through_time import OnlineThroughTime
 from lightning_snn.methods.penalties import ActivityPenalty
 from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
@@ -17,6 +18,7 @@ __all__ = [
     "ExpectationPropagation",
     "Method",
     "NoisySpikes",
+    "OnlineThroughTime",
     "Prediction",
     "Progress",
     "RateBackprop",

@@ -18,6 +18,7 @@ from lightning_snn.methods import (
     ExpectationPropagation,
     Method,
     NoisySpikes,
+    OnlineThroughTime,
     RateBackprop,
     SpikingBayes,
     SurrogateGradient,
@@ -116,6 +117,9 @@ METHODS = (
     MethodRow("rate_backprop_windows", lambda: RateBackprop(window=4), delayed_network),
     MethodRow("rate_backprop_streaming", lambda: RateBackprop(streaming=True), delayed_network),
     MethodRow("rate_backprop_step", lambda: RateBackprop(window="step"), recurrent_network),
+    MethodRow("online_through_time", OnlineThroughTime),
+    MethodRow("online_through_time_streaming", lambda: OnlineThroughTime(streaming=True)),
+    MethodRow("online_through_time_steps", lambda: OnlineThroughTime(trace=False, steps=4), delayed_network),
 )
 
 LEARNED = {"learn_beta": True, "learn_threshold": True, "channels": 4}
@@ -220,6 +224,7 @@ _IN_TEST_COMMAND = (
     "time_to_first_spike",
     "expectation_propagation",
     "rate_backprop_windows",
+    "online_through_time",
     "recurrent_around_learned_adaptive_lif",
 )
 RUNS = tuple(
