@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_snn.functional.traced import with_gradients
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.noisy import NOISE_RULES, NoiseRule
-from lightning_snn.nn.layer_rules import COMPILED, Refusal, refuse
+from lightning_snn.nn.layer_rules import COMPILED, Refusal, is_compiled, refuse
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.time_wrappers import TimeWrapper
 
@@ -56,13 +56,17 @@ class OnlineMethod(Method):
         """Return the layers that the method cannot train, with the reasons; here those that hide how they use time."""
         found = NOISE_RULES.refusals(network, _reason)
         return [
-            each._replace(reason=self.compiled_reason()) if each.reason == COMPILED else each
+            each._replace(reason=self._compiled_reason()) if each.reason == COMPILED else each
             for each in found
             if not _has_known_state(each.layer)
         ]
 
-    def compiled_reason(self) -> str:
-        """Return why the method trains no compiled layers, and what to do."""
+    def check_not_compiled(self, network: nn.Module) -> None:
+        """Raise a ValueError that names the compiled parts of a network, in which no calls of layers are replaced."""
+        compiled = [(name, layer) for name, layer in network.named_modules() if is_compiled(layer)]
+        refuse(type(self).__name__, [Refusal(name, layer, self._compiled_reason()) for name, layer in compiled])
+
+    def _compiled_reason(self) -> str:
         name = type(self).__name__
         return f"it is compiled, but {name} replaces the calls of its layers: train it without `torch.compile`"
 
@@ -101,17 +105,17 @@ class GradientSum:
     """Gradients of parameters that are summed step by step, in float32 or wider.
 
     Args:
-        network: the network whose trained parameters have gradients.
+        parameters: the parameters; those that are not trained are left out.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.parameters = [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
         self._sums = {
             parameter: torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
             for parameter in self.parameters
         }
 
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def add(self, parameter: Tensor, gradient: Tensor) -> None:
         """Add a part of the gradient of a parameter; ignored if the parameter is not trained."""
         if parameter in self._sums:
             self._sums[parameter] += gradient

@@ -15,6 +15,7 @@ from torch import nn
 
 from lightning_snn.functional import Smooth
 from lightning_snn.methods import (
+    EProp,
     ExpectationPropagation,
     Method,
     NoisySpikes,
@@ -119,7 +120,10 @@ METHODS = (
     MethodRow("rate_backprop_step", lambda: RateBackprop(window="step"), recurrent_network),
     MethodRow("online_through_time", OnlineThroughTime),
     MethodRow("online_through_time_streaming", lambda: OnlineThroughTime(streaming=True)),
-    MethodRow("online_through_time_steps", lambda: OnlineThroughTime(trace=False, steps=4), delayed_network),
+    MethodRow("online_through_time_space", lambda: OnlineThroughTime(trace=False), delayed_network),
+    MethodRow("eprop", EProp, recurrent_network),
+    MethodRow("eprop_adaptive", lambda: EProp("adaptive"), recurrent_network),
+    MethodRow("eprop_streaming", lambda: EProp("random", streaming=True), recurrent_network),
 )
 
 LEARNED = {"learn_beta": True, "learn_threshold": True, "channels": 4}
@@ -225,6 +229,7 @@ _IN_TEST_COMMAND = (
     "expectation_propagation",
     "rate_backprop_windows",
     "online_through_time",
+    "eprop",
     "recurrent_around_learned_adaptive_lif",
 )
 RUNS = tuple(

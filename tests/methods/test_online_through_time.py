@@ -337,7 +337,8 @@ def test_steps_without_a_loss_keep_nothing_for_the_backward_pass(memory):
 
 
 @pytest.mark.parametrize("trace", [True, False])
-def test_memory_when_streaming_grows_by_the_outputs_of_a_step_alone(memory, trace: bool):
+@pytest.mark.parametrize(("short", "long"), [(4, 12), pytest.param(16, 512, marks=pytest.mark.slow)])
+def test_memory_when_streaming_grows_by_the_outputs_of_a_step_alone(memory, trace: bool, short: int, long: int):
     net = network(lif(), RecurrentLIF(6, 0.8, 0.5))
 
     def peak_and_kept(time_steps: int, streaming: bool = True) -> tuple[int, int]:
@@ -345,10 +346,10 @@ def test_memory_when_streaming_grows_by_the_outputs_of_a_step_alone(memory, trac
         return memory.peak_and_kept_bytes(lambda: method.training_step(net, x, Y))
 
     outputs = BATCH * CLASSES * 8
-    (peak, kept), (longer_peak, longer_kept) = peak_and_kept(16), peak_and_kept(512)
+    (peak, kept), (longer_peak, longer_kept) = peak_and_kept(short), peak_and_kept(long)
     assert longer_kept == kept
-    assert longer_peak - peak == (512 - 16) * outputs
-    whole, longer_whole = (peak_and_kept(steps, streaming=False)[1] for steps in (16, 64))
+    assert longer_peak - peak == (long - short) * outputs
+    whole, longer_whole = (peak_and_kept(steps, streaming=False)[1] for steps in (4, 16))
     assert longer_whole > 3 * whole
 
 
@@ -469,8 +470,10 @@ def test_layers_are_refused_by_name(layer: nn.Module, reason: str):
 class Crossed(nn.Module):
     """A network that registers its layers in another order than it calls them."""
 
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+    def __init__(self, first: nn.Module, second: nn.Module, readout_first: bool = True) -> None:
         super().__init__()
+        if not readout_first:
+            self.first, self.second = first, second
         self.readout = nn.Linear(6, CLASSES)
         self.before, self.first = nn.Linear(5, 6), first
         self.between, self.second = nn.Linear(6, 6), second
@@ -481,8 +484,12 @@ class Crossed(nn.Module):
 
 def test_a_network_whose_order_is_not_that_of_its_calls_is_refused_and_trained_without_traces():
     net, x = Crossed(lif(), lif()).double(), inputs()
-    with pytest.raises(RuntimeError, match="order in which they are called, since readout has the trace of first"):
-        gradients(OnlineThroughTime(), net, x)
+    for readout_first, message in (
+        (True, "readout has the trace of first, but no membrane followed it"),
+        (False, "before has the trace of no membrane, but first followed it"),
+    ):
+        with pytest.raises(RuntimeError, match=f"registered in the order in which they are called, since {message}"):
+            gradients(OnlineThroughTime(), Crossed(lif(), lif(), readout_first).double(), x)
     assert all(each.abs().max() > 0 for each in gradients(OnlineThroughTime(trace=False), net, x).values())
     with pytest.raises(ValueError, match="but got the network: Crossed .layers of several decays"):
         OnlineThroughTime().prepare(Crossed(lif(), lif(0.7)))
@@ -548,6 +555,17 @@ def test_float16_autocast_is_refused_when_streaming():
         with pytest.raises(ValueError, match="no autocast to float16 for OnlineThroughTime.streaming=True"):
             OnlineThroughTime(streaming=True).training_step(net, x, Y)
         assert OnlineThroughTime().training_step(net, x, Y).objective.isfinite()
+
+
+def test_steps_without_a_gradient_leave_no_casts_of_weights_to_autocast():
+    net, x = network(lif(), lif()).float(), inputs().float()
+    for method in (OnlineThroughTime(steps=2), OnlineThroughTime(steps=2, streaming=True), OnlineThroughTime()):
+        with torch.autocast("cpu", torch.bfloat16):
+            step = method.training_step(net, x, Y)
+            again = run(net, x).mean()
+        for objective in (step.objective, again):
+            found = torch.autograd.grad(objective, list(net.parameters()))
+            assert all(gradient.abs().max() > 0 for gradient in found)
 
 
 def test_predictions_are_those_of_the_spiking_network():
