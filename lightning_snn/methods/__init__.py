@@ -3,8 +3,10 @@
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.bayes.method import SpikingBayes
 from lightning_snn.methods.ep.method import ExpectationPropagation
+from lightning_snn.methods.eprop.method import EProp
 from lightning_snn.methods.noisy import register_stateless_layer
 from lightning_snn.methods.noisy_spikes import NoisySpikes
+from lightning_snn.methods.online_through_time.method import OnlineThroughTime
 from lightning_snn.methods.penalties import ActivityPenalty
 from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.surrogate import SurrogateGradient
@@ -14,9 +16,11 @@ from lightning_snn.methods.ttfs.method import TimeToFirstSpike
 __all__ = [
     "ActivityPenalty",
     "Classification",
+    "EProp",
     "ExpectationPropagation",
     "Method",
     "NoisySpikes",
+    "OnlineThroughTime",
     "Prediction",
     "Progress",
     "RateBackprop",

@@ -15,9 +15,11 @@ from torch import nn
 
 from lightning_snn.functional import Smooth
 from lightning_snn.methods import (
+    EProp,
     ExpectationPropagation,
     Method,
     NoisySpikes,
+    OnlineThroughTime,
     RateBackprop,
     SpikingBayes,
     SurrogateGradient,
@@ -116,6 +118,12 @@ METHODS = (
     MethodRow("rate_backprop_windows", lambda: RateBackprop(window=4), delayed_network),
     MethodRow("rate_backprop_streaming", lambda: RateBackprop(streaming=True), delayed_network),
     MethodRow("rate_backprop_step", lambda: RateBackprop(window="step"), recurrent_network),
+    MethodRow("online_through_time", OnlineThroughTime),
+    MethodRow("online_through_time_streaming", lambda: OnlineThroughTime(streaming=True)),
+    MethodRow("online_through_time_space", lambda: OnlineThroughTime(trace=False), delayed_network),
+    MethodRow("eprop", EProp, recurrent_network),
+    MethodRow("eprop_adaptive", lambda: EProp("adaptive"), recurrent_network),
+    MethodRow("eprop_streaming", lambda: EProp("random", streaming=True), recurrent_network),
 )
 
 LEARNED = {"learn_beta": True, "learn_threshold": True, "channels": 4}
@@ -220,6 +228,8 @@ _IN_TEST_COMMAND = (
     "time_to_first_spike",
     "expectation_propagation",
     "rate_backprop_windows",
+    "online_through_time",
+    "eprop",
     "recurrent_around_learned_adaptive_lif",
 )
 RUNS = tuple(

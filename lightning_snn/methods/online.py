@@ -1,0 +1,145 @@
+"""Base of the methods that learn online: the loss of each step, and gradients that are summed step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_snn.functional.traced import with_gradients
+from lightning_snn.methods.base import Method, Step
+from lightning_snn.methods.noisy import NOISE_RULES, NoiseRule
+from lightning_snn.nn.layer_rules import COMPILED, Refusal, is_compiled, refuse
+from lightning_snn.nn.stateful import StatefulLayer
+from lightning_snn.nn.time_wrappers import TimeWrapper
+
+
+class OnlineMethod(Method):
+    r"""Base of the methods whose error at a step is that of the loss of this step alone.
+
+    The objective is :math:`\tfrac{1}{T} \sum_t L(o_t, y)`, with :math:`o_t` the output of step t, which the readout
+    reads as if all steps had it. With the readout "last" it is :math:`L(o_T, y)`. The loss that is logged is that of
+    the readout of all steps, as for other methods.
+
+    Args:
+        streaming: whether gradients are computed and summed step by step, so memory does not grow with T.
+    """
+
+    def __init__(self, streaming: bool) -> None:
+        super().__init__()
+        self.streaming = streaming
+
+    @property
+    def penalty_refusal(self) -> str | None:  # type: ignore[override]
+        """Why the method cannot add penalties: with `streaming`, no spikes are kept with a gradient."""
+        if not self.streaming:
+            return None
+        return "with streaming=True the spikes of past steps have no gradient. Use streaming=False"
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Return the network itself.
+
+        Raises:
+            ValueError: if the method cannot train some layers, or the readout is the maximum over time; names them.
+        """
+        name = type(self).__name__
+        if self.task.readout == "max":
+            raise ValueError(
+                f'Expected argument `readout` to be "mean", "sum", "last" or a function of all steps for {name}, whose '
+                f"loss is that of single steps, but got {self.task.readout!r}"
+            )
+        refuse(name, self.refusals(network))
+        return network
+
+    def refusals(self, network: nn.Module) -> list[Refusal]:
+        """Return the layers that the method cannot train, with the reasons; here those that hide how they use time."""
+        found = NOISE_RULES.refusals(network, _reason)
+        return [
+            each._replace(reason=self._compiled_reason()) if each.reason == COMPILED else each
+            for each in found
+            if not _has_known_state(each.layer)
+        ]
+
+    def check_not_compiled(self, network: nn.Module) -> None:
+        """Raise a ValueError that names the compiled parts of a network, in which no calls of layers are replaced."""
+        compiled = [(name, layer) for name, layer in network.named_modules() if is_compiled(layer)]
+        refuse(type(self).__name__, [Refusal(name, layer, self._compiled_reason()) for name, layer in compiled])
+
+    def _compiled_reason(self) -> str:
+        name = type(self).__name__
+        return f"it is compiled, but {name} replaces the calls of its layers: train it without `torch.compile`"
+
+    def learned_steps(self, time_steps: int) -> list[int]:
+        """Return the time steps whose losses are averaged, in order: all, or the last one if only that is read out."""
+        return [time_steps - 1] if self.task.readout == "last" else list(range(time_steps))
+
+    def step_loss(self, output: Tensor, y: Tensor, time_steps: int) -> Tensor:
+        """Return the loss of the output `[B, ...]` of a step, read as if all T steps had it."""
+        if callable(self.task.readout):
+            return self.task.loss(self.task.read(output.expand(time_steps, *output.shape)), y)
+        read = self.task.read(output[None])
+        return self.task.loss(time_steps * read if self.task.readout == "sum" else read, y)
+
+    def mean_step_loss(self, outputs: Sequence[Tensor], y: Tensor, time_steps: int) -> Tensor:
+        """Return the mean of the losses of the outputs of some steps."""
+        return torch.stack([self.step_loss(output, y, time_steps) for output in outputs]).mean()
+
+    def step_on_objective(self, objective: Tensor, outputs: Tensor, y: Tensor) -> Step:
+        """Return a step with an objective and the loss of the outputs of all steps `[T, B, ...]`."""
+        with torch.no_grad():
+            output = self.task.read(outputs.detach())
+            return Step(objective, self.task.loss(output, y), output)
+
+    def check_precision(self, x: Tensor) -> None:
+        """Raise a ValueError if gradients of single steps would underflow, before a GradScaler can scale the loss."""
+        device = x.device.type
+        if self.streaming and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+            raise ValueError(
+                f"Expected no autocast to float16 for {type(self).__name__}(streaming=True), whose gradients of single "
+                'steps come before the scale of the loss. Use Trainer(precision="bf16-mixed"), or streaming=False'
+            )
+
+
+class GradientSum:
+    """Gradients of parameters that are summed step by step, in float32 or wider.
+
+    Args:
+        parameters: the parameters; those that are not trained are left out.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.parameters = [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
+        self._sums = {
+            parameter: torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            for parameter in self.parameters
+        }
+
+    def add(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Add a part of the gradient of a parameter; ignored if the parameter is not trained."""
+        if parameter in self._sums:
+            self._sums[parameter] += gradient
+
+    def add_gradients_of(self, loss: Tensor) -> None:
+        """Add the gradients of a scalar, whose graph is freed."""
+        if not loss.requires_grad:
+            return
+        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            if gradient is not None:
+                self._sums[parameter] += gradient
+
+    def objective(self, value: Tensor) -> Tensor:
+        """Return a scalar with these gradients."""
+        return with_gradients(value, self.parameters, [self._sums[parameter] for parameter in self.parameters])
+
+
+def _reason(rule: NoiseRule, layer: nn.Module) -> str | None:
+    if isinstance(layer, TimeWrapper):
+        return "its module takes whole sequences: train it by SurrogateGradient"
+    return None if isinstance(layer, StatefulLayer) else rule(layer, "step")
+
+
+def _has_known_state(layer: nn.Module | str) -> bool:
+    """Return whether a layer takes and returns its state, so that steps can be cut from each other."""
+    return isinstance(layer, StatefulLayer) and type(layer).forward is StatefulLayer.forward
