@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
-_LINES = re.compile(r"(?<!\\begin{cases})\\\\|&")
+_LINES = re.compile(r"\\\\|&")
 _ENVIRONMENT = re.compile(r"\\begin{")
 
 
@@ -18,13 +18,13 @@ def mathml(tex: str, display: bool) -> str:
     r"""Return MathML of an equation.
 
     Args:
-        tex: LaTeX. Several lines, divided by ``\\``, are aligned at ``&``.
+        tex: LaTeX. Several lines, divided by ``\\``, are aligned at ``&``, in an environment `aligned` or without one.
         display: whether it stands on lines of its own.
 
     Raises:
         ValueError: if the converter left a command of LaTeX as it was.
     """
-    tex = tex.strip()
+    tex = tex.strip().replace("{aligned}", "{align*}")  # the first is that of GitHub, the second that of the converter
     if display and _LINES.search(tex) and not _ENVIRONMENT.search(tex):
         tex = rf"\begin{{align*}}{tex}\end{{align*}}"
     found = latex2mathml.converter.convert(tex, display="block" if display else "inline")
