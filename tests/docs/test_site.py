@@ -96,6 +96,17 @@ def test_pictures_of_the_pages_are_made_by_the_scripts():
         assert name in made or f'"{stem.removeprefix("neuron_")}":' in made or f'"{stem}",' in made
 
 
+def test_yaml_of_the_pages_can_be_read():
+    blocks = [
+        block
+        for path in DOCUMENTS
+        for block in re.findall(r"^```yaml\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    ]
+    assert blocks
+    for block in blocks:
+        assert isinstance(yaml.safe_load(block), dict)
+
+
 def test_issue_forms_and_the_citation_are_valid():
     for path in [*(ROOT / ".github").rglob("*.yml"), ROOT / "CITATION.cff"]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
