@@ -85,7 +85,7 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
 def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
     """Draw accuracy against confidence in equal-width bins, above the number of samples in each bin.
 
-    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+    ``ECE = sum_b count_b / N |accuracy_b - confidence_b|``
 
     Args:
         confidence: mean probability of the predicted class in each bin, shape `(n_bins,)`; nan for empty bins.

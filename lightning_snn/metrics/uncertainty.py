@@ -94,7 +94,7 @@ class MutualInformation(RunningMean):
 class AdaptiveCalibrationError(Metric):
     """Calibration error of the most probable class, in bins with equal numbers of samples.
 
-    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, with bins of samples in ascending order of confidence
+    ``AdaECE = sum_b count_b / N |accuracy_b - confidence_b|``, with bins of samples in ascending order of confidence
 
     Args:
         n_bins: number of bins, at least 1.
@@ -145,7 +145,7 @@ class AdaptiveCalibrationError(Metric):
 class ExpectedCalibrationError(WideStates):
     """Expected calibration error of the most probable class, in bins of equal width.
 
-    ECE = sum_b count_b / N |accuracy_b - confidence_b|
+    ``ECE = sum_b count_b / N |accuracy_b - confidence_b|``
 
     Full confidence belongs to the last bin; see `lightning_snn.metrics.functional.reliability_bins`.
 

@@ -11,7 +11,9 @@ import pytest
 from tests.docs.blocks import DOCUMENTS, ROOT, python_blocks
 
 
-@pytest.mark.parametrize("document", [each for each in DOCUMENTS if python_blocks(each)], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [each for each in DOCUMENTS if python_blocks(each)], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_every_python_block_runs(document: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": f"docs_{document.stem}"}
@@ -39,7 +41,7 @@ def test_the_documentation_on_extending_has_an_example_of_each_part() -> None:
             assert (ROOT / file).exists() or ("NAME" in file and (ROOT / file).parent.is_dir()), file
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_paths_of_the_documentation_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):

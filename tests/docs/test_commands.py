@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -55,6 +56,8 @@ def accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(torch, "set_num_threads", start)
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", start)
     monkeypatch.setattr(RecipeCLI, "instantiate_trainer", start)
+    if Path(script).parent.name == "callbacks":
+        monkeypatch.setattr(pl, "seed_everything", start)
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except Started:

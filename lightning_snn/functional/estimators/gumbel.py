@@ -39,8 +39,8 @@ class AnalyticalGumbelRao(Estimator):
 
     .. math:: w(x, t) = \frac{1}{F(s)} \int_{1/2}^{1} F'(\tau\,\mathrm{logit}(u) - s)\,du ,
 
-    in closed form at tau = 1 and by 16 Gauss-Legendre nodes otherwise (relative error below 1e-3 for |t| < 8 and tau
-    up to 2), and for Gaussian noise at any tau
+    in closed form at tau = 1 and by 16 Gauss-Legendre nodes otherwise (relative error below 1e-3 for ``|t| < 8`` and
+    tau up to 2), and for Gaussian noise at any tau
 
     .. math:: w(x, t) = \frac{\phi(t / r)}{r}\,\frac{\Phi(s \tau / r)}{\Phi(s)} , \qquad r = \sqrt{1 + \tau^2} .
 

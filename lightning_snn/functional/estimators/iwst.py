@@ -31,7 +31,7 @@ def iwst_weight(t: Tensor, spikes: Tensor, lam: float = 0.5, noise: Noise = "gau
     """Return the backward weight ``w(x, t)`` of IW-ST(lambda).
 
     Args:
-        t: standardized pre-activation, any shape; weights are constant beyond |t| = 8 (Gaussian) or 35 (logistic).
+        t: standardized pre-activation, any shape; weights are constant beyond ``|t| = 8`` (Gaussian) or 35 (logistic).
         spikes: samples in {0, 1}, of the same shape.
         lam: lambda, from 1 (straight-through) to 0 (ReinMax, DARN(1/2)); -1 is DARN(mean), for tests.
         noise: "gaussian" (probit units) or "logistic".
@@ -65,7 +65,7 @@ def chi_squared(t: Tensor, lam: float = 0.5, noise: Noise = "gaussian") -> Tenso
     above 10, the estimate is mostly noise: increase lambda or the noise.
 
     Args:
-        t: standardized pre-activation, any shape; constant beyond |t| = 8 (Gaussian) or 35 (logistic), as the weight.
+        t: standardized pre-activation, any shape; constant beyond ``|t| = 8`` (Gaussian) or 35 (logistic).
         lam: lambda in [-1, 1].
         noise: "gaussian" or "logistic".
 

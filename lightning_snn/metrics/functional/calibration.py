@@ -14,7 +14,7 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
     """Compute confidence, accuracy and count of the most probable class in equal-width bins of its probability.
 
     Bin b holds the samples with b / n_bins <= max_c p_n[c] < (b + 1) / n_bins; the last bin also holds the value 1.
-    The expected calibration error is sum_b count_b / N |accuracy_b - confidence_b|.
+    The expected calibration error is ``sum_b count_b / N |accuracy_b - confidence_b|``.
 
     This error equals torchmetrics' `MulticlassCalibrationError(norm="l1")` with the same number of bins unless a
     confidence is exactly 1 in float32. torchmetrics puts such samples into a bin of their own, which can only increase
@@ -51,7 +51,7 @@ def reliability_bins(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -
 def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
     """Compute the expected calibration error of the most probable class, in bins of equal width.
 
-    ECE = sum_b count_b / N |accuracy_b - confidence_b|, with the bins of `reliability_bins`
+    ``ECE = sum_b count_b / N |accuracy_b - confidence_b|``, with the bins of `reliability_bins`
 
     Args:
         probabilities: class probabilities, shape `(N, C)`, in [0, 1].
@@ -77,8 +77,8 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
 def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
     """Compute the calibration error of the most probable class, in bins with equal numbers of samples.
 
-    AdaECE = sum_b count_b / N |accuracy_b - confidence_b|, where the N samples in ascending order of their confidence
-    max_c p_n[c] are split into n_bins consecutive bins whose sizes differ by at most one
+    ``AdaECE = sum_b count_b / N |accuracy_b - confidence_b|``, where the N samples in ascending order of their
+    confidence ``max_c p_n[c]`` are split into n_bins consecutive bins whose sizes differ by at most one
 
     With equal-width bins nearly all samples of a confident network are in one bin, where their errors cancel. Samples
     of equal confidence all count with their mean accuracy, so the result does not depend on the order of the samples.
