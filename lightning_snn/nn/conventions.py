@@ -71,6 +71,19 @@ def converter_of(module: nn.Module) -> str | None:
     return None
 
 
+def conversion_of(network: nn.Module) -> str | None:
+    """Return how to convert the first layer within a module that keeps a state for another library; None without one.
+
+    Example:
+        >>> import snntorch
+        >>> conversion_of(nn.Sequential(nn.Linear(4, 8), snntorch.Leaky(0.9)))
+        'convert the network with `lightning_snn.convert.from_snntorch(network)`'
+    """
+    converters = (converter_of(part) for part in network.modules() if mixes_steps(part))
+    found = next((converter for converter in converters if converter is not None), None)
+    return None if found is None else f"convert the network with `{found}(network)`"
+
+
 def takes_sequences(module: nn.Module) -> bool:
     """Return whether a call of a third-party layer takes all time steps, `[T, B, ...]`."""
     known = conventions_of(module)

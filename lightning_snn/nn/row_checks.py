@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.nn.conventions import converter_of, kept_states, mixes_steps, takes_sequences
+from lightning_snn.nn.conventions import conversion_of, kept_states, mixes_steps, takes_sequences
 from lightning_snn.nn.run_context import in_this_thread, run_values
 
 SEQUENCE_LAYERS = (
@@ -170,5 +170,4 @@ def _state_refusal(
 
 def _remedy(layer: nn.Module) -> str:
     wrapper = OVER_TIME if takes_sequences(layer) else PER_STEP
-    converter = converter_of(layer)
-    return f"convert the network with `{converter}(network)`, or wrap this layer in {wrapper}"
+    return f"{conversion_of(layer)}, or wrap this layer in {wrapper}"
