@@ -47,6 +47,9 @@ class Library(Protocol):
     def returns_states(self, neuron: nn.Module) -> bool:
         """Return whether a call of a neuron returns a tuple of its spikes and states, the membrane potential last."""
 
+    def takes_spikes(self, neuron: nn.Module) -> bool:
+        """Return whether the states that a call of a neuron takes and returns begin with its spikes."""
+
     def neuron(self, neuron: nn.Module, use: Use, axis: Axis | None) -> nn.Module:
         """Return the neuron of this library; raises an Unconvertible."""
 
@@ -177,6 +180,8 @@ class _Conversion:
         of_states = self.calls.states
         given = [node for node in self.nodes if node.op == "placeholder"][1:]
         outputs = [node for node in dict.fromkeys(returned) if node not in of_states and node not in given]
+        # the last spikes of a neuron that is given them are a state, unless they are the output
+        outputs = [node for node in outputs if not self._is_given_again(node)] or outputs[:1]
         used = {
             state: neuron
             for state, neuron in of_states.items()
@@ -191,6 +196,11 @@ class _Conversion:
                 name, module = str(neuron.target), self.calls.neurons[neuron]
                 self._refuse(name, module, "a state other than its membrane potential is used")
         return outputs, set(used.values())
+
+    def _is_given_again(self, node: fx.Node) -> bool:
+        neuron = self.calls.spikes.get(node)
+        given = neuron is not None and any(isinstance(state, fx.Node) for state in neuron.args[1:])
+        return given and neuron is not None and self.library.takes_spikes(self.calls.neurons[neuron])
 
     def _states_of(self, neuron: fx.Node) -> int:
         return max([int(str(node.args[1])) for node, of in self.calls.states.items() if of is neuron], default=0)

@@ -95,6 +95,9 @@ class _Snntorch:
     def returns_states(self, neuron: Any) -> bool:
         return bool(getattr(neuron, "output", False)) or not getattr(neuron, "init_hidden", False)
 
+    def takes_spikes(self, neuron: nn.Module) -> bool:
+        return type(neuron).__name__ in ("RLeaky", "RSynaptic")
+
     def layer(self, layer: nn.Module) -> nn.Module:
         if self.is_whole(layer):
             raise Unconvertible("it has no counterpart: use layers of torch.nn between neurons")

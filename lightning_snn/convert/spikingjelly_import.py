@@ -90,6 +90,9 @@ class _SpikingJelly:
     def returns_states(self, neuron: nn.Module) -> bool:
         return False
 
+    def takes_spikes(self, neuron: nn.Module) -> bool:
+        return False
+
     def layer(self, layer: nn.Module) -> nn.Module:
         kind = type(layer).__name__
         if not self.is_whole(layer):
