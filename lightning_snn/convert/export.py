@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from lightning_snn.convert.graph import Axis, axis_before
 from lightning_snn.convert.refusals import Unconvertible, check_network, refuse_conversion
+from lightning_snn.convert.values import device_of
 from lightning_snn.nn.layer_rules import Refusal, copy_network
 from lightning_snn.nn.neurons import EQUATIONS, LIF, Neuron, RecurrentLIF, runs_by_its_equations
 from lightning_snn.nn.row_checks import SEQUENCE_LAYERS
@@ -66,7 +67,7 @@ def exported(
         try:
             if isinstance(part, StatefulLayer):
                 _check_layer(part)
-                replaced[name] = neuron(Place(name, part, axis_before(node, network)))
+                replaced[name] = neuron(Place(name, part, axis_before(node, network))).to(device_of(network))
             elif isinstance(part, SEQUENCE_LAYERS) or type(part).__module__.startswith("lightning_snn."):
                 remedy = ": pass `method.posterior_mean(network)`" if "methods" in type(part).__module__ else ""
                 raise Unconvertible(f"it has no counterpart{remedy}")

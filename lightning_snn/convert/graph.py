@@ -18,6 +18,7 @@ from torch.fx.node import Argument, map_arg
 from lightning_snn.convert.loops import check_no_time_loop
 from lightning_snn.convert.operations import Operations
 from lightning_snn.convert.refusals import Unconvertible, refuse_conversion
+from lightning_snn.convert.values import device_of
 from lightning_snn.nn.layer_rules import Refusal
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.tracer import ThreadTracer
@@ -119,7 +120,7 @@ def _traced(network: nn.Module, library: Library) -> fx.Graph:
 
 class _Conversion:
     def __init__(self, network: nn.Module, graph: fx.Graph, library: Library) -> None:
-        self.original, self.library = network, library
+        self.original, self.library, self.device = network, library, device_of(network)
         self.nodes = list(graph.nodes)
         self.refusals: list[Refusal] = []
         self.calls = _Calls({}, {}, {})
@@ -224,7 +225,8 @@ class _Conversion:
                             'with reset_mechanism="none"'
                         )
                     use: Use = "membrane" if node in membranes else "spikes"
-                    self.modules[name] = self.library.neuron(module, use, axis_before(node, self.original))
+                    made = self.library.neuron(module, use, axis_before(node, self.original))
+                    self.modules[name] = made.to(self.device)
                 else:
                     plain[name] = self.library.layer(module)
             except Unconvertible as error:

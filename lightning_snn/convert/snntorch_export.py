@@ -116,7 +116,7 @@ class _Export:
             return snntorch.RLeaky(
                 **options, V=-amount, all_to_all=False, learn_recurrent=False, reset_mechanism="none"
             )
-        reset = torch.diag(amount.flatten().expand(weight.shape[0]))
+        reset = torch.diag(amount.flatten().expand(weight.shape[0])).to(weight)
         changed = nn.Parameter(weight.detach() - reset, weight.requires_grad)
         return self._recurrent(options, changed, reset_mechanism="none")
 
@@ -185,7 +185,7 @@ class _Export:
         kind = snntorch.RSynaptic if "alpha" in options else snntorch.RLeaky
         made: Any = kind(**options, **sizes, **reset)
         made.recurrent.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
-        silent = torch.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias.detach().clone()
+        silent = weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().clone()
         made.recurrent.bias = nn.Parameter(silent, bias is not None and bias.requires_grad)
         return made
 

@@ -67,7 +67,7 @@ class _Export:
             inner = layer.neuron if isinstance(layer, Recurrent) else layer
             features = layer.features
             made: Any = layers.LinearRecurrentContainer(self._node(inner), features, features, bias=False)
-            same = torch.eye(features, dtype=self.dtype)
+            same = torch.eye(features).to(layer.weight)
             weight = torch.cat([same, layer.weight.detach()], dim=1)
             made.rc.weight = nn.Parameter(weight, layer.weight.requires_grad)
         else:

@@ -187,7 +187,7 @@ class _SpikingJelly:
         made = Recurrent(self._neuron_of(neuron), features).to(self.dtype)
         made.weight = nn.Parameter(weight[:, inputs:].clone(), container.rc.weight.requires_grad)
         before = weight[:, :inputs]
-        if torch.equal(before, torch.eye(features, dtype=before.dtype)) and (bias is None or not bool(bias.any())):
+        if torch.equal(before, torch.eye(features).to(before)) and (bias is None or not bool(bias.any())):
             return made
         linear = nn.Linear(inputs, features, bias is not None).to(self.dtype)
         linear.weight = nn.Parameter(before.clone(), container.rc.weight.requires_grad)

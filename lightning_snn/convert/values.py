@@ -34,6 +34,11 @@ def floating_dtype(function: str, network: nn.Module) -> torch.dtype:
     return found.pop()
 
 
+def device_of(network: nn.Module) -> torch.device | None:
+    """Return the device of the first parameter or buffer of a network; None without any."""
+    return next((value.device for value in (*network.parameters(), *network.buffers())), None)
+
+
 def next_below(value: float, dtype: torch.dtype) -> float:
     """Return the largest number of a dtype that is smaller than `value` in that dtype.
 
@@ -89,13 +94,12 @@ def write_exactly(layer: StatefulLayer, values: dict[str, Tensor], dtype: torch.
     layer.to(dtype)
     differences = {}
     for name, value in values.items():
-        target = value.detach().to(dtype).flatten()
         stored = layer.parameter_of(name)
         if stored is None:
             if name not in layer.fixed_numbers:
-                layer.get_buffer(f"{name}_channels").copy_(target)
+                layer.get_buffer(f"{name}_channels").copy_(value.detach().flatten())
             continue
-        target = target.view(stored.shape)
+        target = value.detach().to(stored).view(stored.shape)
         with torch.no_grad():
             stored.copy_(_stored(layer, name, target))
             stored.requires_grad_(value.requires_grad)
