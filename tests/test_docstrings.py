@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from tests.support.examples import names_of_examples
+from tests.support.optional import skip_without_libraries
 from tests.support.triton import import_or_skip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,8 +63,9 @@ def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     random.seed(0)
     np.random.seed(0)
-    tests = examples(importlib.import_module(name), names_of_examples())
+    tests = examples(import_or_skip(name), names_of_examples())
     assert tests
+    skip_without_libraries("".join(example.source for test in tests for example in test.examples))
     reports = run_examples(tests)
     assert not reports, "".join(reports)
 

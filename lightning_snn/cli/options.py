@@ -8,12 +8,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from lightning_snn.cli.choices import GROUPS, given_values, import_path
 from lightning_snn.cli.parser import option_names
 from lightning_snn.cli.wandb import WandbOptions
+from lightning_snn.convert.converted import Converted, converter_for
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
+from lightning_snn.nn.registry import spiking_layers
 
 Options = Mapping[str, Any]
 # arguments of network and method that come from the data: their group, their name, and the attribute of the data
@@ -86,10 +90,10 @@ def add_options(
         *((f"data.{source}", f"{group}.init_args.{name}") for group, name, source in _LINKS),
         ("data.num_classes", "model.num_classes"),
         ("data.pairs", "model.pairs"),
-        ("network", "model.network"),
         ("method", "model.method"),
     ):
         parser.link_arguments(source, target, apply_on="instantiate")
+    parser.link_arguments("network", "model.network", compute_fn=plain_network, apply_on="instantiate")
 
 
 def refuse_linked_options(parser: LightningArgumentParser, arguments: Sequence[str]) -> None:
@@ -119,6 +123,26 @@ def with_linked_options(group: str, options: dict[str, Any], kind: type, data: F
             value = getattr(data, source)
             linked[name] = list(value) if isinstance(value, tuple) else value
     return {**options, "init_args": {**options.get("init_args", {}), **linked}}
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """Return a network of this library: one of snntorch or SpikingJelly is converted, with one line printed.
+
+    Raises:
+        ValueError: if it cannot be converted exactly.
+    """
+    converter = converter_for(network)
+    if converter is None:
+        return network
+    converted = Converted(network)
+    neurons = len(list(spiking_layers(converted)))
+    rank_zero_only(print)(f"network: {converter} converted {import_path(type(network))}, {neurons} layers of neurons")
+    return converted
+
+
+def as_converted(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a network of another library that builds the converted one."""
+    return {"class_path": import_path(Converted), "init_args": {"network": options}}
 
 
 def _pop_group(options: dict[str, Any], group: str) -> dict[str, Any]:

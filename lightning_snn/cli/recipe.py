@@ -34,7 +34,7 @@ from lightning_snn.cli.choices import (
     variants_switched_on,
 )
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
-from lightning_snn.cli.options import Options, add_options, refuse_linked_options, with_linked_options
+from lightning_snn.cli.options import Options, add_options, as_converted, refuse_linked_options, with_linked_options
 from lightning_snn.cli.parser import BriefHelp, RecipeParser
 from lightning_snn.cli.reading import check_checkpoint
 from lightning_snn.cli.results import RecipeReport, results_table
@@ -49,6 +49,7 @@ from lightning_snn.cli.resume import (
 from lightning_snn.cli.start import StartOfRun
 from lightning_snn.cli.stopping import StopAfterBatch, StopSignals
 from lightning_snn.cli.wandb import WandbOptions, wandb_logger
+from lightning_snn.convert.converted import converter_for
 from lightning_snn.csv_log import AtomicCSVLogger
 from lightning_snn.data import FrameDataModule
 from lightning_snn.module import SpikingModule
@@ -157,13 +158,14 @@ class RecipeCLI(LightningCLI):
         except (ImportError, ValueError) as error:  # a bad argument, or a missing optional library
             self.parser.error(str(error))
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
+        built = {
+            group: with_linked_options(group, self.hyperparameters[group], self.classes[group], self.datamodule)
+            for group in ("network", "method")
+        }
+        if converter_for(self.config_init.network) is not None:
+            built["network"] = as_converted(built["network"])
         self.model.hparams.update(
-            self.hyperparameters["model"],
-            **{
-                group: with_linked_options(group, self.hyperparameters[group], self.classes[group], self.datamodule)
-                for group in ("network", "method")
-            },
-            _instantiator="lightning.pytorch.cli.instantiate_module",
+            self.hyperparameters["model"], **built, _instantiator="lightning.pytorch.cli.instantiate_module"
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -33,6 +33,7 @@ _THIRD_PARTY = {
     f"{_SPIKINGJELLY}.base_node.BaseNode": Conventions("v", "v_threshold"),
     f"{_SPIKINGJELLY}.base_node.SimpleBaseNode": Conventions("v", "v_threshold"),
 }
+_CONVERTERS = {"snntorch": "from_snntorch", "spikingjelly": "from_spikingjelly"}
 REGISTERED: dict[type[nn.Module], Conventions] = {}
 _SPIKINGJELLY_STATES = "_memories"  # attribute that holds the states of SpikingJelly's modules
 _STATEFUL = (
@@ -59,6 +60,28 @@ def conventions_of(module: nn.Module) -> Conventions | None:
 def mixes_steps(module: nn.Module) -> bool:
     """Return whether a module is a layer of snntorch or SpikingJelly with a state over time, spiking or not."""
     return any(f"{base.__module__}.{base.__qualname__}" in _STATEFUL for base in type(module).__mro__)
+
+
+def converter_of(module: nn.Module) -> str | None:
+    """Return the function that converts networks with such a layer of snntorch or SpikingJelly; None for any other."""
+    for base in type(module).__mro__:
+        for package, function in _CONVERTERS.items():
+            if base.__module__.startswith(f"{package}."):
+                return f"lightning_snn.convert.{function}"
+    return None
+
+
+def conversion_of(network: nn.Module) -> str | None:
+    """Return how to convert the first layer within a module that keeps a state for another library; None without one.
+
+    Example:
+        >>> import snntorch
+        >>> conversion_of(nn.Sequential(nn.Linear(4, 8), snntorch.Leaky(0.9)))
+        'convert the network with `lightning_snn.convert.from_snntorch(network)`'
+    """
+    converters = (converter_of(part) for part in network.modules() if mixes_steps(part))
+    found = next((converter for converter in converters if converter is not None), None)
+    return None if found is None else f"convert the network with `{found}(network)`"
 
 
 def takes_sequences(module: nn.Module) -> bool:

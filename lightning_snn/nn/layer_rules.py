@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from lightning_snn.nn.conventions import mixes_steps
+from lightning_snn.nn.conventions import conversion_of, mixes_steps
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.neurons import EQUATIONS, Neuron
 from lightning_snn.nn.phase import has_instance_forward
@@ -56,12 +57,21 @@ def row_refusals(network: nn.Module) -> list[Refusal]:
         >>> [refusal.name for refusal in row_refusals(nn.Sequential(nn.Linear(4, 8), LIF(), nn.GRU(8, 8)))]
         ['2']
     """
+    conversion = conversion_of(network)
+    if conversion is not None and _takes_states(network):
+        return [Refusal("", network, f"its forward takes more than the input of a step: {conversion}")]
     names = {module: name for name, module in network.named_modules()}
     return [
         Refusal(names[layer], layer, reason)
         for layer in unnested(network)
         if (reason := sequence_reason(layer)) is not None
     ]
+
+
+def _takes_states(network: nn.Module) -> bool:
+    parameters = inspect.signature(network.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in positional and each.default is inspect.Parameter.empty for each in parameters) > 1
 
 
 class LayerRules(Generic[Rule]):
@@ -121,12 +131,14 @@ class LayerRules(Generic[Rule]):
         if is_compiled(layer):
             return COMPILED
         if isinstance(layer, TimeWrapper):
-            return "what it does with time steps is not known: train it by SurrogateGradient"
+            return f"what it does with time steps is not known: {_convert_or(layer)}train it by SurrogateGradient"
         if (reason := sequence_reason(layer)) is not None:
             return f"{reason}; then train it by SurrogateGradient"
         own = any(
             has_instance_forward(layer) or _overrides(layer, kind, ("forward",)) for kind, _ in self._bases(layer)
         )
+        if not own and (conversion := conversion_of(layer)) is not None:
+            return f"{self.unknown}: {conversion}"
         return OWN_FORWARD if own else self.unknown
 
     def found_in(self, network: nn.Module) -> dict[nn.Module, Rule]:
@@ -190,6 +202,11 @@ def refuse(method: str, refusals: Iterable[Refusal], remedy: str = "") -> None:
     refused = list(refusals)
     if refused:
         raise refusal_error(method, refused, remedy)
+
+
+def _convert_or(wrapper: nn.Module) -> str:
+    conversion = conversion_of(wrapper)
+    return "" if conversion is None else f"{conversion} without the wrapper, or "
 
 
 def is_compiled(layer: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.nn.conventions import kept_states, mixes_steps, takes_sequences
+from lightning_snn.nn.conventions import conversion_of, kept_states, mixes_steps, takes_sequences
 from lightning_snn.nn.run_context import in_this_thread, run_values
 
 SEQUENCE_LAYERS = (
@@ -72,7 +72,7 @@ def sequence_reason(layer: nn.Module) -> str | None:
             f"{OVER_TIME}, or set batch_first=True for a sequence within each row"
         )
     if mixes_steps(layer):
-        return f"it mixes time steps, but inside `run` time is folded into the rows: wrap it in {_wrapper_of(layer)}"
+        return f"it mixes time steps, but inside `run` time is folded into the rows: {_remedy(layer)}"
     return None
 
 
@@ -162,11 +162,12 @@ def _state_refusal(
         # a single step has as many rows as the batch
         mixed = x.dim() > 0 and x.shape[0] == rows and time_steps > 1
     if mixed:
-        return f"it takes the rows, input of shape {tuple(x.shape)}, for one call: wrap it in {_wrapper_of(layer)}"
+        return f"it takes the rows, input of shape {tuple(x.shape)}, for one call: {_remedy(layer)}"
     if not called and not state_given and any(bool(state.any()) for state in kept_states(layer)):
-        return f"it starts from the state that an earlier run left in it: wrap it in {_wrapper_of(layer)}"
+        return f"it starts from the state that an earlier run left in it: {_remedy(layer)}"
     return None
 
 
-def _wrapper_of(layer: nn.Module) -> str:
-    return OVER_TIME if takes_sequences(layer) else PER_STEP
+def _remedy(layer: nn.Module) -> str:
+    wrapper = OVER_TIME if takes_sequences(layer) else PER_STEP
+    return f"{conversion_of(layer)}, or wrap this layer in {wrapper}"

@@ -162,6 +162,10 @@ class StatefulLayer(nn.Module):
         """Declared values that are fixed Python numbers, which no parameter or buffer holds."""
         return dict(self._numbers)
 
+    def range_of(self, name: str) -> Range:
+        """Return the range of a declared value, which says how it is stored if it is learned."""
+        return self._ranges[name]
+
     def parameter_of(self, name: str) -> Tensor | None:
         """Return the parameter behind a learned value, or its value if it is parametrized; None if it is fixed."""
         stored = _stored_name(name, self._ranges[name])

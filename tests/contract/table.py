@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from lightning_snn.convert import SnntorchLIF
 from lightning_snn.functional import Smooth
 from lightning_snn.methods import (
     EProp,
@@ -194,6 +195,13 @@ LAYERS = (
         lambda: Recurrent(AdaptiveLIF(0.8, rho=0.9, **LEARNED, **LEARNED_ADAPTATION), 4),
         refused_by={**RECURRENT, **STEP_ONLY},
         without_gradient={"rate_backprop_step": "1.neuron.rho_logit"},
+    ),
+    LayerRow(
+        "snntorch_lif_learned",
+        lambda: SnntorchLIF(
+            [0.8] * 4, [0.9] * 4, 0.5, reset_delay=False, learn_beta=True, learn_threshold=True, learn_alpha=True
+        ),
+        refused_by=BY_EQUATIONS,
     ),
     LayerRow(
         "bayes_recurrent_lif",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import DOCUMENTS, ROOT, python_blocks
+from tests.support.optional import skip_without_libraries
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ def test_every_python_block_runs(document: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": f"docs_{document.stem}"}
     for number, block in enumerate(python_blocks(document)):
+        skip_without_libraries(block)
         exec(compile(block, f"{document.name}, block {number}", "exec"), namespace)
     assert list(tmp_path.iterdir()) == []
 

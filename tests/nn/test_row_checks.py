@@ -46,7 +46,7 @@ class Middle(nn.Module):
 @pytest.mark.parametrize("name", MIXING)
 def test_run_refuses_a_layer_that_mixes_rows_by_name(name):
     with pytest.raises(
-        ValueError, match=rf"5 \* 4 rows.*independent, but got layer: {name} \(.*wrap it in `lightning_"
+        ValueError, match=rf"5 \* 4 rows.*independent, but got layer: {name} \(.*wrap (it|this layer) in `lightning_"
     ):
         run(Middle(MIXING[name]()), torch.rand(5, 4, 4))
 

@@ -14,13 +14,17 @@ REASON = "Triton is not installed: `pip install triton` where PyTorch is its bui
 KERNELS = ("lif", "lif_kernels", "noisy", "noisy_kernels", "parts", "rate", "rate_kernels")
 IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in KERNELS)
 
+IMPORT_SPIKINGJELLY = ("lightning_snn.convert.spikingjelly_carried",)
+
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=REASON)
 
 
 def import_or_skip(name: str) -> ModuleType:
-    """Import a module of the package; skip the test if the module needs Triton and there is none."""
+    """Import a module of the package; skip the test if the module needs Triton or SpikingJelly and there is none."""
     if name in IMPORT_TRITON and not HAS_TRITON:
         pytest.skip(REASON)
+    if name in IMPORT_SPIKINGJELLY:
+        pytest.importorskip("spikingjelly")
     return importlib.import_module(name)
 
 
