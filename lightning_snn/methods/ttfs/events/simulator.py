@@ -32,7 +32,7 @@ from lightning_snn.methods.ttfs.events.synapses import (
 from lightning_snn.methods.ttfs.neurons import FirstSpike
 from lightning_snn.methods.ttfs.pooling import SpikePool2d
 from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
-from lightning_snn.methods.ttfs.tracer import ThreadTracer
+from lightning_snn.nn.tracer import ThreadTracer
 
 # number of arrivals in memory at a time, for wide layers
 _ARRIVALS = 2**21

@@ -18,11 +18,11 @@ from lightning_snn.methods.ttfs.mapping.refusals import (
 )
 from lightning_snn.methods.ttfs.mapping.rules import OPERATIONS, TTFS_RULES
 from lightning_snn.methods.ttfs.mapping.signals import WEIGHTED, Signal, Unmappable
-from lightning_snn.methods.ttfs.tracer import ThreadTracer
 from lightning_snn.nn.layer_rules import Refusal, refusal_error
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.registry import is_spiking_layer
 from lightning_snn.nn.residual import MembraneResidual
+from lightning_snn.nn.tracer import ThreadTracer
 
 
 class _Tracer(ThreadTracer):

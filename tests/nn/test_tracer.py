@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from lightning_snn.methods.ttfs.tracer import ThreadTracer
+from lightning_snn.nn.tracer import ThreadTracer
 
 
 class Meanwhile(nn.Module):
