@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import os
 import re
@@ -49,7 +50,8 @@ def from_nir(
         reset: reset of all neurons. None is that of the metadata of `to_nir`, else "zero", as `v_reset` says; pass
             "subtract" for networks of simulators that subtract, such as sinabs, because NIR has no field for it.
         strict: False if the simulator of the graph spikes at ``v >= v_threshold``, as SpikingJelly and sinabs:
-            thresholds become the next smaller numbers. None is as the metadata say, else True, as NIR defines.
+            thresholds become the next smaller numbers, and so does what a reset by subtraction subtracts. None is as
+            the metadata say, else True, as NIR defines.
         dtype: torch.float32 or torch.float64; None is that of the weights.
 
     Returns:
@@ -77,9 +79,19 @@ def from_nir(
     check_choice("strict", strict, (None, True, False))
     check_choice("dtype", dtype, (None, torch.float32, torch.float64))
     if isinstance(graph, (str, os.PathLike)):
-        graph = read_nir(graph)
+        found = read_nir(graph)
+        try:
+            return _converted(found, dt, reset, strict, dtype)
+        except ValueError as error:
+            raise ValueError(f"Expected {graph} to hold a graph that can be converted, but: {error}") from error
     if not isinstance(graph, nir.NIRGraph):
         raise ValueError(f"Expected argument `graph` to be a NIRGraph or the path of its file, but got {graph!r}")
+    return _converted(graph, dt, reset, strict, dtype)
+
+
+def _converted(
+    graph: Any, dt: float | None, reset: Reset | None, strict: bool | None, dtype: torch.dtype | None
+) -> nn.Module:
     steps = ordered(graph)
     known = _known_dt(graph) if dt is None else dt
     source = Source(
@@ -243,7 +255,7 @@ def _attributes(names: Collection[str], parent: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"\W", "_", name) or "node"
-        while plain in found.values() or hasattr(parent, plain):
+        while plain in found.values() or hasattr(parent, plain) or keyword.iskeyword(plain):
             plain += "_"
         found[name] = plain
     return found

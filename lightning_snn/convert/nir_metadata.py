@@ -73,7 +73,7 @@ def notes_of(layer: StatefulLayer, dynamics: Dynamics | None, at_or_above: bool 
 
 def storable(values: Tensor) -> np.ndarray | float:
     """Return values as an array, or as a number: nir 1.0.8 writes no arrays without dimensions."""
-    return float(values) if values.dim() == 0 else values.detach().cpu().numpy()
+    return values.item() if values.dim() == 0 else values.detach().cpu().numpy()
 
 
 def neuron_notes(metadata: Mapping[str, Any]) -> NeuronNotes:
@@ -139,7 +139,8 @@ def restore(layer: nn.Module, notes: NeuronNotes, dtype: np.dtype) -> None:
 
 
 def _values(layer: StatefulLayer, name: str) -> np.ndarray:
-    return np.array(torch.as_tensor(layer.value(name)).detach())
+    value = layer.value(name)
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _agree(one: np.ndarray, other: np.ndarray, dtype: np.dtype) -> bool:

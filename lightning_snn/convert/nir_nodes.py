@@ -252,6 +252,11 @@ def _threshold(node: Any, gain: np.ndarray, leak: np.ndarray, notes: NeuronNotes
 
 def _reset(node: Any, leak: np.ndarray, notes: NeuronNotes, source: Source) -> Reset:
     reset = source.reset or notes.reset or "zero"
+    if reset == "subtract" and np.any(leak):
+        raise Unrepresentable(
+            "its v_leak is not 0, and neurons here subtract their threshold above the potential at rest, which is "
+            'another amount than v_threshold: pass reset="zero"'
+        )
     if reset == "zero" and np.any(np.asarray(node.v_reset) != leak):
         raise Unrepresentable(
             "its v_reset is not the potential at rest, to which neurons here are reset: set v_reset, or pass "
