@@ -95,7 +95,7 @@ def _plain(network: nn.Module) -> nn.Module:
 
 
 def _dtype(network: nn.Module) -> np.dtype:
-    wide = any(each.dtype == torch.float64 for each in network.parameters())
+    wide = any(each.dtype == torch.float64 for each in (*network.parameters(), *network.buffers()))
     return np.dtype(np.float64 if wide else np.float32)
 
 

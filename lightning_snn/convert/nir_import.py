@@ -153,8 +153,12 @@ def _known_dt(graph: Any) -> float | None:
 
 
 def _dtype(steps: Sequence[Step]) -> torch.dtype:
-    weights = [np.asarray(step.node.weight).dtype for step in steps if hasattr(step.node, "weight")]
-    return torch.float64 if weights and all(each == np.float64 for each in weights) else torch.float32
+    """Return the dtype of the weights, or of the other fields in a graph without weights."""
+    for names in (("weight",), ("tau", "tau_mem", "v_threshold", "r", "scale")):
+        found = [np.asarray(getattr(step.node, name)) for step in steps for name in names if hasattr(step.node, name)]
+        if found:
+            return torch.float64 if all(each.dtype == np.float64 for each in found) else torch.float32
+    return torch.float32
 
 
 def _layers(steps: Ordered, source: Source) -> dict[str, nn.Module]:
