@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lightning_snn.callbacks.hardware import HardwareConstraints
-from lightning_snn.checkpoint_io import AtomicCheckpointIO
+from lightning_snn.checkpoint_io import AtomicCheckpointIO, build_options
 from lightning_snn.cli.choices import import_from_working_folder, import_path
 from lightning_snn.cli.nir_files import SUFFIX
 from lightning_snn.cli.reading import check_checkpoint
@@ -91,7 +91,7 @@ def _to_nir(options: argparse.Namespace) -> Path:
     quantization = None
     if options.weight_bits is not None:
         quantization = HardwareConstraints(weight_bits=options.weight_bits, weight_ranges=options.weight_ranges)
-    shape = options.input_shape or _saved_shape(module, options.source)
+    shape = options.input_shape or _saved_shape(options.source)
     graph = to_nir(network.eval(), shape, options.dt or 1e-4, not options.at_or_above, quantization)
     return write_nir(options.target, graph)
 
@@ -123,12 +123,11 @@ def _to_checkpoint(options: argparse.Namespace) -> Path:
     return Path(options.target)
 
 
-def _saved_shape(module: SpikingModule, path: Path) -> tuple[int, ...]:
-    """Return the shape of a sample that the network or the method was built for."""
+def _saved_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of a sample that the network or the method of a checkpoint was built for."""
+    saved = build_options(path, SpikingModule)
     for group in ("network", "method"):
-        saved = module.hparams.get(group)
-        options = saved.get("init_args") or {} if isinstance(saved, Mapping) else {}
-        shape = options.get("input_shape")
+        shape = (saved[group].get("init_args") or {}).get("input_shape")
         if shape is not None:
             return (shape,) if isinstance(shape, int) else tuple(shape)
     raise ValueError(

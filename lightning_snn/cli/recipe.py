@@ -153,7 +153,7 @@ class RecipeCLI(LightningCLI):
         self.hyperparameters = {group: configuration[group] for group in groups}
         try:
             super().instantiate_classes()
-        except (ImportError, ValueError) as error:  # a bad argument, or a missing optional library
+        except (ImportError, OSError, ValueError) as error:  # a bad argument, a missing file or optional library
             self.parser.error(str(error))
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         self.model.hparams.update(
