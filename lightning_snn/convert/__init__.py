@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from lightning_snn.convert.neurobench import to_neurobench
     from lightning_snn.convert.nir_export import to_nir
     from lightning_snn.convert.nir_files import read_nir, write_nir
     from lightning_snn.convert.nir_import import from_nir
     from lightning_snn.convert.nir_network import NIRNetwork
 
-__all__ = ["NIRNetwork", "from_nir", "read_nir", "to_nir", "write_nir"]
+__all__ = ["NIRNetwork", "from_nir", "read_nir", "to_neurobench", "to_nir", "write_nir"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -23,6 +24,7 @@ __getattr__, __dir__ = lazy_names(
         "NIRNetwork": "lightning_snn.convert.nir_network",
         "from_nir": "lightning_snn.convert.nir_import",
         "read_nir": "lightning_snn.convert.nir_files",
+        "to_neurobench": "lightning_snn.convert.neurobench",
         "to_nir": "lightning_snn.convert.nir_export",
         "write_nir": "lightning_snn.convert.nir_files",
     },

@@ -16,6 +16,7 @@ from lightning_snn.convert.nir_layers import WeightQuantization, node_rule, quan
 from lightning_snn.convert.nir_neurons import Target, subtracts
 from lightning_snn.convert.nir_package import KEY, Unrepresentable, import_nir
 from lightning_snn.convert.nir_trace import Call, Traced, trace
+from lightning_snn.convert.plain import plain_network
 from lightning_snn.nn.layer_rules import Refusal
 
 
@@ -66,7 +67,7 @@ def to_nir(
     check_positive("dt", dt)
     for size in input_shape:
         check_integer("input_shape", size)
-    plain = _plain(network)
+    plain = plain_network(network)
     traced, refusals = trace(plain, input_shape, lambda name, layer: refusal_reason(layer))
     target = Target(dt, _dtype(plain), strict)
     made, refused = _nodes(traced, target, quantization)
@@ -82,16 +83,6 @@ def to_nir(
     _warn_of_subtraction([call for call in traced.calls if subtracts(call.layer)])
     notes = {"version": lightning_snn.__version__, "dt": dt}
     return nir.NIRGraph(nodes, _edges(traced, nodes), metadata={KEY: notes}, type_check=False)
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """Return the network itself, or that of a module; weights with a posterior are its means."""
-    method, inner = getattr(network, "method", None), getattr(network, "network", None)
-    if not isinstance(method, nn.Module) or not isinstance(inner, nn.Module):
-        return network
-    mean = getattr(method, "posterior_mean", None)
-    plain: nn.Module = inner if mean is None else mean(inner)
-    return plain
 
 
 def _dtype(network: nn.Module) -> np.dtype:
