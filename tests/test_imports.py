@@ -35,6 +35,7 @@ LAYERS = (
     ({"metrics"},),
     ({"module", "batches", "checkpoint", "compiled"}, {"callbacks"}),
     ({"cli"},),
+    ({"__main__"},),
 )
 # outside that order: the highest row that they import, and the lowest that imports them
 APART = {"figures": ("functional", "callbacks"), "data": ("nn", "cli")}

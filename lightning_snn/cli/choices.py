@@ -53,6 +53,11 @@ class Group(NamedTuple):
             ValueError: if the library has no such name, or the module no such class.
             ImportError: if the module cannot be imported.
         """
+        if isinstance(name, str) and name.endswith(".nir"):
+            raise ValueError(
+                "in a configuration file, the network of a NIR file has the `class_path` "
+                "lightning_snn.convert.NIRNetwork, and among its `init_args` the path"
+            )
         if not isinstance(name, str) or ("." not in name and name not in self.classes()):
             raise ValueError("no such name" + nearest_name(str(name), self.classes()))
         if "." not in name:

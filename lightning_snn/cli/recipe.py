@@ -34,6 +34,7 @@ from lightning_snn.cli.choices import (
     variants_switched_on,
 )
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
+from lightning_snn.cli.nir_files import with_network_of_file
 from lightning_snn.cli.options import Options, add_options, as_converted, refuse_linked_options, with_linked_options
 from lightning_snn.cli.parser import BriefHelp, RecipeParser
 from lightning_snn.cli.reading import check_checkpoint
@@ -87,7 +88,7 @@ class RecipeCLI(LightningCLI):
         self.signals = signals
         import_from_working_folder()
         self.resumed = resumed_run(sys.argv[1:])
-        self.arguments = with_options_of(self.resumed, sys.argv[1:])
+        self.arguments = with_options_of(self.resumed, with_network_of_file(sys.argv[1:]))
         special: dict[str, Any] = {}
         for name in variants_switched_on(self.arguments, variants):
             special.update(variants[name])
@@ -155,7 +156,7 @@ class RecipeCLI(LightningCLI):
             super().instantiate_classes()
             if self.config.compile:
                 self.model.compile(**{} if self.config.compile is True else {"backend": self.config.compile})
-        except (ImportError, ValueError) as error:  # a bad argument, or a missing optional library
+        except (ImportError, OSError, ValueError) as error:  # a bad argument, a missing file or optional library
             self.parser.error(str(error))
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         built = {

@@ -1,11 +1,56 @@
 """Networks of other libraries: in and out. Nothing of them is imported before a network of theirs is converted."""
 
-from lightning_snn.convert.converted import Converted
-from lightning_snn.convert.neurons import SnntorchLIF
-from lightning_snn.convert.snntorch_export import to_snntorch
-from lightning_snn.convert.snntorch_import import from_snntorch
-from lightning_snn.convert.spikingjelly_export import to_spikingjelly
-from lightning_snn.convert.spikingjelly_import import from_spikingjelly
-from lightning_snn.convert.surrogates import Scaled
+from __future__ import annotations
 
-__all__ = ["Converted", "Scaled", "SnntorchLIF", "from_snntorch", "from_spikingjelly", "to_snntorch", "to_spikingjelly"]
+from typing import TYPE_CHECKING
+
+from lightning_snn._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lightning_snn.convert.converted import Converted
+    from lightning_snn.convert.neurobench import to_neurobench
+    from lightning_snn.convert.neurons import SnntorchLIF
+    from lightning_snn.convert.nir_export import to_nir
+    from lightning_snn.convert.nir_files import read_nir, write_nir
+    from lightning_snn.convert.nir_import import from_nir
+    from lightning_snn.convert.nir_network import NIRNetwork
+    from lightning_snn.convert.snntorch_export import to_snntorch
+    from lightning_snn.convert.snntorch_import import from_snntorch
+    from lightning_snn.convert.spikingjelly_export import to_spikingjelly
+    from lightning_snn.convert.spikingjelly_import import from_spikingjelly
+    from lightning_snn.convert.surrogates import Scaled
+
+__all__ = [
+    "Converted",
+    "NIRNetwork",
+    "Scaled",
+    "SnntorchLIF",
+    "from_nir",
+    "from_snntorch",
+    "from_spikingjelly",
+    "read_nir",
+    "to_neurobench",
+    "to_nir",
+    "to_snntorch",
+    "to_spikingjelly",
+    "write_nir",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Converted": "lightning_snn.convert.converted",
+        "NIRNetwork": "lightning_snn.convert.nir_network",
+        "Scaled": "lightning_snn.convert.surrogates",
+        "SnntorchLIF": "lightning_snn.convert.neurons",
+        "from_nir": "lightning_snn.convert.nir_import",
+        "from_snntorch": "lightning_snn.convert.snntorch_import",
+        "from_spikingjelly": "lightning_snn.convert.spikingjelly_import",
+        "read_nir": "lightning_snn.convert.nir_files",
+        "to_neurobench": "lightning_snn.convert.neurobench",
+        "to_nir": "lightning_snn.convert.nir_export",
+        "to_snntorch": "lightning_snn.convert.snntorch_export",
+        "to_spikingjelly": "lightning_snn.convert.spikingjelly_export",
+        "write_nir": "lightning_snn.convert.nir_files",
+    },
+)

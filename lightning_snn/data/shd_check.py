@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from lightning_snn.data.shd_files import SHDFile
-from lightning_snn.subprocesses import child_environment
+from lightning_snn.subprocesses import check_in_process, limit_processor_time
 
-SECONDS, BYTES_PER_SECOND = 30, 1_000_000
+SECONDS = 30
 
 
 def check_readable(path: Path) -> None:
@@ -27,30 +25,15 @@ def check_readable(path: Path) -> None:
     Raises:
         ValueError: names the file.
     """
-    seconds = SECONDS + path.stat().st_size // BYTES_PER_SECOND
-    command = [sys.executable, "-m", "lightning_snn.data.shd_check", str(path), str(seconds)]
-    status = subprocess.run(command, env=child_environment(), capture_output=True, check=False).returncode
-    if status < 0:
-        name = signal.Signals(-status).name
-        found = f"needs more than {seconds} s" if name in ("SIGXCPU", "SIGKILL") else f"ends with {name}"
-        raise ValueError(
-            f"Expected {path} to be an HDF5 file, but it is corrupt: to read it {found}. Copy or download it again"
-        )
+    check_in_process("lightning_snn.data.shd_check", path, "an HDF5 file", SECONDS)
 
 
 def main() -> None:
     """Read the recordings of FILE; the system ends this process after SECONDS of processor time."""
-    try:
-        import resource
-    except ImportError:
-        return
-    used = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime)
-    limit = used + int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with SHDFile(Path(sys.argv[1])) as recordings:
-        for _ in recordings:
-            pass
+    if limit_processor_time(int(sys.argv[2])):
+        with SHDFile(Path(sys.argv[1])) as recordings:
+            for _ in recordings:
+                pass
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from lightning_snn.nn.noise import Observer, posterior_noise, weight_draws
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.row_checks import SEQUENCE_LAYERS
 from lightning_snn.nn.run_context import in_this_thread
+from lightning_snn.nn.scale import Scale
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.time_wrappers import OverTime, PerStep
 
@@ -79,6 +80,7 @@ for _kind in vars(nn).values():
             register_stateless_layer(_kind)
 _STATELESS = (
     GaussianNoise,
+    Scale,
     Sign,
     SynapticDelays,
     DivisiveNormalization,

@@ -29,6 +29,7 @@ from lightning_snn.nn.neurons import (
 from lightning_snn.nn.noise import posterior_noise, weight_draws
 from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, spiking_layers
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
+from lightning_snn.nn.scale import Scale
 from lightning_snn.nn.sign import Sign
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.streaming import Stream, advance
@@ -54,6 +55,7 @@ __all__ = [
     "PopulationEncoder",
     "Recurrent",
     "RecurrentLIF",
+    "Scale",
     "Sign",
     "StatefulLayer",
     "Stream",

@@ -347,7 +347,9 @@ def test_a_file_with_which_hdf5_does_not_come_to_an_end_is_refused(root: Path, m
 def test_a_file_with_which_hdf5_crashes_is_refused(
     status: int, found: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shd_check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
+    monkeypatch.setattr(
+        "lightning_snn.subprocesses.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=status)
+    )
     if found is None:
         shd_check.check_readable(root / "shd_test.h5")
         return

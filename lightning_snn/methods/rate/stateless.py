@@ -12,6 +12,7 @@ from lightning_snn.methods.rate.rules import Commutes, Plan, RateRule, WindowMea
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.residual import GaussianNoise
+from lightning_snn.nn.scale import Scale
 from lightning_snn.nn.sign import Sign
 
 
@@ -182,6 +183,7 @@ _COMMUTING: tuple[type[nn.Module], ...] = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.Fold, nn.Unfold),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    Scale,
     GaussianNoise,  # the identity outside `posterior_noise`
 )
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
