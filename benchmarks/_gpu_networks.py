@@ -155,7 +155,7 @@ def network_step(make: Callable[[], nn.Module], setting: Setting, device: torch.
         if name == "SpikingJelly":
             try:
                 network = in_precision(network, device, setting.dtype)
-            except RuntimeError as error:
+            except Exception as error:  # whatever another library lacks, ours is measured
                 reasons[name] = described(error)
                 continue
         calls[name] = training_step(network, pair[1], x, y, setting.dtype)

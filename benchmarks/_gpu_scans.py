@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from _device import COSTS, Call, Case, Found, autocast, costs, described, in_channels_last, measure, name_of
+from _device import COSTS, Call, Case, Found, Row, autocast, costs, described, in_channels_last, measure, name_of
 from torch import Tensor, nn
 
 from lightning_snn.functional import ArcTangent, Dynamics, lif
@@ -110,7 +110,7 @@ def spikingjelly_neurons(device: torch.device, dtype: torch.dtype) -> tuple[Neur
             1 / (1 - BETA), decay_input=False, v_reset=None, surrogate_function=surrogate.ATan(), step_mode="m"
         )
         in_precision(layer, device, dtype)
-    except (ImportError, RuntimeError) as error:
+    except Exception as error:  # whatever another library lacks, ours is measured
         return None, described(error)
 
     def multi_step(x: Tensor) -> Tensor:
@@ -188,6 +188,14 @@ def difference(
     return Difference(firing, different, largest if largest == largest else float("inf"))
 
 
+def differences(*arguments: Any) -> tuple[Row, str]:
+    """Return the columns of `DIFFERENCES` and "", or empty ones and why; arguments are those of `difference`."""
+    try:
+        return dict(zip(DIFFERENCES, difference(*arguments), strict=True)), ""
+    except Exception as error:  # the reference needs more memory than the contenders, whose times are known
+        return dict.fromkeys(DIFFERENCES), described(error)
+
+
 def _gradients(
     call: Callable[[], Tensor], leaves: list[Tensor], cotangent: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -236,7 +244,8 @@ def lif_alone(
     for name, cost in found.items():
         each = neurons[name.removesuffix(", loop")]
         with choosing_kernels("loop") if name.endswith("loop") else nullcontext():
-            off = difference(lambda each=each: each.scan(x), lambda each=each: each.reference(x), [x], cotangent)  # type: ignore[misc]
+            off, why = differences(lambda each=each: each.scan(x), lambda each=each: each.reference(x), [x], cotangent)
+        failed |= {name: why} if why else {}
         # current, spikes and both gradients; what a library saves in between comes on top
         traffic = 4 * x.numel() * x.element_size() / 1e6
         rows.append(
@@ -246,7 +255,7 @@ def lif_alone(
                 "contender": name,
                 **costs(cost, found.get("ours")),
                 "GB/s": traffic / cost.ms,
-                **dict(zip(DIFFERENCES, off, strict=True)),
+                **off,
             }
         )
     return Found(rows, reasons | failed)
@@ -285,17 +294,18 @@ def linear_and_lif(
     rows = []
     for name, cost in found.items():
         each = neurons[name]
-        off = difference(
-            lambda each=each: spikes(each, each.scan),  # type: ignore[misc]
-            lambda each=each: spikes(each, each.reference),  # type: ignore[misc]
+        off, why = differences(
+            lambda each=each: spikes(each, each.scan),
+            lambda each=each: spikes(each, each.reference),
             list(linear.parameters()),
         )
+        failed |= {name: why} if why else {}
         rows.append(
             {
                 "dtype": name_of(dtype),
                 "contender": name,
                 **costs(cost, found.get("ours")),
-                **dict(zip(DIFFERENCES, off, strict=True)),
+                **off,
             }
         )
     return Found(rows, reasons | failed)

@@ -141,6 +141,16 @@ def test_wrong_spikes_and_gradients_of_nan_show(wrong, scans, monkeypatch):
         assert ours["gradient difference"] == float("inf")
 
 
+def test_without_memory_for_the_reference_times_are_reported(scans, monkeypatch):
+    def without_memory(*arguments: object):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(scans, "unrolled_lif", without_memory)
+    found = scans.lif_alone((3, 2, 8), False, torch.float32, CPU, 0.0)
+    assert all(row["ms"] > 0 and row["gradient difference"] is None for row in found.rows)
+    assert found.reasons["ours"] == "OutOfMemoryError: out of memory"
+
+
 def sections(gpu: ModuleType, clock: Clock, seconds: float = 20.0) -> tuple:
     """Return two sections of three cases that take some seconds each."""
 
