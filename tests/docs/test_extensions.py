@@ -66,3 +66,15 @@ def test_names_are_found_in_inline_code(code, name):
     from code_links import name_in
 
     assert name_in(code) == name
+
+
+def test_links_to_pages_outside_of_the_folder_lead_to_those_of_the_site():
+    from repository_links import PAGES, with_pages_of_the_site
+
+    assert with_pages_of_the_site("[a](../callbacks/README.md#x), [b](../README.md)") == (
+        "[a](/callbacks/index.md), [b](/index.md)"
+    )
+    assert with_pages_of_the_site("[a](data.md), [b](callbacks/README.md)") == "[a](data.md), [b](callbacks/README.md)"
+    for outside, inside in PAGES.items():
+        assert (ROOT / outside).is_file()
+        assert (ROOT / "docs" / inside.removeprefix("/")).is_file()
