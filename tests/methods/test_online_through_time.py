@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from lightning_snn import LIF, SpikingModule, run
+from lightning_snn.checkpoint import check_like_checkpoint, describe_module
 from lightning_snn.functional import ArcTangent
 from lightning_snn.functional.traced import Kernel, input_traces, traced_map
 from lightning_snn.methods import (
@@ -38,10 +39,13 @@ from lightning_snn.nn import (
     SynapticDelays,
     SynapticLIF,
 )
+from tests.contract.strangers import STRANGERS
 from tests.contract.table import LAYERS, neuron_network
 from tests.support.event_order import order_of_events
 
 STEPS, BATCH, CLASSES = 9, 4, 3
+METHODS = tuple(OnlineThroughTime(**each) for each in ({}, {"trace": False}, {"steps": 3}, {"streaming": True}))
+OPTIONS = ("trace", "steps", "streaming")
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 Y = torch.arange(BATCH) % CLASSES
 
@@ -506,10 +510,11 @@ def test_a_network_compiled_after_prepare_is_refused():
         method.training_step(net, inputs(), Y)
 
 
-def test_computed_weights_are_trained():
+@pytest.mark.parametrize("streaming", [True, False])
+def test_computed_weights_are_trained(streaming: bool):
     net = network(lif())
     parametrizations.weight_norm(net[0])
-    assert_equal(gradients(OnlineThroughTime(), net, inputs()), through_time(net, inputs()))
+    assert_equal(gradients(OnlineThroughTime(streaming=streaming), net, inputs()), through_time(net, inputs()))
 
 
 class Checkpointed(nn.Module):
@@ -603,3 +608,26 @@ def test_it_runs_as_a_method_of_a_module_and_differs_from_surrogate_gradients():
         module.training_step((x, y), 0).backward()
         found.append(module.network[0].weight.grad)
     assert not torch.allclose(*found, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stranger", STRANGERS, ids=lambda stranger: stranger.name)
+def test_neurons_of_the_user_are_trained_by_their_equations_or_refused_by_name(stranger):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), stranger.make(), nn.Linear(6, CLASSES))
+    for method in METHODS:
+        refused = stranger.name != "own_equations" or getattr(method, "trace", False)
+        if refused:
+            with pytest.raises(ValueError, match=f"OnlineThroughTime can train, but got 1: {type(net[1]).__name__} "):
+                method.prepare(net)
+            continue
+        net.zero_grad()
+        method.training_step(method.prepare(net), inputs().float(), Y).objective.backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
+
+
+def test_a_checkpoint_names_the_options_that_differ():
+    described = describe_module(nn.Linear(2, 2), METHODS[0])
+    for method, option in zip(METHODS[1:], OPTIONS, strict=True):
+        with pytest.raises(ValueError, match=rf"{option} is .* in the checkpoint and .* here"):
+            check_like_checkpoint(described, describe_module(nn.Linear(2, 2), method))
+    check_like_checkpoint(described, describe_module(nn.Linear(2, 2), type(METHODS[0])()))

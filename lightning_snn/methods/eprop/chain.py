@@ -8,15 +8,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from lightning_snn.nn.layer_rules import LayerRules, Refusal
 from lightning_snn.nn.module_tree import unnested
-from lightning_snn.nn.neurons import LeakyIntegrator, Neuron, Recurrent, RecurrentLIF
+from lightning_snn.nn.neurons import LeakyIntegrator, Neuron, Recurrent, RecurrentLIF, elementwise_refusal
 from lightning_snn.nn.stateful import StatefulLayer
 
 Feedback = Literal["symmetric", "random", "adaptive"]
 FEEDBACKS = ("symmetric", "random", "adaptive")
 
+_LAZY = "its parameters are not initialized: call `lightning_snn.run(network, x)` once"
 _UNCHANGED = (nn.Identity, nn.Flatten)  # of spikes [T*B, N]
 _SPACE = "an nn.Sequential: hidden neurons, then one nn.Linear as readout, then at most one LeakyIntegrator"
 
@@ -107,6 +109,8 @@ def chain_refusals(network: nn.Module, feedback: Feedback, streaming: bool) -> l
     if not hidden or not _is_readout(layers[hidden[-1] + 1 :]):
         return [Refusal("", network, f"e-prop needs {_SPACE}")]
     found = list(_of_layers(layers[: hidden[-1] + 1], names))
+    if feedback != "symmetric" or streaming:
+        found += [Refusal(names[layer], layer, _LAZY) for layer in layers if any(map(is_lazy, layer.parameters()))]
     if feedback != "symmetric":
         found += _of_feedback(Chain.of(network), names)
     if feedback != "random":
@@ -162,6 +166,8 @@ def _of_traces(chain: Chain, names: dict[nn.Module, str]) -> Iterator[Refusal]:
             yield Refusal(names[layer], layer, f"no nn.Linear before it, whose synapses have traces: {remedy}")
         else:
             synapses.add(weights)
+        if (reason := elementwise_refusal(layer)) is not None:
+            yield Refusal(names[layer], layer, f"{reason}: {remedy}")
         recurrent = {"weight"} if RECURRENT.find(layer) else set()
         for name, parameter in layer.named_parameters():
             if parameter.requires_grad and name not in recurrent:

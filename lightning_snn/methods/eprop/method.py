@@ -33,6 +33,8 @@ presynaptic neurons, nor with real-time recurrent learning, which keeps the path
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -56,9 +58,6 @@ class EProp(OnlineMethod):
         streaming: whether the network is called once per step with explicit eligibility traces: slower, with memory for
             each synapse and sample, which does not grow with T.
 
-    Attributes:
-        feedback_weights: weights B `[C, N]` of each hidden layer, drawn by `prepare`; empty if symmetric.
-
     Raises:
         ValueError: if `feedback` is none of these; from `prepare`, if the network is no chain of hidden neurons before
             one linear readout, or has layers that the method cannot train.
@@ -80,20 +79,24 @@ class EProp(OnlineMethod):
         super().__init__(streaming)
         check_choice("feedback", feedback, FEEDBACKS)
         self.feedback = feedback
-        self.feedback_weights = nn.ParameterList()
 
     def prepare(self, network: nn.Module) -> nn.Module:
         network = super().prepare(network)
         if self.feedback != "symmetric":
             chain = Chain.of(network)
             like = chain.readout_layer().weight
-            self.feedback_weights = nn.ParameterList()
-            for size in chain.feedback_sizes():
+            for index, size in enumerate(chain.feedback_sizes()):
                 # as a new nn.Linear
                 drawn = torch.empty(len(like), size, dtype=like.dtype, device=like.device)
                 drawn.uniform_(-(size**-0.5), size**-0.5)
-                self.feedback_weights.append(nn.Parameter(drawn, requires_grad=self.feedback == "adaptive"))
+                trained = self.feedback == "adaptive"
+                self.register_parameter(f"feedback_weight_{index}", nn.Parameter(drawn, requires_grad=trained))
         return network
+
+    @property
+    def feedback_weights(self) -> list[nn.Parameter]:
+        """Weights B `[C, N]` of each hidden layer, which `prepare` draws; none if symmetric."""
+        return list(self.parameters())
 
     def refusals(self, network: nn.Module) -> list[Refusal]:
         return super().refusals(network) or chain_refusals(network, self.feedback, self.streaming)
@@ -125,14 +128,14 @@ class EProp(OnlineMethod):
                     if self.feedback != "symmetric" or place != chain.hidden[-1]:
                         rows = rows.detach()
                 elif place == chain.readout and self.feedback != "symmetric":
-                    rows = broadcast_errors(rows, signals, list(self.feedback_weights))
+                    rows = broadcast_errors(rows, signals, self.feedback_weights)
             outputs: Tensor = unfold_output(rows, steps, samples)
         return outputs
 
     def _step_by_step(self, chain: Chain, x: Tensor, y: Tensor) -> Step:
         steps, run = self.learned_steps(len(x)), EligibilityRun(chain)
         readout = chain.readout_layer()
-        feedback: list[Tensor] = list(self.feedback_weights) or [readout.weight]
+        feedback: Sequence[Tensor] = self.feedback_weights or [readout.weight]
         gradients = GradientSum(
             [*(each for layer in chain.layers for each in layer.parameters()), *self.feedback_weights]
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lightning_snn import LIF, SpikingModule, run
+from lightning_snn.checkpoint import check_like_checkpoint, describe_module
 from lightning_snn.functional import ArcTangent
 from lightning_snn.methods import ActivityPenalty, Classification, EProp, Regression
 from lightning_snn.methods.eprop import Chain, EligibilityRun
@@ -28,11 +29,14 @@ from lightning_snn.nn import (
     SynapticDelays,
     SynapticLIF,
 )
+from tests.contract.strangers import STRANGERS
 from tests.contract.table import LAYERS, neuron_network
 from tests.support.event_order import loader, order_of_events
 from tests.support.training import trainer
 
-STEPS, BATCH, CLASSES, HIDDEN = 9, 4, 3, 6
+STEPS, BATCH, CLASSES, HIDDEN = 6, 4, 3, 6
+METHODS = (EProp(), EProp("random"), EProp(streaming=True))
+OPTIONS = ("feedback", "streaming")
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 Y = torch.arange(BATCH) % CLASSES
 H = ArcTangent().derivative
@@ -63,9 +67,8 @@ def gradients(method: EProp, net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     net = copy.deepcopy(net)
     prepared(method, net).training_step(net, x, Y).objective.backward()
     found = {name: parameter.grad for name, parameter in net.named_parameters()}
-    return found | {
-        f"B{name}": each.grad for name, each in method.feedback_weights.named_parameters() if each.requires_grad
-    }
+    trained = [each for each in method.feedback_weights if each.requires_grad]
+    return found | {f"B{index}": each.grad for index, each in enumerate(trained)}
 
 
 def through_time(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -411,7 +414,6 @@ REFUSED: tuple[tuple[Callable[[], nn.Module], dict[str, Any], str], ...] = (
     (lambda: chain(nn.LeakyReLU(), LeakyIntegrator()), {}, "2: LeakyIntegrator .a state between weights and neurons"),
     (lambda: chain(OverTime(nn.GRU(6, 6))), {}, "1: OverTime .its module takes whole sequences"),
     (lambda: chain(nn.GRU(6, 6)), {}, "1: GRU .it may take rows for time steps"),
-    (lambda: chain(torch.compile(nn.Linear(6, 6))), {}, "1: OptimizedModule .it is compiled, but EProp replaces"),
     (
         lambda: chain(MembraneResidual(nn.Sequential(LIF(), nn.Linear(6, 6)))),
         {},
@@ -449,6 +451,11 @@ REFUSED: tuple[tuple[Callable[[], nn.Module], dict[str, Any], str], ...] = (
         STREAMING,
         "0: ParametrizedLinear .it is not a plain nn.Linear",
     ),
+    (
+        lambda: nn.Sequential(*chain()[:2], nn.LazyLinear(3)),
+        RANDOM,
+        "2: LazyLinear .its parameters are not initialized",
+    ),
     (lambda: RecurrentNet(5, CLASSES, hidden=(6, 6)), {**RANDOM, **STREAMING}, "its beta_logit has no eligibility"),
 )
 
@@ -463,7 +470,7 @@ def test_the_recurrent_network_of_the_recipes_is_trained_by_random_feedback():
     torch.manual_seed(0)
     net = RecurrentNet(5, CLASSES, hidden=(6, 6)).double()
     method = prepared(EProp("random"), net)
-    method.training_step(net, inputs(), Y).objective.backward()
+    method.training_step(net, 3 * inputs(20), Y).objective.backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
     with pytest.raises(ValueError, match="several hidden layers"):
         EProp().prepare(net)
@@ -506,3 +513,26 @@ def test_bfloat16_autocast_accumulates_traces_in_float32():
     step.objective.backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in net.parameters())
     assert {each.trace.dtype for each in running._traces.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS, ids=lambda stranger: stranger.name)
+def test_neurons_of_the_user_are_trained_by_their_equations_or_refused_by_name(stranger):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), stranger.make(), nn.Linear(6, CLASSES))
+    for method in METHODS:
+        refused = stranger.name != "own_equations"
+        if refused:
+            with pytest.raises(ValueError, match=f"EProp can train, but got 1: {type(net[1]).__name__} "):
+                method.prepare(net)
+            continue
+        net.zero_grad()
+        method.training_step(method.prepare(net), inputs().float(), Y).objective.backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
+
+
+def test_a_checkpoint_names_the_options_that_differ():
+    described = describe_module(nn.Linear(2, 2), METHODS[0])
+    for method, option in zip(METHODS[1:], OPTIONS, strict=True):
+        with pytest.raises(ValueError, match=rf"{option} is .* in the checkpoint and .* here"):
+            check_like_checkpoint(described, describe_module(nn.Linear(2, 2), method))
+    check_like_checkpoint(described, describe_module(nn.Linear(2, 2), type(METHODS[0])()))

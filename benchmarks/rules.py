@@ -1,0 +1,197 @@
+"""Accuracy, uncertainty, memory and time of the learning rules that go through time: same network, budget and seeds.
+
+    python benchmarks/rules.py mnist --mnist mnist.npz [--hidden 256] [--time_steps 8] [--seeds 0 1 2] [--json FILE]
+    python benchmarks/rules.py nmnist --nmnist FOLDER
+    python benchmarks/rules.py gestures
+
+mnist: the first 10,000 training digits repeated T times, tested on all 10,000 test digits. nmnist: recordings in 10
+frames of 17x17. gestures: the simulated gestures of `Gestures`, in its default frames, averaged over 4x4 cells. The
+network has fully connected layers of LIF neurons with beta 0.5 and a detached reset; with --recurrent, layers of
+`RecurrentLIF`. Adam with a cosine to 0, 5 epochs, batches of 64. Rules that are not defined for the network are listed
+with the reason. --validation tests on held-out training data: the next 10,000 digits, or the validation split.
+
+MB are what a training step saves for its backward pass, and the memory at its peak, beyond that before it. Seconds are
+those of the fit, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from _memory import peak_bytes, saved_bytes
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_snn import SpikingModule
+from lightning_snn.data import NMNIST, Gestures
+from lightning_snn.data.image_files import Images, read_mnist
+from lightning_snn.methods import EProp, Method, OnlineThroughTime, RateBackprop, SurrogateGradient
+from lightning_snn.networks.initial_weights import draw_weights
+from lightning_snn.nn import LIF, RecurrentLIF
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "BPTT": SurrogateGradient,
+    "rates": RateBackprop,
+    "rates, 2 windows": lambda: RateBackprop(2),
+    "OTTT": OnlineThroughTime,
+    "SLTT": lambda: OnlineThroughTime(trace=False),
+    "SLTT, 4 steps": lambda: OnlineThroughTime(trace=False, steps=4),
+    "OTTT, streaming": lambda: OnlineThroughTime(streaming=True),
+    "e-prop, symmetric": EProp,
+    "e-prop, adaptive": lambda: EProp("adaptive"),
+    "e-prop, random": lambda: EProp("random"),
+}
+Split = tuple[Dataset, Dataset]
+EPOCHS, BATCH, CLASSES = 5, 64, {"mnist": 10, "nmnist": 10, "gestures": 11}
+
+
+def mnist(options: argparse.Namespace) -> Split:
+    train, test = read_mnist(options.mnist)
+    if options.validation:
+        test = Images(train.images[10_000:20_000], train.labels[10_000:20_000])
+    return _repeated(Images(train.images[:10_000], train.labels[:10_000])), _repeated(test)
+
+
+def _repeated(images: Images) -> TensorDataset:
+    pixels = (torch.from_numpy(images.images).float() / 255 - 0.1307) / 0.3081
+    return TensorDataset(pixels.flatten(1), torch.from_numpy(images.labels).long())
+
+
+def nmnist(options: argparse.Namespace) -> Split:
+    return _frames(NMNIST(options.nmnist, time_steps=10, size=17, val_fraction=0.2), options, 1)
+
+
+def gestures(options: argparse.Namespace) -> Split:
+    return _frames(Gestures(), options, 4)
+
+
+def _frames(data: Any, options: argparse.Namespace, cells: int) -> Split:
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    held_out = data.val_set if options.validation else data.test_set
+    return tuple(_loaded(frames, cells) for frames in (data.train_set, held_out))  # type: ignore[return-value]
+
+
+def _loaded(frames: Any, cells: int) -> TensorDataset:
+    x, y = zip(*(frames[index][:2] for index in range(len(frames))), strict=True)
+    counts = torch.stack([torch.as_tensor(each) for each in x]).float().clamp(max=1)
+    if cells > 1:
+        counts = nn.functional.avg_pool2d(counts.flatten(0, 1), cells).unflatten(0, counts.shape[:2])
+    return TensorDataset(counts.flatten(2), torch.as_tensor(y).long())
+
+
+TASKS: dict[str, Callable[[argparse.Namespace], Split]] = {"mnist": mnist, "nmnist": nmnist, "gestures": gestures}
+
+
+def make_network(features: int, classes: int, hidden: Sequence[int], recurrent: bool) -> nn.Module:
+    """Return fully connected layers with spiking neurons, before a linear readout."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        neurons = RecurrentLIF(size, 0.5, detach_reset=True) if recurrent else LIF(0.5, detach_reset=True)
+        layers += [nn.Linear(features, size), neurons]
+        features = size
+    draw_weights(layers, 1.7)
+    return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+def over_time(batch: list[tuple[Tensor, Tensor]], steps: int) -> tuple[Tensor, Tensor]:
+    """Collate a batch `[T, B, N]` of recordings `[T, N]`, or of images `[N]` that are repeated T times."""
+    x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
+    return (x.expand(steps, *x.shape) if x.dim() == 2 else x.transpose(0, 1)), y
+
+
+def experiment(options: argparse.Namespace, sets: Split, name: str, seed: int) -> dict[str, Any]:
+    """Train and test one network, on one thread."""
+    pl.seed_everything(seed, verbose=False)
+    train, test = sets
+    collate = partial(over_time, steps=options.time_steps)
+    x, _ = collate([train[index] for index in range(BATCH)])
+    network = make_network(x.shape[-1], CLASSES[options.task], options.hidden, options.recurrent)
+    rate = options.learning_rate
+    try:
+        module = SpikingModule(
+            network, METHODS[name](), CLASSES[options.task], learning_rate=rate, lr_scheduler="cosine"
+        )
+    except ValueError as error:
+        return {"method": name, "seed": seed, "refused": str(error)}
+    memory = _memory(module, *collate([train[index] for index in range(BATCH)]))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=options.epochs, accelerator="cpu", enable_model_summary=False, **quiet)
+    pl.seed_everything(seed, verbose=False)
+    start = time.perf_counter()
+    trainer.fit(module, DataLoader(train, BATCH, True, collate_fn=collate, drop_last=True))
+    seconds = time.perf_counter() - start
+    scores = trainer.test(module, DataLoader(test, 500, collate_fn=collate), verbose=False)[0]
+    found = {key: scores[f"test/{key}"] for key in ("accuracy", "nll", "ece")}
+    return {"method": name, "seed": seed, **found, **memory, "seconds": seconds}
+
+
+def _memory(module: SpikingModule, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the MB of a training step, measured on copies of network and method."""
+    network, method = copy.deepcopy(module.network), copy.deepcopy(module.method)
+
+    def objective() -> Tensor:
+        return method.training_step(network, x, y).objective
+
+    objective().backward()  # the first step may check more than later ones
+    return {
+        "saved MB": saved_bytes(objective, network.parameters()) / 1e6,
+        "peak MB": peak_bytes(lambda: objective().backward()) / 1e6,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("--mnist", help="file or folder of MNIST")
+    parser.add_argument("--nmnist", help="folder of N-MNIST")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256], help="sizes of the hidden layers")
+    parser.add_argument("--recurrent", action="store_true", help="recurrent hidden layers")
+    parser.add_argument("--time_steps", type=int, default=8, help="T of still images")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--validation", action="store_true", help="test on held-out training data")
+    parser.add_argument("--json", help="write the results to this file")
+    options = parser.parse_args()
+    if options.task != "gestures" and getattr(options, options.task) is None:
+        parser.error(f"Expected option --{options.task} to name the data, but it is missing")
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    sets = TASKS[options.task](options)
+    results = []
+    for name in options.methods:
+        rows = [experiment(options, sets, name, seed) for seed in options.seeds]
+        results += rows
+        print(line(name, rows), flush=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=2))
+
+
+def line(name: str, rows: list[dict[str, Any]]) -> str:
+    """Return the line of a method: means over the seeds, and the accuracy of each."""
+    if "refused" in rows[0]:
+        return f"{name:<24} {rows[0]['refused']}"
+    columns = ("accuracy", "nll", "ece", "saved MB", "peak MB", "seconds")
+    mean = {key: statistics.mean(row[key] for row in rows) for key in columns}
+    of_seeds = " ".join(f"{row['accuracy']:.4f}" for row in rows)
+    return f"{name:<24} " + "  ".join(f"{key} {value:.4f}" for key, value in mean.items()) + f"  of seeds: {of_seeds}"
+
+
+if __name__ == "__main__":
+    main()
