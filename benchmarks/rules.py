@@ -5,10 +5,11 @@
     python benchmarks/rules.py gestures
 
 mnist: the first 10,000 training digits repeated T times, tested on all 10,000 test digits. nmnist: recordings in 10
-frames of 17x17. gestures: the simulated gestures of `Gestures`, in its default frames, averaged over 4x4 cells. The
-network has fully connected layers of LIF neurons with beta 0.5 and a detached reset; with --recurrent, layers of
-`RecurrentLIF`. Adam with a cosine to 0, 5 epochs, batches of 64. Rules that are not defined for the network are listed
-with the reason. --validation tests on held-out training data: the next 10,000 digits, or the validation split.
+frames of 17x17. gestures: the simulated gestures of `Gestures`, in its default frames, averaged over 4x4 cells. Inputs
+of recordings are divided by their root mean square over the training data. The network has fully connected layers of
+LIF neurons with beta 0.5 and a detached reset; with --recurrent, layers of `RecurrentLIF`. Adam with a cosine to 0, 5
+epochs, batches of 64. Rules that are not defined for the network are listed with the reason. --validation tests on
+held-out training data: the next 10,000 digits, or the validation split.
 
 MB are what a training step saves for its backward pass, and the memory at its peak, beyond that before it. Seconds are
 those of the fit, on one thread.
@@ -82,7 +83,9 @@ def _frames(data: Any, options: argparse.Namespace, cells: int) -> Split:
     data.setup("fit")
     data.setup("test")
     held_out = data.val_set if options.validation else data.test_set
-    return tuple(_loaded(frames, cells) for frames in (data.train_set, held_out))  # type: ignore[return-value]
+    train, test = (_loaded(frames, cells) for frames in (data.train_set, held_out))
+    rms = train.tensors[0].square().mean().sqrt()
+    return tuple(TensorDataset(each.tensors[0] / rms, each.tensors[1]) for each in (train, test))  # type: ignore[return-value]
 
 
 def _loaded(frames: Any, cells: int) -> TensorDataset:

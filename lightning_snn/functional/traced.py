@@ -11,7 +11,6 @@ with :math:`\delta_t` the error at its output, while the error at its input is :
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -86,20 +85,6 @@ def input_traces(
     return traces, torch.cat(counts), InputTrace(inputs, ones)
 
 
-def without_cached_casts(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which autocast caches no casts of weights.
-
-    A cast that is cached where gradients are off would be used, without a gradient, where they are on.
-
-    Args:
-        x: tensor on the device of autocast.
-    """
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return nullcontext()
-    return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
-
-
 def traced_map(
     x: Tensor, traces: Tensor, ones: Tensor, weight: Tensor, bias: Tensor | None, kernel: Kernel | None = None
 ) -> Tensor:
@@ -155,8 +140,7 @@ class _TracedMap(torch.autograd.Function):
         ctx.save_for_backward(traces, ones, weight)
         ctx.kernel = kernel
         ctx.dtypes = x.dtype, None if bias is None else bias.dtype
-        with without_cached_casts(x):
-            return _mapped(x, weight, bias, kernel)
+        return _mapped(x, weight, bias, kernel)
 
     @staticmethod
     @once_differentiable

@@ -28,13 +28,10 @@ OTTT after Xiao et al. 2022 (arXiv 2210.04195), SLTT and the choice of K steps a
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
-from lightning_snn.functional.traced import without_cached_casts
 from lightning_snn.methods.base import Step
 from lightning_snn.methods.online import GradientSum, OnlineMethod
 from lightning_snn.methods.online_through_time.cut_run import CutRun
@@ -121,8 +118,7 @@ class OnlineThroughTime(OnlineMethod):
         outputs: Tensor | None = None
         gradients: GradientSum | None = None
         for index, current in enumerate(x.split(1)):
-            uncached = nullcontext() if index in steps else without_cached_casts(x)
-            with torch.set_grad_enabled(index in steps), uncached:
+            with torch.set_grad_enabled(index in steps):
                 output = cut.advance(current)[0]
                 if index in steps:
                     loss = self.step_loss(output, y, len(x)) / len(steps)
