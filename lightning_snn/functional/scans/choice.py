@@ -105,9 +105,12 @@ def saves_input(x: Tensor) -> bool:
     return x.dtype.itemsize == 2 and _has_kernel(x.device, x.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return scan_choice(device, dtype).implementation == "triton"
+
+
+# what `torch.compiler.assume_constant_result` does, which would import the compiler, and Triton, with this library
+_has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
