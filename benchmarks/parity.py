@@ -1,6 +1,10 @@
-"""Parity of every way to run the LIF scan: are spikes equal, and by how much do gradients differ?
+"""Parity of every way to run the scans: are spikes equal, and by how much do gradients differ?
 
-    python benchmarks/parity.py [--backends loop triton aot_eager inductor] [--json results.json]
+    python benchmarks/parity.py [--scans lif rate noisy] [--backends loop triton aot_eager inductor] [--json FILE]
+
+"lif" is the scan of LIF neurons. "rate" is that of RateBackprop: its states are membrane and rate, its gradients the
+derivatives of the rate of every neuron. "noisy" is that of noisy neurons: its state is z, and its rows have the noise
+mode in the place of order and surrogate.
 
 Every backend, dtype, reset, order, surrogate and layout is compared with the recurrence in single operations under
 autograd, on a CPU: with decay and threshold learned per channel, from a given state, with the reset attached and
@@ -24,20 +28,32 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
+from _parity_scans import (
+    Result,
+    noise_like,
+    noisy_reference,
+    noisy_result,
+    on_cpu,
+    rate_reference,
+    rate_result,
+)
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from lightning_snn.functional import Dynamics, PendingState, lif
 from lightning_snn.functional.dynamics import ORDERS, RESETS
+from lightning_snn.functional.noisy_lif import NOISE_MODES
 from lightning_snn.functional.plain_lif import unrolled_lif
 from lightning_snn.functional.scans.choice import VARIABLE, kernels
 from lightning_snn.functional.surrogate import SURROGATES
 
+SCANS = ("lif", "rate", "noisy")
 BACKENDS = ("loop", "triton", "aot_eager", "inductor")
 # of the largest entry: rounding errors in float32, or of the one rounding to a narrow dtype
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 DTYPES = [str(dtype).removeprefix("torch.") for dtype in TOLERANCES]
+NO_MODE, LAM = ("zero", "trace"), 0.5
 STEPS, BATCH, CHANNELS, HEIGHT, WIDTH = 8, 2, 3, 4, 5
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -52,6 +68,7 @@ class Row(NamedTuple):
     """Comparison of one case.
 
     Attributes:
+        scan: of `SCANS`.
         backend: of `BACKENDS`.
         dtype: of the input.
         reset: of `RESETS`.
@@ -64,6 +81,7 @@ class Row(NamedTuple):
         tolerance: of the gradient.
     """
 
+    scan: str
     backend: str
     dtype: str
     reset: str
@@ -79,9 +97,6 @@ class Row(NamedTuple):
     def passes(self) -> bool:
         """Spikes and states are equal, and gradients within their tolerance."""
         return self.spikes == 0 and self.state == 0 and self.gradient <= self.tolerance
-
-
-Result = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def inputs(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[list[Tensor], Tensor]:
@@ -124,7 +139,7 @@ def result(
     # the second part of a pending state is the last spikes
     loss = (spikes * cotangent).sum(dtype=final[0].dtype) + (final[0] * cotangent[0]).sum()
     gradients = torch.autograd.grad(loss, leaves)
-    return spikes.detach().cpu(), [each.detach().cpu() for each in final], [each.cpu() for each in gradients]
+    return on_cpu(spikes, final, list(gradients))
 
 
 def reference(
@@ -136,37 +151,86 @@ def reference(
 
 
 def compared(
-    backend: str, dtype: torch.dtype, reset: Any, order: Any, surrogate: str, layout: str, device: str = "cpu"
+    backend: str,
+    dtype: torch.dtype,
+    reset: Any,
+    order: Any,
+    surrogate: str,
+    layout: str,
+    device: str = "cpu",
+    scan: str = "lif",
 ) -> Row:
-    """Return the comparison of one case."""
+    """Return the comparison of one case; a noisy scan has its mode for `order` and `surrogate`."""
     os.environ.pop(VARIABLE, None)
-    scan: Callable[..., Any] = lif
     if backend in ("loop", "triton"):
         os.environ[VARIABLE] = backend
-    else:
+
+    def run(function: Callable[..., Any]) -> Callable[..., Any]:
+        if backend in ("loop", "triton"):
+            return function
         torch._dynamo.reset()
-        scan = torch.compile(lif, backend=backend, fullgraph=True)
+        return torch.compile(function, backend=backend, fullgraph=True)
+
     different, states, gradients = 0, [0.0], [0.0]
     for detached in (False, True):
-        dynamics = Dynamics(reset, order, detached, SURROGATES[surrogate]())
-        same = result(reference, dynamics, dtype, layout)
-        exact = result(reference, dynamics, dtype, layout, exact=True)
-        found = result(scan, dynamics, dtype, layout, device)
+        if scan == "noisy":
+            found, same, exact = noisy_results(
+                Dynamics(reset, detach_reset=detached), order, dtype, layout, device, run
+            )
+        else:
+            dynamics = Dynamics(reset, order, detached, SURROGATES[surrogate]())
+            results = lif_results if scan == "lif" else rate_results
+            found, same, exact = results(dynamics, dtype, layout, device, run)
         different += int((found[0] != same[0]).sum())
         states += map(difference, found[1], same[1])
         gradients += map(difference, found[2], exact[2])
-    return Row(
-        backend,
-        str(dtype).removeprefix("torch."),
-        reset,
-        order,
-        surrogate,
-        layout,
-        different,
-        max(states),
-        max(gradients),
-        TOLERANCES[dtype],
+    # derivatives of the rate stay in float32
+    tolerance = TOLERANCES[torch.promote_types(dtype, torch.float32) if scan == "rate" else dtype]
+    name = str(dtype).removeprefix("torch.")
+    numbers = (different, max(states), max(gradients), tolerance)
+    return Row(scan, backend, name, reset, order, surrogate, layout, *numbers)
+
+
+Run = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def lif_results(dynamics: Dynamics, dtype: torch.dtype, layout: str, device: str, run: Run) -> tuple[Result, ...]:
+    """Return the result of the LIF scan, and the references in its dtype and in float64."""
+    same = result(reference, dynamics, dtype, layout)
+    exact = result(reference, dynamics, dtype, layout, exact=True)
+    return result(run(lif), dynamics, dtype, layout, device), same, exact
+
+
+def rate_results(dynamics: Dynamics, dtype: torch.dtype, layout: str, device: str, run: Run) -> tuple[Result, ...]:
+    """Return the result of the rate scan, and the references in its dtype and in float64."""
+    given = [each.detach() for each in inputs(dtype, layout, device)[0][:3]]
+    moved = [each.cpu() for each in given]
+    return (
+        rate_result(*given, dynamics, run),
+        rate_reference(*moved, dynamics),
+        rate_reference(*(each.double() for each in moved), dynamics),
     )
+
+
+def noisy_results(
+    dynamics: Dynamics, mode: str, dtype: torch.dtype, layout: str, device: str, run: Run
+) -> tuple[Result, ...]:
+    """Return the result of the noisy scan, and the references in its dtype and in float64, for the same noise."""
+    (mean, *parameters, _, _), cotangent = inputs(dtype, layout, device)
+    cotangent = cotangent.abs()  # so that the gradient of a parameter is no small sum of large terms
+    variance = mean.detach().square().clone(memory_format=torch.preserve_format) + 0.1
+    leaves = [mean.detach(), variance, *parameters]
+    noise = noise_like(leaves[0])
+
+    def leaves_on(device: str, wide: bool) -> list[Tensor]:
+        moved = [each.detach().to(device) for each in leaves]
+        return [(each.double() if wide else each).requires_grad_() for each in moved]
+
+    found = noisy_result(leaves_on(device, False), cotangent, dynamics, mode, LAM, run)
+    arguments = (dynamics, mode, LAM, noise)
+    same = noisy_reference(leaves_on("cpu", False), cotangent.cpu(), *arguments)
+    exact = noisy_reference(leaves_on("cpu", True), cotangent.cpu().double(), *arguments, fired=same.spikes)
+    return found, same, exact
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -177,19 +241,29 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
-def table(backends: Sequence[str], dtypes: Sequence[str], layouts: Sequence[str], device: str) -> list[Row]:
+def table(
+    backends: Sequence[str], dtypes: Sequence[str], layouts: Sequence[str], device: str, scans: Sequence[str] = SCANS
+) -> list[Row]:
     """Return the comparisons of every case, with a progress bar."""
     chosen = [getattr(torch, name) for name in dtypes]
+    variants = {
+        "lif": list(product(RESETS, ORDERS, SURROGATES)),
+        "rate": list(product(RESETS, ORDERS, SURROGATES)),
+        # mode "trace" has no reset to zero
+        "noisy": [(reset, mode, mode) for reset, mode in product(RESETS, NOISE_MODES) if (reset, mode) != NO_MODE],
+    }
     cases = [
-        case
-        for case in product(backends, chosen, RESETS, ORDERS, SURROGATES, layouts)
-        if not (case[0] == "triton" and case[1] == torch.float64)  # the kernels hold their state in float32
+        (backend, dtype, *variant, layout, device, scan)
+        for scan in scans
+        for backend, dtype, variant, layout in product(backends, chosen, variants[scan], layouts)
+        if not (backend == "triton" and dtype == torch.float64)  # the kernels hold their state in float32
     ]
-    return [compared(*case, device=device) for case in tqdm(cases, desc="cases")]
+    return [compared(*case) for case in tqdm(cases, desc="cases")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", nargs="+", choices=SCANS, default=SCANS)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
@@ -204,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if "triton" in backends and device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-    rows = table(backends, options.dtypes, options.layouts, device)
+    rows = table(backends, options.dtypes, options.layouts, device, options.scans)
     for name in backends:
         if name == "triton":
             os.environ[VARIABLE] = "triton"
@@ -213,11 +287,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: on {device}")
     if not has_triton:
         print("triton: not compared, because it is not installed")
-    heading = ("backend", "dtype", "reset", "order", "surrogate", "layout", "spikes", "state", "gradient", "tolerance")
+    heading = (
+        "scan",
+        "backend",
+        "dtype",
+        "reset",
+        "order",
+        "surrogate",
+        "layout",
+        "spikes",
+        "state",
+        "gradient",
+        "tolerance",
+    )
     print("  ".join(f"{cell:18}" for cell in heading))
     for row in rows:
         spikes = "equal" if row.spikes == 0 else f"{row.spikes} differ"
-        cells = (*row[:6], spikes, f"{row.state:.1e}", f"{row.gradient:.1e}", f"{row.tolerance:.1e}")
+        cells = (*row[:7], spikes, f"{row.state:.1e}", f"{row.gradient:.1e}", f"{row.tolerance:.1e}")
         print("  ".join(f"{cell:18}" for cell in cells) + ("" if row.passes else "  FAILS"))
     failed = sum(not row.passes for row in rows)
     print(f"{len(rows)} cases, {failed} fail")

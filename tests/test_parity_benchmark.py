@@ -19,12 +19,13 @@ from tests.support.scripts import load_script
 from tests.support.triton import needs_triton
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "parity.py"
-FEW = ["--dtypes", "float32", "--layouts", "contiguous"]
+FEW = ["--dtypes", "float32", "--layouts", "contiguous", "--scans", "lif"]
 
 
 @pytest.fixture
 def parity(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setenv(VARIABLE, "loop")  # what the benchmark sets is undone
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     return load_script(SCRIPT)
 
 
@@ -37,6 +38,25 @@ def test_every_case_of_the_loop_passes(parity, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "16 cases, 0 fail" in printed
     assert "FAILS" not in printed
+
+
+@pytest.mark.parametrize(("scan", "cases"), [("rate", 16), ("noisy", 5)])
+def test_every_case_of_the_other_scans_passes(scan, cases, parity, capsys):
+    few = ["--dtypes", "float32", "--layouts", "channels last", "--scans", scan]
+    assert parity.main(["--backends", "loop", *few]) == 0
+    assert f"{cases} cases, 0 fail" in capsys.readouterr().out
+
+
+def test_other_noise_fails(parity, monkeypatch):
+    monkeypatch.setattr(parity, "noise_like", torch.randn_like)
+    assert not parity.compared("loop", torch.float32, "zero", "moment", "moment", "contiguous", scan="noisy").passes
+
+
+def test_rates_of_another_decay_fail(parity, monkeypatch):
+    scan = parity.rate_result
+    monkeypatch.setattr(parity, "rate_result", lambda x, beta, *rest: scan(x, beta * (1 - 1e-5), *rest))
+    row = parity.compared("loop", torch.float32, "subtract", "leak_then_reset", "sigmoid", "contiguous", scan="rate")
+    assert not row.passes
 
 
 def test_a_compiled_case_passes(parity):
@@ -74,8 +94,9 @@ def test_what_differs_fails(wrong, parity, monkeypatch, capsys):
 @needs_triton
 def test_interpreted_kernels_pass_in_a_process_of_their_own():
     command = [sys.executable, str(SCRIPT), "--backends", "triton", "--dtypes", "bfloat16", "--layouts", "batch first"]
+    command += ["--scans", "lif", "noisy"]
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "triton: interpreted on the CPU" in done.stdout
-    assert "16 cases, 0 fail" in done.stdout
+    assert "21 cases, 0 fail" in done.stdout

@@ -77,12 +77,17 @@ def lif(
     opaque = recurrent is None and built_in(dynamics.surrogate) is not None
     if plain_operations(opaque):
         return unrolled_lif(x, beta, threshold, dynamics, membrane, before, recurrent)
-    saves: _Saves = "nothing"
-    if torch.is_grad_enabled() and any(
+    differentiable = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in (x, beta, threshold, membrane, before, recurrent)
-    ):
-        saves = "input" if opaque and saves_input(x) else "membranes"
-    spikes, membrane, _ = _Scan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, saves)
+    )
+    if differentiable or not opaque:
+        saves: _Saves = "nothing"
+        if differentiable:
+            saves = "input" if opaque and saves_input(x) else "membranes"
+        spikes, membrane, _ = _Scan.apply(x, beta, threshold, membrane, before, recurrent, dynamics, saves)
+    else:
+        parameters = (*tensor_and_number(beta), *tensor_and_number(threshold))
+        spikes, membrane, _ = lif_forward(x, *parameters, membrane, before, dynamics.reset, dynamics.order, False)
     if not carries_spikes:
         return spikes, membrane
     last = spikes[-1].to(membrane.dtype)

@@ -29,6 +29,9 @@ class KernelChoice(NamedTuple):
     reason: str
 
 
+_ON_CPU = KernelChoice("loop", "Triton kernels run on CUDA devices, but the device is cpu")
+
+
 def kernels(device: str | torch.device | None = None, dtype: torch.dtype = torch.float32) -> dict[str, KernelChoice]:
     """Return which implementation of every scan would be used, and why.
 
@@ -69,6 +72,8 @@ def scan_choice(device: torch.device, dtype: torch.dtype) -> KernelChoice:
         RuntimeError: if it is "triton", and the kernels cannot run on that CUDA device.
     """
     requested = os.environ.get(VARIABLE) or None
+    if requested is None and device.type == "cpu":
+        return _ON_CPU
     if requested not in (None, "loop", "triton"):
         raise ValueError(
             f"Expected environment variable {VARIABLE} to be 'loop' or 'triton', but got {requested!r}; "
@@ -100,9 +105,12 @@ def saves_input(x: Tensor) -> bool:
     return x.dtype.itemsize == 2 and _has_kernel(x.device, x.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return scan_choice(device, dtype).implementation == "triton"
+
+
+# what `torch.compiler.assume_constant_result` does, which would import the compiler, and Triton, with this library
+_has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

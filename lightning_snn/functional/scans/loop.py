@@ -68,8 +68,9 @@ def forward_loop(
         keeps_membranes: whether to return the membrane potentials, for a backward pass.
     """
     arguments = (x, beta, threshold, state, before, recurrent, dynamics, keeps_membranes)
-    spikes, membranes, final = _scan(*arguments, restores_nan=not can_look_at(x))
-    if can_look_at(x) and final.sum().isnan():
+    looks = can_look_at(x)
+    spikes, membranes, final = _scan(*arguments, restores_nan=not looks)
+    if looks and final.sum().isnan():
         spikes, membranes, final = _scan(*arguments, restores_nan=True)
     if not keeps_membranes:
         return LIFScan(spikes, final, final.new_empty(0))

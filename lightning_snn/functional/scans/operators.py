@@ -17,7 +17,7 @@ from lightning_snn.functional.dynamics import Dynamics, Order, Reset
 from lightning_snn.functional.scans.buffers import empty_state, holds_input
 from lightning_snn.functional.scans.choice import scan_choice
 from lightning_snn.functional.scans.loop import backward_loop, forward_loop
-from lightning_snn.functional.scans.variants import BUILT_IN, TAGS
+from lightning_snn.functional.scans.variants import TAGS, surrogate_of
 
 FORWARD, BACKWARD = "lightning_snn::lif_forward", "lightning_snn::lif_backward"
 
@@ -123,7 +123,7 @@ def _backward(
             wants_beta,
             wants_threshold,
         )
-    dynamics = Dynamics(reset, order, detach_reset, BUILT_IN[surrogate](width))
+    dynamics = Dynamics(reset, order, detach_reset, surrogate_of(surrogate, width))
     membranes = saved
     if holds_input(saved):
         membranes = forward_loop(saved, decay, level, state, before, None, dynamics, True).membranes

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_snn.functional.dynamics import Dynamics, Order, Reset
 from lightning_snn.functional.scans.choice import scan_choice
 from lightning_snn.functional.scans.rate_loop import Trace, empty_spikes, rate_loop
-from lightning_snn.functional.scans.variants import BUILT_IN, TAGS
+from lightning_snn.functional.scans.variants import TAGS, surrogate_of
 
 NAME = "lightning_snn::rate_scan"
 
@@ -54,7 +54,7 @@ def _scan(
     along_input = Trace(tangent, total)
     along_beta = None if beta_total is None else Trace(beta_tangent, beta_total)
     along_threshold = None if threshold_total is None else Trace(threshold_tangent, threshold_total)
-    dynamics = Dynamics(reset, order, detach_reset, BUILT_IN[surrogate](width))
+    dynamics = Dynamics(reset, order, detach_reset, surrogate_of(surrogate, width))
     state = (membrane, spike_count, along_input, along_beta, along_threshold, steps, rested)
     if scan_choice(x.device, x.dtype).implementation == "triton":
         from lightning_snn.functional.scans.triton_rate import rate_kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ BUILT_IN: dict[str, type[BuiltIn]] = {
     "sigmoid": Sigmoid,
     "triangular": Triangular,
 }
-NAMES = {kind: name for name, kind in BUILT_IN.items()}
+NAMES: dict[type[Surrogate], str] = {kind: name for name, kind in BUILT_IN.items()}
 
 # the strides of the outputs follow those of the inputs, so the compiler must not change them
 TAGS = (torch.Tag.pt2_compliant_tag, getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order))
@@ -27,10 +29,19 @@ def built_in(surrogate: Surrogate) -> tuple[str, float] | None:
         >>> built_in(ArcTangent(width=0.5))
         ('arctangent', 0.5)
     """
-    if type(surrogate) not in NAMES:
-        return None
-    assert isinstance(surrogate, BuiltIn)
-    return NAMES[type(surrogate)], surrogate.width
+    name = NAMES.get(type(surrogate))
+    return None if name is None else (name, surrogate.width)  # type: ignore[attr-defined]
+
+
+@lru_cache
+def surrogate_of(name: str, width: float) -> Surrogate:
+    """Return the surrogate of that name and width; made once, because operators ask for it in each call.
+
+    Example:
+        >>> surrogate_of("arctangent", 0.5)
+        ArcTangent(width=0.5)
+    """
+    return BUILT_IN[name](width)
 
 
 def tensor_and_number(value: float | Tensor) -> tuple[Tensor | None, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -107,3 +108,10 @@ def test_the_report_is_about_the_gpu_if_there_is_one(monkeypatch):
     for available, implementation in ((False, "loop"), (True, "triton")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert kernels()["lif"].implementation == implementation
+
+
+def test_importing_the_scans_imports_neither_triton_nor_the_compiler():
+    """Triton chooses its interpreter when it is imported, and both take seconds."""
+    code = "import sys, lightning_snn.functional; print({'triton', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
