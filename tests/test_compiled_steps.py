@@ -30,7 +30,7 @@ from lightning_snn.methods import (
     SurrogateGradient,
     TimeToFirstSpike,
 )
-from tests.support.event_order import CHANNELS, CLASSES, delayed_network, loader, order_of_events, small_network
+from tests.support.event_order import CHANNELS, CLASSES, loader, order_of_events, small_network
 from tests.support.networks import layers
 from tests.support.processes import as_launched, on_two_processes
 from tests.support.training import trainer
@@ -74,7 +74,7 @@ ROWS = (
     Row("surrogate_gradient", SurrogateGradient, normalized_network, penalized=True, slow=False),
     Row("time_to_first_spike", lambda: TimeToFirstSpike((0.0, 1.1), activity_penalty=0.1), slow=False),
     Row("rate_backprop", RateBackprop, normalized_network, operator=RATE),
-    Row("rate_backprop_windows", lambda: RateBackprop(window=2), delayed_network, True, RATE, (4, 6, 8, 16)),
+    Row("rate_backprop_windows", lambda: RateBackprop(window=2), normalized_network, True, RATE, (4, 6, 8, 16)),
     Row("spiking_bayes", SpikingBayes, operator=NOISY),
     Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse"), operator=NOISY),
     Row("spiking_bayes_mean", lambda: SpikingBayes(mean_epochs=3)),
