@@ -30,7 +30,7 @@ from lightning_snn.methods import (
     SurrogateGradient,
     TimeToFirstSpike,
 )
-from tests.support.event_order import CHANNELS, CLASSES, delayed_network, loader, order_of_events, small_network
+from tests.support.event_order import CHANNELS, CLASSES, loader, order_of_events, small_network
 from tests.support.networks import layers
 from tests.support.processes import as_launched, on_two_processes
 from tests.support.training import trainer
@@ -55,7 +55,8 @@ class Row:
         make: builds the method.
         network: builds the network.
         penalized: whether the module has a penalty on activity.
-        unrolled: what compiled code unrolls, so it is valid for one T; None if it is valid for all.
+        operator: the scan that has to be an operator; otherwise compiled code unrolls it, for one T.
+        steps: numbers of time steps.
         slow: whether its tests are marked as slow.
     """
 
@@ -63,25 +64,31 @@ class Row:
     make: Callable[[], Method]
     network: Callable[[], nn.Module] = small_network
     penalized: bool = False
-    unrolled: str | None = None
+    operator: str = "lif_forward"
+    steps: tuple[int, ...] = STEPS
     slow: bool = True
 
 
-NOISY_SCAN, RATE_SCAN = "the scan of noisy neurons", "the scan of rates"
+NOISY, RATE = "noisy_forward", "rate_scan"
 ROWS = (
     Row("surrogate_gradient", SurrogateGradient, normalized_network, penalized=True, slow=False),
     Row("time_to_first_spike", lambda: TimeToFirstSpike((0.0, 1.1), activity_penalty=0.1), slow=False),
-    Row("rate_backprop", RateBackprop, normalized_network, unrolled=RATE_SCAN),
-    Row("rate_backprop_windows", lambda: RateBackprop(window=1), delayed_network, True, RATE_SCAN),
-    Row("spiking_bayes", SpikingBayes, unrolled=NOISY_SCAN),
-    Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse"), unrolled=NOISY_SCAN),
+    Row("rate_backprop", RateBackprop, normalized_network, operator=RATE),
+    Row("rate_backprop_windows", lambda: RateBackprop(window=2), normalized_network, True, RATE, (4, 6, 8, 16)),
+    Row("spiking_bayes", SpikingBayes, operator=NOISY),
+    Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse"), operator=NOISY),
     Row("spiking_bayes_mean", lambda: SpikingBayes(mean_epochs=3)),
-    Row("noisy_spikes", NoisySpikes, penalized=True, unrolled=NOISY_SCAN),
+    Row("noisy_spikes", NoisySpikes, penalized=True, operator=NOISY),
 )
 
 
 def rows_of(*rows: Row) -> list[Any]:
-    return [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else []) for row in rows]
+    found = []
+    for row in rows:
+        missing = not hasattr(torch.ops.lightning_snn, row.operator)
+        marks = [pytest.mark.skipif(missing, reason=f"{row.operator} is no operator, so compiled code unrolls it")]
+        found.append(pytest.param(row, id=row.name, marks=[*marks, *([pytest.mark.slow] if row.slow else [])]))
+    return found
 
 
 class Compilations:
@@ -162,12 +169,11 @@ def equal(one: list[Tensor], other: list[Tensor], tolerance: float = 0.0) -> boo
 def test_one_compiled_graph_for_all_numbers_of_steps_equals_plain_steps_to_the_last_bit(row):
     backend = Compilations()
     module, compiled = compiled_pair(row, backend)
-    steps = STEPS[:1] if row.unrolled else STEPS
-    for each in steps:
-        assert equal(trained(compiled, each), trained(module, each))
+    for steps in row.steps:
+        assert equal(trained(compiled, steps), trained(module, steps))
         assert backend.count == 1
-    for each in steps:
-        assert equal(predicted(compiled, each), predicted(module, each))
+    for steps in row.steps:
+        assert equal(predicted(compiled, steps), predicted(module, steps))
         assert backend.count == 2
 
 
@@ -182,10 +188,10 @@ def test_a_smaller_batch_is_a_second_compilation_and_the_last():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", rows_of(*ROWS))
-def test_steps_compiled_by_inductor_equal_those_without_the_compiler(row, monkeypatch):
-    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)  # the random numbers of plain steps
+@torch._inductor.config.patch(fallback_random=True)  # the random numbers of plain steps
+def test_steps_compiled_by_inductor_equal_those_without_the_compiler(row):
     module, compiled = compiled_pair(row, "inductor")
-    for steps in STEPS[:1] if row.unrolled else STEPS:
+    for steps in row.steps:
         assert equal(trained(compiled, steps), trained(module, steps), 1e-6)
         assert equal(predicted(compiled, steps), predicted(module, steps), 1e-6)
 

@@ -102,5 +102,5 @@ def sample(mean: Tensor, variance: Tensor, generator: torch.Generator | None = N
         >>> sample(torch.ones(2), torch.tensor([0.0, 4.0]), torch.Generator().manual_seed(0))
         tensor([1.0002, 0.4131])
     """
-    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    noise = mean.new_empty(mean.shape).normal_(generator=generator)  # `torch.randn` takes no generator for any T
     return torch.addcmul(mean, (variance + 1e-8).sqrt(), noise)

@@ -90,9 +90,9 @@ def noisy_spikes(t: Tensor, estimator: Estimator, generator: torch.Generator | N
 def _samples(t: Tensor, noise: Noise, generator: torch.Generator | None) -> Tensor:
     wide = torch.promote_types(t.dtype, torch.float32)
     if noise == "gaussian":
-        sample = torch.randn(t.shape, dtype=wide, device=t.device, generator=generator)
+        sample = t.new_empty(t.shape, dtype=wide).normal_(generator=generator)
     else:
-        sample = torch.rand(t.shape, dtype=wide, device=t.device, generator=generator).logit_()
+        sample = t.new_empty(t.shape, dtype=wide).uniform_(generator=generator).logit_()
     # compare the noise instead of a probability, which could round to 0 or 1
     return propagate_nan((sample > -t).to(t.dtype), t)
 

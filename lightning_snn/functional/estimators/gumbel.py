@@ -188,7 +188,7 @@ class GumbelStraightThrough(Estimator):
 
 def _distance(sample: Tensor, noise: Noise, generator: torch.Generator | None) -> Tensor:
     """Draw ``|t + L|`` given the sample, which is ``s + M`` for noise M given that it exceeds ``-s``."""
-    v = torch.rand(sample.shape, dtype=sample.dtype, device=sample.device, generator=generator)
+    v = sample.new_empty(sample.shape).uniform_(generator=generator)
     # the survival function of M at its draw is v F(s); for v = 0 the distance is infinite and the density 0
     if noise == "gaussian":
         # erfc keeps the tail that torch.special.ndtr rounds to 0

@@ -99,6 +99,8 @@ class StepRule(MembraneRule):
 
 def _functional_step(module: nn.Module, names: list[str]) -> Callable[..., Any]:
     """Return ``step(x, state, *parameters)`` of a module."""
+    if not names:
+        return module.step  # type: ignore[return-value]
     caller = _StepCaller(module)
 
     def step(x: Tensor, state: Any, *parameters: Tensor) -> Any:
