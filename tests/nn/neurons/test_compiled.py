@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_snn import LIF, SpikingModule, Stream, run
 from lightning_snn.functional.step_eligibility import forward_derivatives, step_rate
-from lightning_snn.methods import Method, NoisySpikes, RateBackprop, SpikingBayes
+from lightning_snn.methods import Method, NoisySpikes, RateBackprop, SpikingBayes, SurrogateGradient
 from lightning_snn.nn import AdaptiveLIF, Neuron, Recurrent, RecurrentLIF, SynapticLIF, compile_steps
 from lightning_snn.nn.neurons import firing
 from tests.nn.neurons.test_observers import Izhikevich
@@ -141,6 +141,25 @@ def test_a_training_with_validation_and_a_stream_stays_below_the_limit_of_the_co
                 stream = Stream(compiled)
                 assert torch.equal(torch.stack([stream(step) for step in x]), torch.stack([*map(Stream(loop), x)]))
     assert len(graphs) < 3 * 6
+
+
+@pytest.mark.slow
+def test_checkpointed_pieces_of_batches_of_many_sizes_stay_below_the_limit_of_the_compiler(graphs):
+    loop = network("recurrent")
+    compiled = copy.deepcopy(loop)
+    compile_steps(compiled)
+    for size in (3, 5, 4, 1, 3):
+        for steps in (8, 9):
+            x, y = 2 * torch.rand(steps, size, 4), torch.arange(size) % 3
+            for options in ({"checkpoint": 3}, {"checkpoint": 2, "truncate": 4}):
+                method = SurrogateGradient(**options)
+                found, expected = (
+                    torch.autograd.grad(method.training_step(made, x, y).objective, list(made.parameters()))
+                    for made in (compiled, loop)
+                )
+                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    # more than the 8 that the compiler allows by default
+    assert 8 < len(graphs) < 64
 
 
 def test_derivatives_by_torch_func_are_those_of_dual_numbers():
