@@ -135,7 +135,7 @@ def step_of(neuron: Neuron, step: Step, like: Tensor, static: bool = False) -> S
 
 def _warn_of_variants(neuron: Neuron) -> None:
     warnings.warn(
-        f"{type(neuron).__name__} has compiled its step for {_MOST_VARIANTS} kinds of input, and runs further ones "
+        f"{type(neuron).__name__} has compiled its step for {_MOST_VARIANTS} shapes and dtypes, and runs further ones "
         "without the compiler. Use batches of one size, for example with `DataLoader(..., drop_last=True)`",
         stacklevel=2,
     )
