@@ -49,7 +49,7 @@ def test_a_pair_by_contract_has_the_spikes_of_the_fused_scan(benchmark):
         assert torch.equal(spikes, found[f"LIF by contract{name}"].forward())
 
 
-@pytest.mark.parametrize("neuron", ["SynapticLIF", "noisy AdaptiveLIF", "rates of AdaptiveLIF"])
+@pytest.mark.parametrize("neuron", ["SynapticLIF", "rates of AdaptiveLIF"])
 def test_a_pair_of_loop_and_compiled_step_has_the_same_spikes(benchmark, neuron: str, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     found = benchmark.contenders(torch.randn(20, 4, 5, requires_grad=True), compiled=True)

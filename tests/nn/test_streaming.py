@@ -360,8 +360,7 @@ def test_several_streams_of_a_network_and_copies_of_a_stream_are_independent():
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["compiled", "compiled_in_place"])
 def test_a_compiled_network_streams_with_the_states_of_the_network(in_place):
-    network, x = deep(AdaptiveLIF(), LIF(), SynapticDelays((0, 1))), inputs(4)
-    network = nn.Sequential(*network[:-1])
+    network, x = nn.Sequential(nn.Linear(4, 4), AdaptiveLIF(), SynapticDelays((0, 1))).double(), inputs(4)
     expected = run(network, x).detach()
     torch._dynamo.reset()
     graphs: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from types import FunctionType
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 _MOST_VARIANTS = 32
+# of a code object: sizes of a batch, states from rest and others, with a gradient and without; beyond it is an error
+_OPTIONS: dict[str, Any] = (
+    {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+)
 
 _compiled: WeakKeyDictionary[Neuron, dict[tuple[Any, ...], Callable[..., Any]]] = WeakKeyDictionary()
 
@@ -116,7 +121,7 @@ def step_of(neuron: Neuron, step: Step, like: Tensor, static: bool = False) -> S
     if not neuron.compiles_steps or plain_operations():
         return step
     variants = _compiled.setdefault(neuron, {})
-    # the compiler limits the variants of a code object to a few, so each of these has a copy of its own
+    # the compiler limits the variants of a code object, so each of these has a copy of its own
     variant: tuple[Any, ...] = (step.__name__, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
     variant += (like.requires_grad, like.dtype, like.device, like.shape[1:] if static else None)
     if variant not in variants:
@@ -124,13 +129,13 @@ def step_of(neuron: Neuron, step: Step, like: Tensor, static: bool = False) -> S
             _warn_of_variants(neuron)
             return step
         copied = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, step.__defaults__)
-        variants[variant] = torch.compile(copied, fullgraph=True)
+        variants[variant] = torch.compile(copied, fullgraph=True, **_OPTIONS)
     return variants[variant]  # type: ignore[return-value]
 
 
 def _warn_of_variants(neuron: Neuron) -> None:
     warnings.warn(
-        f"{type(neuron).__name__} has compiled its step for {_MOST_VARIANTS} kinds of input, and runs further ones "
+        f"{type(neuron).__name__} has compiled its step for {_MOST_VARIANTS} shapes and dtypes, and runs further ones "
         "without the compiler. Use batches of one size, for example with `DataLoader(..., drop_last=True)`",
         stacklevel=2,
     )
