@@ -131,7 +131,7 @@ def tutorial() -> nn.Module:
 class PerStep(nn.Module):
     """One step, with states as arguments and results, functions between layers, and a constant batch size."""
 
-    batch_size = 5
+    batch_size = 20
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,14 +174,11 @@ def test_networks_have_no_mismatch_on_20_inputs(kind, dtype: torch.dtype):
     scale_weights(network)
     converted = from_snntorch(network)
     keep_dtype(network)
-    spikes = 0.0
-    for seed in range(20):
-        x = 2 * torch.rand(12, 5, 1, 8, 8, generator=torch.Generator().manual_seed(seed)).to(dtype)
-        expected = explicit(network, x) if kind is PerStep else run_snntorch(network, x)
-        found = run(converted, x)
-        spikes += expected.abs().mean().item()
-        assert torch.equal(expected, found) if kind is not Residual else torch.allclose(expected, found)
-    assert spikes / 20 > 0.02
+    x = 2 * torch.rand(12, 20, 1, 8, 8, dtype=dtype)
+    expected = explicit(network, x) if kind is PerStep else run_snntorch(network, x)
+    found = run(converted, x)
+    assert expected.abs().mean() > 0.02
+    assert torch.equal(expected, found) if kind is not Residual else torch.allclose(expected, found)
 
 
 def explicit(network: nn.Module, x: Tensor) -> Tensor:

@@ -129,13 +129,10 @@ def test_a_convolutional_network_has_no_mismatch_on_20_inputs(step_mode: str, dt
     assert [type(part) for part in converted] == [
         *(nn.Conv2d, nn.BatchNorm2d, IF, nn.MaxPool2d, nn.Flatten, nn.Linear, IF, nn.Linear, LIF)
     ]
-    spikes = 0.0
-    for seed in range(20):
-        x = torch.rand(8, 4, 1, 8, 8, generator=torch.Generator().manual_seed(seed)).to(dtype)
-        expected = run_spikingjelly(network, x, step_mode)
-        assert torch.equal(run(converted, x), expected)
-        spikes += expected.mean().item()
-    assert spikes / 20 > 0.02
+    x = torch.rand(8, 20, 1, 8, 8, dtype=dtype)
+    expected = run_spikingjelly(network, x, step_mode)
+    assert expected.mean() > 0.02
+    assert torch.equal(run(converted, x), expected)
 
 
 def test_training_normalizes_over_all_steps_as_step_mode_m_does():
