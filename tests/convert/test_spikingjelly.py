@@ -225,6 +225,11 @@ def test_everything_that_has_no_counterpart_is_listed_with_what_to_do():
         assert part in message
 
 
+def test_a_neuron_by_itself_is_converted_in_the_default_dtype():
+    assert from_spikingjelly(neuron.IFNode()).threshold == torch.nextafter(*torch.tensor([1.0, 0.0])).item()
+    assert type(to_spikingjelly(IF())) is neuron.IFNode
+
+
 def test_mixed_step_modes_are_refused():
     network = nn.Sequential(layer.Linear(4, 8), neuron.IFNode(step_mode="m"))
     with pytest.raises(ValueError, match=r'one step mode, but got "m" in 1 and "s" in 0. Call `.*set_step_mode'):
