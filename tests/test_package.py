@@ -79,7 +79,7 @@ def test_the_import_brings_no_library_along_that_only_some_need(measured, librar
 def test_public_names_are_present_and_listed():
     expected = {
         *("SpikingModule", "LIF", "run"),
-        *("methods", "functional", "nn", "networks", "data", "metrics", "callbacks"),
+        *("methods", "functional", "nn", "networks", "convert", "data", "metrics", "callbacks"),
     }
     assert expected <= set(lightning_snn.__all__)
     assert expected <= set(dir(lightning_snn))
@@ -87,7 +87,9 @@ def test_public_names_are_present_and_listed():
         assert getattr(lightning_snn, name) is not None
 
 
-@pytest.mark.parametrize("package", ["methods", "functional", "nn", "networks", "data", "metrics", "callbacks"])
+@pytest.mark.parametrize(
+    "package", ["methods", "functional", "nn", "networks", "convert", "data", "metrics", "callbacks"]
+)
 def test_every_listed_name_of_a_subpackage_is_there_and_documented(package):
     module = getattr(lightning_snn, package)
     assert module.__all__

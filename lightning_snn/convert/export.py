@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from lightning_snn.convert.graph import Axis, axis_before
+from lightning_snn.convert.library import Axis, axis_before
 from lightning_snn.convert.refusals import Unconvertible, check_network, refuse_conversion
 from lightning_snn.convert.values import device_of
 from lightning_snn.nn.layer_rules import Refusal, copy_network

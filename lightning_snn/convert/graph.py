@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument, map_arg
 
+from lightning_snn.convert.library import Library, Use, axis_before
 from lightning_snn.convert.loops import check_no_time_loop
 from lightning_snn.convert.operations import Operations
 from lightning_snn.convert.refusals import Unconvertible, refuse_conversion
@@ -22,40 +23,6 @@ from lightning_snn.convert.values import device_of
 from lightning_snn.nn.layer_rules import Refusal
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.tracer import ThreadTracer
-
-Use = Literal["spikes", "membrane"]
-Axis = Literal["features", "maps"]
-"""values per neuron of a tensor `[B, N]`, or of one `[B, C, ...]`"""
-
-
-class Library(Protocol):
-    """Layers of another library and how they become those of this one.
-
-    Attributes:
-        function: name of the converter.
-        sequences: whether the network takes whole sequences `[T, B, ...]`, not one step `[B, ...]`.
-    """
-
-    function: str
-    sequences: bool
-
-    def is_neuron(self, module: nn.Module) -> bool:
-        """Return whether a module is a neuron."""
-
-    def is_whole(self, module: nn.Module) -> bool:
-        """Return whether a module is converted as a whole, not layer by layer."""
-
-    def returns_states(self, neuron: nn.Module) -> bool:
-        """Return whether a call of a neuron returns a tuple of its spikes and states, the membrane potential last."""
-
-    def takes_spikes(self, neuron: nn.Module) -> bool:
-        """Return whether the states that a call of a neuron takes and returns begin with its spikes."""
-
-    def neuron(self, neuron: nn.Module, use: Use, axis: Axis | None) -> nn.Module:
-        """Return the neuron of this library; raises an Unconvertible."""
-
-    def layer(self, layer: nn.Module) -> nn.Module:
-        """Return a stateless layer on rows, its parameters shared; raises an Unconvertible."""
 
 
 class _Tracer(ThreadTracer):
@@ -92,6 +59,7 @@ def folded_network(network: nn.Module, library: Library) -> nn.Module:
             f"{type(network).__name__} without any"
         )
     check_no_time_loop(library.function, network, library.is_neuron)
+    before = set(vars(network))
     try:
         graph = _traced(network, library)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
@@ -102,6 +70,8 @@ def folded_network(network: nn.Module, library: Library) -> nn.Module:
         ) from error
     conversion = _Conversion(network, graph, library)
     converted = conversion.network()
+    for name in set(vars(network)) - before:  # constants that the trace put on the network
+        delattr(network, name)
     refuse_conversion(library.function, conversion.refusals)
     converted.train(network.training)
     return converted
@@ -131,10 +101,14 @@ class _Conversion:
         self._find_calls()
         outputs, membranes = self._outputs()
         self._convert_modules(membranes)
-        graph = self._graph(outputs, membranes)
+        graph = self._graph(outputs)
         if self.refusals:
             return self.original
-        return self._nested() or self._chain(graph) or fx.GraphModule(self.modules, graph, type(self.original).__name__)
+        return (
+            self._nested(graph)
+            or self._chain(graph)
+            or fx.GraphModule(self.modules, graph, type(self.original).__name__)
+        )
 
     def _refuse(self, name: str, layer: nn.Module | str, reason: str) -> None:
         self.refusals.append(Refusal(name, layer, reason))
@@ -154,12 +128,13 @@ class _Conversion:
                     "it is called more than once: if this is a loop over time, make the body of the loop the forward; "
                     "else give every place a neuron of its own",
                 )
-            for state in [*node.args[1:], *node.kwargs.values()]:
-                if isinstance(state, fx.Node) and state not in given:
+            for state in _arguments(node)[1:]:
+                if isinstance(state, fx.Node) and (state not in given or len(state.users) > 1):
                     self._refuse(
                         str(node.target),
                         module,
-                        "it receives a state that the step computes: states may only be passed on from step to step",
+                        "it receives a state that the step computes, or that others use: give it the state that it "
+                        "returned in the step before",
                     )
             self.calls.neurons[node] = module
             if self.library.returns_states(module):
@@ -200,7 +175,7 @@ class _Conversion:
 
     def _is_given_again(self, node: fx.Node) -> bool:
         neuron = self.calls.spikes.get(node)
-        given = neuron is not None and any(isinstance(state, fx.Node) for state in neuron.args[1:])
+        given = neuron is not None and any(isinstance(state, fx.Node) for state in _arguments(neuron)[1:])
         return given and neuron is not None and self.library.takes_spikes(self.calls.neurons[neuron])
 
     def _states_of(self, neuron: fx.Node) -> int:
@@ -235,7 +210,7 @@ class _Conversion:
             # one copy of all, so that shared parameters stay shared
             self.modules.update(copy.deepcopy(plain))
 
-    def _graph(self, outputs: list[fx.Node], membranes: set[fx.Node]) -> fx.Graph:
+    def _graph(self, outputs: list[fx.Node]) -> fx.Graph:
         graph = fx.Graph()
         made: dict[fx.Node, fx.Node] = {}
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
@@ -245,7 +220,7 @@ class _Conversion:
             elif node.op in ("placeholder", "output") or self.operations.counts_rows(node):
                 continue
             elif node in self.calls.neurons:
-                current = node.args[0] if node.args else next(iter(node.kwargs.values()))
+                current = _arguments(node)[0]
                 if current in made:
                     made[node] = graph.call_module(str(node.target), (made[current],))
             elif any(each not in made for each in node.all_input_nodes if not self.operations.counts_rows(each)):
@@ -298,8 +273,10 @@ class _Conversion:
     def _module_of(self, node: fx.Node) -> nn.Module | None:
         return self.original.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def _nested(self) -> nn.Module | None:
+    def _nested(self, graph: fx.Graph) -> nn.Module | None:
         """Return the same nesting of `nn.Sequential`s, with all names, if the original is one."""
+        if self._chain(graph) is None:
+            return None
         names = {module: name for name, module in self.original.named_modules()}
         parts = unnested(self.original)
         if parts == [self.original] or any(names[part] not in self.modules for part in parts):
@@ -322,9 +299,7 @@ class _Conversion:
                 return None
             if node.op == "call_module":
                 name = str(node.target).replace(".", "_")
-                if name in layers:
-                    return None
-                layers[name] = self.modules[str(node.target)]
+                layers[name if name not in layers else f"{name}_again{len(layers)}"] = self.modules[str(node.target)]
             elif node.op != "output":
                 return None
             before = node
@@ -336,6 +311,13 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, child) for name, child in module._modules.items() if child is not None)
 
 
+def _arguments(node: fx.Node) -> list[Any]:
+    """Return the arguments of a call of a neuron, its current first."""
+    named = dict(node.kwargs)
+    first = [named.pop(name) for name in ("input_", "x", "x_seq") if name in named]
+    return [*node.args, *first, *named.values()]
+
+
 def _is_element(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
@@ -344,19 +326,3 @@ def _free_name(name: str, network: nn.Module, modules: dict[str, Any]) -> str:
     while hasattr(network, name) or name in modules:
         name = f"{name}_"
     return name
-
-
-def axis_before(node: fx.Node, network: nn.Module) -> Axis | None:
-    """Return what the neurons of a call are, from the nearest layer before it that tells; None if none does."""
-    seen = node
-    while seen.all_input_nodes:
-        seen = seen.all_input_nodes[0]
-        if seen.op == "call_module":
-            kind = type(network.get_submodule(str(seen.target))).__name__
-        else:
-            kind = str(getattr(seen.target, "__name__", seen.target))
-        if kind in ("Linear", "Flatten", "flatten", "view", "reshape"):
-            return "features"
-        if kind.lower().removesuffix("d").rstrip("123_") in ("conv", "max_pool", "avg_pool", "maxpool", "avgpool"):
-            return "maps"
-    return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.convert.export import Place, computes_lif, exported
-from lightning_snn.convert.graph import Axis
+from lightning_snn.convert.library import Axis
 from lightning_snn.convert.neurons import SnntorchLIF
 from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.convert.snntorch_surrogates import to_spike_grad

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_snn.convert.graph import Axis, Use, folded_network
+from lightning_snn.convert.graph import folded_network
 from lightning_snn.convert.layers import row_layer, sequence_layer
+from lightning_snn.convert.library import Axis, Use
 from lightning_snn.convert.refusals import Unconvertible, check_network
 from lightning_snn.convert.spikingjelly_surrogates import from_surrogate_function
 from lightning_snn.convert.surrogates import rescaled
