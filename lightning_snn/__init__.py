@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lightning_snn._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lightning_snn import callbacks, data, functional, methods, metrics, networks, nn
+    from lightning_snn import callbacks, convert, data, functional, methods, metrics, networks, nn
     from lightning_snn.checkpoint_io import AtomicCheckpointIO
     from lightning_snn.cli import load_run
     from lightning_snn.functional.scans.choice import kernels
@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "advance",
     "callbacks",
+    "convert",
     "data",
     "functional",
     "kernels",
@@ -43,7 +44,7 @@ __all__ = [
     "run",
 ]
 
-_SUBPACKAGES = ("callbacks", "data", "functional", "methods", "metrics", "networks", "nn")
+_SUBPACKAGES = ("callbacks", "convert", "data", "functional", "methods", "metrics", "networks", "nn")
 
 __getattr__, __dir__ = lazy_names(
     __name__,
