@@ -19,18 +19,11 @@ from lightning_snn.functional import Dynamics, PendingState, lif
 from lightning_snn.functional.dynamics import ORDERS, RESETS
 from lightning_snn.functional.scans import triton_lif
 from lightning_snn.functional.scans.choice import VARIABLE, kernels
-from lightning_snn.functional.surrogate import SURROGATES
 from tests.functional.scans.test_operators import LAYOUTS, OPERATORS, every_layout, step_like
+from tests.functional.scans.test_rate_operator import every_dynamics
 from tests.support.triton import count_launches
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
-every_dynamics = pytest.mark.parametrize(
-    "dynamics",
-    [
-        pytest.param(Dynamics(reset, order, detached, kind()), id=f"{reset}-{order}-{detached}-{name}")
-        for reset, order, detached, (name, kind) in product(RESETS, ORDERS, (False, True), SURROGATES.items())
-    ],
-)
 every_reset_and_order = pytest.mark.parametrize(("reset", "order"), list(product(RESETS, ORDERS)))
 
 

@@ -80,7 +80,10 @@ def test_the_operator_keeps_its_contract_in_a_compiled_function(layout, state):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("detached", "learned"), [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("detached", "learned"),
+    [(True, False), *(pytest.param(detached, True, marks=pytest.mark.slow) for detached in (False, True))],
+)
 def test_one_graph_serves_every_number_of_steps_and_equals_the_eager_scan(detached, learned, backend):
     parameters = (torch.rand(3, 1), torch.rand(3, 1) + 0.5) if learned else (0.9, 0.8)
     dynamics = Dynamics(detach_reset=detached)
