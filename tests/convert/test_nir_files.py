@@ -183,6 +183,21 @@ def test_another_process_reads_a_file_before_this_one(path: Path, monkeypatch):
     assert seen[0].stderr == b""
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "value"), [("dt", -1.0), ("dt", [1.0, 2.0]), ("dt", "soon"), ("dt", np.nan), (None, "no group")]
+)
+def test_metadata_of_a_graph_that_are_not_ours_are_an_error_with_the_name(name: Any, value: Any, path: Path):
+    with h5py.File(path, "r+") as file:
+        key = "node/metadata/lightning_snn" + (f"/{name}" if name else "")
+        replace(file, key, value)
+    if name is None:
+        from_nir(path)  # as a graph of another program
+        return
+    with pytest.raises(ValueError, match=r"Expected .*network.nir to hold a graph that can be converted, but"):
+        from_nir(path)
+
+
 def test_a_failed_write_leaves_what_was_there(path: Path, monkeypatch):
     before = path.read_bytes()
     graph = read_nir(path)
