@@ -133,7 +133,7 @@ def test_a_truncated_file_is_an_error_with_its_name(cut: float, path: Path):
 @pytest.mark.usefixtures("here")
 def test_damaged_bytes_give_an_error_with_the_name_or_a_graph(path: Path):
     whole, generator, errors = path.read_bytes(), np.random.default_rng(0), []
-    for _ in range(25):
+    for _ in range(12):
         damaged = bytearray(whole)
         for position in generator.integers(0, len(whole), 12):
             damaged[position] = generator.integers(0, 256)
@@ -144,7 +144,7 @@ def test_damaged_bytes_give_an_error_with_the_name_or_a_graph(path: Path):
         with pytest.raises(ValueError) as raised:  # noqa: PT011
             from_nir(path)
         errors.append(str(raised.value))
-    assert len(errors) >= 5
+    assert len(errors) >= 3
     assert all("network.nir" in error for error in errors)
 
 
