@@ -8,7 +8,7 @@ cnn_sinabs.nir is the IF network for N-MNIST of the NIR paper (Pedersen et al. 2
 within 1 ms, 300 of them from the first event on; the class is that of most output spikes. sinabs subtracts the
 threshold from the membrane potential, and the file says that it is set to zero: both are tested on the test recordings.
 Fine-tuning: one epoch with reset "zero" on the training recordings but a tenth, Adam, batches of 10, one seed.
---validation tests on that tenth, by which the learning rates and the width of the posterior were chosen.
+--validation tests on that tenth, by which the learning rate was chosen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -61,21 +60,10 @@ class Recordings(Dataset):
         return torch.from_numpy(frames), int(self.labels[index])
 
 
-class Tuning(NamedTuple):
-    """Method of a fine-tuning, and what was chosen on validation data."""
-
-    method: Method
-    learning_rate: float
-
-
-def tuning(name: str, learning_rate: float | None, kappa: float) -> Tuning:
+def method_named(name: str, kappa: float) -> Method:
     if name == "rate":
-        return Tuning(RateBackprop(), learning_rate or RATE)
-    method = SpikingBayes(keep_weights=True, kappa=kappa, kl_weight=1e-3, warmup_epochs=0, samples=0)
-    return Tuning(method, learning_rate or RATE)
-
-
-RATE, KAPPA = 1e-4, 0.05
+        return RateBackprop()
+    return SpikingBayes(keep_weights=True, kappa=kappa, kl_weight=1e-3, warmup_epochs=0)
 
 
 def loader(data: Dataset, shuffle: bool = False) -> DataLoader:
@@ -98,9 +86,9 @@ def scores(network: torch.nn.Module, data: Dataset) -> str:
 def fine_tune(options: argparse.Namespace, name: str, train: Dataset, test: Dataset) -> str:
     """Return the scores after an epoch."""
     pl.seed_everything(options.seed, verbose=False)
-    method, learning_rate = tuning(name, options.learning_rate, options.kappa)
+    method = method_named(name, options.kappa)
     network = from_nir(options.nir, reset="zero")
-    module = SpikingModule(network, method, num_classes=CLASSES, readout="sum", learning_rate=learning_rate)
+    module = SpikingModule(network, method, CLASSES, readout="sum", learning_rate=options.learning_rate)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     pl.Trainer(max_epochs=1, accelerator="cpu", enable_progress_bar=False, **quiet).fit(module, loader(train, True))
     return scores(module.network.eval(), test)
@@ -111,8 +99,8 @@ def main() -> None:
     parser.add_argument("--nir", type=Path, required=True, help="file of the network")
     parser.add_argument("--nmnist", type=Path, required=True, help="recordings in one file")
     parser.add_argument("--tune", nargs="+", default=[], choices=("rate", "bayes"))
-    parser.add_argument("--learning_rate", type=float, help="of the fine-tuning; the default is the chosen one")
-    parser.add_argument("--kappa", type=float, default=KAPPA, help="width of the posterior of SpikingBayes")
+    parser.add_argument("--learning_rate", type=float, default=1e-5, help="of the fine-tuning")
+    parser.add_argument("--kappa", type=float, default=0.05, help="width of the posterior of SpikingBayes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validation", action="store_true", help="test on held-out training recordings")
     options = parser.parse_args()

@@ -82,7 +82,7 @@ def from_nir(
         found = read_nir(graph)
         try:
             return _converted(found, dt, reset, strict, dtype)
-        except ValueError as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"Expected {graph} to hold a graph that can be converted, but: {error}") from error
     if not isinstance(graph, nir.NIRGraph):
         raise ValueError(f"Expected argument `graph` to be a NIRGraph or the path of its file, but got {graph!r}")

@@ -156,11 +156,17 @@ def node_rule(layer: nn.Module) -> Any:
 
 def refusal_reason(layer: nn.Module) -> str | None:
     """Return why a layer has no node, None if it has one."""
+    if type(layer).__module__.startswith("lightning_snn.methods."):
+        return _known_reason(layer)
     if node_rule(layer) is not None:
         return None
     if conventions_of(layer) is not None or mixes_steps(layer):
         package = type(layer).__module__.partition(".")[0]
         return f"it is a neuron of {package}: call `lightning_snn.convert.from_{package}(network)` first"
+    return _known_reason(layer)
+
+
+def _known_reason(layer: nn.Module) -> str:
     for base in type(layer).__mro__:
         for beginning, reason in _KNOWN_REASONS.items():
             if f"{base.__module__}.".startswith(beginning):

@@ -327,6 +327,12 @@ def test_a_posterior_leaves_as_its_mean_or_as_a_sample():
         ValueError, match=r"0: BayesLinear \(its weights have a posterior: export `method.posterior_mean"
     ):
         to_nir(module.network, (4,))
+    recurrent = SpikingModule(nn.Sequential(nn.Linear(4, 8), RecurrentLIF(8)), SpikingBayes(), num_classes=8)
+    with pytest.raises(ValueError, match=r"1: BayesRecurrentLIF \(its weights have a posterior"):
+        to_nir(recurrent.network, (4,))
+    assert np.array_equal(
+        to_nir(recurrent, (4,)).nodes["1"].nodes["w_rec"].weight, recurrent.network[1].weight.detach()
+    )
 
 
 def test_first_spikes_and_messages_are_refused_by_name():

@@ -133,7 +133,7 @@ def test_a_truncated_file_is_an_error_with_its_name(cut: float, path: Path):
 @pytest.mark.usefixtures("here")
 def test_damaged_bytes_give_an_error_with_the_name_or_a_graph(path: Path):
     whole, generator, errors = path.read_bytes(), np.random.default_rng(0), []
-    for _ in range(25):
+    for _ in range(12):
         damaged = bytearray(whole)
         for position in generator.integers(0, len(whole), 12):
             damaged[position] = generator.integers(0, 256)
@@ -144,7 +144,7 @@ def test_damaged_bytes_give_an_error_with_the_name_or_a_graph(path: Path):
         with pytest.raises(ValueError) as raised:  # noqa: PT011
             from_nir(path)
         errors.append(str(raised.value))
-    assert len(errors) >= 5
+    assert len(errors) >= 3
     assert all("network.nir" in error for error in errors)
 
 
@@ -181,6 +181,21 @@ def test_another_process_reads_a_file_before_this_one(path: Path, monkeypatch):
     assert isinstance(read_nir(path), nir.NIRGraph)
     assert [each.returncode for each in seen] == [0]
     assert seen[0].stderr == b""
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "value"), [("dt", -1.0), ("dt", [1.0, 2.0]), ("dt", "soon"), ("dt", np.nan), (None, "no group")]
+)
+def test_metadata_of_a_graph_that_are_not_ours_are_an_error_with_the_name(name: Any, value: Any, path: Path):
+    with h5py.File(path, "r+") as file:
+        key = "node/metadata/lightning_snn" + (f"/{name}" if name else "")
+        replace(file, key, value)
+    if name is None:
+        from_nir(path)  # as a graph of another program
+        return
+    with pytest.raises(ValueError, match=r"Expected .*network.nir to hold a graph that can be converted, but"):
+        from_nir(path)
 
 
 def test_a_failed_write_leaves_what_was_there(path: Path, monkeypatch):

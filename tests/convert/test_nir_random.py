@@ -157,8 +157,8 @@ def check(seed: int) -> bool:
 
 
 def test_random_networks_come_back_or_are_refused_by_name():
-    refused = sum(map(check, range(30)))
-    assert 0 < refused < 15
+    refused = sum(map(check, range(15)))
+    assert 0 < refused < 10
 
 
 @pytest.mark.slow
