@@ -55,7 +55,6 @@ class Row:
         make: builds the method.
         network: builds the network.
         penalized: whether the module has a penalty on activity.
-        operator: the scan that has to be an operator; otherwise compiled code unrolls it, for one T.
         steps: numbers of time steps.
         slow: whether its tests are marked as slow.
     """
@@ -64,31 +63,24 @@ class Row:
     make: Callable[[], Method]
     network: Callable[[], nn.Module] = small_network
     penalized: bool = False
-    operator: str = "lif_forward"
     steps: tuple[int, ...] = STEPS
     slow: bool = True
 
 
-NOISY, RATE = "noisy_forward", "rate_scan"
 ROWS = (
     Row("surrogate_gradient", SurrogateGradient, normalized_network, penalized=True, slow=False),
     Row("time_to_first_spike", lambda: TimeToFirstSpike((0.0, 1.1), activity_penalty=0.1), slow=False),
-    Row("rate_backprop", RateBackprop, normalized_network, operator=RATE),
-    Row("rate_backprop_windows", lambda: RateBackprop(window=2), normalized_network, True, RATE, (4, 6, 8, 16)),
-    Row("spiking_bayes", SpikingBayes, operator=NOISY),
-    Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse"), operator=NOISY),
+    Row("rate_backprop", RateBackprop, normalized_network),
+    Row("rate_backprop_windows", lambda: RateBackprop(window=2), normalized_network, True, (4, 6, 8, 16)),
+    Row("spiking_bayes", SpikingBayes),
+    Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse")),
     Row("spiking_bayes_mean", lambda: SpikingBayes(mean_epochs=3)),
-    Row("noisy_spikes", NoisySpikes, penalized=True, operator=NOISY),
+    Row("noisy_spikes", NoisySpikes, penalized=True),
 )
 
 
 def rows_of(*rows: Row) -> list[Any]:
-    found = []
-    for row in rows:
-        missing = not hasattr(torch.ops.lightning_snn, row.operator)
-        marks = [pytest.mark.skipif(missing, reason=f"{row.operator} is no operator, so compiled code unrolls it")]
-        found.append(pytest.param(row, id=row.name, marks=[*marks, *([pytest.mark.slow] if row.slow else [])]))
-    return found
+    return [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else []) for row in rows]
 
 
 class Compilations:

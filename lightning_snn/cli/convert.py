@@ -18,7 +18,7 @@ from lightning_snn.cli.choices import import_from_working_folder, import_path
 from lightning_snn.cli.nir_files import SUFFIX
 from lightning_snn.cli.reading import check_checkpoint
 from lightning_snn.convert import NIRNetwork, read_nir, to_nir, write_nir
-from lightning_snn.convert.nir_graph import ordered
+from lightning_snn.convert.nir.graph import ordered
 from lightning_snn.methods import SurrogateGradient
 from lightning_snn.module import SpikingModule
 

@@ -19,7 +19,7 @@ def with_network_of_file(arguments: Sequence[str]) -> list[str]:
 
     Example:
         >>> with_network_of_file(["--network", "/nets/cnn.nir"])
-        ['--network', 'lightning_snn.convert.nir_network.NIRNetwork', '--network.path', '/nets/cnn.nir']
+        ['--network', 'lightning_snn.convert.nir.network.NIRNetwork', '--network.path', '/nets/cnn.nir']
     """
     found: list[str] = []
     before = ""

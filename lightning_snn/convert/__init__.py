@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from lightning_snn.convert.converted import Converted
     from lightning_snn.convert.neurobench import to_neurobench
     from lightning_snn.convert.neurons import SnntorchLIF
-    from lightning_snn.convert.nir_export import to_nir
-    from lightning_snn.convert.nir_files import read_nir, write_nir
-    from lightning_snn.convert.nir_import import from_nir
-    from lightning_snn.convert.nir_network import NIRNetwork
-    from lightning_snn.convert.snntorch_export import to_snntorch
-    from lightning_snn.convert.snntorch_import import from_snntorch
-    from lightning_snn.convert.spikingjelly_export import to_spikingjelly
-    from lightning_snn.convert.spikingjelly_import import from_spikingjelly
+    from lightning_snn.convert.nir.exporter import to_nir
+    from lightning_snn.convert.nir.files import read_nir, write_nir
+    from lightning_snn.convert.nir.importer import from_nir
+    from lightning_snn.convert.nir.network import NIRNetwork
+    from lightning_snn.convert.snntorch.exporter import to_snntorch
+    from lightning_snn.convert.snntorch.importer import from_snntorch
+    from lightning_snn.convert.spikingjelly.exporter import to_spikingjelly
+    from lightning_snn.convert.spikingjelly.importer import from_spikingjelly
     from lightning_snn.convert.surrogates import Scaled
 
 __all__ = [
@@ -40,17 +40,17 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Converted": "lightning_snn.convert.converted",
-        "NIRNetwork": "lightning_snn.convert.nir_network",
+        "NIRNetwork": "lightning_snn.convert.nir.network",
         "Scaled": "lightning_snn.convert.surrogates",
         "SnntorchLIF": "lightning_snn.convert.neurons",
-        "from_nir": "lightning_snn.convert.nir_import",
-        "from_snntorch": "lightning_snn.convert.snntorch_import",
-        "from_spikingjelly": "lightning_snn.convert.spikingjelly_import",
-        "read_nir": "lightning_snn.convert.nir_files",
+        "from_nir": "lightning_snn.convert.nir.importer",
+        "from_snntorch": "lightning_snn.convert.snntorch.importer",
+        "from_spikingjelly": "lightning_snn.convert.spikingjelly.importer",
+        "read_nir": "lightning_snn.convert.nir.files",
         "to_neurobench": "lightning_snn.convert.neurobench",
-        "to_nir": "lightning_snn.convert.nir_export",
-        "to_snntorch": "lightning_snn.convert.snntorch_export",
-        "to_spikingjelly": "lightning_snn.convert.spikingjelly_export",
-        "write_nir": "lightning_snn.convert.nir_files",
+        "to_nir": "lightning_snn.convert.nir.exporter",
+        "to_snntorch": "lightning_snn.convert.snntorch.exporter",
+        "to_spikingjelly": "lightning_snn.convert.spikingjelly.exporter",
+        "write_nir": "lightning_snn.convert.nir.files",
     },
 )

@@ -29,7 +29,7 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def file(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("lightning_snn.convert.nir_files.check_in_process", lambda *arguments: None)
+    monkeypatch.setattr("lightning_snn.convert.nir.files.check_in_process", lambda *arguments: None)
     return write_nir("nets/tiny.nir", to_nir(network, (2, 4, 6)))
 
 
@@ -51,7 +51,7 @@ def test_a_recipe_trains_the_network_of_a_file(file: Path, network: nn.Module, m
     cli = call(monkeypatch, "--network=nets/tiny.nir", "--output", "out", *SURROGATE)
     assert cli.trainer.global_step > 0
     options = yaml.safe_load(Path("out/config.yaml").read_text())["network"]
-    assert options["class_path"] == "lightning_snn.convert.nir_network.NIRNetwork"
+    assert options["class_path"] == "lightning_snn.convert.nir.network.NIRNetwork"
     assert options["init_args"]["path"] == str(file.absolute())
     module = SpikingModule.load_from_checkpoint("out/checkpoints/last.ckpt")
     assert torch.equal(run(module.network, x), run(cli.model.network, x))

@@ -18,6 +18,18 @@ _NOISY = (
     "spiking_bayes_weights",
 )
 _EP = ("expectation_propagation", "expectation_propagation_average", "expectation_propagation_signs")
+_REPLACING = (
+    "rate_backprop",
+    "rate_backprop_windows",
+    "rate_backprop_streaming",
+    "rate_backprop_step",
+    "online_through_time",
+    "online_through_time_streaming",
+    "online_through_time_space",
+    "eprop",
+    "eprop_adaptive",
+    "eprop_streaming",
+)
 # for all rows of a table
 EVERY = "*"
 _OWN_NOISE = "noise is drawn for each part of the batch, so a draw for the whole batch is another one"
@@ -56,6 +68,11 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
     "a_stream_without_a_length_trains_as_its_batches": {
         "expectation_propagation_average": "refused by name: it needs the number of training samples",
     },
+    "a_compiled_network_trains_as_it_is": {
+        **_of(_REPLACING, "refused by name: calls of layers are replaced"),
+        **_of(_EP, "refused by name: messages do not call the network"),
+    },
+    "the_learning_rate_finder_leaves_nothing_but_the_rate": _of(_EP, "refused by name: it has no learning rate"),
     "detecting_anomalies_finds_a_nan": _of(_EP, "a batch with NaN is skipped, so nothing is differentiated"),
 }
 

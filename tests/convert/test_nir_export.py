@@ -12,7 +12,7 @@ from torch import nn
 from lightning_snn import SpikingModule, run
 from lightning_snn.callbacks.hardware import Constrained, HardwareConstraints, export_weights
 from lightning_snn.convert import from_nir, to_nir
-from lightning_snn.convert.nir_constants import decay_of, time_constant
+from lightning_snn.convert.nir.constants import decay_of, time_constant
 from lightning_snn.methods import (
     ExpectationPropagation,
     NoisySpikes,

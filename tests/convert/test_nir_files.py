@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from lightning_snn.convert import from_nir, read_nir, to_nir, write_nir
-from lightning_snn.convert import nir_files as module
+from lightning_snn.convert.nir import files as module
 from lightning_snn.nn import LIF, RecurrentLIF
 
 h5py = pytest.importorskip("h5py")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_snn import SpikingModule, run
 from lightning_snn.convert import from_nir, to_nir, write_nir
-from lightning_snn.convert.nir_import import GraphNetwork
+from lightning_snn.convert.nir.importer import GraphNetwork
 from lightning_snn.functional import Triangular
 from lightning_snn.methods import (
     ExpectationPropagation,

@@ -14,7 +14,7 @@ REASON = "Triton is not installed: `pip install triton` where PyTorch is its bui
 KERNELS = ("lif", "lif_kernels", "noisy", "noisy_kernels", "parts", "rate", "rate_kernels")
 IMPORT_TRITON = tuple(f"lightning_snn.functional.scans.triton_{name}" for name in KERNELS)
 
-IMPORT_SPIKINGJELLY = ("lightning_snn.convert.spikingjelly_carried",)
+IMPORT_SPIKINGJELLY = ("lightning_snn.convert.spikingjelly.carried",)
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason=REASON)
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_snn.convert.nir_files import parse_nir
-from lightning_snn.convert.nir_graph import ordered
-from lightning_snn.convert.nir_import import from_nir
+from lightning_snn.convert.nir.files import parse_nir
+from lightning_snn.convert.nir.graph import ordered
+from lightning_snn.convert.nir.importer import from_nir
 
 
 class NIRNetwork(nn.Sequential):

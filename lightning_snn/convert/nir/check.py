@@ -1,6 +1,6 @@
 """Reading of a NIR file in another process: a damaged HDF5 file can loop for ever or crash.
 
-``python -m lightning_snn.convert.nir_check FILE SECONDS`` reads a file with a limit of processor time.
+``python -m lightning_snn.convert.nir.check FILE SECONDS`` reads a file with a limit of processor time.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lightning_snn.convert.nir_files import parse_nir
+from lightning_snn.convert.nir.files import parse_nir
 from lightning_snn.subprocesses import limit_processor_time
 
 

@@ -14,7 +14,7 @@ from lightning_snn.convert.layers import row_layer
 from lightning_snn.convert.library import Axis, Use
 from lightning_snn.convert.neurons import SnntorchLIF
 from lightning_snn.convert.refusals import Unconvertible, check_network
-from lightning_snn.convert.snntorch_surrogates import from_spike_grad
+from lightning_snn.convert.snntorch.surrogates import from_spike_grad
 from lightning_snn.convert.surrogates import rescaled
 from lightning_snn.convert.values import (
     check_learned_decay,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lightning_snn.convert.nir_package import Unrepresentable
+from lightning_snn.convert.nir.package import Unrepresentable
 from lightning_snn.nn.stateful import StatefulLayer
 
 # time constants in float32 and their products with dt are off by some roundings

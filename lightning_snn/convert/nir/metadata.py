@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.convert.nir_package import KEY, Unrepresentable
+from lightning_snn.convert.nir.package import KEY, Unrepresentable
 from lightning_snn.functional.dynamics import ORDERS, RESETS, Dynamics, Order, Reset
 from lightning_snn.functional.surrogate import SURROGATES, Surrogate, surrogate_named
 from lightning_snn.nn.stateful import StatefulLayer

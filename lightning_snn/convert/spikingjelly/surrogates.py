@@ -13,7 +13,7 @@ from lightning_snn.convert.surrogates import Gaussian, Laplace, scaled
 from lightning_snn.functional.surrogate import ArcTangent, FastSigmoid, Sigmoid, Surrogate, Triangular
 
 _PACKAGE = "spikingjelly.activation_based.surrogate"
-_CARRIED = "lightning_snn.convert.spikingjelly_carried"
+_CARRIED = "lightning_snn.convert.spikingjelly.carried"
 _BY_NAME: dict[str, Callable[[float], Surrogate]] = {
     "ATan": lambda alpha: scaled(ArcTangent(2 / (math.pi * alpha)), alpha / 2),
     "Erf": lambda alpha: scaled(Gaussian(1 / alpha), alpha / math.sqrt(math.pi)),
@@ -50,7 +50,7 @@ def to_surrogate_function(surrogate: Surrogate) -> nn.Module:
     """Return a surrogate function of SpikingJelly with the derivative of a surrogate."""
     from spikingjelly.activation_based import surrogate as peer
 
-    from lightning_snn.convert.spikingjelly_carried import Carried
+    from lightning_snn.convert.spikingjelly.carried import Carried
 
     width = getattr(surrogate, "width", None)
     if width is not None:

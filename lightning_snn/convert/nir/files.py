@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_snn.convert.nir_package import import_nir
+from lightning_snn.convert.nir.package import import_nir
 from lightning_snn.files import write_atomically
 from lightning_snn.reading import reading
 from lightning_snn.subprocesses import check_in_process
@@ -52,7 +52,7 @@ def read_nir(path: str | os.PathLike[str]) -> Any:
     file = Path(path)
     with reading(file, _EXPECTED), open(file, "rb"):
         pass
-    check_in_process("lightning_snn.convert.nir_check", file, "an HDF5 file")
+    check_in_process("lightning_snn.convert.nir.check", file, "an HDF5 file")
     return parse_nir(file)
 
 

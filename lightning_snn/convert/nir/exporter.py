@@ -12,10 +12,10 @@ from torch import nn
 
 import lightning_snn
 from lightning_snn.checks import check_integer, check_positive
-from lightning_snn.convert.nir_layers import WeightQuantization, node_rule, quantize_node, refusal_reason
-from lightning_snn.convert.nir_neurons import Target, subtracts
-from lightning_snn.convert.nir_package import KEY, Unrepresentable, import_nir
-from lightning_snn.convert.nir_trace import Call, Traced, trace
+from lightning_snn.convert.nir.layers import WeightQuantization, node_rule, quantize_node, refusal_reason
+from lightning_snn.convert.nir.neurons import Target, subtracts
+from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.trace import Call, Traced, trace
 from lightning_snn.convert.plain import plain_network
 from lightning_snn.nn.layer_rules import Refusal
 

@@ -10,8 +10,8 @@ from torch import nn
 from lightning_snn.checks import check_choice
 from lightning_snn.convert.export import Place, computes_lif, exported
 from lightning_snn.convert.refusals import Unconvertible
-from lightning_snn.convert.spikingjelly_import import STATELESS
-from lightning_snn.convert.spikingjelly_surrogates import to_surrogate_function
+from lightning_snn.convert.spikingjelly.importer import STATELESS
+from lightning_snn.convert.spikingjelly.surrogates import to_surrogate_function
 from lightning_snn.convert.values import floating_dtype, next_above
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.neurons import LIF, Neuron, Recurrent, RecurrentLIF, SynapticLIF

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_snn.convert.nir_package import import_nir
+from lightning_snn.convert.nir.package import import_nir
 
 _SEPARATOR = "."
 

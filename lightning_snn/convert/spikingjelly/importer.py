@@ -13,7 +13,7 @@ from lightning_snn.convert.graph import folded_network
 from lightning_snn.convert.layers import row_layer, sequence_layer
 from lightning_snn.convert.library import Axis, Use
 from lightning_snn.convert.refusals import Unconvertible, check_network
-from lightning_snn.convert.spikingjelly_surrogates import from_surrogate_function
+from lightning_snn.convert.spikingjelly.surrogates import from_surrogate_function
 from lightning_snn.convert.surrogates import rescaled
 from lightning_snn.convert.values import floating_dtype, next_below
 from lightning_snn.nn.neurons import IF, LIF, Neuron, Recurrent, SynapticLIF

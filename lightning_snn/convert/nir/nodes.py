@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_snn.convert.nir_constants import (
+from lightning_snn.convert.nir.constants import (
     GAIN_TOLERANCE,
     checked_decay,
     next_float,
     per_channel,
 )
-from lightning_snn.convert.nir_metadata import NeuronNotes, exact, is_learned, neuron_notes, restore
-from lightning_snn.convert.nir_package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.metadata import NeuronNotes, exact, is_learned, neuron_notes, restore
+from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
 from lightning_snn.functional.dynamics import Reset
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.neurons import IF, LIF, LeakyIntegrator, SynapticLIF

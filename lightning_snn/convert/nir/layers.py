@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_snn.convert.nir_metadata import storable
-from lightning_snn.convert.nir_neurons import NEURON_RULES, Target
-from lightning_snn.convert.nir_package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.metadata import storable
+from lightning_snn.convert.nir.neurons import NEURON_RULES, Target
+from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
 from lightning_snn.functional.quantization import integer_weights, quantize_weight
 from lightning_snn.nn.conventions import conventions_of, mixes_steps
 from lightning_snn.nn.delays import SynapticDelays

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from lightning_snn.convert.nir_constants import full, next_float, time_constant
-from lightning_snn.convert.nir_metadata import notes_of
-from lightning_snn.convert.nir_package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.constants import full, next_float, time_constant
+from lightning_snn.convert.nir.metadata import notes_of
+from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
 from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.nn.layer_rules import LayerRules
 from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Neuron, Recurrent, RecurrentLIF, SynapticLIF

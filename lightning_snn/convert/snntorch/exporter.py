@@ -12,7 +12,7 @@ from lightning_snn.convert.export import Place, computes_lif, exported
 from lightning_snn.convert.library import Axis
 from lightning_snn.convert.neurons import SnntorchLIF
 from lightning_snn.convert.refusals import Unconvertible
-from lightning_snn.convert.snntorch_surrogates import to_spike_grad
+from lightning_snn.convert.snntorch.surrogates import to_spike_grad
 from lightning_snn.convert.values import floating_dtype
 from lightning_snn.nn.neurons import LIF, Neuron, Recurrent, RecurrentLIF, SynapticLIF
 from lightning_snn.nn.stateful import StatefulLayer

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_choice, check_positive
-from lightning_snn.convert.nir_files import read_nir
-from lightning_snn.convert.nir_graph import Ordered, Step, ordered
-from lightning_snn.convert.nir_nodes import Source, node_layers
-from lightning_snn.convert.nir_package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.files import read_nir
+from lightning_snn.convert.nir.graph import Ordered, Step, ordered
+from lightning_snn.convert.nir.nodes import Source, node_layers
+from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
 from lightning_snn.functional.dynamics import RESETS, Reset
 from lightning_snn.nn.folding import folded
 from lightning_snn.nn.layer_rules import Refusal

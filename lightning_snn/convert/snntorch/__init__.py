@@ -1,0 +1,1 @@
+"""Networks of snntorch: in and out."""

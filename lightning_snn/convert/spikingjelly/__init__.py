@@ -1,0 +1,1 @@
+"""Networks of SpikingJelly: in and out."""
