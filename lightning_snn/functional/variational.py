@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_snn.functional.draws import normal_like
 from lightning_snn.functional.scalars import value_like
 
 Values = Literal["real", "spikes", "signs"]
@@ -102,5 +103,5 @@ def sample(mean: Tensor, variance: Tensor, generator: torch.Generator | None = N
         >>> sample(torch.ones(2), torch.tensor([0.0, 4.0]), torch.Generator().manual_seed(0))
         tensor([1.0002, 0.4131])
     """
-    noise = mean.new_empty(mean.shape).normal_(generator=generator)  # `torch.randn` takes no generator for any T
+    noise = normal_like(mean, mean.dtype, generator)
     return torch.addcmul(mean, (variance + 1e-8).sqrt(), noise)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.checkpoint import check_like_checkpoint, describe_module
+from lightning_snn.convert import SnntorchLIF
 from lightning_snn.functional import ArcTangent
 from lightning_snn.functional.traced import Kernel, input_traces, traced_map
 from lightning_snn.methods import (
@@ -416,7 +417,7 @@ def test_every_neuron_is_trained_or_refused_by_name(row, trace: bool):
     membrane = getattr(layer, "neuron", layer)
     per_channel = isinstance(membrane.value("beta"), Tensor)
     reason = None
-    if isinstance(layer, SynapticLIF) or row.name == "bayes_recurrent_lif":
+    if isinstance(layer, (SynapticLIF, SnntorchLIF)) or row.name == "bayes_recurrent_lif":
         reason = "no decay of the membrane potential alone, .*trace=False"
     elif per_channel:
         reason = "one decay per channel, .*trace=False"

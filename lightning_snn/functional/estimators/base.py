@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_snn.functional.draws import normal_like, uniform_like
 from lightning_snn.functional.gaussian import LOG_SQRT_2PI
 from lightning_snn.functional.surrogate import propagate_nan
 
@@ -90,9 +91,9 @@ def noisy_spikes(t: Tensor, estimator: Estimator, generator: torch.Generator | N
 def _samples(t: Tensor, noise: Noise, generator: torch.Generator | None) -> Tensor:
     wide = torch.promote_types(t.dtype, torch.float32)
     if noise == "gaussian":
-        sample = t.new_empty(t.shape, dtype=wide).normal_(generator=generator)
+        sample = normal_like(t, wide, generator)
     else:
-        sample = t.new_empty(t.shape, dtype=wide).uniform_(generator=generator).logit_()
+        sample = uniform_like(t, wide, generator).logit_()
     # compare the noise instead of a probability, which could round to 0 or 1
     return propagate_nan((sample > -t).to(t.dtype), t)
 

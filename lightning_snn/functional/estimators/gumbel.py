@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.functional.draws import uniform_like
 from lightning_snn.functional.estimators.base import Estimator, Noise, density_, saturated, toward_sample
 
 _SERIES_BELOW = 0.3  # the closed form loses digits there; the error of the series is 5e-8
@@ -188,7 +189,7 @@ class GumbelStraightThrough(Estimator):
 
 def _distance(sample: Tensor, noise: Noise, generator: torch.Generator | None) -> Tensor:
     """Draw ``|t + L|`` given the sample, which is ``s + M`` for noise M given that it exceeds ``-s``."""
-    v = sample.new_empty(sample.shape).uniform_(generator=generator)
+    v = uniform_like(sample, sample.dtype, generator)
     # the survival function of M at its draw is v F(s); for v = 0 the distance is infinite and the density 0
     if noise == "gaussian":
         # erfc keeps the tail that torch.special.ndtr rounds to 0

@@ -61,19 +61,14 @@ class _Schedule(NamedTuple):
     Attributes:
         noisy: whether the network runs with noise; without it the posterior mean is trained.
         monitored: whether chi^2 is recorded.
-        kl: factor of the KL term; for compiled code a tensor, because a number would be a constant there.
-        bias: factor of the auxiliary loss.
+        kl: factor of the KL term, for compiled code, in which a number would be a constant.
+        bias: factor of the auxiliary loss, for compiled code.
     """
 
     noisy: bool
     monitored: bool = False
-    kl: float | Tensor = 0.0
-    bias: float | Tensor = 0.0
-
-
-def _factor(value: float | Tensor, term: Tensor) -> float | Tensor:
-    """Return a factor of a term, in its dtype, into which a number is rounded, too."""
-    return value.to(term) if isinstance(value, Tensor) else value
+    kl: Tensor | None = None
+    bias: Tensor | None = None
 
 
 class SpikingBayes(NoisyMethod):
@@ -210,12 +205,12 @@ class SpikingBayes(NoisyMethod):
         objective, metrics = loss, {}
         if self.kl_weight > 0:
             kl = self.kl(network)
-            objective = objective + _factor(schedule.kl, kl) * kl
+            objective = objective + (self._kl_factor() if schedule.kl is None else schedule.kl.to(kl)) * kl
             metrics["kl"] = kl.detach()
         bias, chi_squared = monitor.bias, monitor.chi_squared
         if bias:
             mean = torch.stack(list(bias.values())).mean()
-            objective = objective + _factor(schedule.bias, mean) * mean
+            objective = objective + (self._bias_factor() if schedule.bias is None else schedule.bias.to(mean)) * mean
             metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
         metrics.update({f"{_CHI_SQUARED}{name}": value for name, value in chi_squared.items()})
         if not torch.compiler.is_compiling():
@@ -224,8 +219,13 @@ class SpikingBayes(NoisyMethod):
 
     def before_compiled_step(self) -> None:
         schedule = self._schedule()
-        kl, bias = (torch.tensor(factor, dtype=torch.float64) for factor in (schedule.kl, schedule.bias))
-        self._compiled_schedule = schedule._replace(kl=kl, bias=bias)
+        if schedule.noisy:
+            kl = self._kl_factor() if self.kl_weight > 0 else 0.0
+            bias = self._bias_factor() if self.bias_weight > 0 else 0.0
+            schedule = schedule._replace(
+                kl=torch.tensor(kl, dtype=torch.float64), bias=torch.tensor(bias, dtype=torch.float64)
+            )
+        self._compiled_schedule = schedule
 
     def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
         observes_maps = self.bias_weight > 0 and self.bias_form == "synapse"
@@ -284,12 +284,7 @@ class SpikingBayes(NoisyMethod):
     def _schedule(self) -> _Schedule:
         if self.mean_epochs and self._epochs() < self.mean_epochs:
             return _Schedule(noisy=False)
-        return _Schedule(
-            True,
-            self.progress.step % MONITOR_EVERY == 0,
-            self._kl_factor() if self.kl_weight > 0 else 0.0,
-            self._bias_factor() if self.bias_weight > 0 else 0.0,
-        )
+        return _Schedule(True, self.progress.step % MONITOR_EVERY == 0)
 
     def _epochs(self) -> float:
         """Return the completed epochs; of streams without a length, epochs are `train_size` samples."""
