@@ -158,7 +158,7 @@ class _TracedMap(torch.autograd.Function):
             steps = grad.unflatten(0, (len(ones), -1))
             channels = 2 if kernel is not None else grad.dim()
             others = [axis for axis in range(1, steps.dim()) if axis != channels]
-            grad_bias = (ones @ steps.sum(others, dtype=ones.dtype)).to(of_bias)
+            grad_bias = (steps.sum(others, dtype=ones.dtype).t() @ ones).to(of_bias)
         return grad_x, None, None, grad_weight, grad_bias, None
 
 
