@@ -241,7 +241,8 @@ def test_a_compiled_fit_equals_one_without_the_compiler_and_compiles_no_step_aga
     assert backend.count == 2  # one of steps, one of predictions
 
 
-def test_batches_that_a_callback_observes_run_without_the_compiler():
+def test_batches_that_a_callback_observes_run_without_the_compiler(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the figures
     backend = Compilations("eager")
     row = Row("small", SurrogateGradient)
     monitors = [FiringRateMonitor(), FiringRateMonitor()]
