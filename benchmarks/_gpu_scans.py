@@ -151,7 +151,7 @@ def scans(device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Neurons],
 
 
 class Difference(NamedTuple):
-    """How far spikes and gradients of a contender are from the reference.
+    """Differences of spikes and gradients of a contender from the reference.
 
     Attributes:
         firing: spikes per neuron and step.

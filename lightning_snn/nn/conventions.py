@@ -59,7 +59,21 @@ def conventions_of(module: nn.Module) -> Conventions | None:
 
 def mixes_steps(module: nn.Module) -> bool:
     """Return whether a module is a layer of snntorch or SpikingJelly with a state over time, spiking or not."""
-    return any(f"{base.__module__}.{base.__qualname__}" in _STATEFUL for base in type(module).__mro__)
+    return derives_from(module, *_STATEFUL)
+
+
+def derives_from(module: nn.Module, *names: str) -> bool:
+    """Return whether the class of a module derives from one of these classes, whose library need not be installed.
+
+    Args:
+        module: the module.
+        *names: qualified names of classes, such as "torch.nn.modules.linear.Linear".
+
+    Example:
+        >>> derives_from(nn.Linear(2, 2), "torch.nn.modules.linear.Linear")
+        True
+    """
+    return any(f"{base.__module__}.{base.__qualname__}" in names for base in type(module).__mro__)
 
 
 def converter_of(module: nn.Module) -> str | None:

@@ -15,7 +15,6 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from lightning_snn import LIF, SpikingModule, run
-from lightning_snn.checkpoint import check_like_checkpoint, describe_module
 from lightning_snn.convert import SnntorchLIF
 from lightning_snn.functional import ArcTangent
 from lightning_snn.functional.traced import Kernel, input_traces, traced_map
@@ -43,6 +42,7 @@ from lightning_snn.nn import (
 from tests.contract.strangers import STRANGERS
 from tests.contract.table import LAYERS, neuron_network
 from tests.support.event_order import order_of_events
+from tests.support.online import assert_options_are_compared, assert_trained_or_refused
 
 STEPS, BATCH, CLASSES = 9, 4, 3
 METHODS = tuple(OnlineThroughTime(**each) for each in ({}, {"trace": False}, {"steps": 3}, {"streaming": True}))
@@ -617,18 +617,8 @@ def test_neurons_of_the_user_are_trained_by_their_equations_or_refused_by_name(s
     net = nn.Sequential(nn.Linear(5, 6), stranger.make(), nn.Linear(6, CLASSES))
     for method in METHODS:
         refused = stranger.name != "own_equations" or getattr(method, "trace", False)
-        if refused:
-            with pytest.raises(ValueError, match=f"OnlineThroughTime can train, but got 1: {type(net[1]).__name__} "):
-                method.prepare(net)
-            continue
-        net.zero_grad()
-        method.training_step(method.prepare(net), inputs().float(), Y).objective.backward()
-        assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
+        assert_trained_or_refused(method, net, inputs().float(), Y, refused)
 
 
 def test_a_checkpoint_names_the_options_that_differ():
-    described = describe_module(nn.Linear(2, 2), METHODS[0])
-    for method, option in zip(METHODS[1:], OPTIONS, strict=True):
-        with pytest.raises(ValueError, match=rf"{option} is .* in the checkpoint and .* here"):
-            check_like_checkpoint(described, describe_module(nn.Linear(2, 2), method))
-    check_like_checkpoint(described, describe_module(nn.Linear(2, 2), type(METHODS[0])()))
+    assert_options_are_compared(METHODS, OPTIONS)

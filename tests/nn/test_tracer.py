@@ -49,7 +49,7 @@ def test_a_module_run_by_another_thread_is_not_traced(other):
 
 
 def test_the_tracer_of_torch_does_trace_it(other):
-    """What `ThreadTracer` is for: without it the module of the other thread is taken for one of the network's."""
+    """Without `ThreadTracer` the module of the other thread is taken for one of the network's."""
     network = Meanwhile(other, torch.rand(5, 4))
     fx.Tracer().trace(network)
     assert isinstance(network.found[0], NameError)

@@ -1,4 +1,4 @@
-"""Which cases of a test belong to the test command."""
+"""Cases of tests that are left to the slow part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of a NIR file in another process: a damaged HDF5 file can loop for ever or crash.
+"""Read a NIR file in another process: a damaged HDF5 file can loop for ever or crash.
 
 ``python -m lightning_snn.convert.nir.check FILE SECONDS`` reads a file with a limit of processor time.
 """

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lightning_snn.convert.nir.package import Unrepresentable
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.nn.stateful import StatefulLayer
 
 # time constants in float32 and their products with dt are off by some roundings
@@ -77,15 +77,15 @@ def checked_decay(tau: np.ndarray, dt: float, name: str) -> np.ndarray:
     """Return the decays of time constants.
 
     Raises:
-        Unrepresentable: if a decay is not in [0, 1].
+        Unconvertible: if a decay is not in [0, 1].
     """
     if not (np.isfinite(tau).all() and (tau > 0).all()):
-        raise Unrepresentable(f"its {name} holds values that are not finite and larger than 0")
+        raise Unconvertible(f"its {name} holds values that are not finite and larger than 0")
     decay = decay_of(tau, dt)
     # tau = dt, a decay of 0, may be off by a rounding
     decay = np.where((decay < 0) & (decay > -GAIN_TOLERANCE), decay.dtype.type(0), decay)
     if (decay < 0).any():
-        raise Unrepresentable(f"its {name} of {tau.min():g} s is smaller than dt = {dt:g} s: pass the dt of its maker")
+        raise Unconvertible(f"its {name} of {tau.min():g} s is smaller than dt = {dt:g} s: pass the dt of its maker")
     return decay
 
 
@@ -93,16 +93,16 @@ def per_channel(values: np.ndarray, name: str) -> float | np.ndarray:
     """Return values of a full shape `[C, ...]` as a number, if all are equal, or as one value per channel `[C]`.
 
     Raises:
-        Unrepresentable: if values differ within a channel, or are not finite.
+        Unconvertible: if values differ within a channel, or are not finite.
     """
     if values.size == 0 or not np.isfinite(values).all():
-        raise Unrepresentable(f"its {name} holds values that are not finite")
+        raise Unconvertible(f"its {name} holds values that are not finite")
     first = values.reshape(-1)[0]
     if (values == first).all():
         return float(first)
     of_channels = values.reshape(values.shape[0], -1)
     if (of_channels != of_channels[:, :1]).any():
-        raise Unrepresentable(
+        raise Unconvertible(
             f"its {name} differs within a channel, and neurons have a value per layer or per channel: give all neurons "
             "of a channel the same value"
         )

@@ -14,9 +14,10 @@ import lightning_snn
 from lightning_snn.checks import check_integer, check_positive
 from lightning_snn.convert.nir.layers import WeightQuantization, node_rule, quantize_node, refusal_reason
 from lightning_snn.convert.nir.neurons import Target, subtracts
-from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.package import KEY, import_nir
 from lightning_snn.convert.nir.trace import Call, Traced, trace
 from lightning_snn.convert.plain import plain_network
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.nn.layer_rules import Refusal
 
 
@@ -98,7 +99,7 @@ def _nodes(
     for call in traced.calls:
         try:
             node = node_rule(call.layer)(call.layer, call.input_shape, target)
-        except Unrepresentable as reason:
+        except Unconvertible as reason:
             refused.append(Refusal(call.name, call.layer, str(reason)))
             continue
         if node is None:

@@ -18,7 +18,8 @@ from lightning_snn.checks import check_choice, check_positive
 from lightning_snn.convert.nir.files import read_nir
 from lightning_snn.convert.nir.graph import Ordered, Step, ordered
 from lightning_snn.convert.nir.nodes import Source, node_layers
-from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.package import KEY, import_nir
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.functional.dynamics import RESETS, Reset
 from lightning_snn.nn.folding import folded
 from lightning_snn.nn.layer_rules import Refusal
@@ -174,10 +175,10 @@ def _layers(steps: Ordered, source: Source) -> dict[str, nn.Module]:
         try:
             make = makers.get(type(step.node))
             if make is None:
-                raise Unrepresentable("no layer does the same: replace the node, or leave it out")
+                raise Unconvertible("no layer does the same: replace the node, or leave it out")
             layer = make(step.node, source)
             layers[step.name] = layer if step.recurrent is None else _recurrent(step, layer, layers, steps, source)
-        except Unrepresentable as reason:
+        except Unconvertible as reason:
             refused.append(Refusal(step.name, type(step.node).__name__, str(reason)))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             refused.append(Refusal(step.name, type(step.node).__name__, f"its fields are damaged: {error}"))
@@ -191,10 +192,10 @@ def _recurrent(
 ) -> nn.Module:
     """Return neurons that receive their own spikes through the weights of a node; its bias joins the layer before."""
     if not isinstance(layer, Neuron):
-        raise Unrepresentable("only neurons receive their own output: use a LIF, IF or CubaLIF node")
+        raise Unconvertible("only neurons receive their own output: use a LIF, IF or CubaLIF node")
     weight = torch.from_numpy(np.array(step.recurrent.weight)).to(source.dtype)
     if weight.dim() != 2 or weight.shape[0] != weight.shape[1]:
-        raise Unrepresentable(f"its recurrent weight is of shape {list(weight.shape)}, and not a square matrix")
+        raise Unconvertible(f"its recurrent weight is of shape {list(weight.shape)}, and not a square matrix")
     wrapped = step.recurrent.metadata.get(KEY, {}).get("wrapped", False)
     made: Any = (Recurrent if wrapped else recurrent)(layer, weight.shape[0])
     made.to(source.dtype)
@@ -204,7 +205,7 @@ def _recurrent(
         before = layers.get(step.sources[0]) if len(step.sources) == 1 else None
         others = [each.name for each in steps.steps if step.sources[0] in each.sources and each.name != step.name]
         if not isinstance(before, nn.Linear) or others or step.sources[0] in steps.sources:
-            raise Unrepresentable(
+            raise Unconvertible(
                 "its recurrent weights have a bias, which is a constant input: add it to the bias of the layer before"
             )
         with torch.no_grad():

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_snn.convert.nir.metadata import storable
 from lightning_snn.convert.nir.neurons import NEURON_RULES, Target
-from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.package import KEY, import_nir
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.functional.quantization import integer_weights, quantize_weight
 from lightning_snn.nn.conventions import conventions_of, mixes_steps
 from lightning_snn.nn.delays import SynapticDelays
@@ -40,7 +41,7 @@ def linear_node(layer: nn.Module, shape: Sequence[int], target: Target) -> Any:
     assert isinstance(layer, nn.Linear)
     nir = import_nir()
     if len(shape) != 1:
-        raise Unrepresentable(
+        raise Unconvertible(
             f"NIR multiplies a matrix with an input [N], but the input is {list(shape)}: flatten it before the layer"
         )
     weight = _array(layer.weight, target)
@@ -52,10 +53,10 @@ def convolution_node(layer: nn.Module, shape: Sequence[int], target: Target) -> 
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
     nir = import_nir()
     if layer.padding_mode != "zeros":
-        raise Unrepresentable(f"NIR pads by zeros alone, and its padding_mode is {layer.padding_mode!r}")
+        raise Unconvertible(f"NIR pads by zeros alone, and its padding_mode is {layer.padding_mode!r}")
     flat = isinstance(layer, nn.Conv1d)
     if len(shape) != layer.weight.dim() - 1:
-        raise Unrepresentable(f"its input {list(shape)} has no channels and positions")
+        raise Unconvertible(f"its input {list(shape)} has no channels and positions")
     weight = _array(layer.weight, target)
     bias = np.zeros(len(weight), weight.dtype) if layer.bias is None else _array(layer.bias, target)
     geometry = {
@@ -78,11 +79,11 @@ def pooling_node(layer: nn.Module, shape: Sequence[int], target: Target) -> Any:
     nir = import_nir()
     kernel, stride, padding = (np.array(_pair(each)) for each in (layer.kernel_size, layer.stride, layer.padding))
     if layer.ceil_mode:
-        raise Unrepresentable("NIR has no ceil_mode=True: pad the input, or choose a size that its kernel divides")
+        raise Unconvertible("NIR has no ceil_mode=True: pad the input, or choose a size that its kernel divides")
     if not layer.count_include_pad and padding.any() and layer.divisor_override is None:
-        raise Unrepresentable("NIR averages over padding, too: count_include_pad=True")
+        raise Unconvertible("NIR averages over padding, too: count_include_pad=True")
     if layer.divisor_override not in (None, 1, int(kernel.prod())):
-        raise Unrepresentable("NIR divides by the size of the kernel or by 1, SumPool2d: follow it by a Scale")
+        raise Unconvertible("NIR divides by the size of the kernel or by 1, SumPool2d: follow it by a Scale")
     kind = nir.SumPool2d if layer.divisor_override == 1 else nir.AvgPool2d
     return kind(kernel_size=kernel, stride=stride, padding=padding)
 
@@ -93,7 +94,7 @@ def flatten_node(layer: nn.Module, shape: Sequence[int], target: Target) -> Any:
     dimensions = len(shape) + 1
     start, end = (each + dimensions if each < 0 else each for each in (layer.start_dim, layer.end_dim))
     if start < 1:
-        raise Unrepresentable("it mixes samples and time steps: start_dim=1")
+        raise Unconvertible("it mixes samples and time steps: start_dim=1")
     last = -1 if end == dimensions - 1 else end - 1
     return import_nir().Flatten(input_type={"input": np.array(shape)}, start_dim=start - 1, end_dim=last)
 
@@ -102,7 +103,7 @@ def delay_node(layer: nn.Module, shape: Sequence[int], target: Target) -> Any:
     """Return the node of a single delay."""
     assert isinstance(layer, SynapticDelays)
     if len(layer.delays) != 1:
-        raise Unrepresentable(
+        raise Unconvertible(
             "NIR has no concatenation of channels: add the outputs of one SynapticDelays((d,)) and one Linear per delay"
         )
     return import_nir().Delay(delay=np.full(shape, layer.delays[0] * target.dt))

@@ -1,4 +1,4 @@
-"""What NIR has no field for, in the metadata of its nodes: reset, order, surrogate, learned values, exact numbers.
+"""Metadata of nodes: reset, order, surrogate, learned values and exact numbers, for which NIR has no fields.
 
 The fields of a node count. Metadata refine them only where both agree up to rounding, so a graph that another program
 changed is read as it is.
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_snn.convert.nir.package import KEY, Unrepresentable
+from lightning_snn.convert.nir.package import KEY
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.functional.dynamics import ORDERS, RESETS, Dynamics, Order, Reset
 from lightning_snn.functional.surrogate import SURROGATES, Surrogate, surrogate_named
 from lightning_snn.nn.stateful import StatefulLayer
@@ -80,7 +81,7 @@ def neuron_notes(metadata: Mapping[str, Any]) -> NeuronNotes:
     """Return the notes in the metadata of a node, those of another program's node without any.
 
     Raises:
-        Unrepresentable: if they were not written by `notes_of`.
+        Unconvertible: if they were not written by `notes_of`.
     """
     found = metadata.get(KEY)
     if not isinstance(found, Mapping):
@@ -92,7 +93,7 @@ def neuron_notes(metadata: Mapping[str, Any]) -> NeuronNotes:
         ("surrogate", name, tuple(SURROGATES)),
     ):
         if not isinstance(value, str | None) or value not in known:
-            raise Unrepresentable(f"its metadata hold the {key} {str(value)[:40]!r}, which is unknown")
+            raise Unconvertible(f"its metadata hold the {key} {str(value)[:40]!r}, which is unknown")
     try:
         width = found.get("width")
         surrogate: Any = SURROGATES[name] if width is None else lambda: SURROGATES[name](width=float(width))  # type: ignore[call-arg]
@@ -106,7 +107,7 @@ def neuron_notes(metadata: Mapping[str, Any]) -> NeuronNotes:
             {str(key): np.asarray(value) for key, value in dict(found.get("stored", {})).items()},
         )
     except (TypeError, ValueError) as error:
-        raise Unrepresentable(f"its metadata are damaged: {error}") from error
+        raise Unconvertible(f"its metadata are damaged: {error}") from error
 
 
 def is_learned(notes: NeuronNotes, name: str, value: float | np.ndarray) -> bool:

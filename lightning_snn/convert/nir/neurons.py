@@ -10,7 +10,8 @@ from torch import nn
 
 from lightning_snn.convert.nir.constants import full, next_float, time_constant
 from lightning_snn.convert.nir.metadata import notes_of
-from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.package import KEY, import_nir
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.nn.layer_rules import LayerRules
 from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Neuron, Recurrent, RecurrentLIF, SynapticLIF
@@ -79,7 +80,7 @@ def recurrent_node(layer: nn.Module, shape: Sequence[int], target: Target) -> An
     neuron = layer.neuron if isinstance(layer, Recurrent) else layer
     rule = lif_node if isinstance(layer, RecurrentLIF) else NEURON_RULES.find(neuron)
     if rule is None or rule is recurrent_node:
-        raise Unrepresentable(f"NIR has no node for its {type(neuron).__name__}")
+        raise Unconvertible(f"NIR has no node for its {type(neuron).__name__}")
     weight = layer.weight.detach().cpu().numpy().astype(target.dtype)
     return nir.NIRGraph(
         nodes={
@@ -122,7 +123,7 @@ def _firing(layer: StatefulLayer, shape: Sequence[int], target: Target, dynamics
 
 def _leaking(decay: np.ndarray, meaning: str) -> np.ndarray:
     if (decay >= 1).any():
-        raise Unrepresentable(
+        raise Unconvertible(
             f"a {meaning} of 1, at least in some channels, is an infinite time constant, and only LIF with decay 1 "
             "everywhere is another node, IF: use a decay slightly below 1"
         )

@@ -16,7 +16,8 @@ from lightning_snn.convert.nir.constants import (
     per_channel,
 )
 from lightning_snn.convert.nir.metadata import NeuronNotes, exact, is_learned, neuron_notes, restore
-from lightning_snn.convert.nir.package import KEY, Unrepresentable, import_nir
+from lightning_snn.convert.nir.package import KEY, import_nir
+from lightning_snn.convert.refusals import Unconvertible
 from lightning_snn.functional.dynamics import Reset
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.neurons import IF, LIF, LeakyIntegrator, SynapticLIF
@@ -46,7 +47,7 @@ def linear(node: Any, source: Source) -> nn.Module:
     """Return the layer of a Linear or Affine node."""
     weight, bias = _tensor(node.weight, source), getattr(node, "bias", None)
     if weight.dim() != 2 or (bias is not None and np.shape(bias) != weight.shape[:1]):
-        raise Unrepresentable(f"its weight is of shape {list(weight.shape)}, and not a matrix with one bias per row")
+        raise Unconvertible(f"its weight is of shape {list(weight.shape)}, and not a matrix with one bias per row")
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=source.dtype)
     return _with_weights(made, weight, bias, source)
 
@@ -57,7 +58,7 @@ def convolution(node: Any, source: Source) -> nn.Module:
     flat = isinstance(node, import_nir().Conv1d)
     dimensions = 1 if flat else 2
     if weight.dim() != dimensions + 2:
-        raise Unrepresentable(f"its weight is of shape {list(weight.shape)}")
+        raise Unconvertible(f"its weight is of shape {list(weight.shape)}")
     groups, padding = int(node.groups), node.padding
     stride, dilation = _integers(node.stride, dimensions, 1), _integers(node.dilation, dimensions, 1)
     if isinstance(padding, bytes):
@@ -103,9 +104,9 @@ def delay(node: Any, source: Source) -> nn.Module:
     steps = np.unique(np.asarray(node.delay, np.float64) / source.dt)
     rounded = np.round(steps)
     if len(steps) == 0 or (np.abs(steps - rounded) > GAIN_TOLERANCE * np.maximum(rounded, 1)).any():
-        raise Unrepresentable(f"its delay is no multiple of dt = {source.dt:g} s: pass the dt of its maker")
+        raise Unconvertible(f"its delay is no multiple of dt = {source.dt:g} s: pass the dt of its maker")
     if len(np.unique(rounded)) != 1 or rounded[0] < 0:
-        raise Unrepresentable("its delay differs between neurons, or is negative: use a Delay node for each")
+        raise Unconvertible("its delay differs between neurons, or is negative: use a Delay node for each")
     return SynapticDelays((int(rounded[0]),))
 
 
@@ -150,7 +151,7 @@ def leaky_integrator(node: Any, source: Source) -> nn.Module:
     if isinstance(node, import_nir().I):
         return _scaled(LeakyIntegrator(1.0), _pulse_gain(node, source), source)
     if np.any(node.v_leak):
-        raise Unrepresentable("its v_leak is not 0, and the potential of an integrator rests at 0: subtract v_leak")
+        raise Unconvertible("its v_leak is not 0, and the potential of an integrator rests at 0: subtract v_leak")
     beta = exact(
         notes, "beta", per_channel(checked_decay(np.asarray(node.tau), source.dt, "tau"), "tau"), _numpy(source)
     )
@@ -161,7 +162,7 @@ def leaky_integrator(node: Any, source: Source) -> nn.Module:
 def current_integrator(node: Any, source: Source) -> nn.Module:
     """Return the integrators of a CubaLI node: of the current, and of the potential."""
     if np.any(node.v_leak):
-        raise Unrepresentable("its v_leak is not 0, and the potential of an integrator rests at 0: subtract v_leak")
+        raise Unconvertible("its v_leak is not 0, and the potential of an integrator rests at 0: subtract v_leak")
     parts = []
     for name, weight in (("tau_syn", node.w_in), ("tau_mem", node.r)):
         tau = np.asarray(getattr(node, name))
@@ -223,7 +224,7 @@ def _pulse_gain(node: Any, source: Source) -> np.ndarray:
     if (r == 1).all():
         return r
     if source.assumed and (np.abs(r * source.dt - 1) > GAIN_TOLERANCE).any():
-        raise Unrepresentable(
+        raise Unconvertible(
             f"its r of {r.max():g} is a weight of {r.max() * source.dt:g} at dt = {source.dt:g} s, which is a guess: "
             f"pass dt, which is {1 / r.max():g} s if the weight is 1"
         )
@@ -237,7 +238,7 @@ def _threshold(node: Any, gain: np.ndarray, leak: np.ndarray, notes: NeuronNotes
     if threshold.dtype.kind != "f":
         threshold = threshold.astype(np.float64)
     if not (np.isfinite(gain).all() and (gain > 0).all()):
-        raise Unrepresentable("its input has a weight (r and the time constants) that is not larger than 0")
+        raise Unconvertible("its input has a weight (r and the time constants) that is not larger than 0")
     strict = not notes.at_or_above if source.strict is None else source.strict
     if np.any(leak):
         threshold = threshold - leak
@@ -246,19 +247,19 @@ def _threshold(node: Any, gain: np.ndarray, leak: np.ndarray, notes: NeuronNotes
     if not strict:
         threshold = next_float(threshold.astype(_numpy(source)), -np.inf)
     if (threshold <= 0).any():
-        raise Unrepresentable("its v_threshold is not larger than its v_leak, so it fires without an input")
+        raise Unconvertible("its v_threshold is not larger than its v_leak, so it fires without an input")
     return exact(notes, "threshold", per_channel(threshold, "v_threshold"), _numpy(source))
 
 
 def _reset(node: Any, leak: np.ndarray, notes: NeuronNotes, source: Source) -> Reset:
     reset = source.reset or notes.reset or "zero"
     if reset == "subtract" and np.any(leak):
-        raise Unrepresentable(
+        raise Unconvertible(
             "its v_leak is not 0, and neurons here subtract their threshold above the potential at rest, which is "
             'another amount than v_threshold: pass reset="zero"'
         )
     if reset == "zero" and np.any(np.asarray(node.v_reset) != leak):
-        raise Unrepresentable(
+        raise Unconvertible(
             "its v_reset is not the potential at rest, to which neurons here are reset: set v_reset, or pass "
             'reset="subtract" if its simulator subtracts the threshold'
         )
@@ -301,14 +302,14 @@ def _with_weights(layer: Any, weight: torch.Tensor, bias: Any, source: Source) -
 def _tensor(values: Any, source: Source) -> torch.Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
-        raise Unrepresentable(f"it holds {array.dtype} where numbers are expected")
+        raise Unconvertible(f"it holds {array.dtype} where numbers are expected")
     return torch.from_numpy(np.array(array, order="C")).to(source.dtype)
 
 
 def _integers(values: Any, count: int, smallest: int) -> Any:
     found = np.asarray(values).reshape(-1)
     if found.dtype.kind not in "iu" or len(found) not in (1, count) or (found < smallest).any():
-        raise Unrepresentable(f"it holds {values!r} where {count} integers of at least {smallest} are expected")
+        raise Unconvertible(f"it holds {values!r} where {count} integers of at least {smallest} are expected")
     return tuple(int(each) for each in np.broadcast_to(found, count))
 
 

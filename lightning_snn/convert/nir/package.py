@@ -22,7 +22,3 @@ def import_nir() -> Any:
             "pip install 'lightning-snn[nir]'"
         ) from error
     return nir
-
-
-class Unrepresentable(Exception):
-    """Reason why a layer has no node, or a node no layer, in a few words with the nearest thing that can be done."""

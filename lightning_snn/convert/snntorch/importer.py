@@ -24,6 +24,7 @@ from lightning_snn.convert.values import (
     write_exactly,
 )
 from lightning_snn.functional.dynamics import Reset
+from lightning_snn.nn.conventions import derives_from
 from lightning_snn.nn.neurons import LIF, LeakyIntegrator, Neuron, Recurrent, SynapticLIF
 from lightning_snn.nn.stateful import StatefulLayer
 
@@ -86,7 +87,7 @@ class _Snntorch:
         return list(self._differences.items())
 
     def is_neuron(self, module: nn.Module) -> bool:
-        return _is_from(module, "_neurons.neurons.SpikingNeuron") or type(module).__module__.startswith(
+        return derives_from(module, "snntorch._neurons.neurons.SpikingNeuron") or type(module).__module__.startswith(
             "snntorch._neurons."
         )
 
@@ -119,10 +120,6 @@ class _Snntorch:
         for name, difference in values.write(made, self.dtype).items():
             self._differences[f"{self.names.get(neuron, '')}.{name}".lstrip(".")] = difference
         return made
-
-
-def _is_from(module: nn.Module, name: str) -> bool:
-    return any(f"{base.__module__}.{base.__qualname__}" == f"snntorch.{name}" for base in type(module).__mro__)
 
 
 def _check_options(neuron: Any) -> None:

@@ -16,6 +16,7 @@ from lightning_snn.convert.refusals import Unconvertible, check_network
 from lightning_snn.convert.spikingjelly.surrogates import from_surrogate_function
 from lightning_snn.convert.surrogates import rescaled
 from lightning_snn.convert.values import floating_dtype, next_below
+from lightning_snn.nn.conventions import derives_from
 from lightning_snn.nn.neurons import IF, LIF, Neuron, Recurrent, SynapticLIF
 
 _PACKAGE = "spikingjelly.activation_based"
@@ -83,7 +84,7 @@ class _SpikingJelly:
         self.fixed_inputs: list[str] = []
 
     def is_neuron(self, module: nn.Module) -> bool:
-        return _is_from(module, "base.MemoryModule") or _is_from(module, "neuron.base_node.SimpleBaseNode")
+        return derives_from(module, f"{_PACKAGE}.base.MemoryModule", f"{_PACKAGE}.neuron.base_node.SimpleBaseNode")
 
     def is_whole(self, module: nn.Module) -> bool:
         return type(module).__module__.startswith(f"{_PACKAGE}.layer.")
@@ -211,7 +212,7 @@ def _takes_sequences(network: nn.Module) -> bool:
         if type(module).__module__ == f"{_PACKAGE}.layer.container":
             within.update(part for part in module.modules() if part is not module)
         mode = getattr(module, "step_mode", None)
-        mode = "m" if mode is None and _is_from(module, "base.MultiStepModule") else mode
+        mode = "m" if mode is None and derives_from(module, f"{_PACKAGE}.base.MultiStepModule") else mode
         if mode is not None:
             modes.setdefault(mode, name or "the network")
     if len(modes) > 1:
@@ -221,10 +222,6 @@ def _takes_sequences(network: nn.Module) -> bool:
             + '. Call `spikingjelly.activation_based.functional.set_step_mode(network, "m")`'
         )
     return "m" in modes
-
-
-def _is_from(module: nn.Module, name: str) -> bool:
-    return any(f"{base.__module__}.{base.__qualname__}" == f"{_PACKAGE}.{name}" for base in type(module).__mro__)
 
 
 def _check_options(neuron: Any) -> None:

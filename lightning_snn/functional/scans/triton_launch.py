@@ -1,4 +1,4 @@
-"""What the launches of the Triton kernels share: blocks, options, and arguments in the order of the memory.
+"""Blocks, options, and arguments in the order of the memory, which all launches of Triton kernels share.
 
 A step is one dense block of memory, in the order of the input: a channels-last input needs no copy. An input of another
 kind is copied.

@@ -56,7 +56,7 @@ _CHI_SQUARED_LIMIT = 10.0
 
 
 class _Schedule(NamedTuple):
-    """What a training step takes from the progress of training.
+    """Values that a training step takes from the progress of training.
 
     Attributes:
         noisy: whether the network runs with noise; without it the posterior mean is trained.

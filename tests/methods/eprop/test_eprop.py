@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lightning_snn import LIF, SpikingModule, run
-from lightning_snn.checkpoint import check_like_checkpoint, describe_module
 from lightning_snn.functional import ArcTangent
 from lightning_snn.methods import ActivityPenalty, Classification, EProp, Regression
 from lightning_snn.methods.eprop import Chain, EligibilityRun
@@ -32,6 +31,7 @@ from lightning_snn.nn import (
 from tests.contract.strangers import STRANGERS
 from tests.contract.table import LAYERS, neuron_network
 from tests.support.event_order import loader, order_of_events
+from tests.support.online import assert_options_are_compared, assert_trained_or_refused
 from tests.support.training import trainer
 
 STEPS, BATCH, CLASSES, HIDDEN = 6, 4, 3, 6
@@ -521,18 +521,8 @@ def test_neurons_of_the_user_are_trained_by_their_equations_or_refused_by_name(s
     net = nn.Sequential(nn.Linear(5, 6), stranger.make(), nn.Linear(6, CLASSES))
     for method in METHODS:
         refused = stranger.name != "own_equations"
-        if refused:
-            with pytest.raises(ValueError, match=f"EProp can train, but got 1: {type(net[1]).__name__} "):
-                method.prepare(net)
-            continue
-        net.zero_grad()
-        method.training_step(method.prepare(net), inputs().float(), Y).objective.backward()
-        assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
+        assert_trained_or_refused(method, net, inputs().float(), Y, refused)
 
 
 def test_a_checkpoint_names_the_options_that_differ():
-    described = describe_module(nn.Linear(2, 2), METHODS[0])
-    for method, option in zip(METHODS[1:], OPTIONS, strict=True):
-        with pytest.raises(ValueError, match=rf"{option} is .* in the checkpoint and .* here"):
-            check_like_checkpoint(described, describe_module(nn.Linear(2, 2), method))
-    check_like_checkpoint(described, describe_module(nn.Linear(2, 2), type(METHODS[0])()))
+    assert_options_are_compared(METHODS, OPTIONS)
