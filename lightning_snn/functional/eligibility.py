@@ -54,14 +54,12 @@ class RateRecord(NamedTuple):
         eligibility: derivative of the rate with respect to a constant shift of the input current.
         beta: derivative of the rate of each neuron with respect to its decay; None if not requested.
         threshold: derivative of the rate of each neuron with respect to its threshold; None if not requested.
-        link: derivatives that link the window with its neighbors, for the parameters requested; None if not requested.
     """
 
     rate: Tensor
     eligibility: Tensor
     beta: Tensor | None
     threshold: Tensor | None
-    link: WindowLink | None = None
 
 
 class MembraneLink(NamedTuple):
@@ -115,12 +113,16 @@ class RateState(NamedTuple):
             self.input.total / self.steps,
             None if self.beta is None else self.beta.total / self.steps,
             None if self.threshold is None else self.threshold.total / self.steps,
-            self._link(),
         )
 
-    def _link(self) -> WindowLink | None:
+    def link_record(self) -> WindowLink:
+        """Return the derivatives that link the window with its neighbors, in new tensors.
+
+        Raises:
+            RuntimeError: if they were not requested, or the window has no step yet.
+        """
         if self.link is None or self.input is None:
-            return None
+            raise RuntimeError("Expected steps of a window that is linked before its record, but got none")
         current: float | Tensor | None = self.link.current
         if current is None:
             assert self.input.tangent is not None

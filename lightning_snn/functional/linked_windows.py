@@ -86,9 +86,7 @@ def linked(
 
 class _Linked(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, value: Tensor, slope: Tensor, count: int, structure: Any, *rest: Any
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor, count: int, structure: Any, *rest: Any) -> Tensor:
         parameters, derivatives, factors = rest[:count], rest[count : 2 * count], rest[2 * count :]
         ctx.parameters = [(parameter.shape, parameter.dtype) for parameter in parameters]
         ctx.dtype, ctx.structure = x.dtype, structure

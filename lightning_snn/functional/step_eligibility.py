@@ -31,13 +31,11 @@ class StepRecord(NamedTuple):
         rate: mean output.
         eligibility: derivative of the rate with respect to a constant shift of the input.
         parameters: derivatives of the rate of each neuron with respect to its entry of each parameter.
-        link: derivatives that link the window with its neighbors; None if not requested.
     """
 
     rate: Tensor
     eligibility: Tensor
     parameters: list[Tensor]
-    link: WindowLink | None = None
 
 
 class StepState(NamedTuple):
@@ -69,12 +67,20 @@ class StepState(NamedTuple):
         if self.output is None:
             raise RuntimeError("Expected the window to have at least one step before its record, but got none")
         along_input, *others = (total / self.steps for total in self.totals)
-        if self.parts is None:
-            return StepRecord(self.output / self.steps, along_input, others)
-        count = len(others) - self.parts
+        return StepRecord(self.output / self.steps, along_input, others[: len(others) - (self.parts or 0)])
+
+    def link_record(self) -> WindowLink:
+        """Return the derivatives that link the window with its neighbors, in new tensors.
+
+        Raises:
+            RuntimeError: if they were not requested, or the window has no step yet.
+        """
+        if self.parts is None or self.output is None:
+            raise RuntimeError("Expected steps of a window that is linked before its record, but got none")
         current, *tangents = (self._parts_along(tangent) for tangent in self.tangents)
-        link = WindowLink(tuple(others[count:]), current, tuple(tangents[count:]), tuple(tangents[:count]))
-        return StepRecord(self.output / self.steps, along_input, others[:count], link)
+        count = len(tangents) - self.parts
+        rates = tuple(total / self.steps for total in self.totals[1 + count :])
+        return WindowLink(rates, current, tuple(tangents[count:]), tuple(tangents[:count]))
 
     def _parts_along(self, tangent: Any) -> tuple[Factor, ...]:
         """Return the tangent of each part of the state that has one."""

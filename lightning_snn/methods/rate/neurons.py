@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_snn.functional.eligibility import RateState, lif_rate
-from lightning_snn.functional.linked_windows import linked
+from lightning_snn.functional.linked_windows import WindowLink, linked
 from lightning_snn.functional.rate import recorded
 from lightning_snn.functional.step_eligibility import StepState, forward_derivatives, step_rate
 from lightning_snn.methods.rate.rules import RATE_RULES, Plan, RateRule, concatenated, register_rate_rule
@@ -31,6 +31,7 @@ class MembraneRule(RateRule):
         super().__init__(module, plan)
         self.state: Any = None
         self.records: list[Any] = []
+        self.links: list[WindowLink] = []
         self.steps = 0
 
     def collect(self, x: Tensor) -> Tensor:
@@ -43,8 +44,7 @@ class MembraneRule(RateRule):
         rate = concatenated([record.rate for record in self.records])
         slope = concatenated([record.eligibility for record in self.records])
         if self.plan.link:
-            links = [record.link for record in self.records]
-            return linked(x, rate, slope, links, self.parameters(x))
+            return linked(x, rate, slope, self.links, self.parameters(x))
         return recorded(x, rate, slope, self.parameters(x))
 
     def advance(self, part: Tensor) -> Tensor:
@@ -53,6 +53,8 @@ class MembraneRule(RateRule):
         self.steps += len(part)
         if self.steps % self.plan.length == 0:
             self.records.append(self.state.record())
+            if self.plan.link:
+                self.links.append(self.state.link_record())
             self.state = self.state.next_window() if self.steps < self.plan.steps else None
         return outputs
 
