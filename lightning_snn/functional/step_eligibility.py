@@ -238,7 +238,7 @@ def _dense(state: Any, tangent: Any) -> Any:
 def _along(
     step: Step, inputs: tuple[Tensor, ...], direction: int, state: Any, tangent: Any
 ) -> tuple[Tensor, Any, Tensor, Any]:
-    """Return output and next state of a step, and the tangents of both, with tangent 1 for one of the inputs, or none."""
+    """Return output and next state of a step, and the tangents of both, with tangent 1 for one input or none."""
     with forward_ad.dual_level():
         duals = list(inputs)
         if direction < len(inputs):  # the others are along the state
