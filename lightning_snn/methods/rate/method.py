@@ -51,7 +51,8 @@ class RateBackprop(Method):
             links a gradient through the layers but not through time, which recurrent layers support too.
         link: pass errors from window to window through the states of neurons. Cutting them there loses credit, most of
             it at large decays, where unlinked windows can be worse than one window. With K = T, or "step", the gradient
-            is that of backpropagation through time. Recurrent layers are not supported.
+            is that of backpropagation through time. Recurrent layers are not supported. With one window there is
+            nothing to link.
         streaming: call the network once per step: slower, but the memory of the spiking pass does not grow with T
             either.
         grad_scale: "natural", with the norm of backpropagation through time, or "paper", which is that over T.
@@ -85,11 +86,6 @@ class RateBackprop(Method):
         super().__init__()
         if window != "step":
             check_integer("window", window)
-        if link and window == 1:
-            raise ValueError(
-                "Expected argument `window` to be 2 or more for link=True, but got 1, which has nothing to link. Pass "
-                "the number of windows"
-            )
         check_choice("grad_scale", grad_scale, ("natural", "paper"))
         self.window, self.streaming, self.grad_scale = window, streaming, grad_scale
         self.link = link

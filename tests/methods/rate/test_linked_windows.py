@@ -101,8 +101,9 @@ def test_it_is_for_layers_with_a_step_that_do_not_spike():
     assert linked_error(network(lif, 2, LeakyIntegrator(0.8)), events(), STEPS) < 1e-12
 
 
-def test_batch_normalization_by_running_statistics_is_linear():
-    model = network(lif, 2, nn.BatchNorm1d(CLASSES)).eval()
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_normalization_keeps_the_identity(training):
+    model = network(lif, 2, nn.BatchNorm1d(CLASSES)).train(training)
     model[-1].running_var.fill_(0.3)
     assert linked_error(model, events(), STEPS) < 1e-12
 
@@ -169,9 +170,13 @@ def test_the_method_trains_with_it_and_says_so():
     assert error(found, list(torch.autograd.grad(loss, list(model.parameters())))) < 1e-12
 
 
-def test_what_it_cannot_link_is_refused():
-    with pytest.raises(ValueError, match="argument `window` to be 2 or more for link=True, but got 1"):
-        RateBackprop(link=True)
+def test_one_window_has_nothing_to_link():
+    model, x = network(lambda: lif(learned=True)), events()
+    found = (gradients(rate_run(model, x, 1, link=link), model) for link in (True, False))
+    assert error(*found) < 1e-15
+
+
+def test_recurrence_is_refused():
     model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), RecurrentLIF(HIDDEN))
     RateBackprop(window="step").prepare(model)
     with pytest.raises(ValueError, match=r"RateBackprop\(link=True\).*1: RecurrentLIF"):
