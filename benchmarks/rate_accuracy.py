@@ -9,9 +9,9 @@ mnist: the first 10,000 training digits repeated T times, a VGG A-12-A-24-24-A-3
 cifar10: a ResNet with blocks of 16, 32 and 64 channels after 2x2 averages, T = 4, 10 epochs, batch 64. All: batch
 normalization, LIF neurons with beta 0.2 and a detached reset, SGD (a cosine to 0, momentum 0.9, weight decay 5e-4 on
 weights), no augmentation. --windows are numbers of windows, --linked those of windows that are linked by the states of
-neurons, and --beta is another decay. --validation tests on held-out training data: the next 10,000 digits, a fifth of the
-recordings, a sixth of the images. The table lists, for each method, the MB that a training step saves for its backward
-pass and the MB allocated at its peak.
+neurons, and --beta is another decay. --validation tests on held-out training data: the next 10,000 digits, a fifth of
+the recordings, a sixth of the images. The table lists, for each method, the MB that a training step saves for its
+backward pass and the MB allocated at its peak.
 """
 
 from __future__ import annotations
