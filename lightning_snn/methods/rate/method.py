@@ -9,14 +9,15 @@ Exact, that is equal to surrogate-gradient backpropagation through time: for the
 layer and constant input, and in the linear regime (no leak memory, constant surrogate derivative, no batch
 normalization). Otherwise it neglects the covariance over time of errors and presynaptic spikes, and takes the error of
 every neuron as constant. It is closest for static images and small decays, and worst if only the timing of spikes
-carries information. Linked windows (`functional.linked_windows`) lie between this gradient and that of backpropagation through
-time, which they are with one window per step.
+carries information. Linked windows (`functional.linked_windows`) lie between this gradient and that of backpropagation
+through time, which they are with one window per step.
 Cost: T forward passes without autograd, one forward and one backward pass of an ANN. The saved memory is that of an ANN
 (times K with K windows).
 
-After Yu et al. 2024, arXiv 2410.11488. Windows and their links, the gradient of max-pooling by the share of maxima, gradients of neuron
-parameters and the natural scale of the gradient are additions of this library. Not to be confused with ANN-to-SNN
-conversion (here the network spikes while training), nor with `SurrogateGradient`, whose memory grows with T.
+After Yu et al. 2024, arXiv 2410.11488. Windows and their links, the gradient of max-pooling by the share of maxima,
+gradients of neuron parameters and the natural scale of the gradient are additions of this library. Not to be confused
+with ANN-to-SNN conversion (here the network spikes while training), nor with `SurrogateGradient`, whose memory grows
+with T.
 """
 
 from __future__ import annotations
