@@ -1,16 +1,17 @@
 """Accuracy of rate-based backpropagation against backpropagation through time: same network, same budget, same seeds.
 
     python benchmarks/rate_accuracy.py mnist --mnist mnist.npz [--steps 4 8] [--seeds 0 1 2] [--json results.json]
-    python benchmarks/rate_accuracy.py nmnist --nmnist FOLDER [--windows 1 2 5] [--validation]
+    python benchmarks/rate_accuracy.py nmnist --nmnist FOLDER [--windows 1 2 5] [--linked 5] [--validation]
     python benchmarks/rate_accuracy.py cifar10 --cifar10 cifar10.npz
 
 mnist: the first 10,000 training digits repeated T times, a VGG A-12-A-24-24-A-32, 3 epochs, batch 64; tested on all
 10,000 test digits. nmnist: recordings in 10 binary frames of 2x17x17, a VGG 16-A-24-24-A-32, 25 epochs, batch 32.
 cifar10: a ResNet with blocks of 16, 32 and 64 channels after 2x2 averages, T = 4, 10 epochs, batch 64. All: batch
 normalization, LIF neurons with beta 0.2 and a detached reset, SGD (a cosine to 0, momentum 0.9, weight decay 5e-4 on
-weights), no augmentation. --validation tests on held-out training data: the next 10,000 digits, a fifth of the
-recordings, a sixth of the images. The table lists, for each method, the MB that a training step saves for its backward
-pass and the MB allocated at its peak.
+weights), no augmentation. --windows are numbers of windows, --linked those of windows that are linked by the states of
+neurons, and --beta is another decay. --validation tests on held-out training data: the next 10,000 digits, a fifth of
+the recordings, a sixth of the images. The table lists, for each method, the MB that a training step saves for its
+backward pass and the MB allocated at its peak.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from lightning_snn.data import NMNIST, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
 from lightning_snn.networks import VGG, ResNet
+from lightning_snn.nn import DetachedLIF
 from lightning_snn.optim import SGD
 
 FRAMES = 10  # per recording
@@ -66,13 +68,17 @@ class Task:
     batch: int
 
 
+def neurons(options: argparse.Namespace) -> Callable[[], nn.Module]:
+    return partial(DetachedLIF, options.beta)
+
+
 def mnist(options: argparse.Namespace) -> Task:
     train, test = read_mnist(options.mnist)
     if options.validation:
         test = Images(train.images[10_000:20_000], train.labels[10_000:20_000])
     train = Images(train.images[:10_000], train.labels[:10_000])
     sets = [_standardized(images, (0.1307,), (0.3081,)) for images in (train, test)]
-    return Task(*sets, lambda: VGG((1, 28, 28), 10, ("A", 12, "A", 24, 24, "A", 32)), 3, 64)
+    return Task(*sets, lambda: VGG((1, 28, 28), 10, ("A", 12, "A", 24, 24, "A", 32), neuron=neurons(options)), 3, 64)
 
 
 def nmnist(options: argparse.Namespace) -> Task:
@@ -85,7 +91,7 @@ def nmnist(options: argparse.Namespace) -> Task:
     for frames in (train, data.val_set if options.validation else data.test_set):
         x, y = zip(*(frames[index] for index in range(len(frames))), strict=True)
         sets.append(TensorDataset(torch.stack(list(map(torch.as_tensor, x))).float().clamp(max=1), torch.tensor(y)))
-    return Task(*sets, lambda: VGG((2, 17, 17), 10, (16, "A", 24, 24, "A", 32)), 25, 32)
+    return Task(*sets, lambda: VGG((2, 17, 17), 10, (16, "A", 24, 24, "A", 32), neuron=neurons(options)), 25, 32)
 
 
 def cifar10(options: argparse.Namespace) -> Task:
@@ -96,7 +102,7 @@ def cifar10(options: argparse.Namespace) -> Task:
     sets = [_standardized(images, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)) for images in (train, test)]
 
     def network() -> nn.Module:
-        return nn.Sequential(nn.AvgPool2d(2), ResNet((3, 16, 16), 10, (16, 32, 64), 1))
+        return nn.Sequential(nn.AvgPool2d(2), ResNet((3, 16, 16), 10, (16, 32, 64), 1, neuron=neurons(options)))
 
     return Task(*sets, network, 10, 64)
 
@@ -125,8 +131,8 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     pl.seed_everything(seed, verbose=False)
     task = TASKS[options.task](options)
-    windows = int(name.split()[1]) if name != "BPTT" else None
-    method: Method = SurrogateGradient() if windows is None else RateBackprop(windows)
+    kind, *windows = name.split()
+    method: Method = RateBackprop(int(windows[0]), link=kind == "linked") if windows else SurrogateGradient()
     optimizer = partial(SGD, lr=options.learning_rate)
     module = SpikingModule(task.network(), method, num_classes=10, optimizer=optimizer, lr_scheduler="cosine")
 
@@ -171,6 +177,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", help=f"the data of {name}")
     parser.add_argument("--steps", type=int, nargs="+", default=[4], help="T of still images")
     parser.add_argument("--windows", type=int, nargs="+", default=[1])
+    parser.add_argument("--linked", type=int, nargs="+", default=[], help="numbers of linked windows")
+    parser.add_argument("--beta", type=float, default=0.2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--learning_rate", type=float, default=0.1)
     parser.add_argument("--validation", action="store_true", help="test on held-out training data")
@@ -179,17 +187,17 @@ def main() -> None:
     options = parser.parse_args()
     if getattr(options, options.task) is None:
         parser.error(f"Expected option --{options.task} to name the data, but it is missing")
-    methods = ["BPTT", *(f"rate {window}" for window in options.windows)]
+    methods = ["BPTT", *(f"rate {each}" for each in options.windows), *(f"linked {each}" for each in options.linked)]
     all_steps = [FRAMES] if options.task == "nmnist" else options.steps
     jobs = [(options, steps, method, seed) for seed, steps, method in product(options.seeds, all_steps, methods)]
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         results = list(tqdm(pool.map(experiment, jobs), total=len(jobs), desc="trainings"))
-    print(f"{'T':>3}  {'method':<7}  {'accuracy':>8}  {'nll':>6}  {'train loss':>10}  {'saved MB':>8}  {'peak MB':>7}")
+    print(f"{'T':>3}  {'method':<9}  {'accuracy':>8}  {'nll':>6}  {'train loss':>10}  {'saved MB':>8}  {'peak MB':>7}")
     for steps, method in product(all_steps, methods):
         rows = [row for row in results if (row["T"], row["method"]) == (steps, method)]
         mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key not in ("method", "seed")}
         print(
-            f"{steps:>3}  {method:<7}  {mean['accuracy']:>8.4f}  {mean['nll']:>6.3f}  {mean['train loss']:>10.4f}  "
+            f"{steps:>3}  {method:<9}  {mean['accuracy']:>8.4f}  {mean['nll']:>6.3f}  {mean['train loss']:>10.4f}  "
             f"{mean['saved MB']:>8.2f}  {mean['peak MB']:>7.2f}  of seeds: "
             + " ".join(f"{row['accuracy']:.4f}" for row in rows)
         )

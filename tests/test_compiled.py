@@ -30,6 +30,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "surrogate_gradient": SurrogateGradient,
     "rate_backprop": RateBackprop,
     "rate_backprop_windows": lambda: RateBackprop(window=4),
+    "rate_backprop_linked": lambda: RateBackprop(window=4, link=True),
     "rate_backprop_step": lambda: RateBackprop(window="step"),
     "rate_backprop_streaming": lambda: RateBackprop(streaming=True),
     "spiking_bayes": SpikingBayes,

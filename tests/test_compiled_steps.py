@@ -76,6 +76,7 @@ ROWS = (
     Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse")),
     Row("spiking_bayes_mean", lambda: SpikingBayes(mean_epochs=3)),
     Row("noisy_spikes", NoisySpikes, penalized=True),
+    Row("rate_backprop_linked", lambda: RateBackprop(window=2, link=True), normalized_network, True, (4, 6, 8, 16)),
 )
 
 

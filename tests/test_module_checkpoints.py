@@ -267,7 +267,7 @@ def test_a_checkpoint_of_a_method_is_loaded_into_that_method_only(trained, given
 
 OPTIONS: dict[Any, dict[str, Any]] = {
     SurrogateGradient: {"checkpoint": 4, "truncate": 8},
-    RateBackprop: {"window": "step", "streaming": True, "grad_scale": "paper", "check_drift": False},
+    RateBackprop: {"window": "step", "streaming": True, "grad_scale": "paper", "check_drift": False, "link": True},
     NoisySpikes: {
         "std": 0.3, "profile": "constant", "lam": 0.5, "estimator": "agr", "noise_mode": "step", "samples": 2,
         "sample_memory": 1.0,

@@ -39,9 +39,9 @@ class GradientAlignment(pl.Callback):
     sequence.
 
     If the module has a `method` with a `task`, like a `SpikingModule`, the callback runs its network alone, with the
-    loss, the window, and the streaming of the method and the rules of `rate_run` (`methods.rate.gradient_alignment`).
-    Setting `network`, `loss`, `window`, `streaming`, `read_batch`, or `samples` selects this too, for a network that
-    maps `[T*B, ...]` to one tensor `[T*B, ...]`.
+    loss, the windows, their link, and the streaming of the method and the rules of `rate_run`
+    (`methods.rate.gradient_alignment`). Setting `network`, `loss`, `window`, `streaming`, `link`, `read_batch`, or
+    `samples` selects this too, for a network that maps `[T*B, ...]` to one tensor `[T*B, ...]`.
 
     Args:
         every_n_steps: number of optimizer steps between two measurements.
@@ -55,6 +55,7 @@ class GradientAlignment(pl.Callback):
         read_batch: function from a batch to ``(x [T, B, ...], y [B, ...])``; None expects batches that are such pairs.
         samples: number of samples of the batch, from the first, for a network that is run alone; None uses all.
         name: first part of all keys.
+        link: as in `rate_run`; None uses that of the module's method, or False.
 
     Raises:
         ValueError: if an argument is out of range; at the start of a fit, if the module has no spiking layers, uses
@@ -76,6 +77,7 @@ class GradientAlignment(pl.Callback):
         read_batch: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         samples: int | None = None,
         name: str = "alignment",
+        link: bool | None = None,
     ) -> None:
         check_integer("every_n_steps", every_n_steps)
         if window not in (None, "step"):
@@ -84,7 +86,7 @@ class GradientAlignment(pl.Callback):
             check_integer("samples", samples)
         self.every_n_steps = every_n_steps
         self.network, self.loss = network, loss
-        self.window, self.streaming = window, streaming
+        self.window, self.streaming, self.link = window, streaming, link
         self.read_batch, self.samples = read_batch, samples
         self.name = name
         self._interval: int | None = None
@@ -96,7 +98,8 @@ class GradientAlignment(pl.Callback):
             check_training_step(pl_module, self)
             check_spiking_layers(pl_module, self)
             return
-        refuse("rate-based backpropagation", rate_refusals(self._network(pl_module), self._window(pl_module) == "step"))
+        one_step = self._window(pl_module) == "step" and not self._option(pl_module, "link")
+        refuse("rate-based backpropagation", rate_refusals(self._network(pl_module), one_step))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -120,20 +123,19 @@ class GradientAlignment(pl.Callback):
 
     def _runs_network(self, pl_module: pl.LightningModule) -> bool:
         """Return whether the network is run alone, and not by the module's training step."""
-        chosen = (self.network, self.loss, self.window, self.streaming, self.read_batch, self.samples)
+        chosen = (self.network, self.loss, self.window, self.streaming, self.link, self.read_batch, self.samples)
         return any(each is not None for each in (*chosen, method_of(pl_module)))
 
     def _align_network(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, Alignment]:
         x, y = read_batch(batch, self.read_batch, type(self).__name__)
-        window, streaming = self._window(pl_module), self.streaming
-        if streaming is None:
-            streaming = getattr(method_of(pl_module), "streaming", False)
+        window = self._window(pl_module)
         return gradient_alignment(
             self._network(pl_module),
             (x[:, : self.samples], y[: self.samples]),
             self.loss or task_loss(pl_module),
             len(x) if window == "step" else window,
-            streaming,
+            self._option(pl_module, "streaming"),
+            self._option(pl_module, "link"),
         )
 
     def _align_module(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> dict[str, Alignment]:
@@ -147,6 +149,10 @@ class GradientAlignment(pl.Callback):
 
     def _network(self, pl_module: pl.LightningModule) -> nn.Module:
         return network_of(pl_module, self.network or "network")
+
+    def _option(self, pl_module: pl.LightningModule, name: Literal["streaming", "link"]) -> bool:
+        chosen = getattr(self, name)
+        return getattr(method_of(pl_module), name, False) if chosen is None else chosen
 
     def _window(self, pl_module: pl.LightningModule) -> int | Literal["step"]:
         return getattr(method_of(pl_module), "window", 1) if self.window is None else self.window

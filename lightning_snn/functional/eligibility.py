@@ -11,6 +11,9 @@ where v is the membrane potential before its reset and u after it. The tangents 
 the same recursion with other source terms: ``u_t`` and, for ``d(v_t - threshold) / d threshold``, the reset.
 
 The n steps of a mean form a window. At the start of a window, all tangents are zero: its first membrane is a constant.
+If windows are linked, the tangent along that membrane is computed, too, which is 1 at the start and has no source, and
+the record holds the derivatives of the membrane after the window (`functional.linked_windows`). The membrane is meant
+as its contribution to the next step, after reset and leak.
 
 Cost: time O(T); memory of a few steps, independent of T. With a detached reset that subtracts, rho is the same for all
 neurons of equal decay, and the surrogate is the only work besides the spikes.
@@ -29,8 +32,15 @@ from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics
 from lightning_snn.functional.lif import check_input
+from lightning_snn.functional.linked_windows import WindowLink
 from lightning_snn.functional.scans.buffers import empty_state
-from lightning_snn.functional.scans.rate_loop import Trace, rate_loop, tangent_is_shared
+from lightning_snn.functional.scans.rate_loop import (
+    Trace,
+    rate_loop,
+    shared_link,
+    shared_tangent,
+    tangent_is_shared,
+)
 from lightning_snn.functional.scans.rate_operator import rate_scan
 from lightning_snn.functional.scans.variants import built_in, tensor_and_number
 from lightning_snn.functional.tracing import plain_operations
@@ -52,6 +62,23 @@ class RateRecord(NamedTuple):
     threshold: Tensor | None
 
 
+class MembraneLink(NamedTuple):
+    """What links windows, beside the traces.
+
+    Attributes:
+        trace: trace along the membrane before the window.
+        current: derivative of the membrane after the steps so far with respect to a constant shift of the input
+            current, where it is a number.
+        membrane: its derivative with respect to the membrane before the window, where it is a number.
+        threshold: its derivative with respect to the threshold, `[B, ...]`; None if not requested.
+    """
+
+    trace: Trace
+    current: float | None = None
+    membrane: float | None = None
+    threshold: Tensor | None = None
+
+
 class RateState(NamedTuple):
     """State of `lif_rate` between calls. It owns its buffers, and the next call overwrites them.
 
@@ -62,6 +89,7 @@ class RateState(NamedTuple):
         input: trace along a constant shift of the input current.
         beta: trace along the decay; None if not requested.
         threshold: trace along the threshold; None if not requested.
+        link: what links this window with its neighbors; None if not requested.
     """
 
     membrane: Tensor
@@ -70,6 +98,7 @@ class RateState(NamedTuple):
     input: Trace | None = None
     beta: Trace | None = None
     threshold: Trace | None = None
+    link: MembraneLink | None = None
 
     def record(self) -> RateRecord:
         """Return means over the steps since the start of the window, in new tensors.
@@ -86,6 +115,29 @@ class RateState(NamedTuple):
             None if self.threshold is None else self.threshold.total / self.steps,
         )
 
+    def link_record(self) -> WindowLink:
+        """Return the derivatives that link the window with its neighbors, in new tensors.
+
+        Raises:
+            RuntimeError: if they were not requested, or the window has no step yet.
+        """
+        if self.link is None or self.input is None:
+            raise RuntimeError("Expected steps of a window that is linked before its record, but got none")
+        current: float | Tensor | None = self.link.current
+        if current is None:
+            assert self.input.tangent is not None
+            current = self.input.tangent - 1  # the source of the next step is not of this window
+        membrane: float | Tensor | None = self.link.membrane
+        if membrane is None:
+            assert self.link.trace.tangent is not None
+            membrane = self.link.trace.tangent.clone()
+        parameters = []
+        if self.beta is not None and self.beta.tangent is not None:
+            parameters.append((self.beta.tangent - self.membrane,))
+        if self.link.threshold is not None:
+            parameters.append((self.link.threshold,))
+        return WindowLink((self.link.trace.total / self.steps,), (current,), ((membrane,),), tuple(parameters))
+
     def next_window(self) -> RateState:
         """Return the state at the start of a new window: the membrane as a constant, without tangents and sums."""
         return RateState(self.membrane)
@@ -99,6 +151,7 @@ def lif_rate(
     dynamics: Dynamics = Dynamics(),
     state: RateState | None = None,
     wanted: tuple[bool, bool] = (False, False),
+    link: bool = False,
 ) -> tuple[Tensor, RateState]:
     """Compute the spikes of `lif`, bit for bit, and the derivatives of their rate, without a graph.
 
@@ -110,13 +163,14 @@ def lif_rate(
         state: state that the previous call returned; this call overwrites it. None is the resting neuron.
         wanted: whether to compute the derivatives with respect to the decay and to the threshold; constant within a
             window.
+        link: whether to compute the derivatives that link windows; constant within a window.
 
     Returns:
         spikes in {0, 1} of the shape and dtype of `x`, and the state, whose `record` covers all steps of the window.
 
     Raises:
         ValueError: if `x` has no time axis or is not floating point, if `state` has another shape, or if `wanted`
-            changes within a window.
+            or `link` changes within a window.
 
     Example:
         >>> spikes, state = lif_rate(torch.tensor([[0.6], [0.8], [1.0]]), beta=0.5)
@@ -134,18 +188,21 @@ def lif_rate(
             f"but got {tuple(state.membrane.shape)}"
         )
     if state.spikes is None or state.input is None:
-        state = _window(state.membrane, beta, dynamics, wanted)
+        state = _window(state.membrane, beta, dynamics, wanted, link)
     elif wanted != (state.beta is not None, state.threshold is not None):
         raise ValueError(
             f"Expected argument `wanted` to be {(state.beta is not None, state.threshold is not None)} until the next "
             f"window, but got {wanted}"
         )
-    membrane, steps, spike_count, along_input, along_beta, along_threshold = state
+    elif link != (state.link is not None):
+        raise ValueError(f"Expected argument `link` to be {not link} until the next window, but got {link}")
+    membrane, steps, spike_count, along_input, along_beta, along_threshold, links = state
+    along_membrane = None if links is None else links.trace
     assert spike_count is not None
     assert along_input is not None
     surrogate = built_in(dynamics.surrogate)
     if surrogate is None or plain_operations(opaque=True):
-        traces = (along_input, along_beta, along_threshold)
+        traces = (along_input, along_beta, along_threshold, along_membrane)
         spikes = rate_loop(x, beta, threshold, membrane, spike_count, *traces, steps, rested, dynamics)
     else:
         spikes = rate_scan(
@@ -157,6 +214,7 @@ def lif_rate(
             *along_input,
             *(along_beta or (None, None)),
             *(along_threshold or (None, None)),
+            *(along_membrane or (None, None)),
             steps,
             rested,
             dynamics.reset,
@@ -164,10 +222,32 @@ def lif_rate(
             dynamics.detach_reset,
             *surrogate,
         )
-    return spikes, state._replace(steps=steps + len(x))
+    if links is not None:
+        links = _after(links, along_threshold, spikes, beta, steps + len(x), dynamics)
+    return spikes, state._replace(steps=steps + len(x), link=links)
 
 
-def _window(membrane: Tensor, beta: float | Tensor, dynamics: Dynamics, wanted: tuple[bool, bool]) -> RateState:
+def _after(
+    links: MembraneLink,
+    along_threshold: Trace | None,
+    spikes: Tensor,
+    beta: float | Tensor,
+    steps: int,
+    dynamics: Dynamics,
+) -> MembraneLink:
+    """Return the derivatives of the membrane after some steps of a window that no trace holds."""
+    if tangent_is_shared(dynamics) and not isinstance(beta, Tensor):
+        links = links._replace(current=shared_tangent(beta, steps) - 1, membrane=shared_link(beta, steps))
+    if along_threshold is not None and along_threshold.tangent is not None:
+        # without what the next step adds: its distance to the threshold, and its pending reset
+        of_next_step = spikes[-1] + 1 if dynamics.pending_reset else 1
+        links = links._replace(threshold=along_threshold.tangent + of_next_step)
+    return links
+
+
+def _window(
+    membrane: Tensor, beta: float | Tensor, dynamics: Dynamics, wanted: tuple[bool, bool], link: bool
+) -> RateState:
     """Return the state at the start of a window, whose counts and traces the scan fills."""
     tangent: Tensor | None = None
     if not tangent_is_shared(dynamics):
@@ -178,4 +258,8 @@ def _window(membrane: Tensor, beta: float | Tensor, dynamics: Dynamics, wanted: 
     along_beta, along_threshold = (
         Trace(torch.empty_like(membrane), torch.empty_like(membrane)) if trace else None for trace in wanted
     )
-    return RateState(membrane, 0, torch.empty_like(membrane), along_input, along_beta, along_threshold)
+    links = None
+    if link:
+        is_number = tangent_is_shared(dynamics) and not isinstance(beta, Tensor)
+        links = MembraneLink(Trace(None if is_number else torch.empty_like(membrane), torch.empty_like(membrane)))
+    return RateState(membrane, 0, torch.empty_like(membrane), along_input, along_beta, along_threshold, links)

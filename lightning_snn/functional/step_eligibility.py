@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_snn.functional.lif import check_input
+from lightning_snn.functional.linked_windows import Factor, WindowLink
 
 Step = Callable[..., tuple[Tensor, Any]]
 Derivatives = tuple[Tensor, Any, tuple[Tensor, ...], tuple[Any, ...]]
@@ -44,8 +45,10 @@ class StepState(NamedTuple):
         state: state that the neuron's step returned last.
         steps: number of steps since the start of the window.
         output: sum of the outputs, `[B, ...]`; None at the start of a window.
-        tangents: tangents of the state along the input and along each parameter, each with the structure of the state.
+        tangents: tangents of the state along the input, along each parameter and, if windows are linked, along each
+            part of the state before the window; each with the structure of the state.
         totals: sums of the tangents of the output, in the same order.
+        parts: number of parts of the state before the window; None if windows are not linked.
     """
 
     state: Any
@@ -53,6 +56,7 @@ class StepState(NamedTuple):
     output: Tensor | None = None
     tangents: tuple[Any, ...] = ()
     totals: tuple[Tensor, ...] = ()
+    parts: int | None = None
 
     def record(self) -> StepRecord:
         """Return means over the steps since the start of the window, in new tensors.
@@ -62,8 +66,25 @@ class StepState(NamedTuple):
         """
         if self.output is None:
             raise RuntimeError("Expected the window to have at least one step before its record, but got none")
-        along_input, *along_parameters = (total / self.steps for total in self.totals)
-        return StepRecord(self.output / self.steps, along_input, along_parameters)
+        along_input, *others = (total / self.steps for total in self.totals)
+        return StepRecord(self.output / self.steps, along_input, others[: len(others) - (self.parts or 0)])
+
+    def link_record(self) -> WindowLink:
+        """Return the derivatives that link the window with its neighbors, in new tensors.
+
+        Raises:
+            RuntimeError: if they were not requested, or the window has no step yet.
+        """
+        if self.parts is None or self.output is None:
+            raise RuntimeError("Expected steps of a window that is linked before its record, but got none")
+        current, *tangents = (self._parts_along(tangent) for tangent in self.tangents)
+        count = len(tangents) - self.parts
+        rates = tuple(total / self.steps for total in self.totals[1 + count :])
+        return WindowLink(rates, current, tuple(tangents[count:]), tuple(tangents[:count]))
+
+    def _parts_along(self, tangent: Any) -> tuple[Factor, ...]:
+        """Return the tangent of each part of the state that has one."""
+        return tuple(_as_parts(_dense(self.state, tangent)))
 
     def next_window(self) -> StepState:
         """Return the state at the start of a new window: the neuron's state as a constant, no tangents and sums."""
@@ -113,6 +134,7 @@ def step_rate(
     state: StepState | None = None,
     parameters: Sequence[Tensor] = (),
     differentiate: Differentiate | None = None,
+    link: bool = False,
 ) -> tuple[Tensor, StepState]:
     """Compute outputs and derivatives of their rate, as `lif_rate` does, for any neuron with a differentiable step.
 
@@ -129,13 +151,15 @@ def step_rate(
         parameters: tensors that broadcast to `[B, ...]`.
         differentiate: `forward_derivatives`, compiled, for steps from a state of tensors; None differentiates step by
             step.
+        link: whether to compute the derivatives that link windows, with one more call of `step` per part of the state;
+            constant within a window.
 
     Returns:
         outputs `[t, B, ...]` of the dtype of `x`, and the state, whose `record` covers all steps of the window.
 
     Raises:
-        ValueError: if `x` has no time axis or is not floating point, or if the number of parameters changes within a
-            window.
+        ValueError: if `x` has no time axis or is not floating point, if the number of parameters changes within a
+            window, or if windows are linked and a part of the state has another shape than a step of `x`.
 
     Example:
         >>> def leaky(x, state, decay):
@@ -148,12 +172,15 @@ def step_rate(
     check_input(x)
     state = StepState(None) if state is None else state
     directions = 1 + len(parameters)
+    if link and state.steps == 0:
+        state = _linked_start(state, directions, x[0])
+    directions += state.parts or 0
     if state.steps > 0 and len(state.tangents) != directions:
         raise ValueError(
             f"Expected argument `parameters` to hold {len(state.tangents) - 1} tensors until the next window, "
             f"but got {len(parameters)}"
         )
-    neuron, steps, total, tangents, totals = state
+    neuron, steps, total, tangents, totals, parts = state
     outputs = []
     for current in x.to(torch.promote_types(x.dtype, torch.float32)):
         inputs = (current, *parameters)
@@ -166,7 +193,32 @@ def step_rate(
         outputs.append(output.to(x.dtype))
         total = output.clone() if total is None else total + output
         totals = tuple(map(torch.add, totals, changes)) if totals else changes
-    return torch.stack(outputs), StepState(neuron, steps + len(x), total, tangents, totals)
+    return torch.stack(outputs), StepState(neuron, steps + len(x), total, tangents, totals, parts)
+
+
+def _linked_start(state: StepState, directions: int, step: Tensor) -> StepState:
+    """Return the state at the start of a linked window: the tangent along each part of the state is 1 for that part."""
+    parts = _as_parts(state.state)
+    for part in parts:
+        if part.shape != step.shape:
+            raise ValueError(
+                "Expected argument `state` to have one entry per neuron in each part if windows are linked, "
+                f"{tuple(step.shape)}, but got a part of shape {tuple(part.shape)}"
+            )
+    along = tuple(
+        tree_map(lambda leaf: torch.ones_like(leaf) if leaf is part else _zero_like(leaf), state.state)  # noqa: B023
+        for part in parts
+    )
+    return state._replace(tangents=(*(None,) * directions, *along) if parts else (), parts=len(parts))
+
+
+def _as_parts(state: Any) -> list[Tensor]:
+    """Return the parts of a state that have derivatives."""
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _zero_like(leaf: Any) -> Tensor | None:
+    return torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else None
 
 
 def _dual_derivatives(step: Step, inputs: tuple[Tensor, ...], state: Any, tangents: tuple[Any, ...]) -> Derivatives:
@@ -186,10 +238,11 @@ def _dense(state: Any, tangent: Any) -> Any:
 def _along(
     step: Step, inputs: tuple[Tensor, ...], direction: int, state: Any, tangent: Any
 ) -> tuple[Tensor, Any, Tensor, Any]:
-    """Return output and next state of a step, and the tangents of both, with tangent 1 for one of the inputs."""
+    """Return output and next state of a step, and the tangents of both, with tangent 1 for one input or none."""
     with forward_ad.dual_level():
         duals = list(inputs)
-        duals[direction] = forward_ad.make_dual(inputs[direction], torch.ones_like(inputs[direction]))
+        if direction < len(inputs):  # the others are along the state
+            duals[direction] = forward_ad.make_dual(inputs[direction], torch.ones_like(inputs[direction]))
         if tangent is not None:
             state = tree_map(_dual, state, tangent)
         output, after = step(duals[0], state, *duals[1:])

@@ -188,23 +188,24 @@ def test_a_fast_dev_run_measures_and_writes_nothing(tmp_path: Path, logger: bool
 
 
 @pytest.mark.parametrize(
-    ("method", "window", "streaming"),
+    ("method", "window", "streaming", "link"),
     [
-        (SurrogateGradient(), 1, False),
-        (RateBackprop(2, streaming=True), 2, True),
-        (RateBackprop("step"), STEPS, False),
+        (SurrogateGradient(), 1, False, False),
+        (RateBackprop(2, streaming=True), 2, True, False),
+        (RateBackprop(2, link=True), 2, False, True),
+        (RateBackprop("step"), STEPS, False, False),
     ],
     ids=str,
 )
-def test_loss_window_and_streaming_are_those_of_the_module_s_method(
-    calls: list, method: Any, window: int, streaming: bool
+def test_loss_windows_and_streaming_are_those_of_the_module_s_method(
+    calls: list, method: Any, window: int, streaming: bool, link: bool
 ):
     module = SpikingModule(network(), method, num_classes=CLASSES, readout="sum")
     fitter = trainer(GradientAlignment(), max_steps=1)
     fitter.fit(module, loader())
     ((net, (x, y), loss, *rest),) = calls
     assert net is module.network
-    assert rest == [window, streaming]
+    assert rest == [window, streaming, link]
     outputs = run(module.network, x)
     assert torch.equal(loss(outputs, y), nn.functional.cross_entropy(outputs.sum(0), y))
 
@@ -213,11 +214,11 @@ def test_arguments_come_before_the_method_s(calls: list):
     def loss(outputs: Tensor, y: Tensor) -> Tensor:
         return outputs.square().mean()
 
-    module = SpikingModule(network(), RateBackprop(2, streaming=True), num_classes=CLASSES)
-    callback = GradientAlignment(loss=loss, window="step", streaming=False, samples=5)
+    module = SpikingModule(network(), RateBackprop(2, streaming=True, link=True), num_classes=CLASSES)
+    callback = GradientAlignment(loss=loss, window="step", streaming=False, samples=5, link=False)
     trainer(callback, max_steps=1).fit(module, loader())
     ((_, (x, y), *rest),) = calls
-    assert rest == [loss, STEPS, False]
+    assert rest == [loss, STEPS, False, False]
     assert x.shape == (STEPS, 5, 6)
     assert torch.equal(y, Y[:5])
 

@@ -21,6 +21,7 @@ _EP = ("expectation_propagation", "expectation_propagation_average", "expectatio
 _REPLACING = (
     "rate_backprop",
     "rate_backprop_windows",
+    "rate_backprop_linked",
     "rate_backprop_streaming",
     "rate_backprop_step",
     "online_through_time",

@@ -117,6 +117,7 @@ METHODS = (
     # means over time do not depend on the order of two events: neurons receive it by delays, or by recurrence
     MethodRow("rate_backprop", RateBackprop, delayed_network),
     MethodRow("rate_backprop_windows", lambda: RateBackprop(window=4), delayed_network),
+    MethodRow("rate_backprop_linked", lambda: RateBackprop(window=4, link=True), delayed_network),
     MethodRow("rate_backprop_streaming", lambda: RateBackprop(streaming=True), delayed_network),
     MethodRow("rate_backprop_step", lambda: RateBackprop(window="step"), recurrent_network),
     MethodRow("online_through_time", OnlineThroughTime),

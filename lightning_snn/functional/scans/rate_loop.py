@@ -56,6 +56,17 @@ def shared_tangent(beta: float, steps: int) -> float:
     return tangent
 
 
+@lru_cache(maxsize=4096)
+def shared_link(beta: float, steps: int) -> float:
+    """Return what is left of the membrane before a window after `steps` steps, where it does not depend on the spikes.
+
+    Example:
+        >>> shared_link(0.5, 2)
+        0.25
+    """
+    return beta**steps
+
+
 def rate_loop(
     x: Tensor,
     beta: float | Tensor,
@@ -65,6 +76,7 @@ def rate_loop(
     along_input: Trace,
     along_beta: Trace | None,
     along_threshold: Trace | None,
+    along_membrane: Trace | None,
     steps: int,
     rested: bool,
     dynamics: Dynamics,
@@ -80,6 +92,8 @@ def rate_loop(
         along_input: trace along a constant shift of the input current.
         along_beta: trace along the decay, or None.
         along_threshold: trace along the threshold, or None.
+        along_membrane: trace along the membrane potential before the window, or None; its tangent is None if it follows
+            from a decay that is a number.
         steps: number of steps since the start of the window. At 0, counts and traces have no values yet.
         rested: whether the neurons are at rest. The membrane has no values then either.
         dynamics: reset, order and surrogate.
@@ -95,6 +109,10 @@ def rate_loop(
         dynamics.surrogate.fire(membrane, thresholds, out=pending)
     if steps == 0:
         _start_window(membrane, None if rested else pending, spike_count, along_input, along_beta, along_threshold)
+        if along_membrane is not None:
+            along_membrane.total.zero_()
+            if along_membrane.tangent is not None:
+                along_membrane.tangent.fill_(1)
 
     gains: list[Any] | None = None  # tangents along the input at every step, if they need no scan
     tangent = along_input.tangent
@@ -106,13 +124,20 @@ def rate_loop(
         if _has_axes(beta):
             along_input, gains = Trace(spread_over(gains[0], membrane), along_input.total), None  # type: ignore[arg-type]
 
+    links: list[float] | None = None
+    if along_membrane is not None and along_membrane.tangent is None:
+        assert not isinstance(beta, Tensor)
+        links = [shared_link(beta, steps + t) for t in range(len(x))]
+
     spikes = empty_spikes(x, membrane)
     # neurons are independent, so any contiguous part of the memory is a block, whatever the layout
     axes = sorted(range(membrane.dim()), key=membrane.stride, reverse=True)
     currents, fired = (each.permute(0, *(axis + 1 for axis in axes)).flatten(1) for each in (x, spikes))
     neurons = tree_map(
         lambda value: value.permute(axes).flatten() if _has_axes(value) else value,
-        _Neurons(membrane, pending, spike_count, betas, thresholds, along_input, along_beta, along_threshold),
+        _Neurons(
+            membrane, pending, spike_count, betas, thresholds, along_input, along_beta, along_threshold, along_membrane
+        ),
     )
     count = membrane.numel()
     size = min(count, CACHED_ELEMENTS) if x.device.type == "cpu" else count
@@ -122,7 +147,7 @@ def rate_loop(
         block = slice(start, start + size)
         part = tree_map(lambda value: value[block] if _has_axes(value) else value, neurons)  # noqa: B023
         buffers = [buffer[..., : count - start] for buffer in scratch]
-        _scan(currents[:, block], fired[:, block], part, gains, dynamics, buffers)
+        _scan(currents[:, block], fired[:, block], part, gains, links, dynamics, buffers)
     if tangent is not None and tangent_is_shared(dynamics):
         tangent.copy_(tangent_after)
     return spikes
@@ -167,6 +192,7 @@ class _Neurons(NamedTuple):
     along_input: Trace
     along_beta: Trace | None
     along_threshold: Trace | None
+    along_membrane: Trace | None
 
 
 def _has_axes(value: Any) -> bool:
@@ -178,6 +204,7 @@ def _scan(
     spikes: Tensor,
     neurons: _Neurons,
     gains: list[float | Tensor] | None,
+    links: list[float] | None,
     dynamics: Dynamics,
     scratch: list[Tensor],
 ) -> None:
@@ -185,10 +212,11 @@ def _scan(
 
     The first buffer of `scratch` holds the membrane potentials of some steps, `[k, n]`, the others are `[n]`.
 
-    `gains` are the tangents along the input at every step, if all neurons share them.
+    `gains` are the tangents along the input at every step, if all neurons share them, and `links` those along the
+    membrane before the window.
     """
     surrogate = dynamics.surrogate
-    state, pending, spike_count, beta, threshold, along_input, along_beta, along_threshold = neurons
+    state, pending, spike_count, beta, threshold, along_input, along_beta, along_threshold, along_membrane = neurons
     membranes, slope, change = scratch
     carried, block = state, len(membranes)
     for t, (current, spike) in enumerate(zip(currents.unbind(0), spikes.unbind(0), strict=True)):
@@ -206,6 +234,11 @@ def _scan(
             minus_scaled(along_input.total, slope, -gains[t], out=along_input.total)
         else:
             _advance(along_input, *step).add_(1)
+        if links is not None:
+            assert along_membrane is not None
+            minus_scaled(along_membrane.total, slope, -links[t], out=along_membrane.total)
+        elif along_membrane is not None:
+            _advance(along_membrane, *step)
         if along_threshold is not None:
             _advance(along_threshold, *step, along_threshold=True).sub_(1)
         if pending is None:

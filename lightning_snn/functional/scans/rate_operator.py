@@ -20,7 +20,8 @@ torch.library.define(
     NAME,
     "(Tensor x, Tensor? beta, float beta_number, Tensor? threshold, float threshold_number, Tensor(a!) membrane,"
     " Tensor(b!) spike_count, Tensor(c!)? tangent, Tensor(d!) total, Tensor(e!)? beta_tangent, Tensor(f!)? beta_total,"
-    " Tensor(g!)? threshold_tangent, Tensor(h!)? threshold_total, SymInt steps, bool rested, str reset, str order,"
+    " Tensor(g!)? threshold_tangent, Tensor(h!)? threshold_total,"
+    " Tensor(i!)? membrane_tangent, Tensor(j!)? membrane_total, SymInt steps, bool rested, str reset, str order,"
     " bool detach_reset, str surrogate, float width) -> Tensor spikes",
     tags=TAGS,
 )
@@ -41,6 +42,8 @@ def _scan(
     beta_total: Tensor | None,
     threshold_tangent: Tensor | None,
     threshold_total: Tensor | None,
+    membrane_tangent: Tensor | None,
+    membrane_total: Tensor | None,
     steps: int,
     rested: bool,
     reset: Reset,
@@ -54,8 +57,9 @@ def _scan(
     along_input = Trace(tangent, total)
     along_beta = None if beta_total is None else Trace(beta_tangent, beta_total)
     along_threshold = None if threshold_total is None else Trace(threshold_tangent, threshold_total)
+    along_membrane = None if membrane_total is None else Trace(membrane_tangent, membrane_total)
     dynamics = Dynamics(reset, order, detach_reset, surrogate_of(surrogate, width))
-    state = (membrane, spike_count, along_input, along_beta, along_threshold, steps, rested)
+    state = (membrane, spike_count, along_input, along_beta, along_threshold, along_membrane, steps, rested)
     if scan_choice(x.device, x.dtype).implementation == "triton":
         from lightning_snn.functional.scans.triton_rate import rate_kernel
 

@@ -7,7 +7,13 @@ import triton
 from torch import Tensor
 
 from lightning_snn.functional.dynamics import Dynamics
-from lightning_snn.functional.scans.rate_loop import Trace, empty_spikes, shared_tangent, tangent_is_shared
+from lightning_snn.functional.scans.rate_loop import (
+    Trace,
+    empty_spikes,
+    shared_link,
+    shared_tangent,
+    tangent_is_shared,
+)
 from lightning_snn.functional.scans.triton_launch import (
     BLOCK,
     OPTIONS,
@@ -30,6 +36,7 @@ def rate_kernel(
     along_input: Trace,
     along_beta: Trace | None,
     along_threshold: Trace | None,
+    along_membrane: Trace | None,
     steps: int,
     rested: bool,
     dynamics: Dynamics,
@@ -47,6 +54,7 @@ def rate_kernel(
         along_input: trace along a constant shift of the input current.
         along_beta: trace along the decay, or None.
         along_threshold: trace along the threshold, or None.
+        along_membrane: trace along the membrane potential before the window, or None.
         steps: number of steps since the start of the window. At 0, counts and traces have no values yet.
         rested: whether the neurons are at rest. The membrane has no values then either.
         dynamics: reset, order, and whether the reset is detached.
@@ -68,6 +76,7 @@ def rate_kernel(
         along_input.total,
         *(along_beta or (None, None)),
         *(along_threshold or (None, None)),
+        *(along_membrane or (None, None)),
     ]
     rows = [None if each is None else in_order_of(membrane, each) for each in buffers]
     if along_input.tangent is None:
@@ -77,6 +86,10 @@ def rate_kernel(
         tangent = Table(None, 1.0, 1, 1)
     else:
         tangent = table(along_input.tangent, membrane)
+    link = 1.0  # of the first step, or where it follows from the decay of all neurons
+    if along_membrane is not None and along_membrane.tangent is None:
+        assert not isinstance(beta, Tensor)
+        link = shared_link(beta, steps)
     with on_device_of(x):
         rate_scan[(triton.cdiv(neurons, BLOCK),)](
             current,
@@ -88,6 +101,7 @@ def rate_kernel(
             decay.number,
             level.number,
             tangent.number,
+            link,
             width,
             len(x),
             neurons,

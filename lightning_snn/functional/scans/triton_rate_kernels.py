@@ -67,9 +67,12 @@ def rate_scan(
     beta_total_row: tl.tensor,
     threshold_tangent_row: tl.tensor,
     threshold_total_row: tl.tensor,
+    link_tangent_row: tl.tensor,
+    link_total_row: tl.tensor,
     beta_number: tl.tensor,
     threshold_number: tl.tensor,
     tangent_number: tl.tensor,
+    link_number: tl.tensor,
     width: tl.tensor,
     steps: tl.tensor,
     neurons: tl.tensor,
@@ -113,7 +116,11 @@ def rate_scan(
     total = tl.zeros([BLOCK], tl.float32)
     of_beta, beta_total = carried, total
     of_threshold, threshold_total = -1.0 - fired, total
+    of_link, link_total = total + link_number, total
     if not STARTS:
+        link_total = row(link_total_row, index, inside, BLOCK)
+        if link_tangent_row is not None:
+            of_link = row(link_tangent_row, index, inside, BLOCK)
         count = row(count_row, index, inside, BLOCK)
         total = row(total_row, index, inside, BLOCK)
         of_beta = row(beta_tangent_row, index, inside, BLOCK)
@@ -130,6 +137,10 @@ def rate_scan(
         change = slope * rho
         total = total + change
         rho = _through_reset(rho, change, membrane, fired, decay, level, False, PENDING, ZERO, DETACHED) + 1.0
+        if link_total_row is not None:
+            change = slope * of_link
+            link_total = link_total + change
+            of_link = _through_reset(of_link, change, membrane, fired, decay, level, False, PENDING, ZERO, DETACHED)
         if threshold_total_row is not None:
             change = slope * of_threshold
             threshold_total = threshold_total + change
@@ -159,3 +170,7 @@ def rate_scan(
     if threshold_total_row is not None:
         tl.store(threshold_tangent_row + index, of_threshold, mask=inside)
         tl.store(threshold_total_row + index, threshold_total, mask=inside)
+    if link_total_row is not None:
+        tl.store(link_total_row + index, link_total, mask=inside)
+    if link_tangent_row is not None:
+        tl.store(link_tangent_row + index, of_link, mask=inside)

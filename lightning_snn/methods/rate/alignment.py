@@ -36,6 +36,7 @@ def gradient_alignment(
     loss: Loss | None = None,
     window: int = 1,
     streaming: bool = False,
+    link: bool = False,
 ) -> dict[str, Alignment]:
     """Compare the gradient of `rate_run` with that of `run` by cosine and norm ratio, per layer and as a whole.
 
@@ -50,6 +51,7 @@ def gradient_alignment(
         loss: from outputs `[T, B, ...]` and targets to a scalar; None is the cross-entropy of the mean over time.
         window: as in `rate_run`.
         streaming: as in `rate_run`.
+        link: as in `rate_run`.
 
     Returns:
         The alignment by name of each module with trained parameters of its own, in order of registration, and that of
@@ -69,7 +71,7 @@ def gradient_alignment(
         "network",
         network,
         copy.deepcopy,
-        lambda copied: chosen(rate_run(copied, x, window, streaming), y).backward(),
+        lambda copied: chosen(rate_run(copied, x, window, streaming, link=link), y).backward(),
         lambda copied: chosen(run(copied, x), y).backward(),
     )
 

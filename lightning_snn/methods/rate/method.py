@@ -9,13 +9,15 @@ Exact, that is equal to surrogate-gradient backpropagation through time: for the
 layer and constant input, and in the linear regime (no leak memory, constant surrogate derivative, no batch
 normalization). Otherwise it neglects the covariance over time of errors and presynaptic spikes, and takes the error of
 every neuron as constant. It is closest for static images and small decays, and worst if only the timing of spikes
-carries information.
+carries information. Linked windows (`functional.linked_windows`) lie between this gradient and that of backpropagation
+through time, which they are with one window per step.
 Cost: T forward passes without autograd, one forward and one backward pass of an ANN. The saved memory is that of an ANN
 (times K with K windows).
 
-After Yu et al. 2024, arXiv 2410.11488. Windows, the gradient of max-pooling by the share of maxima, gradients of neuron
-parameters and the natural scale of the gradient are additions of this library. Not to be confused with ANN-to-SNN
-conversion (here the network spikes while training), nor with `SurrogateGradient`, whose memory grows with T.
+After Yu et al. 2024, arXiv 2410.11488. Windows and their links, the gradient of max-pooling by the share of maxima,
+gradients of neuron parameters and the natural scale of the gradient are additions of this library. Not to be confused
+with ANN-to-SNN conversion (here the network spikes while training), nor with `SurrogateGradient`, whose memory grows
+with T.
 """
 
 from __future__ import annotations
@@ -45,10 +47,14 @@ class RateBackprop(Method):
 
     Args:
         window: number K of windows that T is divided into, a divisor of T. Gradients are those of the rates within each
-            window, and membrane potentials pass between windows without a gradient. 1 is the method of the paper. Event
-            data learn far better with a few windows (such as 5 windows of 2 steps each), because the mean over all
-            steps blurs motion. Memory grows with K. "step" is one window per step: a gradient through the layers but
-            not through time, which recurrent layers support too.
+            window, and states of neurons pass between windows without a gradient, unless they are linked. 1 is the
+            method of the paper. Event data learn far better with a few windows (such as 5 windows of 2 steps each),
+            because the mean over all steps blurs motion. Memory grows with K. "step" is one window per step: without
+            links a gradient through the layers but not through time, which recurrent layers support too.
+        link: pass errors from window to window through the states of neurons. Cutting them there loses credit, most of
+            it at large decays, where unlinked windows can be worse than one window. With K = T, or "step", the gradient
+            is that of backpropagation through time. Recurrent layers are not supported. With one window there is
+            nothing to link.
         streaming: call the network once per step: slower, but the memory of the spiking pass does not grow with T
             either.
         grad_scale: "natural", with the norm of backpropagation through time, or "paper", which is that over T.
@@ -77,12 +83,14 @@ class RateBackprop(Method):
         streaming: bool = False,
         grad_scale: Literal["natural", "paper"] = "natural",
         check_drift: bool = True,
+        link: bool = False,
     ) -> None:
         super().__init__()
         if window != "step":
             check_integer("window", window)
         check_choice("grad_scale", grad_scale, ("natural", "paper"))
         self.window, self.streaming, self.grad_scale = window, streaming, grad_scale
+        self.link = link
         self.check_drift = check_drift
         self._checks_drift = check_drift  # until the first training step
 
@@ -99,7 +107,8 @@ class RateBackprop(Method):
                 'Expected argument `readout` to be "mean", "sum" or a function of all steps for RateBackprop, '
                 f"but got {self.task.readout!r}"
             )
-        refuse("RateBackprop", rate_refusals(network, self.window == "step"))
+        name = "RateBackprop(link=True)" if self.link else "RateBackprop"
+        refuse(name, rate_refusals(network, self.window == "step" and not self.link))
         return network
 
     def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
@@ -126,11 +135,11 @@ class RateBackprop(Method):
         windows = steps if self.window == "step" else self.window
         scale = 1 / steps if self.grad_scale == "paper" else 1.0
         if torch.compiler.is_compiling() or not self._checks_drift:
-            return rate_run(network, x, windows, self.streaming, scale)
+            return rate_run(network, x, windows, self.streaming, scale, self.link)
         self._checks_drift = False
         _warn_of_hooks(network)
         with DriftMonitor(network, Plan(steps, windows, self.streaming)) as monitor:
-            outputs = rate_run(network, x, windows, self.streaming, scale)
+            outputs = rate_run(network, x, windows, self.streaming, scale, self.link)
         if monitor.sources:
             warnings.warn(
                 "RateBackprop has no rule for an operation in these modules, so gradients through them are wrong: "
@@ -142,6 +151,7 @@ class RateBackprop(Method):
 
     def extra_repr(self) -> str:
         parts = [f"window={self.window}"]
+        parts += ["link=True"] if self.link else []
         parts += ["streaming=True"] if self.streaming else []
         parts += [f"grad_scale={self.grad_scale}"] if self.grad_scale != "natural" else []
         return ", ".join(parts)

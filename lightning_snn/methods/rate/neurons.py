@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_snn.functional.eligibility import RateState, lif_rate
+from lightning_snn.functional.linked_windows import WindowLink, linked
 from lightning_snn.functional.rate import recorded
 from lightning_snn.functional.step_eligibility import StepState, forward_derivatives, step_rate
 from lightning_snn.methods.rate.rules import RATE_RULES, Plan, RateRule, concatenated, register_rate_rule
@@ -30,6 +31,7 @@ class MembraneRule(RateRule):
         super().__init__(module, plan)
         self.state: Any = None
         self.records: list[Any] = []
+        self.links: list[WindowLink] = []
         self.steps = 0
 
     def collect(self, x: Tensor) -> Tensor:
@@ -40,7 +42,10 @@ class MembraneRule(RateRule):
 
     def replay(self, x: Tensor) -> Tensor:
         rate = concatenated([record.rate for record in self.records])
-        return recorded(x, rate, concatenated([record.eligibility for record in self.records]), self.parameters(x))
+        slope = concatenated([record.eligibility for record in self.records])
+        if self.plan.link:
+            return linked(x, rate, slope, self.links, self.parameters(x))
+        return recorded(x, rate, slope, self.parameters(x))
 
     def advance(self, part: Tensor) -> Tensor:
         """Run the next steps `[t, B, ...]` of the current window."""
@@ -48,6 +53,8 @@ class MembraneRule(RateRule):
         self.steps += len(part)
         if self.steps % self.plan.length == 0:
             self.records.append(self.state.record())
+            if self.plan.link:
+                self.links.append(self.state.link_record())
             self.state = self.state.next_window() if self.steps < self.plan.steps else None
         return outputs
 
@@ -86,7 +93,7 @@ class StepRule(MembraneRule):
         differentiate = None
         if isinstance(self.module, Neuron) and self.module.compiles_steps:
             differentiate = step_of(self.module, forward_derivatives, part, static=True)
-        return step_rate(self.step, part, self.state, parameters, differentiate)
+        return step_rate(self.step, part, self.state, parameters, differentiate, self.plan.link)
 
     def parameters(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         found = []
@@ -135,7 +142,7 @@ class LIFRule(MembraneRule):
 
     def scan(self, part: Tensor) -> tuple[Tensor, RateState]:
         beta, threshold = self.neurons.parameters_for(part[0])
-        return lif_rate(part, beta, threshold, self.neurons.dynamics, self.state, self.trained)
+        return lif_rate(part, beta, threshold, self.neurons.dynamics, self.state, self.trained, self.plan.link)
 
     def parameters(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         derivatives = ([record.beta for record in self.records], [record.threshold for record in self.records])

@@ -19,6 +19,7 @@ class Plan:
         windows: number of windows K, a divisor of T; rates are means over windows.
         streaming: True if the spiking pass calls the network once per step on `[B, ...]`, False if it calls it once on
             all steps `[T*B, ...]`.
+        link: True if errors pass from window to window through the state of neurons.
 
     Example:
         >>> Plan(steps=10, windows=5).length
@@ -28,6 +29,7 @@ class Plan:
     steps: int
     windows: int = 1
     streaming: bool = False
+    link: bool = False
 
     @property
     def length(self) -> int:

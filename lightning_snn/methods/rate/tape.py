@@ -133,7 +133,14 @@ def replaced_layers(network: nn.Module) -> dict[nn.Module, type[RateRule]]:
     return {module: rule for module, rule in RATE_RULES.found_in(network).items() if rule is not Commutes}
 
 
-def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = False, scale: float = 1.0) -> Tensor:
+def rate_run(
+    network: nn.Module,
+    x: Tensor,
+    window: int = 1,
+    streaming: bool = False,
+    scale: float = 1.0,
+    link: bool = False,
+) -> Tensor:
     """Run a network over a sequence, with the gradient of rate-based backpropagation.
 
     The values are those of `run`. The gradient is that of a second run on the mean over time of the input, in which
@@ -144,10 +151,12 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, ...]`, one tensor.
         x: input, shape `[T, B, ...]`, time first.
-        window: number K of windows, a divisor of T; the gradient is that of rates within each window, and membrane
-            potentials pass between windows without a gradient. Memory grows with K.
+        window: number K of windows, a divisor of T; the gradient is that of rates within each window. Memory grows with
+            K.
         streaming: call the network once per step, so the memory of the spiking pass does not grow with T either.
         scale: factor of the gradient.
+        link: pass errors from window to window through the states of neurons. With K = T the gradient is that of
+            backpropagation through time. False takes states at the start of a window as constants.
 
     Returns:
         outputs `[T, B, ...]`.
@@ -175,7 +184,7 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     steps = x.shape[0]
     if steps % window:
         raise ValueError(f"Expected argument `window` to divide the number of time steps {steps}, but got {window}")
-    tape = Tape(network, Plan(steps, window, streaming))
+    tape = Tape(network, Plan(steps, window, streaming, link))
     if streaming:
         outputs = torch.cat([tape.collect(step) for step in x.split(1)])
     else:

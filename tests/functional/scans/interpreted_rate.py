@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lightning_snn.functional import Dynamics, lif
 from lightning_snn.functional.dynamics import ORDERS, RESETS
@@ -35,6 +36,11 @@ def fields(spikes: Tensor, state: RateState) -> tuple[list[Tensor], list[Tensor]
     return [spikes, state.membrane, state.spikes], [each for each in state.record()[1:] if each is not None]
 
 
+def links(state: RateState) -> list[Tensor]:
+    """Return the derivatives that link a window with its neighbors, which are 0 after a reset to zero."""
+    return [each for each in tree_leaves(tuple(state.link_record())) if isinstance(each, Tensor)]
+
+
 def assert_equals_the_loop(
     parts: list[Tensor],
     parameters: list[float | Tensor],
@@ -54,8 +60,8 @@ def assert_equals_the_loop(
             if index == 2:
                 x = part.double()
                 given = [each.double() if isinstance(each, Tensor) else each for each in parameters]
-            spikes, states[index] = lif_rate(x, *given, dynamics, states[index], wanted)
-            found.append(fields(spikes, states[index]))
+            spikes, states[index] = lif_rate(x, *given, dynamics, states[index], wanted, link=True)
+            found.append((*fields(spikes, states[index]), links(states[index])))
             if windows:
                 states[index] = states[index].next_window()
         for got, expected in zip(found[0][0], found[1][0], strict=True):
@@ -66,6 +72,9 @@ def assert_equals_the_loop(
             assert got.stride() == expected.stride()
             assert len(part) == 1 or exact.abs().max() > 0  # the decay acts from the second step on
             torch.testing.assert_close(got.double(), exact, rtol=0, atol=tolerance * float(exact.abs().max()))
+        for got, expected, exact in zip(found[0][2], found[1][2], found[2][2], strict=True):
+            assert got.stride() == expected.stride()
+            torch.testing.assert_close(got.double(), exact, rtol=0, atol=tolerance * max(1.0, float(exact.abs().max())))
 
 
 def channels_last(steps: int = 7) -> Tensor:

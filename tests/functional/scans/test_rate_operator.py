@@ -48,7 +48,7 @@ def check_contract(
         tangent = torch.rand(3, 1, 1, dtype=buffer().dtype) if learned else None
     parameters = (channels, 0.0, channels + 0.5, 0.0) if learned else (None, 0.9, None, 1.0)
     for steps, rested in map(STATES.__getitem__, states):
-        traces = [buffer() for _ in range(4)] if learned else 4 * [None]
+        traces = [buffer() for _ in range(6)] if learned else [*4 * [None], None if shared else buffer(), buffer()]
         arguments = (x, *parameters, buffer(), buffer(), tangent, buffer(), *traces, steps, rested, *dynamics[:3])
         torch.library.opcheck(
             torch.ops.lightning_snn.rate_scan, (*arguments, *built_in(dynamics.surrogate)), test_utils=checks

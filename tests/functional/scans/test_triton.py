@@ -123,7 +123,9 @@ def build_rate(
     if tangent_is_shared(dynamics):
         tangent = channels if learned else None
     given = (channels, channels) if learned else (0.9, 1.0)
-    traces = 2 * [Trace(step, step) if learned else None]
+    traces = 3 * [Trace(step, step) if learned else None]
+    if not learned and tangent is None:  # linked windows of neurons whose decay is a number
+        traces[2] = Trace(None, step)
     for steps, rested in ((0, True), (3, False)):
         rate_kernel(x, *given, step, step, Trace(tangent, step), *traces, steps, rested, dynamics, surrogate, 0.5)
 
