@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from lightning_snn.checks import check_choice
 from lightning_snn.functional.entropy import expected_entropy, predictive_entropy
-from lightning_snn.functional.readout import READOUTS, ReadoutName, readout
+from lightning_snn.functional.readout import READOUTS, ReadoutName, apply_to_valid, readout, readout_of_prefixes
+from lightning_snn.nn.lengths import lengths_of
 
 Readout = ReadoutName | Callable[[Tensor], Tensor]
 # from outputs [T, B, ...] and targets [B, ...] to a scalar
@@ -118,14 +118,21 @@ class Task:
     def read(self, outputs: Tensor) -> Tensor:
         """Reduce the outputs of all time steps `[T, B, ...]` to one per sample `[B, ...]`, in float32 or wider.
 
+        Within `nn.sequence_lengths` only valid steps count. A function receives those of samples of equal length.
+
         Raises:
             ValueError: if the network returned something other than a tensor.
         """
         outputs = _widened(outputs)
-        return self.readout(outputs) if callable(self.readout) else readout(outputs, self.readout)
+        lengths = lengths_of(outputs.shape[1])
+        if not callable(self.readout):
+            return readout(outputs, self.readout, lengths)
+        return self.readout(outputs) if lengths is None else apply_to_valid(self.readout, outputs, lengths)
 
     def read_prefixes(self, outputs: Tensor) -> Tensor:
         """Compute the readout after each time step: row t is `read(outputs[: t + 1])`.
+
+        Within `nn.sequence_lengths` the rows of a sample are equal from its length on.
 
         A named readout takes one pass over time. A function is called T times, on every prefix.
 
@@ -144,8 +151,8 @@ class Task:
             )
         outputs = _widened(outputs)
         if callable(self.readout):
-            return torch.stack([self.readout(outputs[: step + 1]) for step in range(len(outputs))])
-        return _PREFIX_READOUTS[self.readout](outputs)
+            return torch.stack([self.read(outputs[: step + 1]) for step in range(len(outputs))])
+        return readout_of_prefixes(outputs, self.readout, lengths_of(outputs.shape[1]))
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         """Compute the loss, a scalar for logging and early stopping.
@@ -305,21 +312,3 @@ def _widened(outputs: Tensor) -> Tensor:
             "the outputs alone, for example by a module that selects them"
         )
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-
-
-def _running(outputs: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    # torch.cumsum raises an error on GPUs with deterministic algorithms.
-    return torch.stack(list(accumulate(outputs, combine)))
-
-
-def _running_mean(outputs: Tensor) -> Tensor:
-    steps = torch.arange(1, len(outputs) + 1, dtype=outputs.dtype, device=outputs.device)
-    return _running(outputs, torch.add) / steps.view(-1, *(1,) * (outputs.dim() - 1))
-
-
-_PREFIX_READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": _running_mean,
-    "max": lambda outputs: _running(outputs, torch.maximum),
-    "last": lambda outputs: outputs,
-    "sum": lambda outputs: _running(outputs, torch.add),
-}
