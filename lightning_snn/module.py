@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics import MetricCollection
 
-from lightning_snn.batches import BatchChecks, steps_of_run, time_first, train_size, unpacked
+from lightning_snn.batches import Batch, BatchChecks, steps_of_run, time_first, train_size, unpacked
 from lightning_snn.checkpoint import (
     check_like_checkpoint,
     describe_module,
@@ -34,6 +35,7 @@ from lightning_snn.metrics.evaluation import evaluation_metrics
 from lightning_snn.nn.description import describe_options
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import owned_copy
+from lightning_snn.nn.lengths import sequence_lengths
 from lightning_snn.nn.liveness import watch_activity
 from lightning_snn.optim import (
     OptimizerFactory,
@@ -54,7 +56,8 @@ _CHECKPOINT_KEY = "lightning_snn"
 class SpikingModule(pl.LightningModule):
     """A network and the method that trains it, ready for a stock `Trainer`.
 
-    A batch is ``(x [T, B, ...], y [B, ...])``; for the types of x see `nn.folding.as_input`. The module logs
+    A batch is ``(x [T, B, ...], y [B, ...])``, or ``(x, y, lengths [B])`` for sequences that are padded to T steps, of
+    which only the first `lengths` count; for the types of x see `nn.folding.as_input`. The module logs
     `train/loss` and, on validation and test data, accuracy, negative log-likelihood, Brier score and expected
     calibration error (15 bins), or the mean squared error of a regression. With several loaders, their names end in
     ``/dataloader_idx_0`` and so on.
@@ -220,25 +223,30 @@ class SpikingModule(pl.LightningModule):
         outputs: Tensor = run(self.network, x)
         return outputs.transpose(0, 1) if self.batch_first else outputs
 
-    def read_batch(self, batch: Any) -> tuple[Tensor, Any]:
+    def read_batch(self, batch: Any) -> tuple[Tensor, Any] | tuple[Tensor, Any, Any]:
         """Return inputs `[T, B, ...]` and targets `[B, ...]` of a batch; override it for batches of another form.
 
+        If the batch has lengths, they are the third element of the result.
+
         Raises:
-            ValueError: if the batch is not a pair, or the axes of inputs and targets do not fit.
+            ValueError: if the batch is neither a pair nor a triple, or the axes of inputs and targets do not fit.
         """
-        x, y = unpacked(batch)
-        return time_first(x, y, bool(self.batch_first))
+        x, y, lengths = unpacked(batch)
+        x, y = time_first(x, y, bool(self.batch_first))
+        return (x, y) if lengths is None else (x, y, lengths)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, y = self._checked(*self.read_batch(batch))
-        samples = x.shape[1]
+        checked = self._checked(Batch(*self.read_batch(batch)))
+        samples = checked.x.shape[1]
         if self._has_trainer():
             self.method.progress = self._progress(samples, batch_idx)
+        if checked.lengths is not None:
+            self.method.check_lengths(self.network)
         if self._checks_first_step:
-            step = self._first_step(x, y, batch_idx)
+            step = self._first_step(checked, batch_idx)
         else:
-            self._batch_checks.note_classes(y)
-            step = self._step(x, y)
+            self._batch_checks.note_classes(checked.y)
+            step = self._step(checked)
         if self._has_trainer():
             self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=samples)
             self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
@@ -261,10 +269,9 @@ class SpikingModule(pl.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
         if isinstance(batch, (tuple, list)) and len(batch) == 1:
             (batch,) = batch
-        alone = isinstance(batch, Tensor) or hasattr(batch, "__array__")
-        x, _ = time_first(batch, None, bool(self.batch_first)) if alone else self.read_batch(batch)
-        x, _ = self._checked(x, None)
-        return self._predict(x)
+        if isinstance(batch, Tensor) or hasattr(batch, "__array__"):
+            return self._predict(self._checked(Batch(time_first(batch, None, bool(self.batch_first))[0])))
+        return self._predict(self._checked(Batch(*self.read_batch(batch))._replace(y=None)))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
@@ -364,31 +371,37 @@ class SpikingModule(pl.LightningModule):
                 raise
             raise without_network(cls, checkpoint_path, error) from error
 
-    def _first_step(self, x: Tensor, y: Tensor, batch_idx: int) -> Step:
+    def _first_step(self, batch: Batch, batch_idx: int) -> Step:
         """Train the first step of a fit, which also shows whether the initial weights keep the layers active."""
         self._checks_first_step = False
-        self.method.check_time_steps(x.shape[0])
-        self._batch_checks.start_fit(y, epoch_starts=batch_idx == 0)
-        if self.trainer.global_step > 0:
-            return self.method.penalized_step(self.network, x, y)
-        with watch_activity(self.network) as activity:
-            step = self.method.penalized_step(self.network, x, y)
+        self.method.check_time_steps(batch.x.shape[0])
+        self._batch_checks.start_fit(batch.y, epoch_starts=batch_idx == 0)
+        with self._lengths_of(batch):
+            if self.trainer.global_step > 0:
+                return self.method.penalized_step(self.network, batch.x, batch.y)
+            with watch_activity(self.network) as activity:
+                step = self.method.penalized_step(self.network, batch.x, batch.y)
         if (warning := activity.warning()) is not None:
             rank_zero_warn(warning)
         return step
 
-    def _step(self, x: Tensor, y: Tensor) -> Step:
-        if self._compiled is None:
-            return self.method.penalized_step(self.network, x, y)
-        return self._compiled.training_step(self.method, self.network, x, y)
+    def _step(self, batch: Batch) -> Step:
+        with self._lengths_of(batch):
+            if self._compiled is None:
+                return self.method.penalized_step(self.network, batch.x, batch.y)
+            return self._compiled.training_step(self.method, self.network, batch.x, batch.y)
 
-    def _predict(self, x: Tensor) -> Prediction:
-        if self._compiled is None:
-            return self.method.predict(self.network, x)
-        return self._compiled.predict(self.method, self.network, x)
+    def _predict(self, batch: Batch) -> Prediction:
+        with self._lengths_of(batch):
+            if self._compiled is None:
+                return self.method.predict(self.network, batch.x)
+            return self._compiled.predict(self.method, self.network, batch.x)
 
-    def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
-        return self._batch_checks.checked(self.network, x, y, self._gets_time_first())
+    def _lengths_of(self, batch: Batch) -> AbstractContextManager[None]:
+        return sequence_lengths(batch.lengths, self.network, batch.x.shape[0])
+
+    def _checked(self, batch: Batch) -> Batch:
+        return self._batch_checks.checked(self.network, batch, self._gets_time_first())
 
     def _gets_time_first(self) -> bool:
         data: Any = getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
@@ -414,14 +427,14 @@ class SpikingModule(pl.LightningModule):
         )
 
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
-        x, y = self._checked(*self.read_batch(batch))
-        prediction = self._predict(x)
-        self.method.task.check_targets(prediction.mean, y)
+        checked = self._checked(Batch(*self.read_batch(batch)))
+        prediction = self._predict(checked)
+        self.method.task.check_targets(prediction.mean, checked.y)
         _, metrics = self._metrics_of(stage, dataloader_idx)
-        metrics.update(prediction.mean, y)
+        metrics.update(prediction.mean, checked.y)
         if self._has_trainer() and world_size() == 1:
             self._log_metrics(stage, dataloader_idx)
-        return {"prediction": prediction, "target": y}
+        return {"prediction": prediction, "target": checked.y}
 
     def _log_together(self, stage: str, loaders: int) -> None:
         """Log the metrics of several processes before any batch, because they wait for one that will have none."""

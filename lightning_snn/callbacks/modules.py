@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_snn.methods.tasks import Loss
+from lightning_snn.nn.lengths import check_lengths
 
 
 def network_of(pl_module: pl.LightningModule, name: str) -> nn.Module:
@@ -45,15 +46,20 @@ def task_loss(pl_module: pl.LightningModule) -> Loss | None:
 def read_batch(batch: Any, read: Callable[[Any], Any] | None, callback: str) -> tuple[Tensor, Tensor]:
     """Return inputs `[T, B, ...]` and targets `[B, ...]` of a batch.
 
+    Of sequences of different lengths, ``(x, y, lengths)``, these are the steps that are valid in all samples.
+
     Args:
         batch: batch of a loader.
-        read: `read_batch` of the user; None expects a pair of inputs and targets.
+        read: `read_batch` of the user; None expects a pair of inputs and targets, or a triple with lengths.
         callback: name of the callback, for the error message.
 
     Raises:
         ValueError: if the batch has another form.
     """
     pair = batch if read is None else read(batch)
+    if isinstance(pair, (tuple, list)) and len(pair) == 3 and all(isinstance(part, Tensor) for part in pair):
+        x, y, lengths = pair
+        pair = x[: int(check_lengths(lengths, len(x), x).min())], y
     is_pair = isinstance(pair, (tuple, list)) and [isinstance(part, Tensor) for part in pair] == [True, True]
     if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1 and pair[0].shape[1] == pair[1].shape[0]:
         return pair[0], pair[1]

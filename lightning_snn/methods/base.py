@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_penalties
+from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_penalties, check_penalties_mask
 from lightning_snn.methods.tasks import Classification, Prediction, Task
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse, row_refusals
@@ -115,6 +115,20 @@ class Method(nn.Module):
         Raises:
             ValueError: if it cannot.
         """
+
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that this method can train on sequences of different lengths, which come with their lengths.
+
+        `SpikingModule` calls it before each training step on such a batch, within `nn.sequence_lengths`. By default
+        penalties are refused that count padding.
+
+        Args:
+            network: a network from `prepare`.
+
+        Raises:
+            ValueError: if it cannot; names what to do.
+        """
+        check_penalties_mask(self.penalties)
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         """Compute objective, loss and output of a batch.

@@ -37,7 +37,8 @@ from lightning_snn.methods.online import GradientSum, OnlineMethod
 from lightning_snn.methods.online_through_time.cut_run import CutRun
 from lightning_snn.methods.online_through_time.traces import trace_refusals
 from lightning_snn.nn.folding import as_input, check_samples
-from lightning_snn.nn.layer_rules import Refusal
+from lightning_snn.nn.layer_rules import Refusal, refuse
+from lightning_snn.nn.lengths import later_steps, normalizing_refusals
 
 
 class OnlineThroughTime(OnlineMethod):
@@ -93,6 +94,20 @@ class OnlineThroughTime(OnlineMethod):
                 f"Expected argument `steps` to be at most the number of time steps {time_steps}, but got {self.steps}"
             )
 
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that the loss of each step can leave out padding.
+
+        Raises:
+            ValueError: with `steps`, which are the same for all samples, or batch normalization while training.
+        """
+        super().check_lengths(network)
+        if self.steps is not None:
+            raise ValueError(
+                "Expected argument `steps` to be None for OnlineThroughTime on batches with `lengths`, because the "
+                f"steps that are drawn may all be padding of a sample, but got {self.steps}"
+            )
+        refuse("OnlineThroughTime on batches with `lengths`", normalizing_refusals(network))
+
     def learned_steps(self, time_steps: int) -> list[int]:
         if self.steps is None:
             return super().learned_steps(time_steps)
@@ -109,8 +124,7 @@ class OnlineThroughTime(OnlineMethod):
             return self._step_by_step(network, x, y)
         outputs = CutRun(network, self.trace).advance(x)
         self.task.read(outputs)  # which checks that it is one tensor
-        objective = self.mean_step_loss([outputs[step] for step in self.learned_steps(len(x))], y, len(x))
-        return self.step_on_objective(objective, outputs, y)
+        return self.step_on_objective(self.mean_step_loss(outputs, y), outputs, y)
 
     def _step_by_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         steps, cut = self.learned_steps(len(x)), CutRun(network, self.trace)
@@ -119,9 +133,10 @@ class OnlineThroughTime(OnlineMethod):
         gradients: GradientSum | None = None
         for index, current in enumerate(x.split(1)):
             with torch.set_grad_enabled(index in steps):
-                output = cut.advance(current)[0]
+                with later_steps(index):
+                    output = cut.advance(current)[0]
                 if index in steps:
-                    loss = self.step_loss(output, y, len(x)) / len(steps)
+                    loss = self.task.step_loss(output, y, index, len(x)) / len(steps)
                     if self.streaming:
                         gradients = GradientSum(network.parameters()) if gradients is None else gradients
                         gradients.add_gradients_of(loss)

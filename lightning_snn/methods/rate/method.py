@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.rate.drift import DriftMonitor
-from lightning_snn.methods.rate.rules import Plan, rate_refusals
+from lightning_snn.methods.rate.rules import Plan, padding_refusals, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run, replaced_layers
 from lightning_snn.nn.folding import check_samples, run
 from lightning_snn.nn.layer_rules import refuse
+from lightning_snn.nn.lengths import lengths_of, normalizing_refusals
 from lightning_snn.nn.observation import named_spiking_layers
 
 # these depend on single time steps, which rates do not represent
@@ -113,6 +114,33 @@ class RateBackprop(Method):
                 f"{self.window}. Choose one of {divisors}"
             )
 
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that rates can be means over the valid steps of each sample.
+
+        Raises:
+            ValueError: if they cannot, with several windows, the scale of the paper, penalties on the rates of one
+                window, batch normalization while training, or modules whose rule counts padding.
+        """
+        super().check_lengths(network)
+        name = "RateBackprop on batches with `lengths`"
+        remedy = 'Use SurrogateGradient, or RateBackprop(window="step")'
+        if self.window not in (1, "step"):
+            raise ValueError(
+                f'Expected argument `window` to be 1 or "step" for {name}, because windows of all samples have the '
+                f"same steps, but got {self.window}"
+            )
+        if self.grad_scale == "paper":
+            raise ValueError(f"Expected argument `grad_scale` to be 'natural' for {name}, but got 'paper'")
+        refuse(name, normalizing_refusals(network))
+        if self.window == "step":
+            return
+        if self.penalties:
+            raise ValueError(
+                f"Expected no `penalties` for {name} with window=1, whose rates have another weight for each sample, "
+                f"but got {', '.join(self.penalties)}. {remedy}"
+            )
+        refuse(name, padding_refusals(network), remedy)
+
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)
         self.check_time_steps(x.shape[0])
@@ -129,7 +157,8 @@ class RateBackprop(Method):
             return rate_run(network, x, windows, self.streaming, scale)
         self._checks_drift = False
         _warn_of_hooks(network)
-        with DriftMonitor(network, Plan(steps, windows, self.streaming)) as monitor:
+        lengths = None if windows == steps else lengths_of(x.shape[1])
+        with DriftMonitor(network, Plan(steps, windows, self.streaming, lengths)) as monitor:
             outputs = rate_run(network, x, windows, self.streaming, scale)
         if monitor.sources:
             warnings.warn(

@@ -7,7 +7,7 @@ the loss and what a prediction is. A loss has one of two forms:
 - With `per_step`, the mean over time of the losses of single steps, :math:`\tfrac{1}{T} \sum_t L(o_t, y_t)`.
 
 A task defines the losses of single samples, `losses`. The means over samples and valid steps are taken here, so padding
-counts in no task: with lengths :math:`T_b`, a loss of steps is :math:`\tfrac{1}{B} \sum_b \tfrac{1}{T_b}
+counts in no task: within `nn.sequence_lengths`, a loss of steps is :math:`\tfrac{1}{B} \sum_b \tfrac{1}{T_b}
 \sum_{t < T_b} L(o_{t,b}, y_{t,b})`, and each sample has the same weight however long it is.
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,8 +22,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_snn.checks import check_choice
-from lightning_snn.functional.readout import READOUTS, ReadoutName, readout, valid_steps
+from lightning_snn.functional.readout import READOUTS, ReadoutName, apply_to_valid, readout, readout_of_prefixes
 from lightning_snn.methods.tasks.prediction import Prediction
+from lightning_snn.nn.lengths import lengths_of, over_steps, valid_steps
+from lightning_snn.nn.run_context import run_values
 
 Readout = ReadoutName | Callable[[Tensor], Tensor]
 # from outputs [T, B, ...] and targets [B, ...] to a scalar
@@ -82,36 +83,29 @@ class Task(nn.Module):
             task.num_classes = num_classes
         return task
 
-    def read(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def read(self, outputs: Tensor) -> Tensor:
         """Reduce the outputs of all time steps `[T, B, ...]` to one per sample `[B, ...]`, in float32 or wider.
 
-        Args:
-            outputs: outputs of all time steps, `[T, B, ...]`.
-            lengths: number of valid steps of each sample, integers `[B]`; None if all are valid.
+        Within `nn.sequence_lengths` only valid steps count. A function receives those of samples of equal length.
 
         Raises:
-            ValueError: if the network returned something other than a tensor, or the readout is a function and there
-                are lengths.
+            ValueError: if the network returned something other than a tensor.
         """
         outputs = widened(outputs)
+        lengths = lengths_of(outputs.shape[1])
         if not callable(self.readout):
             return readout(outputs, self.readout, lengths)
-        if lengths is not None:
-            raise ValueError(
-                f"Expected argument `readout` to be one of {', '.join(READOUTS)} for sequences of different lengths, "
-                f"but got {self.readout!r}, which does not know where a sequence ends"
-            )
-        return self.readout(outputs)
+        return self.readout(outputs) if lengths is None else apply_to_valid(self.readout, outputs, lengths)
 
-    def read_prefixes(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def read_prefixes(self, outputs: Tensor) -> Tensor:
         """Compute the readout after each time step: row t is `read(outputs[: t + 1])`.
+
+        Within `nn.sequence_lengths` the rows of a sample are equal from its length on.
 
         A named readout takes one pass over time. A function is called T times, on every prefix.
 
         Args:
             outputs: outputs of all time steps, `[T, B, ...]`, T of at least 1.
-            lengths: number of valid steps of each sample, integers `[B]`, after which the readout stays; None if all
-                are valid.
 
         Returns:
             A tensor `[T, B, ...]` in float32 or wider, which `predict` and `combine` accept like the result of `read`.
@@ -125,12 +119,8 @@ class Task(nn.Module):
             )
         outputs = widened(outputs)
         if callable(self.readout):
-            return torch.stack([self.read(outputs[: step + 1], lengths) for step in range(len(outputs))])
-        found = _PREFIX_READOUTS[self.readout](outputs)
-        if lengths is None:
-            return found
-        steps = torch.arange(len(outputs), device=lengths.device)[:, None].minimum(lengths - 1)
-        return found.gather(0, steps.view(*found.shape[:2], *(1,) * (found.dim() - 2)).expand_as(found))
+            return torch.stack([self.read(outputs[: step + 1]) for step in range(len(outputs))])
+        return readout_of_prefixes(outputs, self.readout, lengths_of(outputs.shape[1]))
 
     def losses(self, output: Tensor, y: Any) -> Tensor:
         """Compute the loss of each sample, `[B]`, whose mean over samples is the loss.
@@ -155,58 +145,78 @@ class Task(nn.Module):
             return losses.mean()
         return torch.where(weights == 0, 0, weights * losses).sum()
 
-    def output_and_loss(self, outputs: Tensor, y: Any, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def output_and_loss(self, outputs: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         """Return the readout and the loss of the outputs of all time steps.
 
         Args:
             outputs: outputs of all time steps, `[T, B, ...]`.
             y: targets from `targets`.
-            lengths: number of valid steps of each sample, integers `[B]`; None if all are valid.
 
         Returns:
             The readout, and the loss, a scalar for logging and early stopping.
         """
-        output = self.read(outputs, lengths)
+        output = self.read(outputs)
         if not self.per_step:
             return output, self.loss(output, y)
         outputs, steps = widened(outputs), len(outputs)
-        weights = None
+        lengths, weights = lengths_of(outputs.shape[1]), None
         if lengths is not None:
-            weights = (valid_steps(lengths, steps) / (lengths * len(lengths))).to(outputs.dtype).flatten()
+            factors = [self.weights_of_step(lengths, step, steps) for step in range(steps)]
+            weights = torch.cat(factors).to(outputs.dtype) / steps
         of_steps = tree_map(lambda values: values.flatten(0, 1), self.targets_of_steps(y, steps))
         return output, self.loss(outputs.flatten(0, 1), of_steps, weights)
 
-    def sequence_loss(self, outputs: Tensor, y: Any, lengths: Tensor | None = None) -> Tensor:
+    def sequence_loss(self, outputs: Tensor, y: Any) -> Tensor:
         """Return the loss of `output_and_loss` alone."""
-        return self.output_and_loss(outputs, y, lengths)[1]
+        return self.output_and_loss(outputs, y)[1]
 
-    def step_loss(
-        self,
-        output: Tensor,
-        y: Any,
-        step: int,
-        time_steps: int,
-        lengths: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
+    def learned_steps(self, time_steps: int) -> list[int]:
+        """Return the steps whose losses, from `step_loss`, are averaged by methods that learn while a sequence runs.
+
+        These are all steps, or the last one if only that is read out.
+        """
+        is_last = self.readout == "last" and not self.per_step and run_values().lengths is None
+        return [time_steps - 1] if is_last else list(range(time_steps))
+
+    def step_loss(self, output: Tensor, y: Any, step: int, time_steps: int) -> Tensor:
         """Return the loss of the output of a single step, for methods that learn while a sequence runs.
 
-        It is the loss of the step if `per_step`, and otherwise that of the readout as if all steps had this output.
+        It is the loss of the step if `per_step`, and otherwise that of the readout as if all steps had this output. In
+        sequences of different lengths each sample is weighted by T over its number of valid steps, and by 0 in padded
+        steps.
 
         Args:
             output: output of the step, `[B, ...]`.
             y: targets from `targets`.
             step: index of the step.
             time_steps: number of steps T.
-            lengths: number of valid steps of each sample, integers `[B]`; None if all are valid.
-            weights: factor of each sample, as in `loss`: 0 for those that have ended.
         """
+        lengths, weights = lengths_of(len(output)), None
+        if lengths is not None:
+            weights = self.weights_of_step(lengths, step, time_steps).to(widened(output).dtype)
         if self.per_step:
             of_step = tree_map(lambda values: values[step], self.targets_of_steps(y, time_steps))
             return self.loss(widened(output), of_step, weights)
-        return self.loss(self.read(output.expand(time_steps, *output.shape), lengths), y, weights)
+        if callable(self.readout):
+            return self.loss(self.read(output.expand(time_steps, *output.shape)), y, weights)
+        read = widened(output)
+        if self.readout == "sum":
+            read = read * (time_steps if lengths is None else over_steps(lengths[None], read[None])[0].to(read.dtype))
+        return self.loss(read, y, weights)
 
-    def targets(self, x: Tensor, y: Any, lengths: Tensor | None = None) -> Any:
+    def weights_of_step(self, lengths: Tensor, step: int, time_steps: int) -> Tensor:
+        """Return the factor of each sample in the loss of a step, `[B]`, whose mean over steps has a sum of 1.
+
+        Args:
+            lengths: number of valid steps of each sample, integers `[B]`.
+            step: index of the step.
+            time_steps: number of steps T.
+        """
+        if self.readout == "last" and not self.per_step:
+            return time_steps * (lengths == step + 1) / len(lengths)
+        return time_steps / lengths.double() * (step < lengths) / len(lengths)
+
+    def targets(self, x: Tensor, y: Any) -> Any:
         """Return what the loss compares outputs with: by default the targets of the batch.
 
         `SpikingModule` calls it once per training step, before the method.
@@ -214,7 +224,6 @@ class Task(nn.Module):
         Args:
             x: inputs `[T, B, ...]`.
             y: targets of the batch.
-            lengths: number of valid steps of each sample, integers `[B]`; None if all are valid.
         """
         return y
 
@@ -242,22 +251,19 @@ class Task(nn.Module):
         samples = torch.stack([prediction.mean for prediction in predictions])
         return Prediction(samples.mean(0), None, samples, predictions[0].categorical)
 
-    def evaluated(self, mean: Tensor, y: Any, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def evaluated(self, mean: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         """Return predictions and targets as metrics take them, without those of padding.
 
         Args:
             mean: mean of a prediction.
             y: targets of the batch.
-            lengths: number of valid steps of each sample, integers `[B]`; None if all are valid.
 
         Raises:
             ValueError: as `check_targets`.
         """
         self.check_targets(mean, y)
-        if lengths is None or self.batch_axis == 0:
-            return mean, y
-        valid = valid_steps(lengths, len(mean))
-        return mean[valid], y[valid]
+        valid = valid_steps(*mean.shape[:2]) if self.batch_axis == 1 else None
+        return (mean, y) if valid is None else (mean[valid], y[valid])
 
     def extra_repr(self) -> str:
         return f"readout={self.readout!r}"
@@ -306,21 +312,3 @@ def widened(outputs: Tensor) -> Tensor:
             "the outputs alone, for example by a module that selects them"
         )
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-
-
-def _running(outputs: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    # torch.cumsum raises an error on GPUs with deterministic algorithms.
-    return torch.stack(list(accumulate(outputs, combine)))
-
-
-def _running_mean(outputs: Tensor) -> Tensor:
-    steps = torch.arange(1, len(outputs) + 1, dtype=outputs.dtype, device=outputs.device)
-    return _running(outputs, torch.add) / steps.view(-1, *(1,) * (outputs.dim() - 1))
-
-
-_PREFIX_READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": _running_mean,
-    "max": lambda outputs: _running(outputs, torch.maximum),
-    "last": lambda outputs: outputs,
-    "sum": lambda outputs: _running(outputs, torch.add),
-}

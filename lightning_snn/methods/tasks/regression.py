@@ -31,12 +31,12 @@ class Regression(Task):
         self.per_step = per_step
         self.batch_axis = int(per_step)
 
-    def read(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def read(self, outputs: Tensor) -> Tensor:
         """Reduce the outputs of all time steps as `Task.read`; with `per_step` return all of them, `[T, B, ...]`."""
-        return widened(outputs) if self.per_step else super().read(outputs, lengths)
+        return widened(outputs) if self.per_step else super().read(outputs)
 
-    def read_prefixes(self, outputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return widened(outputs) if self.per_step else super().read_prefixes(outputs, lengths)
+    def read_prefixes(self, outputs: Tensor) -> Tensor:
+        return widened(outputs) if self.per_step else super().read_prefixes(outputs)
 
     def losses(self, output: Tensor, y: Tensor) -> Tensor:
         """Compute the squared error of each sample, the mean over its values, `[B]`.

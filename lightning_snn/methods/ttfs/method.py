@@ -131,6 +131,17 @@ class TimeToFirstSpike(Method):
             )
         return (first.in_features,)
 
+    def check_lengths(self, network: nn.Module) -> None:
+        """Refuse sequences of different lengths, because time steps are independent presentations here.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "Expected no argument `lengths` in batches of TimeToFirstSpike, whose time steps are independent "
+            "presentations of static inputs. Leave the lengths out, or use another method"
+        )
+
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)
         activity: list[Tensor] = []
