@@ -124,7 +124,6 @@ class SpikingModule(pl.LightningModule):
         for name, value, kind in (("network", network, nn.Module), ("method", method, Method)):
             if not isinstance(value, kind):
                 raise ValueError(f"Expected argument `{name}` to be a {kind.__name__}, but got {value!r}")
-        check_choice("task", task, ("classification", "regression"))
         check_choice("batch_first", batch_first, (True, False, None))
         if learning_rate is not None:
             check_positive("learning_rate", learning_rate)

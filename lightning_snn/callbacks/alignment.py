@@ -128,7 +128,6 @@ class GradientAlignment(pl.Callback):
         window, streaming = self._window(pl_module), self.streaming
         if streaming is None:
             streaming = getattr(method_of(pl_module), "streaming", False)
-        x, y = x[:, : self.samples], y[: self.samples]
         return gradient_alignment(
             self._network(pl_module),
             (x, y),

@@ -67,14 +67,10 @@ def read_batch(batch: Any, read: Callable[[Any], Any] | None, callback: str) -> 
         shortest = int(check_lengths(lengths, len(x), x).min())
         pair = x[:shortest], y[:shortest] if y.shape[:2] == x.shape[:2] else y
     is_pair = isinstance(pair, (tuple, list)) and [isinstance(part, Tensor) for part in pair] == [True, True]
-    shapes = [tuple(part.shape[:2]) for part in pair] if is_pair else []
-    if (
-        is_pair
-        and pair[0].dim() >= 2
-        and pair[1].dim() >= 1
-        and (shapes[0][1] == shapes[1][0] or shapes[0] == shapes[1])
-    ):
-        return pair[0], pair[1]
+    if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1:
+        (x, y), per_step = pair, pair[0].shape[:2] == pair[1].shape[:2]
+        if per_step or x.shape[1] == y.shape[0]:
+            return x, y
     got = f"tensors of the shapes {tuple(pair[0].shape)} and {tuple(pair[1].shape)}" if is_pair else type(pair).__name__
     raise ValueError(
         f"Expected a batch (x [T, B, ...], y [B, ...]) for {callback}, but got {got}. Pass `read_batch` to convert "

@@ -189,7 +189,6 @@ class InitializationCheck(pl.Callback):
         if not self._runs_network(pl_module):
             return training_run(trainer, pl_module, batch, self)
         x, y = first_samples(*read_batch(batch, self.read_batch, type(self).__name__), self.samples)
-        x, y = x[:, : self.samples], y[: self.samples]
         return folded_loss((x, y), self.loss or task_loss(pl_module, x))
 
     def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, findings: list[Finding], name: str) -> None:
