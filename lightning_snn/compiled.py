@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from lightning_snn.methods.base import Method, Step
-from lightning_snn.methods.task import Prediction
+from lightning_snn.methods.tasks import Prediction
 from lightning_snn.nn.run_context import make_replaceable
 
 

@@ -30,7 +30,7 @@ from lightning_snn.import_paths import check_import_paths
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.penalties import Penalty
 from lightning_snn.methods.surrogate import SurrogateGradient
-from lightning_snn.methods.task import Classification, Prediction, Readout, Regression
+from lightning_snn.methods.tasks import Classification, Prediction, Readout, Regression
 from lightning_snn.metrics.evaluation import evaluation_metrics
 from lightning_snn.nn.description import describe_options
 from lightning_snn.nn.folding import run

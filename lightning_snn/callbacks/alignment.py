@@ -14,7 +14,7 @@ from lightning_snn.callbacks.stages import check_spiking_layers
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer
 from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, rate_refusals
-from lightning_snn.methods.task import Loss
+from lightning_snn.methods.tasks import Loss
 from lightning_snn.nn.layer_rules import refuse
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
-from lightning_snn.methods.task import Loss
+from lightning_snn.methods.tasks import Loss
 from lightning_snn.nn.lengths import check_lengths
 
 

@@ -29,7 +29,7 @@ class PredictionWriter(Stages):
     process's rank: `NAME_rank1.pt`.
 
     It works on any LightningModule whose `predict_step` returns a tensor `[B, ...]`, or an object with one as its
-    attribute `mean`, like `methods.task.Prediction`. ``Trainer.predict(..., return_predictions=False)`` keeps no second
+    attribute `mean`, like `methods.Prediction`. ``Trainer.predict(..., return_predictions=False)`` keeps no second
     copy of them.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_penalties, check_penalties_mask
-from lightning_snn.methods.task import Classification, Prediction, Task
+from lightning_snn.methods.tasks import Classification, Prediction, Task
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse, row_refusals
 from lightning_snn.nn.observation import named_spiking_layers
@@ -136,7 +136,7 @@ class Method(nn.Module):
         Args:
             network: a network from `prepare`.
             x: inputs `[T, B, ...]`.
-            y: targets `[B, ...]`.
+            y: targets `[B, ...]`, as `task.targets` returns them.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no training_step")
 
@@ -197,8 +197,7 @@ class Method(nn.Module):
             outputs: outputs of all time steps `[T, B, ...]`, with a gradient.
             y: targets `[B, ...]`.
         """
-        output = self.task.read(outputs)
-        loss = self.task.loss(output, y)
+        output, loss = self.task.output_and_loss(outputs, y)
         return Step(loss, loss.detach(), output.detach())
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from lightning_snn.functional.estimators import Estimator, EstimatorName, estima
 from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
 from lightning_snn.functional.variational import sample
 from lightning_snn.methods.base import Method
-from lightning_snn.methods.task import Prediction
+from lightning_snn.methods.tasks import Prediction
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import Complement

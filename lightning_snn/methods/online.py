@@ -11,8 +11,6 @@ from lightning_snn.functional.traced import with_gradients
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.noisy import NOISE_RULES, NoiseRule
 from lightning_snn.nn.layer_rules import COMPILED, Refusal, is_compiled, refuse
-from lightning_snn.nn.lengths import lengths_of
-from lightning_snn.nn.run_context import run_values
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.time_wrappers import TimeWrapper
 
@@ -24,8 +22,8 @@ class OnlineMethod(Method):
     reads as if all steps had it. With the readout "last" it is :math:`L(o_T, y)`. The loss that is logged is that of
     the readout of all steps, as for other methods.
 
-    For sequences of different lengths the objective has the gradient of the mean, over samples, of each sample's mean
-    over its valid steps, or with the readout "last" of the loss at its last valid step. Its value is that of the loss.
+    For sequences of different lengths the objective is the mean, over samples, of each sample's mean over its valid
+    steps, or with the readout "last" of the loss at its last valid step. The losses are those of the task's steps.
 
     Args:
         streaming: whether gradients are computed and summed step by step, so memory does not grow with T.
@@ -76,46 +74,20 @@ class OnlineMethod(Method):
         return f"it is compiled, but {name} replaces the calls of its layers: train it without `torch.compile`"
 
     def learned_steps(self, time_steps: int) -> list[int]:
-        """Return the time steps whose losses are averaged, in order: all, or the last one if only that is read out."""
-        is_last = self.task.readout == "last" and run_values().lengths is None
-        return [time_steps - 1] if is_last else list(range(time_steps))
-
-    def step_loss(self, output: Tensor, y: Tensor, step: int, time_steps: int) -> Tensor:
-        """Return the loss of the output `[B, ...]` of a step, read as if all T steps had it.
-
-        In sequences of different lengths the gradient of each sample is scaled by T over its number of valid steps, and
-        is 0 in padded steps.
-        """
-        lengths = lengths_of(len(output))
-        if lengths is not None:
-            output = _scaled_gradient(output, self._weights(lengths, step, time_steps))
-        if callable(self.task.readout):
-            return self.task.loss(self.task.read(output.expand(time_steps, *output.shape)), y)
-        read = self.task.read(output[None])
-        if self.task.readout == "sum":
-            read = read * (time_steps if lengths is None else _over_samples(lengths, read))
-        return self.task.loss(read, y)
+        """Return the time steps whose losses are averaged, in order: those of the task."""
+        return self.task.learned_steps(time_steps)
 
     def mean_step_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the mean of the losses of the steps that are learned from, of outputs `[T, B, ...]`."""
         time_steps = len(outputs)
-        losses = [self.step_loss(outputs[step], y, step, time_steps) for step in self.learned_steps(time_steps)]
+        losses = [self.task.step_loss(outputs[step], y, step, time_steps) for step in self.learned_steps(time_steps)]
         return torch.stack(losses).mean()
 
     def step_on_objective(self, objective: Tensor, outputs: Tensor, y: Tensor) -> Step:
         """Return a step with an objective and the loss of the outputs of all steps `[T, B, ...]`."""
         with torch.no_grad():
-            output = self.task.read(outputs.detach())
-            loss = self.task.loss(output, y)
-        if run_values().lengths is not None:  # the losses of padded steps are part of the value
-            objective = objective - objective.detach() + loss
+            output, loss = self.task.output_and_loss(outputs.detach(), y)
         return Step(objective, loss, output)
-
-    def _weights(self, lengths: Tensor, step: int, time_steps: int) -> Tensor:
-        """Return the weight of a step in the objective of each sample `[B]`, times T."""
-        if self.task.readout == "last":
-            return time_steps * (lengths == step + 1)
-        return time_steps / lengths.double() * (step < lengths)
 
     def check_precision(self, x: Tensor) -> None:
         """Raise a ValueError if gradients of single steps would underflow, before a GradScaler can scale the loss."""
@@ -158,17 +130,6 @@ class GradientSum:
     def objective(self, value: Tensor) -> Tensor:
         """Return a scalar with these gradients."""
         return with_gradients(value, self.parameters, [self._sums[parameter] for parameter in self.parameters])
-
-
-def _over_samples(weights: Tensor, output: Tensor) -> Tensor:
-    """Return weights `[B]` with the axes and the dtype of an output `[B, ...]`."""
-    return weights.to(output.dtype).view(-1, *(1,) * (output.dim() - 1))
-
-
-def _scaled_gradient(output: Tensor, weights: Tensor) -> Tensor:
-    """Return an output `[B, ...]` whose gradient is multiplied by the weights `[B]`."""
-    constant = output.detach()
-    return constant + (output - constant) * _over_samples(weights, output)
 
 
 def _reason(rule: NoiseRule, layer: nn.Module) -> str | None:

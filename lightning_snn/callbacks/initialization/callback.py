@@ -19,7 +19,7 @@ from lightning_snn.callbacks.initialization.trial import TRIAL_STEPS, Trial, nee
 from lightning_snn.callbacks.modules import network_of, read_batch, task_loss
 from lightning_snn.callbacks.tracking import log_text
 from lightning_snn.checks import check_choice, check_integer, check_positive
-from lightning_snn.methods.task import Loss
+from lightning_snn.methods.tasks import Loss
 from lightning_snn.nn.observation import named_spiking_layers
 from lightning_snn.nn.registry import remedy_for_missing_layers
 

@@ -49,7 +49,8 @@ from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
-from lightning_snn.methods.task import Prediction, Regression, check_is_tensor
+from lightning_snn.methods.tasks import Prediction, Regression
+from lightning_snn.methods.tasks.base import check_is_tensor
 from lightning_snn.nn.folding import as_input, check_samples
 from lightning_snn.nn.layer_rules import Refusal, is_compiled, refuse
 from lightning_snn.nn.lengths import lengths_of, without_padding

@@ -148,7 +148,7 @@ class EProp(OnlineMethod):
             outputs[index] = output
             if index in steps:
                 leaf = output.requires_grad_()
-                loss = self.step_loss(leaf, y, index, len(x)) / len(steps)
+                loss = self.task.step_loss(leaf, y, index, len(x)) / len(steps)
                 (error,) = torch.autograd.grad(loss, leaf)
                 run.add_gradients(gradients, error, feedback)
                 objective = objective + loss.detach()

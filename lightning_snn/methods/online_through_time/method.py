@@ -136,7 +136,7 @@ class OnlineThroughTime(OnlineMethod):
                 with later_steps(index):
                     output = cut.advance(current)[0]
                 if index in steps:
-                    loss = self.step_loss(output, y, index, len(x)) / len(steps)
+                    loss = self.task.step_loss(output, y, index, len(x)) / len(steps)
                     if self.streaming:
                         gradients = GradientSum(network.parameters()) if gradients is None else gradients
                         gradients.add_gradients_of(loss)
