@@ -52,8 +52,9 @@ def unpacked(batch: Any) -> Batch:
         iter(batch)  # a batch of a loader without its data module says so itself
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         raise ValueError(
-            f"Expected argument `batch` to be a pair or a triple, but got {_described(batch)}. {A_BATCH}. Return these "
-            "from the data set or its collate function, or override `SpikingModule.read_batch`"
+            f"Expected argument `batch` to be a pair, or a triple with lengths, but got {_described(batch)}. "
+            f"{A_BATCH}. Return these from the data set or its collate function, or override "
+            "`SpikingModule.read_batch`"
         )
     return Batch(*batch)
 
