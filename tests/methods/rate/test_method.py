@@ -44,7 +44,7 @@ def gradient(method: Method, network: nn.Module, steps: int = STEPS) -> Tensor:
 
 def with_readout(readout: Any) -> RateBackprop:
     method = RateBackprop()
-    method.task = Classification(readout)
+    method.set_task(Classification(readout))
     return method
 
 
@@ -68,9 +68,10 @@ def test_modules_without_a_rule_are_all_refused_by_name():
 def test_readouts_of_a_moment_are_refused():
     network = small()
     for readout in ("last", "max"):
-        with pytest.raises(ValueError, match=f"argument `readout` to be .* for RateBackprop, but got '{readout}'"):
-            with_readout(readout).prepare(network)
-        with pytest.raises(ValueError, match="argument `readout`"):
+        refused = rf"`task` to be one that RateBackprop can learn, but got .*readout='{readout}'\): .*Use readout="
+        with pytest.raises(ValueError, match=refused):
+            with_readout(readout)
+        with pytest.raises(ValueError, match=refused):
             SpikingModule(network, RateBackprop(), num_classes=3, readout=readout)
     for readout in ("mean", "sum", lambda outputs: outputs[1:].mean(0)):
         assert with_readout(readout).prepare(network) is network
