@@ -96,7 +96,7 @@ def test_objective_and_loss_are_the_loss_of_the_spiking_outputs():
     outputs = run(network, x)
     assert torch.equal(step.output, outputs.mean(0).detach())
     assert torch.equal(step.objective, step.loss)
-    assert torch.equal(step.loss, F.cross_entropy(outputs.mean(0), y).detach())
+    torch.testing.assert_close(step.loss, F.cross_entropy(outputs.mean(0), y).detach(), rtol=1e-14, atol=0)
     assert step.objective.requires_grad
     assert not step.loss.requires_grad
     assert not step.output.requires_grad
@@ -182,7 +182,7 @@ def test_a_regression_is_trained():
     method = RateBackprop()
     method.task = Regression()
     step = method.training_step(network, x, target)
-    assert torch.equal(step.loss, F.mse_loss(run(network, x).mean(0), target).detach())
+    torch.testing.assert_close(step.loss, F.mse_loss(run(network, x).mean(0), target).detach(), rtol=1e-14, atol=0)
     step.objective.backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
