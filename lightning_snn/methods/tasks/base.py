@@ -213,7 +213,7 @@ class Task(nn.Module):
             time_steps: number of steps T.
         """
         if self.readout == "last" and not self.per_step:
-            return time_steps * (lengths == step + 1) / len(lengths)
+            return (lengths == step + 1).double() * time_steps / len(lengths)
         return time_steps / lengths.double() * (step < lengths) / len(lengths)
 
     def targets(self, x: Tensor, y: Any) -> Any:
