@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lightning_snn.batches import Batch, BatchChecks, steps_of_run, time_first, train_size, unpacked
 from lightning_snn.checkpoint import (
@@ -24,14 +24,15 @@ from lightning_snn.checkpoint import (
     without_network,
 )
 from lightning_snn.checkpoint_io import build_options
-from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.checks import check_choice, check_positive
 from lightning_snn.compiled import CompiledMethod
 from lightning_snn.import_paths import check_import_paths
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.penalties import Penalty
 from lightning_snn.methods.surrogate import SurrogateGradient
-from lightning_snn.methods.tasks import Classification, Prediction, Readout, Regression
-from lightning_snn.metrics.evaluation import evaluation_metrics
+from lightning_snn.methods.tasks import Prediction, Readout, chosen_task
+from lightning_snn.methods.tasks.choice import TaskChoice
+from lightning_snn.metrics.evaluation import evaluation_metrics, monitored_metric
 from lightning_snn.nn.description import describe_options
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import owned_copy
@@ -59,8 +60,8 @@ class SpikingModule(pl.LightningModule):
     A batch is ``(x [T, B, ...], y [B, ...])``, or ``(x, y, lengths [B])`` for sequences that are padded to T steps, of
     which only the first `lengths` count; for the types of x see `nn.folding.as_input`. The module logs
     `train/loss` and, on validation and test data, accuracy, negative log-likelihood, Brier score and expected
-    calibration error (15 bins), or the mean squared error of a regression. With several loaders, their names end in
-    ``/dataloader_idx_0`` and so on.
+    calibration error (15 bins); accuracy, exact matches, F1 and negative log-likelihood of several labels; or the mean
+    squared error of a regression. With several loaders, their names end in ``/dataloader_idx_0`` and so on.
 
     The module owns a copy of the network, which is `module.network`. The network that was handed over stays as it was,
     so the same network can be given to several modules that are compared.
@@ -71,10 +72,12 @@ class SpikingModule(pl.LightningModule):
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the output of a regression).
         method: the learning rule, which the module copies; surrogate gradients by default.
-        num_classes: number of classes C, required for classification.
-        task: "classification" or "regression".
+        num_classes: number of classes or labels C, required for tasks with any.
+        task: what is learned: "classification", "regression", or a `Task` of `methods.tasks`, such as
+            ``CrossEntropy(label_smoothing=0.1)``, which the module copies. A function from outputs `[B, ...]` and
+            targets is the loss of a classification with `num_classes`, and of a regression without.
         readout: reduction of the T outputs to one: "mean", "max", "last", "sum", or a function
-            `[T, B, ...] -> [B, ...]`.
+            `[T, B, ...] -> [B, ...]`. None is that of the task, "mean" by default.
         optimizer: returns the optimizer for the parameters that it is given; or the name of one, such as "adamw". Adam
             by default. Not used if the method has an optimizer.
         learning_rate: learning rate of all parameters, larger than 0. None is 1e-3 for the default Adam, and otherwise
@@ -82,15 +85,18 @@ class SpikingModule(pl.LightningModule):
         lr_scheduler: returns a scheduler for the optimizer, which steps once per epoch, or Lightning's dictionary with
             "scheduler" and, for example, "interval" or "monitor"; such a dictionary with a function as "scheduler"; or
             "cosine", which decreases to 0 over all batches of the run and steps once per batch. `ReduceLROnPlateau`
-            monitors `val/nll` or `val/mse` by default.
+            monitors `val/nll`, or `val/mse` of a regression, by default.
         pairs: pairs of classes that differ only in the order of events; their within-pair accuracy is logged.
         penalties: penalties on activity by name, such as ``{"rate": ActivityPenalty(0.1)}``, each a function from the
             spikes `[T, B, ...]` of a layer to a scalar. Their sum over all spiking layers joins the objective.
+        metrics: further metrics of validation and test data by name, such as ``{"auroc": MulticlassAUROC(3)}``, each
+            updated with the mean of the prediction and the targets. One with the name of a metric above replaces it. A
+            task of your own has no others.
         batch_first: whether inputs are `[B, T, ...]`, outputs of `forward` too. None means time first, with a warning
             for inputs with T = B.
 
     Raises:
-        ValueError: if an argument is outside its range, or the method cannot train the network.
+        ValueError: if an argument is outside its range, or the method cannot train the network or learn the task.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
@@ -103,26 +109,25 @@ class SpikingModule(pl.LightningModule):
         network: nn.Module,
         method: Method | None = None,
         num_classes: int | None = None,
-        task: Literal["classification", "regression"] = "classification",
-        readout: Readout = "mean",
+        task: TaskChoice = "classification",
+        readout: Readout | None = None,
         optimizer: OptimizerFactory | str | None = None,
         learning_rate: float | None = None,
         lr_scheduler: SchedulerFactory | Mapping[str, Any] | Literal["cosine"] | None = None,
         pairs: Sequence[tuple[int, int]] = (),
         penalties: Mapping[str, Penalty] | None = None,
         batch_first: bool | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         method = SurrogateGradient() if method is None else method
         for name, value, kind in (("network", network, nn.Module), ("method", method, Method)):
             if not isinstance(value, kind):
                 raise ValueError(f"Expected argument `{name}` to be a {kind.__name__}, but got {value!r}")
-        check_choice("task", task, ("classification", "regression"))
         check_choice("batch_first", batch_first, (True, False, None))
         if learning_rate is not None:
             check_positive("learning_rate", learning_rate)
-        if task == "classification":
-            check_integer("num_classes", num_classes, 2)
+        chosen = chosen_task(task, readout, num_classes)
         if isinstance(lr_scheduler, Mapping):
             if not callable(lr_scheduler.get("scheduler")):
                 raise ValueError(
@@ -137,19 +142,19 @@ class SpikingModule(pl.LightningModule):
 
         # a copy, because task and progress belong to this module, and another module may use the same method
         self.method = copy.deepcopy(method)
-        self.method.task = Classification(readout, num_classes) if task == "classification" else Regression(readout)
+        self.method.set_task(chosen)
         # plain data only: a checkpoint must load with weights_only=True
-        given = {"optimizer": optimizer, "readout": readout, "lr_scheduler": lr_scheduler}
+        given = {"optimizer": optimizer, "readout": readout, "lr_scheduler": lr_scheduler, "task": task}
         ignored = [name for name, value in given.items() if not isinstance(value, str)]
         if learning_rate is None:
             ignored.append("learning_rate")
-        self.save_hyperparameters(ignore=["network", "method", "penalties", *ignored])
+        self.save_hyperparameters(ignore=["network", "method", "penalties", "metrics", *ignored])
         if "_instantiator" in self.hparams:  # from a command line, whose configuration of these is plain data, too
-            self.save_hyperparameters("network", "method")
+            self.save_hyperparameters("network", "method", "task", "metrics")
         options = {"pairs": [list(pair) for pair in pairs], "method_options": describe_options(self.method)}
         self.save_hyperparameters(options)
         self._description = describe_module(network, self.method)
-        self._training = describe_training(penalties or {})
+        self._training = describe_training(penalties or {}, chosen)
         self._saved: dict[str, Any] = {}
 
         self.network = self.method.prepare(owned_copy(network))
@@ -157,10 +162,9 @@ class SpikingModule(pl.LightningModule):
         self.scheduler = lr_scheduler
         self.learning_rate = learning_rate
         self.num_classes, self.batch_first = num_classes, batch_first
-        classes = num_classes if task == "classification" else None
-        metrics = evaluation_metrics(classes, pairs)
-        self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        self._batch_checks = BatchChecks(classes, batch_first)
+        evaluated = evaluation_metrics(chosen.kind, chosen.num_classes, pairs, metrics)
+        self.val_metrics, self.test_metrics = evaluated.clone(prefix="val/"), evaluated.clone(prefix="test/")
+        self._batch_checks = BatchChecks(chosen.num_classes if chosen.kind == "classification" else None, batch_first)
         self._largest_batch = self._samples = 0
         self._checks_first_step = False
         self._compiled: CompiledMethod | None = None
@@ -290,7 +294,7 @@ class SpikingModule(pl.LightningModule):
             steps = steps_of_run(self.trainer if self._has_trainer() else None)
             scheduler = {"scheduler": CosineAnnealingLR(optimizer, steps), "interval": "step"}
         else:
-            monitor = "val/mse" if self.num_classes is None else "val/nll"
+            monitor = monitored_metric(self.val_metrics) or "train/loss_epoch"
             scheduler = scheduler_configuration(self.scheduler, optimizer, monitor)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -377,19 +381,21 @@ class SpikingModule(pl.LightningModule):
         self.method.check_time_steps(batch.x.shape[0])
         self._batch_checks.start_fit(batch.y, epoch_starts=batch_idx == 0)
         with self._lengths_of(batch):
+            y = self.method.task.targets(batch.x, batch.y)
             if self.trainer.global_step > 0:
-                return self.method.penalized_step(self.network, batch.x, batch.y)
+                return self.method.penalized_step(self.network, batch.x, y)
             with watch_activity(self.network) as activity:
-                step = self.method.penalized_step(self.network, batch.x, batch.y)
+                step = self.method.penalized_step(self.network, batch.x, y)
         if (warning := activity.warning()) is not None:
             rank_zero_warn(warning)
         return step
 
     def _step(self, batch: Batch) -> Step:
         with self._lengths_of(batch):
+            y = self.method.task.targets(batch.x, batch.y)
             if self._compiled is None:
-                return self.method.penalized_step(self.network, batch.x, batch.y)
-            return self._compiled.training_step(self.method, self.network, batch.x, batch.y)
+                return self.method.penalized_step(self.network, batch.x, y)
+            return self._compiled.training_step(self.method, self.network, batch.x, y)
 
     def _predict(self, batch: Batch) -> Prediction:
         with self._lengths_of(batch):
@@ -429,9 +435,10 @@ class SpikingModule(pl.LightningModule):
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
         checked = self._checked(Batch(*self.read_batch(batch)))
         prediction = self._predict(checked)
-        self.method.task.check_targets(prediction.mean, checked.y)
+        with self._lengths_of(checked):
+            evaluated = self.method.task.evaluated(prediction.mean, checked.y)
         _, metrics = self._metrics_of(stage, dataloader_idx)
-        metrics.update(prediction.mean, checked.y)
+        metrics.update(*evaluated)
         if self._has_trainer() and world_size() == 1:
             self._log_metrics(stage, dataloader_idx)
         return {"prediction": prediction, "target": checked.y}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_snn.methods import eprop as eprop
     from lightning_snn.methods import online_through_time as online_through_time
     from lightning_snn.methods import rate as rate
+    from lightning_snn.methods import tasks as tasks
     from lightning_snn.methods import ttfs as ttfs
     from lightning_snn.methods.base import Method, Progress, Step
     from lightning_snn.methods.bayes.method import SpikingBayes
@@ -46,7 +47,7 @@ __all__ = [
     "register_stateless_layer",
 ]
 
-_RULES = ("bayes", "ep", "eprop", "online_through_time", "rate", "ttfs")
+_FOLDERS = ("bayes", "ep", "eprop", "online_through_time", "rate", "tasks", "ttfs")
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -68,6 +69,6 @@ __getattr__, __dir__ = lazy_names(
         "Task": "lightning_snn.methods.tasks",
         "TimeToFirstSpike": "lightning_snn.methods.ttfs.method",
         "register_stateless_layer": "lightning_snn.methods.noisy",
-        **{name: f"{__name__}.{name}" for name in _RULES},
+        **{name: f"{__name__}.{name}" for name in _FOLDERS},
     },
 )

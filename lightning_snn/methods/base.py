@@ -1,7 +1,7 @@
 """Base class of the learning rules.
 
 A method prepares a network for training, computes the objective of a training step, and predicts. It has no access to
-the Trainer. `SpikingModule` sets its `task`, and its `progress` before every step.
+the Trainer. `SpikingModule` hands it a task, which it may refuse, and sets its `progress` before every step.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Method(nn.Module):
 
     Attributes:
         citation: BibTeX entry of the method's publication.
-        task: readout, loss and prediction, set by `SpikingModule`; by default cross-entropy of the mean output.
+        task: readout, loss and prediction, set by `set_task`; by default cross-entropy of the mean output.
         progress: training progress, set by `SpikingModule` before every step.
         penalties: penalties on the spikes of every spiking layer, by name, set by `set_penalties`.
         penalty_refusal: why the method cannot add penalties, and what to do; None if it can.
@@ -139,6 +139,24 @@ class Method(nn.Module):
             y: targets `[B, ...]`, as `task.targets` returns them.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no training_step")
+
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task, and what to do; None if it can, as by default."""
+        return None
+
+    def set_task(self, task: Task) -> None:
+        """Set readout, loss and prediction, before `prepare`.
+
+        Raises:
+            ValueError: if the method cannot learn the task; says why, and what to do.
+        """
+        reason = self.task_refusal(task)
+        if reason is not None:
+            raise ValueError(
+                f"Expected argument `task` to be one that {type(self).__name__} can learn, but got "
+                f"{type(task).__name__}({task.extra_repr()}): {reason}"
+            )
+        self.task = task
 
     def set_penalties(self, network: nn.Module, penalties: Mapping[str, Penalty]) -> None:
         """Set the penalties that `penalized_step` adds to the objective.

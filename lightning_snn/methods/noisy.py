@@ -148,7 +148,7 @@ class NoisyMethod(Method):
         if self.samples == 0:
             return super().predict(network, x)
         outputs = self.sampled_outputs(network, x, self.samples, generator)
-        return self._mixture(outputs, self.task.read, 0)
+        return self._mixture(outputs, self.task.read, self.task.batch_axis)
 
     def predict_anytime(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
         if self.samples == 0:

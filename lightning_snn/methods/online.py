@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_snn.functional.traced import with_gradients
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.noisy import NOISE_RULES, NoiseRule
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.layer_rules import COMPILED, Refusal, is_compiled, refuse
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.time_wrappers import TimeWrapper
@@ -40,19 +41,27 @@ class OnlineMethod(Method):
             return None
         return "with streaming=True the spikes of past steps have no gradient. Use streaming=False"
 
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: the maximum over time is of no single step."""
+        if task.readout == "max" and not task.per_step:
+            return (
+                "its loss is that of the maximum over time, and the method learns from single steps. Use "
+                'readout="mean", "sum", "last" or a function of all steps, or a task with a loss of each step, such as '
+                "TemporalEfficient"
+            )
+        if self.streaming and any(parameter.requires_grad for parameter in task.parameters()):
+            return (
+                "its loss has parameters, and gradients of single steps are those of the network. Use streaming=False"
+            )
+        return None
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network itself.
 
         Raises:
-            ValueError: if the method cannot train some layers, or the readout is the maximum over time; names them.
+            ValueError: if the method cannot train some layers; names them.
         """
-        name = type(self).__name__
-        if self.task.readout == "max":
-            raise ValueError(
-                f'Expected argument `readout` to be "mean", "sum", "last" or a function of all steps for {name}, whose '
-                f"loss is that of single steps, but got {self.task.readout!r}"
-            )
-        refuse(name, self.refusals(network))
+        refuse(type(self).__name__, self.refusals(network))
         return network
 
     def refusals(self, network: nn.Module) -> list[Refusal]:

@@ -49,7 +49,7 @@ from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
-from lightning_snn.methods.tasks import Prediction, Regression
+from lightning_snn.methods.tasks import Classification, Prediction, Regression, Task
 from lightning_snn.methods.tasks.base import check_is_tensor
 from lightning_snn.nn.folding import as_input, check_samples
 from lightning_snn.nn.layer_rules import Refusal, is_compiled, refuse
@@ -184,6 +184,16 @@ class ExpectationPropagation(Method):
     def weight_options(self) -> WeightOptions:
         """Options of the weights."""
         return WeightOptions(self.weights, self.prior_variance, self.prior_split, self.amplitude, self.levels)
+
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: its likelihood is another one than the method has."""
+        if type(task) in (Classification, Regression) and not task.per_step:
+            return None
+        return (
+            "messages are those of a likelihood, probit for classes and Gaussian for values, and not the gradient of a "
+            'loss. Use task="classification" or task="regression", or a method with a gradient, such as '
+            "SurrogateGradient"
+        )
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network with distributions as weights, drawn from the prior with torch's generator.

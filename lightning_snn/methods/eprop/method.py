@@ -97,7 +97,7 @@ class EProp(OnlineMethod):
     @property
     def feedback_weights(self) -> list[nn.Parameter]:
         """Weights B `[C, N]` of each hidden layer, which `prepare` draws; none if symmetric."""
-        return list(self.parameters())
+        return list(self.parameters(recurse=False))
 
     def refusals(self, network: nn.Module) -> list[Refusal]:
         return super().refusals(network) or chain_refusals(network, self.feedback, self.streaming)

@@ -36,6 +36,7 @@ from lightning_snn.methods.base import Step
 from lightning_snn.methods.online import GradientSum, OnlineMethod
 from lightning_snn.methods.online_through_time.cut_run import CutRun
 from lightning_snn.methods.online_through_time.traces import trace_refusals
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.folding import as_input, check_samples
 from lightning_snn.nn.layer_rules import Refusal, refuse
 from lightning_snn.nn.lengths import later_steps, normalizing_refusals
@@ -54,7 +55,7 @@ class OnlineThroughTime(OnlineMethod):
 
     Raises:
         ValueError: if an argument is outside its range; from `prepare`, if the network has layers that the method
-            cannot train, or the readout is the maximum over time.
+            cannot train; from `set_task`, if the readout is the maximum over time.
 
     Example:
         >>> method = OnlineThroughTime()
@@ -76,13 +77,13 @@ class OnlineThroughTime(OnlineMethod):
             check_integer("steps", steps)
         self.trace, self.steps = trace, steps
 
-    def prepare(self, network: nn.Module) -> nn.Module:
-        if self.steps is not None and self.task.readout == "last":
-            raise ValueError(
-                'Expected argument `readout` other than "last" for OnlineThroughTime(steps=...), which draws the steps '
-                "that have a loss, but got 'last'. Use steps=None"
+    def task_refusal(self, task: Task) -> str | None:
+        if self.steps is not None and task.readout == "last" and not task.per_step:
+            return (
+                "its loss is that of the last step, and OnlineThroughTime(steps=...) draws the steps that have one. "
+                "Use steps=None, or another readout"
             )
-        return super().prepare(network)
+        return super().task_refusal(task)
 
     def refusals(self, network: nn.Module) -> list[Refusal]:
         refused = super().refusals(network)

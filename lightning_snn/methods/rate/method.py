@@ -32,6 +32,7 @@ from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.rate.drift import DriftMonitor
 from lightning_snn.methods.rate.rules import Plan, padding_refusals, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run, replaced_layers
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.folding import check_samples, run
 from lightning_snn.nn.layer_rules import refuse
 from lightning_snn.nn.lengths import lengths_of, normalizing_refusals
@@ -87,19 +88,29 @@ class RateBackprop(Method):
         self.check_drift = check_drift
         self._checks_drift = check_drift  # until the first training step
 
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: its loss depends on single steps, which rates do not represent."""
+        if task.per_step:
+            if self.window == "step":
+                return None
+            return (
+                "its loss is that of single steps, and rates are means over several. Use "
+                'RateBackprop(window="step"), or a task whose loss is that of the readout'
+            )
+        if task.readout in _REFUSED_READOUTS:
+            return (
+                'its readout depends on single steps, and rates are means over several. Use readout="mean", "sum" or a '
+                "function of all steps"
+            )
+        return None
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network itself.
 
         Raises:
-            ValueError: if mean rates cannot represent the network: recurrence (except with windows of one step),
-                modules without a rate rule, a readout of the last step or of the maximum over time. The message names
-                all such modules.
+            ValueError: if mean rates cannot represent the network: recurrence (except with windows of one step), or
+                modules without a rate rule. The message names all such modules.
         """
-        if self.task.readout in _REFUSED_READOUTS:
-            raise ValueError(
-                'Expected argument `readout` to be "mean", "sum" or a function of all steps for RateBackprop, '
-                f"but got {self.task.readout!r}"
-            )
         refuse("RateBackprop", rate_refusals(network, self.window == "step"))
         return network
 

@@ -249,7 +249,8 @@ class Task(nn.Module):
     def combine(self, predictions: list[Prediction]) -> Prediction:
         """Return the mixture of K predictions, whose samples are their means."""
         samples = torch.stack([prediction.mean for prediction in predictions])
-        return Prediction(samples.mean(0), None, samples, predictions[0].categorical)
+        first = predictions[0]
+        return Prediction(samples.mean(0), None, samples, first.categorical, per_step=first.per_step)
 
     def evaluated(self, mean: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         """Return predictions and targets as metrics take them, without those of padding.

@@ -123,6 +123,9 @@ class CrossEntropy(Classification):
                 f"{len(self.class_weights)}"
             )
 
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing:g}, class_weights={self.class_weights}, {super().extra_repr()}"
+
 
 def cross_entropies(output: Tensor, y: Tensor, label_smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
     """Return the cross-entropy of each sample, `[B]`, the mean over further axes.

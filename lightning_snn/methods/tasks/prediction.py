@@ -14,10 +14,11 @@ from lightning_snn.functional.entropy import expected_entropy, predictive_entrop
 class Prediction:
     """Prediction for a batch.
 
-    The prediction after each time step has an axis T before B.
+    The prediction after each time step, and that of a task with targets for each, has an axis T before B.
 
     Attributes:
-        mean: class probabilities `[B, C]`, or the predicted value `[B, ...]` of a regression.
+        mean: class probabilities `[B, C]`, the probability of each label, or the predicted value `[B, ...]` of a
+            regression.
         variance: predictive variance of a regression `[B, ...]`; None if the method has none.
         samples: the K predictions whose mean is `mean`, `[K, B, ...]`; None if there is only one.
         categorical: whether mean and samples are class probabilities. The entropies are defined only for these.
@@ -25,6 +26,7 @@ class Prediction:
         variance_parts: parts of the variance, each `[B, ...]`: "epistemic", which more data would reduce, and "spikes",
             the noise of neurons. For a regression there is also "noise", that of observations, and the sum is
             `variance`. For a classification they are parts of the variance of each output's membrane potential.
+        per_step: whether this is the prediction of a task with a target for each time step, with an axis T before B.
 
     Example:
         >>> samples = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
@@ -38,6 +40,7 @@ class Prediction:
     categorical: bool = True
     spike_probabilities: Tensor | None = None
     variance_parts: Mapping[str, Tensor] | None = None
+    per_step: bool = False
 
     @property
     def predictive_entropy(self) -> Tensor:
@@ -85,6 +88,6 @@ class Prediction:
     def _check_categorical(self, quantity: str) -> None:
         if not self.categorical:
             raise ValueError(
-                f"Expected a prediction of class probabilities for `{quantity}`, but got one of a regression. Use "
-                "`variance` as its uncertainty."
+                f"Expected a prediction of class probabilities for `{quantity}`, but got one of a regression or of "
+                "several labels. Use `variance` as the uncertainty of a regression."
             )

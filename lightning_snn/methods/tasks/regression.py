@@ -72,7 +72,7 @@ class Regression(Task):
         check_shape(output, y, "", tuple(output.shape), hint)
 
     def predict(self, output: Tensor) -> Prediction:
-        return Prediction(output, categorical=False)
+        return Prediction(output, categorical=False, per_step=self.per_step)
 
     def combine(self, predictions: list[Prediction]) -> Prediction:
         mixture = super().combine(predictions)

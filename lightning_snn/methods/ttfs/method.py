@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.functional.ttfs import OVERFLOWS, Overflow
 from lightning_snn.methods.base import Method, Step
+from lightning_snn.methods.tasks import Task
 from lightning_snn.methods.ttfs.mapping import from_relu
 from lightning_snn.methods.ttfs.neurons import first_spike_layers
 from lightning_snn.methods.ttfs.windows import grow, latency
@@ -99,6 +100,15 @@ class TimeToFirstSpike(Method):
         check_choice("skips", skips, ("delay", "relay"))
         self.input_range, self.input_shape, self.activity_penalty = input_range, input_shape, activity_penalty
         self.gamma, self.overflow, self.skips, self.time_domain = gamma, overflow, skips, time_domain
+
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: it has a loss of each time step."""
+        if not task.per_step:
+            return None
+        return (
+            "its loss is that of single time steps, and a network of first spikes has one output per presentation. Use "
+            "a task whose loss is that of the readout, such as CrossEntropy or Regression()"
+        )
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network converted to first-spike neurons, or a copy of a network that has `FirstSpike` layers.
