@@ -102,7 +102,7 @@ class CustomLoss(WrappedTask):
         if losses.dim() == 0:
             raise ValueError(
                 f"Expected the loss {self.extra_repr()} to return one loss per sample, of shape ({len(output)},), "
-                'because samples have weights here, but got a scalar. Leave out its mean, for example by reduction="none"'
+                'because samples have weights here, but got a scalar. Leave out its mean, as by reduction="none"'
             )
         return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
 
