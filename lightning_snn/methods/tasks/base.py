@@ -265,8 +265,11 @@ class Task(nn.Module):
             ValueError: as `check_targets`.
         """
         self.check_targets(mean, y)
-        valid = valid_steps(*mean.shape[:2]) if self.batch_axis == 1 else None
-        return (mean, y) if valid is None else (mean[valid], y[valid])
+        if self.batch_axis == 0:
+            return mean, y
+        valid = valid_steps(*mean.shape[:2])
+        # contiguous, because metrics take views
+        return (mean.contiguous(), y.contiguous()) if valid is None else (mean[valid], y[valid])
 
     def extra_repr(self) -> str:
         return f"readout={self.readout!r}"
