@@ -314,9 +314,8 @@ def test_callbacks_that_compute_the_loss_again_use_that_of_the_task(task):
     assert module.method.task.per_step == task.per_step
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("cross_entropy", "multi_label")] + ["distillation"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross_entropy", "temporal_efficient", "distillation"])
 def test_compiled_steps_are_those_of_the_task(name):
     make, y = TASKS[name]
     plain, compiled = with_task(make()), with_task(make())
