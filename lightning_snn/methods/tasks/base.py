@@ -140,10 +140,11 @@ class Task(nn.Module):
             weights: factor of each sample, `[B]`, of a sum instead of the mean. Samples of factor 0 do not count
                 whatever their outputs.
         """
-        losses = self.losses(output, y)
         if weights is None:
-            return losses.mean()
-        return torch.where(weights == 0, 0, weights * losses).sum()
+            return self.losses(output, y).mean()
+        counts = weights != 0
+        losses = self.losses(torch.where(over_steps(counts[None], output[None])[0], output, 0), y)
+        return torch.where(counts, weights * losses, 0).sum()
 
     def output_and_loss(self, outputs: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         """Return the readout and the loss of the outputs of all time steps.
@@ -161,8 +162,7 @@ class Task(nn.Module):
         outputs, steps = widened(outputs), len(outputs)
         lengths, weights = lengths_of(outputs.shape[1]), None
         if lengths is not None:
-            factors = [self.weights_of_step(lengths, step, steps) for step in range(steps)]
-            weights = torch.cat(factors).to(outputs.dtype) / steps
+            weights = torch.cat([self.weights_of_step(lengths, step, outputs) for step in range(steps)]) / steps
         of_steps = tree_map(lambda values: values.flatten(0, 1), self.targets_of_steps(y, steps))
         return output, self.loss(outputs.flatten(0, 1), of_steps, weights)
 
@@ -191,30 +191,32 @@ class Task(nn.Module):
             step: index of the step.
             time_steps: number of steps T.
         """
-        lengths, weights = lengths_of(len(output)), None
+        read = widened(output)
+        lengths, weights = lengths_of(len(read)), None
+        every = read.expand(time_steps, *read.shape)
         if lengths is not None:
-            weights = self.weights_of_step(lengths, step, time_steps).to(widened(output).dtype)
+            weights = self.weights_of_step(lengths, step, every)
         if self.per_step:
             of_step = tree_map(lambda values: values[step], self.targets_of_steps(y, time_steps))
-            return self.loss(widened(output), of_step, weights)
+            return self.loss(read, of_step, weights)
         if callable(self.readout):
-            return self.loss(self.read(output.expand(time_steps, *output.shape)), y, weights)
-        read = widened(output)
+            return self.loss(self.read(every), y, weights)
         if self.readout == "sum":
             read = read * (time_steps if lengths is None else over_steps(lengths[None], read[None])[0].to(read.dtype))
         return self.loss(read, y, weights)
 
-    def weights_of_step(self, lengths: Tensor, step: int, time_steps: int) -> Tensor:
+    def weights_of_step(self, lengths: Tensor, step: int, outputs: Tensor) -> Tensor:
         """Return the factor of each sample in the loss of a step, `[B]`, whose mean over steps has a sum of 1.
 
         Args:
             lengths: number of valid steps of each sample, integers `[B]`.
             step: index of the step.
-            time_steps: number of steps T.
+            outputs: outputs of all time steps, `[T, B, ...]`, whose dtype the factors have.
         """
+        time_steps, samples = outputs.shape[:2]
         if self.readout == "last" and not self.per_step:
-            return (lengths == step + 1).double() * time_steps / len(lengths)
-        return time_steps / lengths.double() * (step < lengths) / len(lengths)
+            return (lengths == step + 1).to(outputs.dtype) * (time_steps / samples)
+        return (step < lengths).to(outputs.dtype) / lengths * (time_steps / samples)
 
     def targets(self, x: Tensor, y: Any) -> Any:
         """Return what the loss compares outputs with: by default the targets of the batch.
@@ -263,8 +265,11 @@ class Task(nn.Module):
             ValueError: as `check_targets`.
         """
         self.check_targets(mean, y)
-        valid = valid_steps(*mean.shape[:2]) if self.batch_axis == 1 else None
-        return (mean, y) if valid is None else (mean[valid], y[valid])
+        if self.batch_axis == 0:
+            return mean, y
+        valid = valid_steps(*mean.shape[:2])
+        # contiguous, because metrics take views
+        return (mean.contiguous(), y.contiguous()) if valid is None else (mean[valid], y[valid])
 
     def extra_repr(self) -> str:
         return f"readout={self.readout!r}"

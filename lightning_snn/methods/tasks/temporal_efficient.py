@@ -7,7 +7,7 @@ The second term keeps outputs near :math:`\phi`. The prediction is that of the r
 and predictions after few steps profit most. At T = 1 and :math:`\lambda = 0` the loss is the cross-entropy.
 
 After Deng et al. 2022, Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting (ICLR, arXiv
-2202.11946), equations 8 and 10.
+2202.11946).
 """
 
 from __future__ import annotations

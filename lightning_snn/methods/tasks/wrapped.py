@@ -101,8 +101,8 @@ class CustomLoss(WrappedTask):
         losses = self._values(output, y)
         if losses.dim() == 0:
             raise ValueError(
-                f"Expected the loss {self.extra_repr()} to return one loss per sample, of shape ({len(output)},), because samples "
-                'have weights here, but got a scalar. Leave out its mean, for example by reduction="none"'
+                f"Expected the loss {self.extra_repr()} to return one loss per sample, of shape ({len(output)},), "
+                'because samples have weights here, but got a scalar. Leave out its mean, as by reduction="none"'
             )
         return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
 
@@ -116,8 +116,8 @@ class CustomLoss(WrappedTask):
         if not isinstance(values, Tensor) or values.shape[:1] not in ((), output.shape[:1]):
             got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
             raise ValueError(
-                f"Expected the loss {self.extra_repr()} to return a scalar or one loss per sample, of shape ({len(output)},), but "
-                f"got {got}"
+                f"Expected the loss {self.extra_repr()} to return a scalar or one loss per sample, of shape "
+                f"({len(output)},), but got {got}"
             )
         return values
 
