@@ -337,7 +337,7 @@ class _Recorder:
             fan, dense = self._counts_of_row(name, connection, steps.shape)
         inputs = steps.shape[: steps.dim() - fan.dim()].numel()
         if valid is not None:
-            steps = without_padding(steps, valid)
+            steps = without_padding(steps.detach(), valid)
             inputs, rows = (count // valid.numel() * int(valid.sum()) for count in (inputs, rows))
         self.activity.add_operations(name, effective_operations(steps, fan), dense * inputs, rows)
 

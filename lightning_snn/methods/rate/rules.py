@@ -45,10 +45,10 @@ class Plan:
             return None
         return self.lengths.repeat_interleave(samples // len(self.lengths))
 
-    def step_weights(self, step: int, samples: int) -> Tensor | None:
+    def step_weights(self, step: int, samples: int, dtype: torch.dtype) -> Tensor | None:
         """Return the share of a step in the mean of each row `[samples]`, 0 where it is padding; None for 1 / T."""
         counts = self.valid_counts(samples)
-        return None if counts is None else (step < counts) / counts
+        return None if counts is None else (step < counts).to(dtype) / counts
 
 
 class RateRule:

@@ -86,8 +86,8 @@ class MaxPoolRule(RateRule):
                 wide = torch.promote_types(x.dtype, torch.float32)
                 self.shares.append(torch.zeros(batch, channels, positions, *size, dtype=wide, device=x.device))
             share = torch.full_like(self.shares[-1][:, :, :1], 1 / self.plan.length)
-            if (weights := self.plan.step_weights(self.steps, len(share))) is not None:
-                share = weights.to(share.dtype).view(-1, *(1,) * (share.dim() - 1)).expand_as(share)
+            if (weights := self.plan.step_weights(self.steps, len(share), share.dtype)) is not None:
+                share = weights.view(-1, *(1,) * (share.dim() - 1)).expand_as(share)
             self.shares[-1].scatter_add_(2, offset.unsqueeze(2), share)
             self.steps += 1
         return y.squeeze(-2) if self.flat else y
