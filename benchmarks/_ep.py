@@ -14,7 +14,7 @@ from lightning_snn.data.image_files import read_mnist
 from lightning_snn.methods import ExpectationPropagation
 from lightning_snn.methods.base import Progress
 from lightning_snn.methods.ep.firing import firing_network
-from lightning_snn.methods.task import Classification, Prediction, Regression
+from lightning_snn.methods.tasks import Classification, Prediction, Regression
 from lightning_snn.networks import MLP
 from lightning_snn.nn import LIF
 from lightning_snn.nn.encoders import ThresholdEncoder

@@ -1,8 +1,8 @@
-"""Batches `(x, y)` of a `SpikingModule`: their form, the order of their axes, and how many samples an epoch has."""
+"""Batches of a `SpikingModule`: their form, the order of their axes, and how many samples an epoch has."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -12,34 +12,51 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_snn.nn.folding import as_input, check_samples, check_sequence
+from lightning_snn.nn.lengths import check_lengths, sequence_lengths, without_padding
 
 # rounding of class probabilities in half precision
 _TOLERANCE = 0.01
 _LISTED = 10
 A_BATCH = (
     "A batch is (x, y): inputs x of shape [T, B, ...] in floating point, or [B, T, ...] with "
-    "SpikingModule(batch_first=True), and targets y of shape [B, ...]"
+    "SpikingModule(batch_first=True), and targets y of shape [B, ...]; or (x, y, lengths) with the number of valid "
+    "time steps of each sample, integers [B]"
 )
 
 
-def unpacked(batch: Any) -> tuple[Any, Any]:
-    """Return inputs and targets of a batch.
+class Batch(NamedTuple):
+    """Parts of a batch.
+
+    Attributes:
+        x: inputs `[T, B, ...]`.
+        y: targets; None for a prediction.
+        lengths: number of valid time steps of each sample, integers `[B]`; None if all steps are valid.
+    """
+
+    x: Any
+    y: Any = None
+    lengths: Any = None
+
+
+def unpacked(batch: Any) -> Batch:
+    """Return inputs, targets and lengths of a batch, a pair or a triple.
 
     Raises:
-        ValueError: if the batch is not a pair.
+        ValueError: if the batch is neither.
 
     Example:
-        >>> unpacked([torch.zeros(5, 2, 3), torch.tensor([0, 1])])[1]
+        >>> unpacked([torch.zeros(5, 2, 3), torch.tensor([0, 1])]).y
         tensor([0, 1])
     """
     if not isinstance(batch, (tuple, list, dict, Tensor)) and hasattr(type(batch), "__iter__"):
         iter(batch)  # a batch of a loader without its data module says so itself
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         raise ValueError(
-            f"Expected argument `batch` to be a pair, but got {_described(batch)}. {A_BATCH}. Return a pair from the "
-            "data set or its collate function, or override `SpikingModule.read_batch`"
+            f"Expected argument `batch` to be a pair, or a triple with lengths, but got {_described(batch)}. "
+            f"{A_BATCH}. Return these from the data set or its collate function, or override "
+            "`SpikingModule.read_batch`"
         )
-    return batch[0], batch[1]
+    return Batch(*batch)
 
 
 def time_first(x: Any, y: Any, batch_first: bool) -> tuple[Tensor, Any]:
@@ -139,33 +156,41 @@ class BatchChecks:
         batch_first: as in `SpikingModule`.
 
     Example:
-        >>> x, y = BatchChecks(3, None).checked(nn.Linear(4, 3), torch.rand(5, 2, 4).half(), torch.tensor([0, 2]), True)
-        >>> x.dtype
+        >>> batch = Batch(torch.rand(5, 2, 4).half(), torch.tensor([0, 2]))
+        >>> BatchChecks(3, None).checked(nn.Linear(4, 3), batch, True).x.dtype
         torch.float32
     """
 
     def __init__(self, num_classes: int | None, batch_first: bool | None) -> None:
         self.num_classes, self.batch_first = num_classes, batch_first
         self._warned_of_axes = False
+        self._checks_lengths = True
         # which classes have occurred in the first epoch of a fit, `[C]`
         self._seen: Tensor | None = None
 
-    def checked(self, network: nn.Module, x: Tensor, y: Any, gives_time_first: bool) -> tuple[Tensor, Any]:
-        """Return a batch with inputs in the dtype that the network takes, and classes as integers.
+    def checked(self, network: nn.Module, batch: Batch, gives_time_first: bool) -> Batch:
+        """Return a batch with inputs in the dtype that the network takes, classes as integers, and zeros as padding.
 
         Args:
             network: the network.
-            x: inputs `[T, B, ...]`.
-            y: targets; None for a prediction.
-            gives_time_first: whether the order of the axes of `x` is known.
+            batch: inputs `[T, B, ...]`, targets and lengths.
+            gives_time_first: whether the order of the axes of the inputs is known.
 
         Raises:
-            ValueError: if the network does not take the dtype of `x`, there are targets but no samples, or, on the CPU,
-                integer targets are no classes.
+            ValueError: if the network does not take the dtype of the inputs, there are targets but no samples, or
+                lengths are no integers `[B]` on the device of the inputs; on the CPU, or else in the first batch of a
+                fit, if lengths are not from 1 to T; on the CPU if integer targets are no classes.
         """
+        x, y, lengths = batch
         x = as_input(network, x)
         if y is not None:
             check_samples(x)
+        if lengths is not None:
+            values = self._checks_lengths or x.device.type == "cpu"  # another device would finish all its work first
+            self._checks_lengths = False
+            lengths = check_lengths(lengths, x.shape[0], x, values)
+            with sequence_lengths(lengths):
+                x = without_padding(x)  # whatever it holds, such as nan, could spoil gradients
         if isinstance(y, Tensor) and self.num_classes is not None:
             y = y.long() if y.dtype == torch.bool else y
             if y.device.type == "cpu":  # another device would finish all its work first
@@ -177,7 +202,7 @@ class BatchChecks:
                 "checked; they are taken for [T, B, ...]. Pass SpikingModule(batch_first=True) if the batch is first, "
                 "or batch_first=False to confirm that time is"
             )
-        return x, y
+        return Batch(x, y, lengths)
 
     def start_fit(self, y: Any, epoch_starts: bool) -> None:
         """Check the first targets of a fit on any device, and note their classes.
@@ -190,6 +215,7 @@ class BatchChecks:
             ValueError: if integer targets are no classes, or others no class probabilities.
         """
         self._seen = None
+        self._checks_lengths = True
         if self.num_classes is None or not isinstance(y, Tensor):
             return
         check_classes(y, self.num_classes)

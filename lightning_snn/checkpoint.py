@@ -11,7 +11,10 @@ from torch import nn
 
 from lightning_snn.methods.base import Method
 from lightning_snn.methods.penalties import Penalty
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.description import Description, describe_function, describe_network, describe_options, differences
+
+_KINDS = {"classification": "Classification", "multi_label": "MultiLabel", "regression": "Regression"}
 
 
 def describe_module(network: nn.Module, method: Method) -> Description:
@@ -28,18 +31,29 @@ def describe_module(network: nn.Module, method: Method) -> Description:
     return {
         **{_plain(f"network.{name}".rstrip(".")): layer for name, layer in describe_network(network).items()},
         "method": describe_options(method),
-        "task": describe_options(method.task),
+        "task": _describe_prediction(method.task),
     }
 
 
-def describe_training(penalties: Mapping[str, Penalty]) -> Description:
+def describe_training(penalties: Mapping[str, Penalty], task: Task) -> Description:
     """Return what determines only the training of a module, which a resumed fit has to continue.
 
     Args:
         penalties: penalties by name.
+        task: the task, whose loss is described here.
     """
     described = {name: describe_function(penalty) for name, penalty in penalties.items()}
-    return {"training": {"class": "SpikingModule", "penalties": described}}
+    return {"training": {"class": "SpikingModule", "penalties": described, "task": describe_options(task)}}
+
+
+def _describe_prediction(task: Task) -> dict[str, Any]:
+    """Return what determines the predictions of a task: tasks that differ in their loss alone predict alike."""
+    return {
+        "class": _KINDS.get(task.kind, type(task).__name__),
+        "readout": task.readout if isinstance(task.readout, str) else describe_function(task.readout),
+        "num_classes": task.num_classes if task.kind != "regression" else None,
+        "of_each_step": task.batch_axis == 1,
+    }
 
 
 def check_like_checkpoint(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

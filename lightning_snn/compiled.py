@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from lightning_snn.methods.base import Method, Step
-from lightning_snn.methods.task import Prediction
-from lightning_snn.nn.run_context import make_replaceable
+from lightning_snn.methods.tasks import Prediction
+from lightning_snn.nn.run_context import make_replaceable, run_values
 
 
 class CompiledMethod:
     """Training steps and predictions of a method, each compiled as a whole when it is first called.
 
     The number of time steps is a variable of the compiled code. Calls of layers that forward hooks observe run without
-    the compiler, which does not see that hooks come and go. So do predictions that the method excludes.
+    the compiler, which does not see that hooks come and go. So do predictions that the method excludes, and batch
+    normalization on sequences of different lengths.
 
     Copies compile anew.
 
@@ -40,7 +41,8 @@ class CompiledMethod:
 
     def training_step(self, method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         """Return `method.penalized_step(network, x, y)`."""
-        if self._is_observed(network):
+        # a masked batch normalization is another function for each batch, of which code would be made anew
+        if run_values().forwards or self._is_observed(network):
             return method.penalized_step(network, x, y)
         make_replaceable(method.intercepted_layers(network))
         method.before_compiled_step()
@@ -50,7 +52,7 @@ class CompiledMethod:
 
     def predict(self, method: Method, network: nn.Module, x: Tensor) -> Prediction:
         """Return `method.predict(network, x)`."""
-        if not method.compiles_predictions or self._is_observed(network):
+        if not method.compiles_predictions or run_values().forwards or self._is_observed(network):
             return method.predict(network, x)
         make_replaceable(method.intercepted_layers(network))  # for one variant of predictions before and after training
         prediction: Prediction = self._compiled(_predict)(method, network, _any_length(x))

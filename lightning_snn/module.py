@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from lightning_snn.batches import BatchChecks, steps_of_run, time_first, train_size, unpacked
+from lightning_snn.batches import Batch, BatchChecks, steps_of_run, time_first, train_size, unpacked
 from lightning_snn.checkpoint import (
     check_like_checkpoint,
     describe_module,
@@ -23,17 +24,19 @@ from lightning_snn.checkpoint import (
     without_network,
 )
 from lightning_snn.checkpoint_io import build_options
-from lightning_snn.checks import check_choice, check_integer, check_positive
+from lightning_snn.checks import check_choice, check_positive
 from lightning_snn.compiled import CompiledMethod
 from lightning_snn.import_paths import check_import_paths
 from lightning_snn.methods.base import Method, Progress, Step
 from lightning_snn.methods.penalties import Penalty
 from lightning_snn.methods.surrogate import SurrogateGradient
-from lightning_snn.methods.task import Classification, Prediction, Readout, Regression
-from lightning_snn.metrics.evaluation import evaluation_metrics
+from lightning_snn.methods.tasks import Prediction, Readout, chosen_task
+from lightning_snn.methods.tasks.choice import TaskChoice
+from lightning_snn.metrics.evaluation import evaluation_metrics, monitored_metric
 from lightning_snn.nn.description import describe_options
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import owned_copy
+from lightning_snn.nn.lengths import sequence_lengths
 from lightning_snn.nn.liveness import watch_activity
 from lightning_snn.optim import (
     OptimizerFactory,
@@ -54,10 +57,11 @@ _CHECKPOINT_KEY = "lightning_snn"
 class SpikingModule(pl.LightningModule):
     """A network and the method that trains it, ready for a stock `Trainer`.
 
-    A batch is ``(x [T, B, ...], y [B, ...])``; for the types of x see `nn.folding.as_input`. The module logs
+    A batch is ``(x [T, B, ...], y [B, ...])``, or ``(x, y, lengths [B])`` for sequences that are padded to T steps, of
+    which only the first `lengths` count; for the types of x see `nn.folding.as_input`. The module logs
     `train/loss` and, on validation and test data, accuracy, negative log-likelihood, Brier score and expected
-    calibration error (15 bins), or the mean squared error of a regression. With several loaders, their names end in
-    ``/dataloader_idx_0`` and so on.
+    calibration error (15 bins); accuracy, exact matches, F1 and negative log-likelihood of several labels; or the mean
+    squared error of a regression. With several loaders, their names end in ``/dataloader_idx_0`` and so on.
 
     The module owns a copy of the network, which is `module.network`. The network that was handed over stays as it was,
     so the same network can be given to several modules that are compared.
@@ -68,10 +72,12 @@ class SpikingModule(pl.LightningModule):
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, num_classes]` (or to the output of a regression).
         method: the learning rule, which the module copies; surrogate gradients by default.
-        num_classes: number of classes C, required for classification.
-        task: "classification" or "regression".
+        num_classes: number of classes or labels C, required for tasks with any.
+        task: what is learned: "classification", "regression", or a `Task` of `methods.tasks`, such as
+            ``CrossEntropy(label_smoothing=0.1)``, which the module copies. A function from outputs `[B, ...]` and
+            targets is the loss of a classification with `num_classes`, and of a regression without.
         readout: reduction of the T outputs to one: "mean", "max", "last", "sum", or a function
-            `[T, B, ...] -> [B, ...]`.
+            `[T, B, ...] -> [B, ...]`. None is that of the task, "mean" by default.
         optimizer: returns the optimizer for the parameters that it is given; or the name of one, such as "adamw". Adam
             by default. Not used if the method has an optimizer.
         learning_rate: learning rate of all parameters, larger than 0. None is 1e-3 for the default Adam, and otherwise
@@ -79,15 +85,18 @@ class SpikingModule(pl.LightningModule):
         lr_scheduler: returns a scheduler for the optimizer, which steps once per epoch, or Lightning's dictionary with
             "scheduler" and, for example, "interval" or "monitor"; such a dictionary with a function as "scheduler"; or
             "cosine", which decreases to 0 over all batches of the run and steps once per batch. `ReduceLROnPlateau`
-            monitors `val/nll` or `val/mse` by default.
+            monitors `val/nll`, or `val/mse` of a regression, by default.
         pairs: pairs of classes that differ only in the order of events; their within-pair accuracy is logged.
         penalties: penalties on activity by name, such as ``{"rate": ActivityPenalty(0.1)}``, each a function from the
             spikes `[T, B, ...]` of a layer to a scalar. Their sum over all spiking layers joins the objective.
+        metrics: further metrics of validation and test data by name, such as ``{"auroc": MulticlassAUROC(3)}``, each
+            updated with the mean of the prediction and the targets. One with the name of a metric above replaces it. A
+            task of your own has no others.
         batch_first: whether inputs are `[B, T, ...]`, outputs of `forward` too. None means time first, with a warning
             for inputs with T = B.
 
     Raises:
-        ValueError: if an argument is outside its range, or the method cannot train the network.
+        ValueError: if an argument is outside its range, or the method cannot train the network or learn the task.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
@@ -100,26 +109,25 @@ class SpikingModule(pl.LightningModule):
         network: nn.Module,
         method: Method | None = None,
         num_classes: int | None = None,
-        task: Literal["classification", "regression"] = "classification",
-        readout: Readout = "mean",
+        task: TaskChoice = "classification",
+        readout: Readout | None = None,
         optimizer: OptimizerFactory | str | None = None,
         learning_rate: float | None = None,
         lr_scheduler: SchedulerFactory | Mapping[str, Any] | Literal["cosine"] | None = None,
         pairs: Sequence[tuple[int, int]] = (),
         penalties: Mapping[str, Penalty] | None = None,
         batch_first: bool | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         method = SurrogateGradient() if method is None else method
         for name, value, kind in (("network", network, nn.Module), ("method", method, Method)):
             if not isinstance(value, kind):
                 raise ValueError(f"Expected argument `{name}` to be a {kind.__name__}, but got {value!r}")
-        check_choice("task", task, ("classification", "regression"))
         check_choice("batch_first", batch_first, (True, False, None))
         if learning_rate is not None:
             check_positive("learning_rate", learning_rate)
-        if task == "classification":
-            check_integer("num_classes", num_classes, 2)
+        chosen = chosen_task(task, readout, num_classes)
         if isinstance(lr_scheduler, Mapping):
             if not callable(lr_scheduler.get("scheduler")):
                 raise ValueError(
@@ -134,19 +142,19 @@ class SpikingModule(pl.LightningModule):
 
         # a copy, because task and progress belong to this module, and another module may use the same method
         self.method = copy.deepcopy(method)
-        self.method.task = Classification(readout, num_classes) if task == "classification" else Regression(readout)
+        self.method.set_task(chosen)
         # plain data only: a checkpoint must load with weights_only=True
-        given = {"optimizer": optimizer, "readout": readout, "lr_scheduler": lr_scheduler}
+        given = {"optimizer": optimizer, "readout": readout, "lr_scheduler": lr_scheduler, "task": task}
         ignored = [name for name, value in given.items() if not isinstance(value, str)]
         if learning_rate is None:
             ignored.append("learning_rate")
-        self.save_hyperparameters(ignore=["network", "method", "penalties", *ignored])
+        self.save_hyperparameters(ignore=["network", "method", "penalties", "metrics", *ignored])
         if "_instantiator" in self.hparams:  # from a command line, whose configuration of these is plain data, too
-            self.save_hyperparameters("network", "method")
+            self.save_hyperparameters("network", "method", "task", "metrics")
         options = {"pairs": [list(pair) for pair in pairs], "method_options": describe_options(self.method)}
         self.save_hyperparameters(options)
         self._description = describe_module(network, self.method)
-        self._training = describe_training(penalties or {})
+        self._training = describe_training(penalties or {}, chosen)
         self._saved: dict[str, Any] = {}
 
         self.network = self.method.prepare(owned_copy(network))
@@ -154,10 +162,9 @@ class SpikingModule(pl.LightningModule):
         self.scheduler = lr_scheduler
         self.learning_rate = learning_rate
         self.num_classes, self.batch_first = num_classes, batch_first
-        classes = num_classes if task == "classification" else None
-        metrics = evaluation_metrics(classes, pairs)
-        self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        self._batch_checks = BatchChecks(classes, batch_first)
+        evaluated = evaluation_metrics(chosen.kind, chosen.num_classes, pairs, metrics)
+        self.val_metrics, self.test_metrics = evaluated.clone(prefix="val/"), evaluated.clone(prefix="test/")
+        self._batch_checks = BatchChecks(chosen.num_classes if chosen.kind == "classification" else None, batch_first)
         self._largest_batch = self._samples = 0
         self._checks_first_step = False
         self._compiled: CompiledMethod | None = None
@@ -220,25 +227,30 @@ class SpikingModule(pl.LightningModule):
         outputs: Tensor = run(self.network, x)
         return outputs.transpose(0, 1) if self.batch_first else outputs
 
-    def read_batch(self, batch: Any) -> tuple[Tensor, Any]:
+    def read_batch(self, batch: Any) -> tuple[Tensor, Any] | tuple[Tensor, Any, Any]:
         """Return inputs `[T, B, ...]` and targets `[B, ...]` of a batch; override it for batches of another form.
 
+        If the batch has lengths, they are the third element of the result.
+
         Raises:
-            ValueError: if the batch is not a pair, or the axes of inputs and targets do not fit.
+            ValueError: if the batch is neither a pair nor a triple, or the axes of inputs and targets do not fit.
         """
-        x, y = unpacked(batch)
-        return time_first(x, y, bool(self.batch_first))
+        x, y, lengths = unpacked(batch)
+        x, y = time_first(x, y, bool(self.batch_first))
+        return (x, y) if lengths is None else (x, y, lengths)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, y = self._checked(*self.read_batch(batch))
-        samples = x.shape[1]
+        checked = self._checked(Batch(*self.read_batch(batch)))
+        samples = checked.x.shape[1]
         if self._has_trainer():
             self.method.progress = self._progress(samples, batch_idx)
+        if checked.lengths is not None:
+            self.method.check_lengths(self.network)
         if self._checks_first_step:
-            step = self._first_step(x, y, batch_idx)
+            step = self._first_step(checked, batch_idx)
         else:
-            self._batch_checks.note_classes(y)
-            step = self._step(x, y)
+            self._batch_checks.note_classes(checked.y)
+            step = self._step(checked)
         if self._has_trainer():
             self.log("train/loss", step.loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=samples)
             self.log_dict({f"train/{name}": value for name, value in step.metrics.items()}, batch_size=samples)
@@ -261,10 +273,9 @@ class SpikingModule(pl.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
         if isinstance(batch, (tuple, list)) and len(batch) == 1:
             (batch,) = batch
-        alone = isinstance(batch, Tensor) or hasattr(batch, "__array__")
-        x, _ = time_first(batch, None, bool(self.batch_first)) if alone else self.read_batch(batch)
-        x, _ = self._checked(x, None)
-        return self._predict(x)
+        if isinstance(batch, Tensor) or hasattr(batch, "__array__"):
+            return self._predict(self._checked(Batch(time_first(batch, None, bool(self.batch_first))[0])))
+        return self._predict(self._checked(Batch(*self.read_batch(batch))._replace(y=None)))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
@@ -283,7 +294,7 @@ class SpikingModule(pl.LightningModule):
             steps = steps_of_run(self.trainer if self._has_trainer() else None)
             scheduler = {"scheduler": CosineAnnealingLR(optimizer, steps), "interval": "step"}
         else:
-            monitor = "val/mse" if self.num_classes is None else "val/nll"
+            monitor = monitored_metric(self.val_metrics) or "train/loss_epoch"
             scheduler = scheduler_configuration(self.scheduler, optimizer, monitor)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -364,31 +375,39 @@ class SpikingModule(pl.LightningModule):
                 raise
             raise without_network(cls, checkpoint_path, error) from error
 
-    def _first_step(self, x: Tensor, y: Tensor, batch_idx: int) -> Step:
+    def _first_step(self, batch: Batch, batch_idx: int) -> Step:
         """Train the first step of a fit, which also shows whether the initial weights keep the layers active."""
         self._checks_first_step = False
-        self.method.check_time_steps(x.shape[0])
-        self._batch_checks.start_fit(y, epoch_starts=batch_idx == 0)
-        if self.trainer.global_step > 0:
-            return self.method.penalized_step(self.network, x, y)
-        with watch_activity(self.network) as activity:
-            step = self.method.penalized_step(self.network, x, y)
+        self.method.check_time_steps(batch.x.shape[0])
+        self._batch_checks.start_fit(batch.y, epoch_starts=batch_idx == 0)
+        with self._lengths_of(batch):
+            y = self.method.task.targets(batch.x, batch.y)
+            if self.trainer.global_step > 0:
+                return self.method.penalized_step(self.network, batch.x, y)
+            with watch_activity(self.network) as activity:
+                step = self.method.penalized_step(self.network, batch.x, y)
         if (warning := activity.warning()) is not None:
             rank_zero_warn(warning)
         return step
 
-    def _step(self, x: Tensor, y: Tensor) -> Step:
-        if self._compiled is None:
-            return self.method.penalized_step(self.network, x, y)
-        return self._compiled.training_step(self.method, self.network, x, y)
+    def _step(self, batch: Batch) -> Step:
+        with self._lengths_of(batch):
+            y = self.method.task.targets(batch.x, batch.y)
+            if self._compiled is None:
+                return self.method.penalized_step(self.network, batch.x, y)
+            return self._compiled.training_step(self.method, self.network, batch.x, y)
 
-    def _predict(self, x: Tensor) -> Prediction:
-        if self._compiled is None:
-            return self.method.predict(self.network, x)
-        return self._compiled.predict(self.method, self.network, x)
+    def _predict(self, batch: Batch) -> Prediction:
+        with self._lengths_of(batch):
+            if self._compiled is None:
+                return self.method.predict(self.network, batch.x)
+            return self._compiled.predict(self.method, self.network, batch.x)
 
-    def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
-        return self._batch_checks.checked(self.network, x, y, self._gets_time_first())
+    def _lengths_of(self, batch: Batch) -> AbstractContextManager[None]:
+        return sequence_lengths(batch.lengths, self.network, batch.x.shape[0])
+
+    def _checked(self, batch: Batch) -> Batch:
+        return self._batch_checks.checked(self.network, batch, self._gets_time_first())
 
     def _gets_time_first(self) -> bool:
         data: Any = getattr(self.trainer, "datamodule", None) if self._has_trainer() else None
@@ -414,14 +433,15 @@ class SpikingModule(pl.LightningModule):
         )
 
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int) -> dict[str, Any]:
-        x, y = self._checked(*self.read_batch(batch))
-        prediction = self._predict(x)
-        self.method.task.check_targets(prediction.mean, y)
+        checked = self._checked(Batch(*self.read_batch(batch)))
+        prediction = self._predict(checked)
+        with self._lengths_of(checked):
+            evaluated = self.method.task.evaluated(prediction.mean, checked.y)
         _, metrics = self._metrics_of(stage, dataloader_idx)
-        metrics.update(prediction.mean, y)
+        metrics.update(*evaluated)
         if self._has_trainer() and world_size() == 1:
             self._log_metrics(stage, dataloader_idx)
-        return {"prediction": prediction, "target": y}
+        return {"prediction": prediction, "target": checked.y}
 
     def _log_together(self, stage: str, loaders: int) -> None:
         """Log the metrics of several processes before any batch, because they wait for one that will have none."""

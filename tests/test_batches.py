@@ -51,8 +51,8 @@ class Two(nn.Module):
 ONE_HOT = nn.functional.one_hot(Y, CLASSES)
 BATCH_FIRST = X.transpose(0, 1)
 REFUSED = {
-    "a dict": ({"x": X, "y": Y}, r"`batch` to be a pair, but got a dict with the keys 'x', 'y'. A batch is \(x, y\)"),
-    "lengths": ((X, Y, torch.full((B,), T)), r"`batch` to be a pair, but got a tuple of 3.*SpikingModule.read_batch"),
+    "a dict": ({"x": X, "y": Y}, r"`batch` to be a pair, .*but got a dict with the keys 'x', 'y'. A batch is \(x, y\)"),
+    "four parts": ((X, Y, torch.full((B,), T), Y), r"`batch` to be a pair, .* got a tuple of 4.*SpikingModule.read_b"),
     "two inputs": (((X, X), Y), r"`x` to be a tensor of shape \[T, B, \.\.\.\], but got a tuple"),
     "an array": ((X.numpy(), Y), r"`x` to be a tensor .* but got a ndarray"),
     "a list of classes": ((X, Y.tolist()), r"`y` of a batch to be a tensor, but got a list of 8"),

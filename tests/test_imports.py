@@ -39,7 +39,7 @@ LAYERS = (
 )
 # outside that order: the highest row that they import, and the lowest that imports them
 APART = {"figures": ("functional", "callbacks"), "data": ("nn", "cli")}
-SHARED_BY_METHODS = {"base", "task", "noisy", "online", "penalties"}
+SHARED_BY_METHODS = {"base", "tasks", "noisy", "online", "penalties"}
 
 ROW = {part: row for row, groups in enumerate(LAYERS) for group in groups for part in group}
 GROUP = {part: group for groups in LAYERS for group in groups for part in group}

@@ -31,6 +31,7 @@ from lightning_snn.methods import (
     SurrogateGradient,
     TimeToFirstSpike,
 )
+from lightning_snn.methods.tasks import CrossEntropy, CustomLoss
 from lightning_snn.nn import AdaptiveLIF, SynapticLIF
 from lightning_snn.nn.description import describe_layer, describe_network, differences
 from tests.support.event_order import loader, order_of_events
@@ -375,12 +376,23 @@ def test_a_loaded_module_reads_batches_as_the_saved_one(batch_first, tmp_path):
 
 
 def test_descriptions_of_training_are_plain_data():
-    assert describe_training({"rate": ActivityPenalty(0.1, 2.0), "squares": squared}) == {
+    task = CustomLoss(squared, CrossEntropy(0.1, [1, 2], "sum"))
+    assert describe_training({"rate": ActivityPenalty(0.1, 2.0), "squares": squared}, task) == {
         "training": {
             "class": "SpikingModule",
             "penalties": {
                 "rate": {"class": "ActivityPenalty", "target_rate": 0.1, "weight": 2.0},
                 "squares": "squared",
+            },
+            "task": {
+                "class": "CustomLoss",
+                "function": "squared",
+                "task": {
+                    "class": "CrossEntropy",
+                    "label_smoothing": 0.1,
+                    "class_weights": [1.0, 2.0],
+                    "readout": "sum",
+                },
             },
         }
     }

@@ -9,12 +9,12 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_snn.callbacks.dry_run import check_training_step, detached_copy, isolated_run, training_run
-from lightning_snn.callbacks.modules import method_of, network_of, read_batch, task_loss
+from lightning_snn.callbacks.modules import first_samples, method_of, network_of, read_batch, task_loss
 from lightning_snn.callbacks.stages import check_spiking_layers
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer
 from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, rate_refusals
-from lightning_snn.methods.task import Loss
+from lightning_snn.methods.tasks import Loss
 from lightning_snn.nn.layer_rules import refuse
 
 
@@ -127,12 +127,12 @@ class GradientAlignment(pl.Callback):
         return any(each is not None for each in (*chosen, method_of(pl_module)))
 
     def _align_network(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, Alignment]:
-        x, y = read_batch(batch, self.read_batch, type(self).__name__)
+        x, y = first_samples(*read_batch(batch, self.read_batch, type(self).__name__), self.samples)
         window = self._window(pl_module)
         return gradient_alignment(
             self._network(pl_module),
-            (x[:, : self.samples], y[: self.samples]),
-            self.loss or task_loss(pl_module),
+            (x, y),
+            self.loss or task_loss(pl_module, x),
             len(x) if window == "step" else window,
             self._option(pl_module, "streaming"),
             self._option(pl_module, "link"),

@@ -100,10 +100,10 @@ class FiringRateMonitor(SpikingStages):
         def count(call: LayerCall) -> None:
             if not call.spikes.numel():
                 return
-            steps, samples, *shape = call.spikes.shape
-            neurons = _Neurons(dataloader_idx, call.name, tuple(shape))
+            neurons = _Neurons(dataloader_idx, call.name, tuple(call.spikes.shape[2:]))
             spikes, sample_steps = counts.get(neurons, (0, 0))
-            counts[neurons] = _Count(spikes + spikes_of_neurons(call.spikes).flatten(), sample_steps + steps * samples)
+            found = spikes_of_neurons(call.valid_spikes).flatten()
+            counts[neurons] = _Count(spikes + found, sample_steps + call.sample_steps)
 
         self.recording.enter_context(observe(pl_module, count))
         if batch_idx == dataloader_idx == 0 and may_write(trainer):

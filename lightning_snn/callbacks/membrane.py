@@ -138,6 +138,8 @@ class MembraneTrace(SpikingStages):
         if relative is None:
             return
         relative = relative.to(accumulation_dtype(relative.device))
+        if call.valid is not None:
+            relative = relative[call.valid]
         sums = torch.stack([torch.tensor(relative.numel()).to(relative), relative.sum(), relative.square().sum()])
         self._sums[call.name] = self._sums[call.name] + sums if call.name in self._sums else sums
 

@@ -8,7 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
-from lightning_snn.methods.task import Loss
+from lightning_snn.methods.tasks import Loss
+from lightning_snn.nn.lengths import check_lengths
 
 
 def network_of(pl_module: pl.LightningModule, name: str) -> nn.Module:
@@ -36,29 +37,47 @@ def method_of(pl_module: pl.LightningModule) -> Any:
     return method if callable(getattr(getattr(method, "task", None), "read", None)) else None
 
 
-def task_loss(pl_module: pl.LightningModule) -> Loss | None:
-    """Return the loss of outputs `[T, B, ...]` and targets by the task of the module's method, None if it has none."""
+def task_loss(pl_module: pl.LightningModule, x: Tensor) -> Loss | None:
+    """Return the loss of outputs `[T, B, ...]` and targets by the task of the module's method, None if it has none.
+
+    Args:
+        pl_module: the module.
+        x: inputs `[T, B, ...]` of the batch, which a teacher needs.
+    """
     method = method_of(pl_module)
-    return None if method is None else lambda outputs, y: method.task.loss(method.task.read(outputs), y)
+    return None if method is None else lambda outputs, y: method.task.sequence_loss(outputs, method.task.targets(x, y))
 
 
 def read_batch(batch: Any, read: Callable[[Any], Any] | None, callback: str) -> tuple[Tensor, Tensor]:
-    """Return inputs `[T, B, ...]` and targets `[B, ...]` of a batch.
+    """Return inputs `[T, B, ...]` and targets `[B, ...]`, or `[T, B, ...]` for one per step, of a batch.
+
+    Of sequences of different lengths, ``(x, y, lengths)``, these are the steps that are valid in all samples.
 
     Args:
         batch: batch of a loader.
-        read: `read_batch` of the user; None expects a pair of inputs and targets.
+        read: `read_batch` of the user; None expects a pair of inputs and targets, or a triple with lengths.
         callback: name of the callback, for the error message.
 
     Raises:
         ValueError: if the batch has another form.
     """
     pair = batch if read is None else read(batch)
+    if isinstance(pair, (tuple, list)) and len(pair) == 3 and all(isinstance(part, Tensor) for part in pair):
+        x, y, lengths = pair
+        shortest = int(check_lengths(lengths, len(x), x).min())
+        pair = x[:shortest], y[:shortest] if y.shape[:2] == x.shape[:2] else y
     is_pair = isinstance(pair, (tuple, list)) and [isinstance(part, Tensor) for part in pair] == [True, True]
-    if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1 and pair[0].shape[1] == pair[1].shape[0]:
-        return pair[0], pair[1]
+    if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1:
+        (x, y), per_step = pair, pair[0].shape[:2] == pair[1].shape[:2]
+        if per_step or x.shape[1] == y.shape[0]:
+            return x, y
     got = f"tensors of the shapes {tuple(pair[0].shape)} and {tuple(pair[1].shape)}" if is_pair else type(pair).__name__
     raise ValueError(
         f"Expected a batch (x [T, B, ...], y [B, ...]) for {callback}, but got {got}. Pass `read_batch` to convert "
         "batches."
     )
+
+
+def first_samples(x: Tensor, y: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+    """Return the first samples of inputs `[T, B, ...]` and targets `[B, ...]`, or `[T, B, ...]` for one per step."""
+    return x[:, :count], y[:, :count] if y.shape[:2] == x.shape[:2] else y[:count]

@@ -24,12 +24,12 @@ class PredictionWriter(Stages):
     It writes `NAME.pt`, a dict of tensors that ``torch.load(path, weights_only=True)`` reads without this library:
     `mean` `[N, ...]` and, if the predictions have them, `variance` `[N, ...]`, `samples` `[K, N, ...]`, and
     `spike_probabilities` `[N, C]`, on the CPU. `target` `[N, ...]` are the targets, if batches are pairs ``(x, y)``.
-    With several loaders, the names of the files of all but the first end with the loader's index: `NAME_1.pt`. With
-    several processes, each writes its own predictions, and the names of all but those of the first end with the
-    process's rank: `NAME_rank1.pt`.
+    Predictions for each time step are `[N, T, ...]`. With several loaders, the names of the files of all but the first
+    end with the loader's index: `NAME_1.pt`. With several processes, each writes its own predictions, and the names of
+    all but those of the first end with the process's rank: `NAME_rank1.pt`.
 
     It works on any LightningModule whose `predict_step` returns a tensor `[B, ...]`, or an object with one as its
-    attribute `mean`, like `methods.task.Prediction`. ``Trainer.predict(..., return_predictions=False)`` keeps no second
+    attribute `mean`, like `methods.Prediction`. ``Trainer.predict(..., return_predictions=False)`` keeps no second
     copy of them.
 
     Args:
@@ -78,6 +78,9 @@ class PredictionWriter(Stages):
         if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
             found["target"] = batch[1]
         part = {name: value.detach().cpu() for name, value in found.items() if value is not None}
+        if prediction.per_step:
+            axes = {name: _FIELDS.get(name, 0) for name in part}
+            part = {name: value.transpose(axes[name], axes[name] + 1) for name, value in part.items()}
         self._parts.setdefault(dataloader_idx, []).append(part)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

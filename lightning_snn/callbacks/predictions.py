@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_snn import figures
 from lightning_snn.functional.entropy import mutual_information
 from lightning_snn.functional.temperature import tempered
-from lightning_snn.methods.task import Prediction
+from lightning_snn.methods.tasks import Prediction
 from lightning_snn.metrics.functional import (
     adaptive_calibration_error,
     area_under_risk_coverage,

@@ -68,7 +68,7 @@ class UncertaintyLogger(Stages):
     `predict`; a step that returns ``{"prediction": p, "target": y}``; an overridden `predict_step`; `forward`. Except
     for those of the step, it computes them itself, at the cost of another validation or test. A prediction is a tensor,
     or an object with class probabilities as its `mean` and perhaps those of K samples as `samples`, like
-    `methods.task.Prediction`. Of outputs `[T, B, C]` it takes the mean over time, which is the firing rate of spikes,
+    `methods.Prediction`. Of outputs `[T, B, C]` it takes the mean over time, which is the firing rate of spikes,
     and of a pair of spikes and membrane potentials, as in snntorch's networks, the mean membrane potential; it reports
     once which of them. Rates and membrane potentials are logits.
 

@@ -53,6 +53,7 @@ from lightning_snn.cli.wandb import WandbOptions, wandb_logger
 from lightning_snn.convert.converted import converter_for
 from lightning_snn.csv_log import AtomicCSVLogger
 from lightning_snn.data import FrameDataModule
+from lightning_snn.metrics.evaluation import monitored_metric
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
 
@@ -194,7 +195,7 @@ class RecipeCLI(LightningCLI):
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best
-            monitor = "val/nll" if self.config.model.task == "classification" else "val/mse"
+            monitor = monitored_metric(self.model.val_metrics)
             last = LastCheckpoint(checkpoints / LAST)
             callbacks += [BestCheckpoint(checkpoints, monitor if options.limit_val_batches != 0 else None), last]
             if self.signals is not None:

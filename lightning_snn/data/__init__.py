@@ -9,7 +9,7 @@ from lightning_snn._lazy import lazy_names
 if TYPE_CHECKING:
     from lightning_snn.data.aedat import read_aedat
     from lightning_snn.data.base import FrameDataModule
-    from lightning_snn.data.batches import time_first
+    from lightning_snn.data.batches import pad_sequences, time_first
     from lightning_snn.data.curve import NoisyCurve
     from lightning_snn.data.datasets import FrameDataset
     from lightning_snn.data.dvs_gesture import DVSGesture
@@ -41,6 +41,7 @@ __all__ = [
     "cut_by_duration",
     "find_recordings",
     "frame_events",
+    "pad_sequences",
     "read_aedat",
     "read_gestures",
     "read_nmnist",
@@ -74,6 +75,7 @@ __getattr__, __dir__ = lazy_names(
         "read_nmnist": "lightning_snn.data.nmnist",
         "split_by_group": "lightning_snn.data.splits",
         "split_stratified": "lightning_snn.data.splits",
+        "pad_sequences": "lightning_snn.data.batches",
         "time_first": "lightning_snn.data.batches",
     },
 )

@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from lightning_snn.checks import check_between, check_integer
+from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.data.augmentation import EventAugmentation, keyed_seed
-from lightning_snn.data.batches import LoadedBatch, collate
+from lightning_snn.data.batches import LoadedBatch, collate, recorded_lengths
 from lightning_snn.data.datasets import FrameDataset as FrameDataset
 from lightning_snn.data.fixed_batches import BatchedDataset, FixedBatches, IndexedDataset
 from lightning_snn.data.resumable import ResumableLoader, trained_batches
@@ -80,10 +80,14 @@ class FrameDataModule(LightningDataModule):
         time_jitter: share of the training events that move to the frame before or after, in [0, 1].
         drop_events: largest share of the events of a training recording that is removed, in [0, 1].
         noise_events: largest number of events that are added to a training recording, as a share of its events.
+        lengths: give batches ``(x, y, lengths)`` with the number of frames of each recording up to its last event, at
+            least 1, so the empty frames after it count neither in readouts and losses nor in rates and metrics. For
+            recordings of different lengths in frames of equal duration; augmentation does not change it.
 
-    The last five are explained in :class:`~lightning_snn.data.augmentation.EventAugmentation`. The augmentation of a
-    sample depends on nothing but ``(seed, epoch, index of the sample)``: a resumed run, and any number of worker
-    processes and of devices, give the same.
+    The augmentation by `max_shift` to `noise_events` is explained in
+    :class:`~lightning_snn.data.augmentation.EventAugmentation`. That of a sample depends on nothing but
+    ``(seed, epoch, index of the sample)``: a resumed run, and any number of worker processes and of devices, give the
+    same.
 
     Raises:
         ValueError: if an argument is out of range; from ``setup``, if `mirror` does not hold one class per class, or
@@ -133,6 +137,7 @@ class FrameDataModule(LightningDataModule):
         time_jitter: float = 0.0,
         drop_events: float = 0.0,
         noise_events: float = 0.0,
+        lengths: bool = False,
     ) -> None:
         super().__init__()
         check_integer("batch_size", batch_size)
@@ -145,6 +150,8 @@ class FrameDataModule(LightningDataModule):
         self.seed = seed
         self.max_count = max_count
         self.fixed_batches = fixed_batches
+        check_choice("lengths", lengths, (True, False))
+        self.lengths = lengths
         if mirror is True and self.mirrored_classes is None:
             raise ValueError(
                 "Expected argument `mirror` to be False or to hold the class of the mirror image of each class of "
@@ -248,9 +255,17 @@ class FrameDataModule(LightningDataModule):
         return x, y
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Convert a loaded batch to ``(x, y)`` on its device, augmented while training; return others unchanged."""
+        """Convert a loaded batch on its device, augmented while training; return others unchanged.
+
+        Returns:
+            ``(x, y)``, or ``(x, y, lengths)`` with the argument `lengths`.
+        """
         if not isinstance(batch, LoadedBatch):
             return batch
+        converted = self._converted(batch)
+        return (*converted, recorded_lengths(batch.frames)) if self.lengths else converted
+
+    def _converted(self, batch: LoadedBatch) -> tuple[Tensor, Tensor]:
         if self.trainer is None or not self.trainer.training:
             return self.preprocess(batch.frames), batch.labels
         frames, labels, indices = batch.frames, batch.labels, batch.indices

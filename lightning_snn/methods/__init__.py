@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_snn.methods import eprop as eprop
     from lightning_snn.methods import online_through_time as online_through_time
     from lightning_snn.methods import rate as rate
+    from lightning_snn.methods import tasks as tasks
     from lightning_snn.methods import ttfs as ttfs
     from lightning_snn.methods.base import Method, Progress, Step
     from lightning_snn.methods.bayes.method import SpikingBayes
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_snn.methods.penalties import ActivityPenalty
     from lightning_snn.methods.rate.method import RateBackprop
     from lightning_snn.methods.surrogate import SurrogateGradient
-    from lightning_snn.methods.task import Classification, Prediction, Regression, Task
+    from lightning_snn.methods.tasks import Classification, Prediction, Regression, Task
     from lightning_snn.methods.ttfs.method import TimeToFirstSpike
 
 __all__ = [
@@ -46,28 +47,28 @@ __all__ = [
     "register_stateless_layer",
 ]
 
-_RULES = ("bayes", "ep", "eprop", "online_through_time", "rate", "ttfs")
+_FOLDERS = ("bayes", "ep", "eprop", "online_through_time", "rate", "tasks", "ttfs")
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "ActivityPenalty": "lightning_snn.methods.penalties",
-        "Classification": "lightning_snn.methods.task",
+        "Classification": "lightning_snn.methods.tasks",
         "EProp": "lightning_snn.methods.eprop.method",
         "ExpectationPropagation": "lightning_snn.methods.ep.method",
         "Method": "lightning_snn.methods.base",
         "NoisySpikes": "lightning_snn.methods.noisy_spikes",
         "OnlineThroughTime": "lightning_snn.methods.online_through_time.method",
-        "Prediction": "lightning_snn.methods.task",
+        "Prediction": "lightning_snn.methods.tasks",
         "Progress": "lightning_snn.methods.base",
         "RateBackprop": "lightning_snn.methods.rate.method",
-        "Regression": "lightning_snn.methods.task",
+        "Regression": "lightning_snn.methods.tasks",
         "SpikingBayes": "lightning_snn.methods.bayes.method",
         "Step": "lightning_snn.methods.base",
         "SurrogateGradient": "lightning_snn.methods.surrogate",
-        "Task": "lightning_snn.methods.task",
+        "Task": "lightning_snn.methods.tasks",
         "TimeToFirstSpike": "lightning_snn.methods.ttfs.method",
         "register_stateless_layer": "lightning_snn.methods.noisy",
-        **{name: f"{__name__}.{name}" for name in _RULES},
+        **{name: f"{__name__}.{name}" for name in _FOLDERS},
     },
 )

@@ -1,7 +1,7 @@
 """Base class of the learning rules.
 
 A method prepares a network for training, computes the objective of a training step, and predicts. It has no access to
-the Trainer. `SpikingModule` sets its `task`, and its `progress` before every step.
+the Trainer. `SpikingModule` hands it a task, which it may refuse, and sets its `progress` before every step.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_penalties
-from lightning_snn.methods.task import Classification, Prediction, Task
+from lightning_snn.methods.penalties import Penalty, PenaltyCollector, check_penalties, check_penalties_mask
+from lightning_snn.methods.tasks import Classification, Prediction, Task
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse, row_refusals
 from lightning_snn.nn.observation import named_spiking_layers
@@ -74,7 +74,7 @@ class Method(nn.Module):
 
     Attributes:
         citation: BibTeX entry of the method's publication.
-        task: readout, loss and prediction, set by `SpikingModule`; by default cross-entropy of the mean output.
+        task: readout, loss and prediction, set by `set_task`; by default cross-entropy of the mean output.
         progress: training progress, set by `SpikingModule` before every step.
         penalties: penalties on the spikes of every spiking layer, by name, set by `set_penalties`.
         penalty_refusal: why the method cannot add penalties, and what to do; None if it can.
@@ -116,15 +116,47 @@ class Method(nn.Module):
             ValueError: if it cannot.
         """
 
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that this method can train on sequences of different lengths, which come with their lengths.
+
+        `SpikingModule` calls it before each training step on such a batch, within `nn.sequence_lengths`. By default
+        penalties are refused that count padding.
+
+        Args:
+            network: a network from `prepare`.
+
+        Raises:
+            ValueError: if it cannot; names what to do.
+        """
+        check_penalties_mask(self.penalties)
+
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         """Compute objective, loss and output of a batch.
 
         Args:
             network: a network from `prepare`.
             x: inputs `[T, B, ...]`.
-            y: targets `[B, ...]`.
+            y: targets `[B, ...]`, as `task.targets` returns them.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no training_step")
+
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task, and what to do; None if it can, as by default."""
+        return None
+
+    def set_task(self, task: Task) -> None:
+        """Set readout, loss and prediction, before `prepare`.
+
+        Raises:
+            ValueError: if the method cannot learn the task; says why, and what to do.
+        """
+        reason = self.task_refusal(task)
+        if reason is not None:
+            raise ValueError(
+                f"Expected argument `task` to be one that {type(self).__name__} can learn, but got "
+                f"{type(task).__name__}({task.extra_repr()}): {reason}"
+            )
+        self.task = task
 
     def set_penalties(self, network: nn.Module, penalties: Mapping[str, Penalty]) -> None:
         """Set the penalties that `penalized_step` adds to the objective.
@@ -183,8 +215,7 @@ class Method(nn.Module):
             outputs: outputs of all time steps `[T, B, ...]`, with a gradient.
             y: targets `[B, ...]`.
         """
-        output = self.task.read(outputs)
-        loss = self.task.loss(output, y)
+        output, loss = self.task.output_and_loss(outputs, y)
         return Step(loss, loss.detach(), output.detach())
 
     @torch.no_grad()

@@ -14,12 +14,13 @@ from lightning_snn.functional.estimators import Estimator, EstimatorName, estima
 from lightning_snn.functional.noisy_lif import NOISE_MODES, NoiseMode
 from lightning_snn.functional.variational import sample
 from lightning_snn.methods.base import Method
-from lightning_snn.methods.task import Prediction
+from lightning_snn.methods.tasks import Prediction
 from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import Complement
 from lightning_snn.nn.folding import as_input, folded, run
 from lightning_snn.nn.layer_rules import LayerRules, Refusal
+from lightning_snn.nn.lengths import repeated_samples
 from lightning_snn.nn.module_tree import unnested
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import LeakyIntegrator, Neuron, noise_refusal
@@ -147,7 +148,7 @@ class NoisyMethod(Method):
         if self.samples == 0:
             return super().predict(network, x)
         outputs = self.sampled_outputs(network, x, self.samples, generator)
-        return self._mixture(outputs, self.task.read, 0)
+        return self._mixture(outputs, self.task.read, self.task.batch_axis)
 
     def predict_anytime(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
         if self.samples == 0:
@@ -208,7 +209,7 @@ class NoisyMethod(Method):
             while count > 0:
                 at_once = min(at_once, count)
                 context = weight_draws(at_once, generator) if by_weights else self._noise(generator)
-                with context, _LargestActivation(self.noisy_layers(network)) as largest:
+                with context, repeated_samples(at_once), _LargestActivation(self.noisy_layers(network)) as largest:
                     output = _drawn(_through(rest, _repeated(before, steps, at_once)), generator)
                 outputs.append(output.unflatten(0, (steps, at_once, batch)))
                 count -= at_once
@@ -237,7 +238,8 @@ class NoisyMethod(Method):
         """Return the mixture prediction of outputs `[T, K_i, B, ...]`, with B in dimension `dim` of readouts."""
         copies: list[Tensor] = []
         for chunk in outputs:
-            copies += read(chunk.flatten(1, 2)).unflatten(dim, chunk.shape[1:3]).unbind(dim)
+            with repeated_samples(chunk.shape[1]):
+                copies += read(chunk.flatten(1, 2)).unflatten(dim, chunk.shape[1:3]).unbind(dim)
         return self.task.combine([self.task.predict(copy) for copy in copies])
 
 

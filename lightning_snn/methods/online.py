@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_snn.functional.traced import with_gradients
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.noisy import NOISE_RULES, NoiseRule
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.layer_rules import COMPILED, Refusal, is_compiled, refuse
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.time_wrappers import TimeWrapper
@@ -21,6 +22,9 @@ class OnlineMethod(Method):
     The objective is :math:`\tfrac{1}{T} \sum_t L(o_t, y)`, with :math:`o_t` the output of step t, which the readout
     reads as if all steps had it. With the readout "last" it is :math:`L(o_T, y)`. The loss that is logged is that of
     the readout of all steps, as for other methods.
+
+    For sequences of different lengths the objective is the mean, over samples, of each sample's mean over its valid
+    steps, or with the readout "last" of the loss at its last valid step. The losses are those of the task's steps.
 
     Args:
         streaming: whether gradients are computed and summed step by step, so memory does not grow with T.
@@ -37,19 +41,27 @@ class OnlineMethod(Method):
             return None
         return "with streaming=True the spikes of past steps have no gradient. Use streaming=False"
 
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: the maximum over time is of no single step."""
+        if task.readout == "max" and not task.per_step:
+            return (
+                "its loss is that of the maximum over time, and the method learns from single steps. Use "
+                'readout="mean", "sum", "last" or a function of all steps, or a task with a loss of each step, such as '
+                "TemporalEfficient"
+            )
+        if self.streaming and any(parameter.requires_grad for parameter in task.parameters()):
+            return (
+                "its loss has parameters, and gradients of single steps are those of the network. Use streaming=False"
+            )
+        return None
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network itself.
 
         Raises:
-            ValueError: if the method cannot train some layers, or the readout is the maximum over time; names them.
+            ValueError: if the method cannot train some layers; names them.
         """
-        name = type(self).__name__
-        if self.task.readout == "max":
-            raise ValueError(
-                f'Expected argument `readout` to be "mean", "sum", "last" or a function of all steps for {name}, whose '
-                f"loss is that of single steps, but got {self.task.readout!r}"
-            )
-        refuse(name, self.refusals(network))
+        refuse(type(self).__name__, self.refusals(network))
         return network
 
     def refusals(self, network: nn.Module) -> list[Refusal]:
@@ -71,25 +83,20 @@ class OnlineMethod(Method):
         return f"it is compiled, but {name} replaces the calls of its layers: train it without `torch.compile`"
 
     def learned_steps(self, time_steps: int) -> list[int]:
-        """Return the time steps whose losses are averaged, in order: all, or the last one if only that is read out."""
-        return [time_steps - 1] if self.task.readout == "last" else list(range(time_steps))
+        """Return the time steps whose losses are averaged, in order: those of the task."""
+        return self.task.learned_steps(time_steps)
 
-    def step_loss(self, output: Tensor, y: Tensor, time_steps: int) -> Tensor:
-        """Return the loss of the output `[B, ...]` of a step, read as if all T steps had it."""
-        if callable(self.task.readout):
-            return self.task.loss(self.task.read(output.expand(time_steps, *output.shape)), y)
-        read = self.task.read(output[None])
-        return self.task.loss(time_steps * read if self.task.readout == "sum" else read, y)
-
-    def mean_step_loss(self, outputs: Sequence[Tensor], y: Tensor, time_steps: int) -> Tensor:
-        """Return the mean of the losses of the outputs of some steps."""
-        return torch.stack([self.step_loss(output, y, time_steps) for output in outputs]).mean()
+    def mean_step_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the mean of the losses of the steps that are learned from, of outputs `[T, B, ...]`."""
+        time_steps = len(outputs)
+        losses = [self.task.step_loss(outputs[step], y, step, time_steps) for step in self.learned_steps(time_steps)]
+        return torch.stack(losses).mean()
 
     def step_on_objective(self, objective: Tensor, outputs: Tensor, y: Tensor) -> Step:
         """Return a step with an objective and the loss of the outputs of all steps `[T, B, ...]`."""
         with torch.no_grad():
-            output = self.task.read(outputs.detach())
-            return Step(objective, self.task.loss(output, y), output)
+            output, loss = self.task.output_and_loss(outputs.detach(), y)
+        return Step(objective, loss, output)
 
     def check_precision(self, x: Tensor) -> None:
         """Raise a ValueError if gradients of single steps would underflow, before a GradScaler can scale the loss."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between
+from lightning_snn.nn.lengths import valid_steps, without_padding
 from lightning_snn.nn.observation import as_steps, named_spiking_layers, takes_all_steps
 from lightning_snn.nn.phase import check_records, on_spikes, rate_phase
 from lightning_snn.nn.run_context import outputs_observed, run_values
@@ -28,7 +29,8 @@ class ActivityPenalty:
     r"""Squared distance of firing rates from a target, :math:`w\, \mathrm{mean}_n (r_n - r^*)^2`.
 
     The rate :math:`r_n` of neuron n is its mean spike over time and samples. It is the same whether it is computed from
-    spikes or from their means over windows, so the value does not depend on the method.
+    spikes or from their means over windows, so the value does not depend on the method. Padded steps of sequences of
+    different lengths do not count.
 
     Args:
         target_rate: target :math:`r^*` in spikes per step, from 0 to 1.
@@ -47,8 +49,15 @@ class ActivityPenalty:
         check_between("weight", weight, 0.0, float("inf"))
         self.target_rate, self.weight = target_rate, weight
 
+    masks_padding = True  # see `check_penalties_mask`
+
     def __call__(self, spikes: Tensor) -> Tensor:
-        rates = spikes.to(torch.promote_types(spikes.dtype, torch.float32)).mean((0, 1))
+        spikes = spikes.to(torch.promote_types(spikes.dtype, torch.float32))
+        valid = valid_steps(*spikes.shape[:2])
+        if valid is None:
+            rates = spikes.mean((0, 1))
+        else:
+            rates = without_padding(spikes, valid).sum((0, 1)) / valid.sum()
         return self.weight * (rates - self.target_rate).square().mean()
 
     def __repr__(self) -> str:
@@ -128,6 +137,19 @@ class PenaltyCollector:
         calls = self._calls.setdefault((layer, None if piece is None else piece.name), _Sequences())
         whole = piece is None and takes_all_steps(layer)
         (calls.whole if whole else calls.steps).append(as_steps(layer, spikes))
+
+
+def check_penalties_mask(penalties: Mapping[str, Penalty]) -> None:
+    """Raise a ValueError for penalties that would count the padding of sequences of different lengths.
+
+    A penalty that sets ``masks_padding = True`` leaves padding out itself, by `nn.valid_steps`.
+    """
+    counting = [name for name, penalty in penalties.items() if not getattr(penalty, "masks_padding", False)]
+    if counting:
+        raise ValueError(
+            f"Expected `penalties` that leave out padding for batches with `lengths`, but got {', '.join(counting)}. "
+            "Mask the spikes by `lightning_snn.nn.valid_steps(T, B)` and set `masks_padding = True` on the function"
+        )
 
 
 def check_penalties(method: str, network: nn.Module, penalties: Mapping[str, Penalty], refusal: str | None) -> None:

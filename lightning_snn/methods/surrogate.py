@@ -26,6 +26,7 @@ from lightning_snn.checks import check_integer
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.nn.folding import run
 from lightning_snn.nn.layer_rules import refuse
+from lightning_snn.nn.lengths import later_steps
 from lightning_snn.nn.streaming import advance, streaming_refusals
 
 
@@ -81,8 +82,10 @@ class SurrogateGradient(Method):
         state: Any = None
         outputs = []
         for index, piece in enumerate(x.split(self.checkpoint)):
-            if state is not None and self.truncate is not None and index * self.checkpoint % self.truncate == 0:
+            start = index * self.checkpoint
+            if state is not None and self.truncate is not None and start % self.truncate == 0:
                 state = tree_map(Tensor.detach, state)
-            output, state = checkpoint(advance, network, piece, state, use_reentrant=False)
+            with later_steps(start):
+                output, state = checkpoint(advance, network, piece, state, use_reentrant=False)
             outputs.append(output)
         return torch.cat(outputs)

@@ -39,6 +39,7 @@ from lightning_snn.metrics.operations import (
 from lightning_snn.metrics.operations import synaptic_operations as synaptic_operations
 from lightning_snn.metrics.products import record_products, unobserved
 from lightning_snn.nn.folding import time_steps
+from lightning_snn.nn.lengths import valid_steps, without_padding
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.observation import LayerCall, Traces, first_argument, observe, takes_all_steps
 from lightning_snn.nn.phase import on_spikes
@@ -266,9 +267,10 @@ class _Recorder:
             self.activity.samples += given.shape[0] // (steps or 1)
 
     def count_spikes(self, call: LayerCall) -> None:
-        spikes, activity = call.spikes.detach(), self.activity
+        spikes, activity = call.valid_spikes, self.activity
         activity.spikes[call.name] = activity.spikes.get(call.name, 0) + torch.count_nonzero(spikes)
-        activity.neuron_steps[call.name] = activity.neuron_steps.get(call.name, 0) + spikes.numel()
+        neuron_steps = call.sample_steps * spikes.shape[2:].numel()
+        activity.neuron_steps[call.name] = activity.neuron_steps.get(call.name, 0) + neuron_steps
         if takes_all_steps(call.layer):
             activity.steps = spikes.shape[0]
         if time_steps() is None:
@@ -279,7 +281,7 @@ class _Recorder:
         if recurrence is not None:
             # The layer receives its own spikes one step later.
             received = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
-            self._add(call.name, recurrence, received, received.shape[0] * received.shape[1])
+            self._add(call.name, recurrence, received, received.shape[0] * received.shape[1], call.valid)
         if self.traces is not None:
             self.traces.add(call)
         if not self._in_runs and (self._first is None or (self._first == call.name and takes_all_steps(call.layer))):
@@ -300,7 +302,9 @@ class _Recorder:
                 over_time = x if any(map(takes_all_steps, self.spiking.values())) else x[None]
                 self._add(name, connection, over_time, x.shape[0])
             else:
-                self._add(name, connection, *_over_time(connection, x))
+                over_time, rows = _over_time(connection, x)
+                known = time_steps() is not None and over_time.shape[0] == time_steps()
+                self._add(name, connection, over_time, rows, valid_steps(*over_time.shape[:2]) if known else None)
 
         return count
 
@@ -319,11 +323,22 @@ class _Recorder:
         for name, trace in self.traces.found().items() if self.traces is not None else ():
             self.activity.raster.setdefault(name, []).append(trace.spikes[:, 0])
 
-    def _add(self, name: str, connection: Connection, steps: Tensor, rows: int) -> None:
-        """Add the operations of a call, given its input as time steps `[steps, ...]` and its number of rows."""
+    def _add(self, name: str, connection: Connection, steps: Tensor, rows: int, valid: Tensor | None = None) -> None:
+        """Add the operations of a call.
+
+        Args:
+            name: name of the layer.
+            connection: its connections.
+            steps: its input as time steps `[steps, ...]`.
+            rows: its number of rows.
+            valid: which steps of each sample are no padding, `[steps, B]`; None if all are valid.
+        """
         with unobserved():
             fan, dense = self._counts_of_row(name, connection, steps.shape)
         inputs = steps.shape[: steps.dim() - fan.dim()].numel()
+        if valid is not None:
+            steps = without_padding(steps.detach(), valid)
+            inputs, rows = (count // valid.numel() * int(valid.sum()) for count in (inputs, rows))
         self.activity.add_operations(name, effective_operations(steps, fan), dense * inputs, rows)
 
     def _counts_of_row(self, name: str, connection: Connection, shape: torch.Size) -> tuple[Tensor, int]:

@@ -28,9 +28,11 @@ from torchmetrics import Metric
 
 from lightning_snn.metrics.operations import Effective, connection_of, is_uncounted, recurrence_of
 from lightning_snn.nn.folding import time_steps
+from lightning_snn.nn.lengths import valid_steps
 from lightning_snn.nn.observation import first_argument
 from lightning_snn.nn.phase import on_spikes
 from lightning_snn.nn.registry import is_spiking_layer
+from lightning_snn.nn.run_context import run_values
 
 if TYPE_CHECKING:
     from lightning_snn.metrics.activity import Activity
@@ -172,26 +174,41 @@ def record_products(network: nn.Module, activity: Activity) -> Iterator[None]:
                 activity.uncounted.append(named)
             return
         steps, rows_of_call = _steps_of_result(given, result, activity.steps)
+        valid = valid_results(result, steps)
         of_module = rows[names[module]]
         before = max(of_module.values(), default=0)
-        of_module[_place()] += rows_of_call
+        of_module[_place()] += rows_of_call if valid is None else rows_of_call // valid.numel() * int(valid.sum())
         with unobserved():
-            effective, dense = effective_products(product, steps), dense_products(product)
+            effective, dense = effective_products(product, steps, valid), dense_products(product, valid)
         activity.add_operations(names[module], effective, dense, max(of_module.values()) - before)
 
     with observe_products(network, _is_leaf, add):
         yield
 
 
-def effective_products(product: Product, steps: int) -> Effective:
+def valid_results(result: Tensor, steps: int) -> Tensor | None:
+    """Return which samples of a result are no padding at each step, `[steps, B]`; None if all are or it is not known.
+
+    Args:
+        result: a tensor whose first axes are time and batch, or both folded.
+        steps: number of time steps; 1 if they are not known.
+    """
+    lengths = run_values().lengths
+    if lengths is None or steps != time_steps() or result.numel() % (steps * len(lengths)):
+        return None
+    return valid_steps(steps, len(lengths))
+
+
+def effective_products(product: Product, steps: int, valid: Tensor | None = None) -> Effective:
     """Count the effective operations of a product.
 
     Args:
         product: the product.
         steps: number of time steps if they are the first axis of the result, alone or folded with samples; 1 if they
             are not known.
+        valid: which samples are no padding, `[steps, B]`; None if all are valid.
     """
-    counts = _computed(product, product.first != 0, product.second != 0).reshape(steps, -1).sum(1)
+    counts = _of_valid(_computed(product, product.first != 0, product.second != 0), valid).reshape(steps, -1).sum(1)
     of_spikes = torch.zeros(steps, dtype=torch.bool, device=counts.device)
     for factor in (product.first, product.second):
         if not isinstance(factor, nn.Parameter):
@@ -201,9 +218,15 @@ def effective_products(product: Product, steps: int) -> Effective:
     return Effective((counts * of_spikes).sum(), counts.sum())
 
 
-def dense_products(product: Product) -> int:
-    """Count the operations of a product if no factor were zero."""
-    return int(_computed(product, torch.ones_like(product.first), torch.ones_like(product.second)).sum())
+def dense_products(product: Product, valid: Tensor | None = None) -> int:
+    """Count the operations of a product if no factor were zero; `valid` as in `effective_products`."""
+    counts = _computed(product, torch.ones_like(product.first), torch.ones_like(product.second))
+    return int(_of_valid(counts, valid).sum())
+
+
+def _of_valid(counts: Tensor, valid: Tensor | None) -> Tensor:
+    """Return counts with 0 for padded steps."""
+    return counts if valid is None else counts.reshape(*valid.shape, -1) * valid.unsqueeze(-1)
 
 
 def _computed(product: Product, first: Tensor, second: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lightning_snn.nn.encoders import (
     ThresholdEncoder,
 )
 from lightning_snn.nn.folding import folded, run, unfold
+from lightning_snn.nn.lengths import sequence_lengths, valid_steps
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import (
     IF,
@@ -71,7 +72,9 @@ __all__ = [
     "recurrent",
     "register_spiking_layer",
     "run",
+    "sequence_lengths",
     "spiking_layers",
     "unfold",
+    "valid_steps",
     "weight_draws",
 ]

@@ -51,12 +51,15 @@ def describe_layer(layer: nn.Module) -> dict[str, Any]:
 def describe_options(value: Any) -> dict[str, Any]:
     """Return the class of a method or task and the arguments of its constructor that it keeps under their names.
 
+    Modules among them, such as the task that another one wraps, are described in the same way.
+
     Example:
         >>> describe_options(lightning_snn.methods.SpikingBayes(samples=4))["samples"]
         4
     """
     names = [name for name in inspect.signature(type(value).__init__).parameters if name != "self"]
-    return {"class": type(value).__name__} | {name: _plain(vars(value)[name]) for name in names if name in vars(value)}
+    kept = {**vars(value), **(value._modules if isinstance(value, nn.Module) else {})}
+    return {"class": type(value).__name__} | {name: _plain(kept[name]) for name in names if name in kept}
 
 
 def describe_function(function: Any) -> Any:
@@ -111,6 +114,8 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, nn.Module):
+        return describe_options(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}

@@ -62,11 +62,9 @@ class Activity:
 
     def add(self, call: LayerCall) -> None:
         """Count the spikes of a call that `observe` reports."""
-        steps, samples = call.spikes.shape[:2]
-        with torch.no_grad():
-            spikes = (call.spikes != 0).flatten(0, 1).sum(0).flatten()
+        spikes = (call.valid_spikes != 0).flatten(0, 1).sum(0).flatten()
         before, rows = self._counts.get((call.name, len(spikes)), (0, 0))
-        self._counts[call.name, len(spikes)] = (spikes + before, rows + steps * samples)
+        self._counts[call.name, len(spikes)] = (spikes + before, rows + call.sample_steps)
 
     def add_weights(self) -> None:
         """Note that weights are used after all layers that were called so far."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_snn.nn.conventions import conventions_of, takes_sequences
 from lightning_snn.nn.folding import time_steps
+from lightning_snn.nn.lengths import valid_steps, without_padding
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import Neuron, membrane, runs_by_its_equations
 from lightning_snn.nn.noise import spike_noise
@@ -40,6 +41,8 @@ class LayerCall:
             taken with respect to it.
         before: state of the layer before the call, within `advance`; None is the state of rest.
         continues: whether the call is one of several for a sequence.
+        valid: which steps of each sample are no padding, `[steps, B]`, in sequences of different lengths; None if all
+            are valid.
     """
 
     name: str
@@ -49,6 +52,19 @@ class LayerCall:
     output: Tensor
     before: Any = None
     continues: bool = False
+    valid: Tensor | None = None
+
+    @property
+    def sample_steps(self) -> int:
+        """Number of valid steps of all samples."""
+        # waits for the device if there are lengths
+        return self.spikes.shape[0] * self.spikes.shape[1] if self.valid is None else int(self.valid.sum())
+
+    @property
+    def valid_spikes(self) -> Tensor:
+        """Spikes `[steps, B, ...]` without a graph, with zeros at padded steps."""
+        spikes = self.spikes.detach()
+        return spikes if self.valid is None else without_padding(spikes, self.valid)
 
     @property
     def threshold(self) -> float | Tensor | None:
@@ -310,15 +326,17 @@ def _hook(name: str, own: nn.Module, on_call: Callable[[LayerCall], None]) -> An
             current = as_steps(layer, given)
         states = run_values().states
         latest = None if states is None else states.latest(layer)
+        steps = as_steps(layer, spikes)
         on_call(
             LayerCall(
                 name,
                 layer,
-                as_steps(layer, spikes),
+                steps,
                 current,
                 spikes,
                 None if latest is None else latest.given,
                 latest is not None or not takes_all_steps(layer),
+                valid_steps(*steps.shape[:2]),
             )
         )
 

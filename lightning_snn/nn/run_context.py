@@ -38,6 +38,7 @@ class RunValues(NamedTuple):
         forwards: forwards of the modules of `forward_replaced`; None outside.
         clock: an empty tensor `[T, 0]`, whose shape is T for compiled code; None where no compiler is loaded.
         observers: observers of the modules of `outputs_observed` in compiled code; None outside.
+        lengths: number of valid steps of each sample, `[B]`, in sequences that are padded; None if all are valid.
     """
 
     time_steps: int | None = None
@@ -48,6 +49,7 @@ class RunValues(NamedTuple):
     forwards: Mapping[nn.Module, Callable[..., Any]] | None = None
     clock: Tensor | None = None
     observers: Mapping[nn.Module, tuple[Callable[..., None], ...]] | None = None
+    lengths: Tensor | None = None
 
 
 class _Current(threading.local):
@@ -225,20 +227,22 @@ def make_replaceable(modules: Iterable[nn.Module]) -> None:
 def forward_replaced(modules: Iterable[nn.Module], call: Callable[[nn.Module, Tensor], Tensor]) -> Iterator[None]:
     """Enter a context in which, in this thread, `call(module, x)` replaces the forward of modules; hooks still run.
 
-    A forward that was set on the instance of a module is restored at the end. Contexts of several threads may overlap.
+    A forward that was set on the instance of a module is restored at the end. Contexts of several threads may overlap,
+    and contexts can be nested: the inner one replaces what both name.
 
     Args:
         modules: modules that are called with one tensor.
         call: from a module and its input to its output.
     """
-    forwards = {module: partial(call, module) for module in modules}
+    replaced = {module: partial(call, module) for module in modules}
+    forwards = {**(_current.values.forwards or {}), **replaced}
     if torch.compiler.is_compiling():
-        make_replaceable(forwards)
+        make_replaceable(replaced)
         with values_set(forwards=forwards):
             yield
         return
     with _replacing:
-        for module in forwards:
+        for module in replaced:
             forward = vars(module).get("forward")
             if not isinstance(forward, ThreadForward):
                 forward = ThreadForward(module, forward)
@@ -249,7 +253,7 @@ def forward_replaced(modules: Iterable[nn.Module], call: Callable[[nn.Module, Te
             yield
     finally:
         with _replacing:
-            for module in forwards:
+            for module in replaced:
                 forward = vars(module)["forward"]
                 forward.users -= 1
                 if forward.users == 0:

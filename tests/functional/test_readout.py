@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_snn.functional import readout
-from lightning_snn.methods.task import Task
+from lightning_snn.methods.tasks import Task
 
 OUTPUTS = torch.tensor([[[1.0, -2.0]], [[4.0, -5.0]], [[1.0, 1.0]]])  # T = 3, B = 1
 

@@ -545,14 +545,10 @@ def test_bad_arguments_are_refused(steps):
         OnlineThroughTime(steps=steps)
     with pytest.raises(ValueError, match="`steps` to be at most the number of time steps 6, but got 7"):
         OnlineThroughTime(steps=7).training_step(network(lif()), inputs(steps=6), Y)
-    method = OnlineThroughTime()
-    method.task = Classification("max")
-    with pytest.raises(ValueError, match='argument `readout` to be "mean", "sum", "last" or .*but got \'max\''):
-        method.prepare(network(lif()))
-    method = OnlineThroughTime(steps=2)
-    method.task = Classification("last")
-    with pytest.raises(ValueError, match=r'`readout` other than "last" for OnlineThroughTime\(steps'):
-        method.prepare(network(lif()))
+    with pytest.raises(ValueError, match=r'readout=\'max\'\): .*Use readout="mean", "sum", "last" or'):
+        OnlineThroughTime().set_task(Classification("max"))
+    with pytest.raises(ValueError, match=r"readout='last'\): .*OnlineThroughTime\(steps=...\) draws the steps"):
+        OnlineThroughTime(steps=2).set_task(Classification("last"))
 
 
 def test_float16_autocast_is_refused_when_streaming():

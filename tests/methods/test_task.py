@@ -10,7 +10,7 @@ import torch
 from scipy.stats import entropy
 
 from lightning_snn.methods import Classification, Prediction, Regression, Task
-from lightning_snn.methods.task import mean_cross_entropy
+from lightning_snn.methods.tasks import mean_cross_entropy
 
 LOGITS = torch.tensor([[[0.0, 1.0]], [[math.log(3) * 2, 1.0]]])  # T = 2, B = 1
 

@@ -16,10 +16,10 @@ from lightning_snn.callbacks.initialization.measurement import check_layers, fol
 from lightning_snn.callbacks.initialization.rescaling import XI, Rescaling, rescale, rescalings_table
 from lightning_snn.callbacks.initialization.thresholds import Thresholds
 from lightning_snn.callbacks.initialization.trial import TRIAL_STEPS, Trial, needs_trial, try_training, with_trial
-from lightning_snn.callbacks.modules import network_of, read_batch, task_loss
+from lightning_snn.callbacks.modules import first_samples, method_of, network_of, read_batch, task_loss
 from lightning_snn.callbacks.tracking import log_text
 from lightning_snn.checks import check_choice, check_integer, check_positive
-from lightning_snn.methods.task import Loss
+from lightning_snn.methods.tasks import Loss
 from lightning_snn.nn.observation import named_spiking_layers
 from lightning_snn.nn.registry import remedy_for_missing_layers
 
@@ -179,7 +179,7 @@ class InitializationCheck(pl.Callback):
 
     def _runs_network(self, pl_module: pl.LightningModule) -> bool:
         """Return whether the network is run alone, and not by the module's training step."""
-        chosen = (self.network, self.loss, self.read_batch, task_loss(pl_module))
+        chosen = (self.network, self.loss, self.read_batch, method_of(pl_module))
         return any(each is not None for each in chosen)
 
     def _measured_module(self, pl_module: pl.LightningModule) -> nn.Module:
@@ -188,8 +188,8 @@ class InitializationCheck(pl.Callback):
     def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Run:
         if not self._runs_network(pl_module):
             return training_run(trainer, pl_module, batch, self)
-        x, y = read_batch(batch, self.read_batch, type(self).__name__)
-        return folded_loss((x[:, : self.samples], y[: self.samples]), self.loss or task_loss(pl_module))
+        x, y = first_samples(*read_batch(batch, self.read_batch, type(self).__name__), self.samples)
+        return folded_loss((x, y), self.loss or task_loss(pl_module, x))
 
     def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, findings: list[Finding], name: str) -> None:
         values = {f"{name}/{each.quantity}/{each.layer}": each.value for each in findings}

@@ -14,7 +14,7 @@ from lightning_snn.callbacks.initialization.relu import RELU_LAYERS, record_call
 from lightning_snn.callbacks.initialization.spiking import Recorder, contributing_layers, spiking_findings
 from lightning_snn.callbacks.initialization.thresholds import Thresholds
 from lightning_snn.functional.jacobian import gradient_ratio
-from lightning_snn.methods.task import Loss, mean_cross_entropy
+from lightning_snn.methods.tasks import Loss, mean_cross_entropy
 from lightning_snn.methods.ttfs import OffsetMap
 from lightning_snn.nn.folding import run as run_folded
 from lightning_snn.nn.observation import named_spiking_layers, observe

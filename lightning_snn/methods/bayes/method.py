@@ -193,15 +193,13 @@ class SpikingBayes(NoisyMethod):
         if schedule is None:
             schedule = self._schedule()
         if not schedule.noisy:
-            output = self.task.read(run(network, x))
-            loss = self.task.loss(output, y)
+            output, loss = self.task.output_and_loss(run(network, x), y)
             # adds 0, so every parameter has a gradient, as distributed training requires
             return Step(loss + 0.0 * self.kl(network), loss.detach(), output.detach())
         bias_form = self.bias_form if self.bias_weight > 0 else None
         monitor = RunMonitor(network, self.estimator, bias_form, schedule.monitored)
         with monitor:
-            output = self.task.read(self.noisy_output(network, x, observe=monitor.observe))
-        loss = self.task.loss(output, y)
+            output, loss = self.task.output_and_loss(self.noisy_output(network, x, observe=monitor.observe), y)
         objective, metrics = loss, {}
         if self.kl_weight > 0:
             kl = self.kl(network)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lightning_snn.functional.bias_loss import BiasForm, hinge_bias, snr_bias, synapse_bias
 from lightning_snn.functional.estimators import IWST, Estimator, chi_squared, iwst_weight
 from lightning_snn.methods.bayes.layers import BayesianMap, BayesLinear
+from lightning_snn.nn.folding import time_steps
+from lightning_snn.nn.lengths import valid_rows
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.phase import check_records
@@ -76,7 +78,7 @@ class RunMonitor:
         return {name: torch.stack(values).mean() for name, values in self._chi_squared.items()}
 
     def _record_neurons(self, layer: nn.Module, t: Tensor) -> None:
-        name = self._names[layer]
+        name, t = self._names[layer], _valid(t)
         if self._form in ("snr", "hinge"):
             self._check_records(layer)
             self._bias[name].append(snr_bias(t) if self._form == "snr" else hinge_bias(t))
@@ -92,9 +94,16 @@ class RunMonitor:
         self._check_records(layer)
         self._last = self._names[layer]
         # units must be in dimension 1
-        variance = output.variance.flatten(0, -2) if isinstance(layer, BayesLinear) else output.variance
+        variance = _valid(output.variance)
+        variance = variance.flatten(0, -2) if isinstance(layer, BayesLinear) else variance
         self._variances[layer].append(variance)
 
     def _check_records(self, layer: nn.Module) -> None:
         if self._differentiable:
             check_records(layer, "`bias_weight`")
+
+
+def _valid(rows: Tensor) -> Tensor:
+    """Return the rows of a folded tensor that are no padding of sequences of different lengths."""
+    steps = time_steps()
+    return rows if steps is None else valid_rows(rows, steps)

@@ -38,6 +38,7 @@ from torch.optim import SGD, Optimizer
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
 from lightning_snn.functional.ep import ACTIVATIONS, Activation
+from lightning_snn.functional.readout import readout
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ep.batch_update import update_batch
 from lightning_snn.methods.ep.chain import Chain, MessageNetwork
@@ -48,9 +49,11 @@ from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
-from lightning_snn.methods.task import Prediction, Regression, check_is_tensor
+from lightning_snn.methods.tasks import Classification, Prediction, Regression, Task
+from lightning_snn.methods.tasks.base import check_is_tensor
 from lightning_snn.nn.folding import as_input, check_samples
 from lightning_snn.nn.layer_rules import Refusal, is_compiled, refuse
+from lightning_snn.nn.lengths import lengths_of, without_padding
 from lightning_snn.processes import rank
 
 
@@ -182,6 +185,16 @@ class ExpectationPropagation(Method):
         """Options of the weights."""
         return WeightOptions(self.weights, self.prior_variance, self.prior_split, self.amplitude, self.levels)
 
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: its likelihood is another one than the method has."""
+        if type(task) in (Classification, Regression) and not task.per_step:
+            return None
+        return (
+            "messages are those of a likelihood, probit for classes and Gaussian for values, and not the gradient of a "
+            'loss. Use task="classification" or task="regression", or a method with a gradient, such as '
+            "SurrogateGradient"
+        )
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network with distributions as weights, drawn from the prior with torch's generator.
 
@@ -270,6 +283,8 @@ class ExpectationPropagation(Method):
         """Return the prediction `[T, B, ...]` after each step of `x [T, B, ...]`, from the rates so far."""
         x = as_input(network, x)
         steps = torch.arange(1, len(x) + 1, device=x.device).view(-1, *(1,) * (x.dim() - 1))
+        if (lengths := lengths_of(x.shape[1])) is not None:
+            x, steps = without_padding(x), steps.minimum(lengths.view(-1, *(1,) * (x.dim() - 2)))
         # torch.cumsum has no deterministic implementation on GPUs
         rates = torch.stack(list(accumulate(x, torch.add))) / steps
         flat = self._predict(network, rates.flatten(0, 1))
@@ -348,6 +363,6 @@ def _chain(network: nn.Module) -> Chain:
 
 
 def _rates(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the firing rates `[B, ...]` of inputs `[T, B, ...]`."""
+    """Return the firing rates `[B, ...]` of inputs `[T, B, ...]`, over the valid steps of each sample."""
     x = as_input(network, x)
-    return x[0] if len(x) == 1 else x.mean(0)
+    return x[0] if len(x) == 1 else readout(x, "mean", lengths_of(x.shape[1]))

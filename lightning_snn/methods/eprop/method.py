@@ -46,6 +46,7 @@ from lightning_snn.methods.eprop.streaming import EligibilityRun
 from lightning_snn.methods.online import GradientSum, OnlineMethod
 from lightning_snn.nn.folding import as_input, check_samples, folded, unfold, unfold_output
 from lightning_snn.nn.layer_rules import Refusal
+from lightning_snn.nn.lengths import later_steps
 from lightning_snn.nn.neurons import Neuron
 from lightning_snn.nn.run_context import forward_replaced
 
@@ -96,7 +97,7 @@ class EProp(OnlineMethod):
     @property
     def feedback_weights(self) -> list[nn.Parameter]:
         """Weights B `[C, N]` of each hidden layer, which `prepare` draws; none if symmetric."""
-        return list(self.parameters())
+        return list(self.parameters(recurse=False))
 
     def refusals(self, network: nn.Module) -> list[Refusal]:
         return super().refusals(network) or chain_refusals(network, self.feedback, self.streaming)
@@ -111,8 +112,7 @@ class EProp(OnlineMethod):
         if self.streaming:
             return self._step_by_step(chain, x, y)
         outputs = self._outputs(chain, x)
-        objective = self.mean_step_loss([outputs[step] for step in self.learned_steps(len(x))], y, len(x))
-        return self.step_on_objective(objective, outputs, y)
+        return self.step_on_objective(self.mean_step_loss(outputs, y), outputs, y)
 
     def _outputs(self, chain: Chain, x: Tensor) -> Tensor:
         """Return the outputs `[T, B, C]`, whose gradient is that of e-prop."""
@@ -142,12 +142,13 @@ class EProp(OnlineMethod):
         objective = torch.zeros((), device=x.device)
         outputs: Tensor | None = None
         for index, current in enumerate(x):
-            output = run.advance(current)
+            with later_steps(index):
+                output = run.advance(current)
             outputs = output.new_empty(len(x), *output.shape) if outputs is None else outputs
             outputs[index] = output
             if index in steps:
                 leaf = output.requires_grad_()
-                loss = self.step_loss(leaf, y, len(x)) / len(steps)
+                loss = self.task.step_loss(leaf, y, index, len(x)) / len(steps)
                 (error,) = torch.autograd.grad(loss, leaf)
                 run.add_gradients(gradients, error, feedback)
                 objective = objective + loss.detach()

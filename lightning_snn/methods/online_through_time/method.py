@@ -36,8 +36,10 @@ from lightning_snn.methods.base import Step
 from lightning_snn.methods.online import GradientSum, OnlineMethod
 from lightning_snn.methods.online_through_time.cut_run import CutRun
 from lightning_snn.methods.online_through_time.traces import trace_refusals
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.folding import as_input, check_samples
-from lightning_snn.nn.layer_rules import Refusal
+from lightning_snn.nn.layer_rules import Refusal, refuse
+from lightning_snn.nn.lengths import later_steps, normalizing_refusals
 
 
 class OnlineThroughTime(OnlineMethod):
@@ -53,7 +55,7 @@ class OnlineThroughTime(OnlineMethod):
 
     Raises:
         ValueError: if an argument is outside its range; from `prepare`, if the network has layers that the method
-            cannot train, or the readout is the maximum over time.
+            cannot train; from `set_task`, if the readout is the maximum over time.
 
     Example:
         >>> method = OnlineThroughTime()
@@ -75,13 +77,13 @@ class OnlineThroughTime(OnlineMethod):
             check_integer("steps", steps)
         self.trace, self.steps = trace, steps
 
-    def prepare(self, network: nn.Module) -> nn.Module:
-        if self.steps is not None and self.task.readout == "last":
-            raise ValueError(
-                'Expected argument `readout` other than "last" for OnlineThroughTime(steps=...), which draws the steps '
-                "that have a loss, but got 'last'. Use steps=None"
+    def task_refusal(self, task: Task) -> str | None:
+        if self.steps is not None and task.readout == "last" and not task.per_step:
+            return (
+                "its loss is that of the last step, and OnlineThroughTime(steps=...) draws the steps that have one. "
+                "Use steps=None, or another readout"
             )
-        return super().prepare(network)
+        return super().task_refusal(task)
 
     def refusals(self, network: nn.Module) -> list[Refusal]:
         refused = super().refusals(network)
@@ -92,6 +94,20 @@ class OnlineThroughTime(OnlineMethod):
             raise ValueError(
                 f"Expected argument `steps` to be at most the number of time steps {time_steps}, but got {self.steps}"
             )
+
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that the loss of each step can leave out padding.
+
+        Raises:
+            ValueError: with `steps`, which are the same for all samples, or batch normalization while training.
+        """
+        super().check_lengths(network)
+        if self.steps is not None:
+            raise ValueError(
+                "Expected argument `steps` to be None for OnlineThroughTime on batches with `lengths`, because the "
+                f"steps that are drawn may all be padding of a sample, but got {self.steps}"
+            )
+        refuse("OnlineThroughTime on batches with `lengths`", normalizing_refusals(network))
 
     def learned_steps(self, time_steps: int) -> list[int]:
         if self.steps is None:
@@ -109,8 +125,7 @@ class OnlineThroughTime(OnlineMethod):
             return self._step_by_step(network, x, y)
         outputs = CutRun(network, self.trace).advance(x)
         self.task.read(outputs)  # which checks that it is one tensor
-        objective = self.mean_step_loss([outputs[step] for step in self.learned_steps(len(x))], y, len(x))
-        return self.step_on_objective(objective, outputs, y)
+        return self.step_on_objective(self.mean_step_loss(outputs, y), outputs, y)
 
     def _step_by_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         steps, cut = self.learned_steps(len(x)), CutRun(network, self.trace)
@@ -119,9 +134,10 @@ class OnlineThroughTime(OnlineMethod):
         gradients: GradientSum | None = None
         for index, current in enumerate(x.split(1)):
             with torch.set_grad_enabled(index in steps):
-                output = cut.advance(current)[0]
+                with later_steps(index):
+                    output = cut.advance(current)[0]
                 if index in steps:
-                    loss = self.step_loss(output, y, len(x)) / len(steps)
+                    loss = self.task.step_loss(output, y, index, len(x)) / len(steps)
                     if self.streaming:
                         gradients = GradientSum(network.parameters()) if gradients is None else gradients
                         gradients.add_gradients_of(loss)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.methods.rate.tape import rate_run
-from lightning_snn.methods.task import Loss, mean_cross_entropy
+from lightning_snn.methods.tasks import Loss, mean_cross_entropy
 from lightning_snn.nn.folding import run
 
 

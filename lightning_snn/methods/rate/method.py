@@ -32,10 +32,12 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.rate.drift import DriftMonitor
-from lightning_snn.methods.rate.rules import Plan, rate_refusals
+from lightning_snn.methods.rate.rules import Plan, padding_refusals, rate_refusals
 from lightning_snn.methods.rate.tape import rate_run, replaced_layers
+from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.folding import check_samples, run
 from lightning_snn.nn.layer_rules import refuse
+from lightning_snn.nn.lengths import lengths_of, normalizing_refusals
 from lightning_snn.nn.observation import named_spiking_layers
 
 # these depend on single time steps, which rates do not represent
@@ -94,19 +96,29 @@ class RateBackprop(Method):
         self.check_drift = check_drift
         self._checks_drift = check_drift  # until the first training step
 
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: its loss depends on single steps, which rates do not represent."""
+        if task.per_step:
+            if self.window == "step":
+                return None
+            return (
+                "its loss is that of single steps, and rates are means over several. Use "
+                'RateBackprop(window="step"), or a task whose loss is that of the readout'
+            )
+        if task.readout in _REFUSED_READOUTS:
+            return (
+                'its readout depends on single steps, and rates are means over several. Use readout="mean", "sum" or a '
+                "function of all steps"
+            )
+        return None
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network itself.
 
         Raises:
-            ValueError: if mean rates cannot represent the network: recurrence (except with windows of one step),
-                modules without a rate rule, a readout of the last step or of the maximum over time. The message names
-                all such modules.
+            ValueError: if mean rates cannot represent the network: recurrence (except with windows of one step), or
+                modules without a rate rule. The message names all such modules.
         """
-        if self.task.readout in _REFUSED_READOUTS:
-            raise ValueError(
-                'Expected argument `readout` to be "mean", "sum" or a function of all steps for RateBackprop, '
-                f"but got {self.task.readout!r}"
-            )
         name = "RateBackprop(link=True)" if self.link else "RateBackprop"
         refuse(name, rate_refusals(network, self.window == "step" and not self.link))
         return network
@@ -121,6 +133,33 @@ class RateBackprop(Method):
                 f"Expected argument `window` to divide the number of time steps {time_steps}, but got "
                 f"{self.window}. Choose one of {divisors}"
             )
+
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that rates can be means over the valid steps of each sample.
+
+        Raises:
+            ValueError: if they cannot, with several windows, the scale of the paper, penalties on the rates of one
+                window, batch normalization while training, or modules whose rule counts padding.
+        """
+        super().check_lengths(network)
+        name = "RateBackprop on batches with `lengths`"
+        remedy = 'Use SurrogateGradient, or RateBackprop(window="step")'
+        if self.window not in (1, "step"):
+            raise ValueError(
+                f'Expected argument `window` to be 1 or "step" for {name}, because windows of all samples have the '
+                f"same steps, but got {self.window}"
+            )
+        if self.grad_scale == "paper":
+            raise ValueError(f"Expected argument `grad_scale` to be 'natural' for {name}, but got 'paper'")
+        refuse(name, normalizing_refusals(network))
+        if self.window == "step":
+            return
+        if self.penalties:
+            raise ValueError(
+                f"Expected no `penalties` for {name} with window=1, whose rates have another weight for each sample, "
+                f"but got {', '.join(self.penalties)}. {remedy}"
+            )
+        refuse(name, padding_refusals(network), remedy)
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)
@@ -138,7 +177,8 @@ class RateBackprop(Method):
             return rate_run(network, x, windows, self.streaming, scale, self.link)
         self._checks_drift = False
         _warn_of_hooks(network)
-        with DriftMonitor(network, Plan(steps, windows, self.streaming)) as monitor:
+        lengths = None if windows == steps else lengths_of(x.shape[1])
+        with DriftMonitor(network, Plan(steps, windows, self.streaming, lengths=lengths)) as monitor:
             outputs = rate_run(network, x, windows, self.streaming, scale, self.link)
         if monitor.sources:
             warnings.warn(

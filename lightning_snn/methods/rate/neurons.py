@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from lightning_snn.functional.eligibility import RateState, lif_rate
 from lightning_snn.functional.linked_windows import WindowLink, linked
@@ -27,18 +29,29 @@ RECURRENCE = 'neurons that receive each other\'s spikes, which only window="step
 class MembraneRule(RateRule):
     """Base of the rules of layers with a state, which scan and record one window after another."""
 
+    masks_padding = True
+
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         self.state: Any = None
         self.records: list[Any] = []
         self.links: list[WindowLink] = []
         self.steps = 0
+        self.ends = None if plan.lengths is None else plan.lengths.unique().tolist()
 
     def collect(self, x: Tensor) -> Tensor:
         sequence = unfold(x, self.module)
-        # not by length, which would make the number of parts depend on T
-        parts = [sequence] if self.plan.streaming else sequence.unflatten(0, (self.plan.windows, -1)).unbind(0)
-        return concatenated([self.advance(part) for part in parts]).flatten(0, 1)
+        return concatenated([self.advance(part) for part in self._parts(sequence)]).flatten(0, 1)
+
+    def _parts(self, sequence: Tensor) -> Sequence[Tensor]:
+        if self.plan.streaming:
+            return [sequence]
+        if self.ends is None:  # not by length, which would make the number of parts depend on T
+            windows: Sequence[Tensor] = sequence.unflatten(0, (self.plan.windows, -1)).unbind(0)
+            return windows
+        ends = [0, *self.ends, *([] if self.ends[-1] == len(sequence) else [len(sequence)])]
+        parts: Sequence[Tensor] = sequence.split([after - before for before, after in pairwise(ends)])
+        return parts
 
     def replay(self, x: Tensor) -> Tensor:
         rate = concatenated([record.rate for record in self.records])
@@ -51,12 +64,31 @@ class MembraneRule(RateRule):
         """Run the next steps `[t, B, ...]` of the current window."""
         outputs, self.state = self.scan(part)
         self.steps += len(part)
-        if self.steps % self.plan.length == 0:
+        if self.ends is not None:
+            self._record_ended(part.shape[1])
+        elif self.steps % self.plan.length == 0:
             self.records.append(self.state.record())
             if self.plan.link:
                 self.links.append(self.state.link_record())
             self.state = self.state.next_window() if self.steps < self.plan.steps else None
         return outputs
+
+    def _record_ended(self, samples: int) -> None:
+        """Record the means of the samples whose last valid step was the present one."""
+        assert self.ends is not None
+        if self.steps in self.ends:
+            counts, found = self.plan.valid_counts(samples), self.state.record()
+            assert counts is not None
+            ended = counts == self.steps
+
+            def of_ended(before: Tensor | None, now: Tensor | None) -> Tensor | None:
+                if before is None or now is None:  # a derivative that is not requested
+                    return None
+                return torch.where(ended.view(-1, *(1,) * (now.dim() - 1)), now, before)
+
+            self.records = [tree_map(of_ended, self.records[0], found) if self.records else found]
+        if self.steps == self.plan.steps:
+            self.state = None
 
     def scan(self, part: Tensor) -> tuple[Tensor, Any]:
         """Return the outputs of steps `[t, B, ...]` that follow `state`, and the state after them."""

@@ -22,6 +22,8 @@ class BatchNormRule(RateRule):
     statistics, the module itself acts on the rates. Running statistics are updated in the spiking pass only.
     """
 
+    masks_padding = True  # in evaluation mode; while training the method refuses it
+
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         assert isinstance(module, _BatchNorm)

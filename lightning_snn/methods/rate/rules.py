@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_snn.nn.layer_rules import LayerRules, Refusal, is_compiled, refuse
+from lightning_snn.nn.lengths import over_steps
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Plan:
         streaming: True if the spiking pass calls the network once per step on `[B, ...]`, False if it calls it once on
             all steps `[T*B, ...]`.
         link: True if errors pass from window to window through the state of neurons.
+        lengths: number of valid steps of each sample, integers `[B]`, whose mean is the rate of the only window; None
+            if all steps are valid.
 
     Example:
         >>> Plan(steps=10, windows=5).length
@@ -30,11 +34,23 @@ class Plan:
     windows: int = 1
     streaming: bool = False
     link: bool = False
+    lengths: Tensor | None = None
 
     @property
     def length(self) -> int:
         """Number of steps of a window."""
         return self.steps // self.windows
+
+    def valid_counts(self, samples: int) -> Tensor | None:
+        """Return the lengths of the rows of a step, of which a layer may have several for a sample; None for T."""
+        if self.lengths is None:
+            return None
+        return self.lengths.repeat_interleave(samples // len(self.lengths))
+
+    def step_weights(self, step: int, samples: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the share of a step in the mean of each row `[samples]`, 0 where it is padding; None for 1 / T."""
+        counts = self.valid_counts(samples)
+        return None if counts is None else (step < counts).to(dtype) / counts
 
 
 class RateRule:
@@ -42,6 +58,9 @@ class RateRule:
 
     There is one instance per training step and per call of the module in the network. A subclass is registered for
     module types by `register_rate_rule`.
+
+    Attributes:
+        masks_padding: whether steps that are padding, by `Plan.lengths`, count neither in records nor in gradients.
 
     Args:
         module: the module that is called.
@@ -53,6 +72,8 @@ class RateRule:
         ...         return 2 * x
         >>> register_rate_rule(Scale, Commutes)  # linear and stateless, so it acts on rates as on spikes
     """
+
+    masks_padding: ClassVar[bool] = False
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         self.module, self.plan = module, plan
@@ -93,6 +114,8 @@ class Commutes(RateRule):
         >>> torch.equal(rule.replay(x[0]), layer(x[0]))
         True
     """
+
+    masks_padding = True
 
     def collect(self, x: Tensor) -> Tensor:
         return self.plain(x)
@@ -142,6 +165,21 @@ def rate_refusals(network: nn.Module, one_step_windows: bool) -> list[Refusal]:
     return [each._replace(reason=_COMPILED) if _is_compiled(each.layer) else each for each in refused]
 
 
+def padding_refusals(network: nn.Module) -> list[Refusal]:
+    """Return the modules whose rates would count the padding of sequences of different lengths, with the reasons.
+
+    Example:
+        >>> [str(refusal) for refusal in padding_refusals(nn.Sequential(nn.BatchNorm1d(4)))]
+        ['0: BatchNorm1d (its rates would count padding)']
+    """
+    names = {module: name for name, module in network.named_modules()}
+    return [
+        Refusal(names[module], module, "its rates would count padding")
+        for module, rule in RATE_RULES.found_in(network).items()
+        if not rule.masks_padding
+    ]
+
+
 def check_not_compiled(network: nn.Module) -> None:
     """Raise a ValueError that names the modules of a network that are the result of `torch.compile`, if there are any.
 
@@ -162,7 +200,7 @@ def _is_compiled(layer: nn.Module | str) -> bool:
 
 
 class WindowMean:
-    """Mean over each window of a tensor of the network that is added in one or several parts.
+    """Mean over the valid steps of each window of a tensor of the network that is added in one or several parts.
 
     Args:
         plan: windows and steps.
@@ -184,6 +222,9 @@ class WindowMean:
     def add(self, y: Tensor) -> None:
         """Add all steps `[T*B, ...]`, or the next step `[B, ...]` when streaming; `y` is not stored."""
         wide = torch.promote_types(y.dtype, torch.float32)
+        if self.plan.lengths is not None:
+            self._add_valid(y.to(wide))
+            return
         if not self.plan.streaming:
             windows = y.unflatten(0, (self.plan.windows, self.plan.length, -1))
             self._means.append(windows.mean(1, dtype=wide).flatten(0, 1))
@@ -193,6 +234,16 @@ class WindowMean:
         if self._steps == self.plan.length:
             self._means.append(self._sum / self._steps)
             self._sum, self._steps = None, 0
+
+    def _add_valid(self, y: Tensor) -> None:
+        steps = y.unflatten(0, (1 if self.plan.streaming else self.plan.steps, -1))
+        counts = self.plan.valid_counts(steps.shape[1])
+        assert counts is not None
+        numbers = torch.arange(self._steps, self._steps + len(steps), device=y.device)
+        valid = over_steps(numbers.unsqueeze(1) < counts, steps)
+        found = torch.where(valid, steps, 0).sum(0) / counts.view(-1, *(1,) * (y.dim() - 1))
+        self._means = [self._means[0] + found] if self._means else [found]
+        self._steps += len(steps)
 
     @property
     def value(self) -> Tensor:

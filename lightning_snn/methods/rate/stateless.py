@@ -19,6 +19,8 @@ from lightning_snn.nn.sign import Sign
 class DropoutRule(RateRule):
     """Rule of dropout: one mask per sample for all steps and the rate pass."""
 
+    masks_padding = True
+
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         self.mask: Tensor | None = None
@@ -41,6 +43,8 @@ class DropoutRule(RateRule):
 
 class MaxPoolRule(RateRule):
     """Rule of max-pooling: the recorded mean, with a gradient to each input by its share of steps as the maximum."""
+
+    masks_padding = True
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -82,6 +86,8 @@ class MaxPoolRule(RateRule):
                 wide = torch.promote_types(x.dtype, torch.float32)
                 self.shares.append(torch.zeros(batch, channels, positions, *size, dtype=wide, device=x.device))
             share = torch.full_like(self.shares[-1][:, :, :1], 1 / self.plan.length)
+            if (weights := self.plan.step_weights(self.steps, len(share), share.dtype)) is not None:
+                share = weights.view(-1, *(1,) * (share.dim() - 1)).expand_as(share)
             self.shares[-1].scatter_add_(2, offset.unsqueeze(2), share)
             self.steps += 1
         return y.squeeze(-2) if self.flat else y
@@ -101,6 +107,8 @@ class MaxPoolRule(RateRule):
 
 class ElementwiseRule(RateRule):
     """Rule of elementwise functions: the recorded mean of the values and the mean of the derivatives."""
+
+    masks_padding = True
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
@@ -131,6 +139,8 @@ class DelaysRule(RateRule):
     The gradient of a copy with delay d is weighted by the share of the inputs of a window that arrive within it.
     """
 
+    masks_padding = True
+
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)
         self.mean = WindowMean(plan)
@@ -147,14 +157,18 @@ class DelaysRule(RateRule):
 
     def replay(self, x: Tensor) -> Tensor:
         assert isinstance(self.module, SynapticDelays)
-        length = self.plan.length
-        late = torch.cat([x * (max(length - delay, 0) / length) for delay in self.module.delays], 1)
+        counts = self.plan.valid_counts(len(x))
+        length = x.new_tensor(self.plan.length) if counts is None else counts.to(x.dtype)
+        length = length.view(-1, *(1,) * (x.dim() - 1))
+        late = torch.cat([x * ((length - delay).clamp(min=0) / length) for delay in self.module.delays], 1)
         value = self.mean.value
         return recorded(late, value, torch.ones((), dtype=value.dtype, device=value.device))
 
 
 class DivisiveNormalizationRule(RateRule):
     """Rule of divisive normalization: the recorded means, with the mean slope of each input for a constant divisor."""
+
+    masks_padding = True
 
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module, plan)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lightning_snn.checks import check_integer
 from lightning_snn.functional.rate import expand_over_steps
-from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule, check_not_compiled
+from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule, WindowMean, check_not_compiled
 from lightning_snn.nn.folding import as_input, run
+from lightning_snn.nn.lengths import later_steps, lengths_of
 from lightning_snn.nn.phase import in_phase
 from lightning_snn.nn.run_context import forward_replaced
 
@@ -68,7 +69,7 @@ class Tape:
             assert rule is not None
             return rule.collect(x)
 
-        with torch.no_grad(), forward_replaced(self._rules, call), in_phase("collect"):
+        with torch.no_grad(), forward_replaced(self._rules, call), in_phase("collect"), later_steps(self._collected):
             outputs = run(self.network, x)
         self._check_all_taken()
         self._collected += len(x)
@@ -146,7 +147,7 @@ def rate_run(
     The values are those of `run`. The gradient is that of a second run on the mean over time of the input, in which
     neurons return their recorded firing rates and their derivatives are the recorded eligibilities. The memory that it
     saves does not depend on T. Without autograd this is `run`. Other threads may run
-    the network at the same time.
+    the network at the same time. Within `nn.sequence_lengths` the means are over the valid steps of each sample.
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, ...]`, one tensor.
@@ -162,7 +163,8 @@ def rate_run(
         outputs `[T, B, ...]`.
 
     Raises:
-        ValueError: if `window` does not divide T, or the network returns anything but one tensor.
+        ValueError: if `window` does not divide T, or is neither 1 nor T for sequences of different lengths, or the
+            network returns anything but one tensor.
         RuntimeError: if the network calls its modules in another order from pass to pass.
 
     Example:
@@ -184,10 +186,22 @@ def rate_run(
     steps = x.shape[0]
     if steps % window:
         raise ValueError(f"Expected argument `window` to divide the number of time steps {steps}, but got {window}")
-    tape = Tape(network, Plan(steps, window, streaming, link))
+    lengths = None if window == steps else lengths_of(x.shape[1])  # a window of one step is valid or is not
+    if lengths is not None and window > 1:
+        raise ValueError(
+            f"Expected argument `window` to be 1 or the number of time steps {steps} for sequences of different "
+            f"lengths, but got {window}"
+        )
+    plan = Plan(steps, window, streaming, link and window > 1, lengths)
+    tape = Tape(network, plan)
     if streaming:
         outputs = torch.cat([tape.collect(step) for step in x.split(1)])
     else:
         outputs = tape.collect(x)
-    rates = tape.replay(x.unflatten(0, (window, -1)).mean(1))
+    if lengths is None:
+        rates = tape.replay(x.unflatten(0, (window, -1)).mean(1))
+    else:
+        mean = WindowMean(Plan(steps, lengths=lengths))
+        mean.add(x.flatten(0, 1))
+        rates = tape.replay(mean.value.to(x.dtype)[None])
     return expand_over_steps(rates, outputs, scale)

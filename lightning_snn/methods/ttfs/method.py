@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.functional.ttfs import OVERFLOWS, Overflow
 from lightning_snn.methods.base import Method, Step
+from lightning_snn.methods.tasks import Task
 from lightning_snn.methods.ttfs.mapping import from_relu
 from lightning_snn.methods.ttfs.neurons import first_spike_layers
 from lightning_snn.methods.ttfs.windows import grow, latency
@@ -100,6 +101,15 @@ class TimeToFirstSpike(Method):
         self.input_range, self.input_shape, self.activity_penalty = input_range, input_shape, activity_penalty
         self.gamma, self.overflow, self.skips, self.time_domain = gamma, overflow, skips, time_domain
 
+    def task_refusal(self, task: Task) -> str | None:
+        """Return why the method cannot learn a task: it has a loss of each time step."""
+        if not task.per_step:
+            return None
+        return (
+            "its loss is that of single time steps, and a network of first spikes has one output per presentation. Use "
+            "a task whose loss is that of the readout, such as CrossEntropy or Regression()"
+        )
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return the network converted to first-spike neurons, or a copy of a network that has `FirstSpike` layers.
 
@@ -130,6 +140,17 @@ class TimeToFirstSpike(Method):
                 f"{type(first).__name__} and not with Linear, but got None"
             )
         return (first.in_features,)
+
+    def check_lengths(self, network: nn.Module) -> None:
+        """Refuse sequences of different lengths, because time steps are independent presentations here.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "Expected no argument `lengths` in batches of TimeToFirstSpike, whose time steps are independent "
+            "presentations of static inputs. Leave the lengths out, or use another method"
+        )
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)

@@ -13,7 +13,7 @@ from lightning_snn import LIF
 from lightning_snn.methods import ExpectationPropagation, Progress
 from lightning_snn.methods.ep import MessageLayer, MessageNetwork, Natural, update_batch
 from lightning_snn.methods.ep.batch_update import BatchUpdate
-from lightning_snn.methods.task import Regression
+from lightning_snn.methods.tasks import Regression
 
 
 def digits(

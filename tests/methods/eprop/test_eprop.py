@@ -482,10 +482,8 @@ def test_bad_arguments_readouts_and_calls_are_refused():
     net, x = network(RecurrentLIF(HIDDEN)), inputs()
     with pytest.raises(ValueError, match="argument `feedback` to be one of 'symmetric', 'random', 'adaptive'"):
         EProp("none")
-    method = EProp()
-    method.task = Classification("max")
-    with pytest.raises(ValueError, match="argument `readout` to be .* for EProp"):
-        method.prepare(net)
+    with pytest.raises(ValueError, match=r"`task` to be one that EProp can learn, but got .*readout='max'"):
+        EProp().set_task(Classification("max"))
     with pytest.raises(RuntimeError, match="a network that EProp has prepared"):
         EProp("random").training_step(net, x, Y)
     compiled = copy.deepcopy(net)
