@@ -7,6 +7,7 @@ import ast
 import re
 import sys
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def catalog(kind: str) -> dict[str, str]:
 
     Example:
         >>> catalog("neurons")["LIF"]
-        'Leaky integrate-and-fire neurons, elementwise over features.'
+        'Leaky integrate-and-fire neurons, which take the place of a ReLU.'
     """
     if kind == "recipes":
         scripts = (path for path in sorted(recipe_folder().glob("*.py")) if not path.name.startswith("_"))
@@ -98,6 +99,11 @@ def catalog(kind: str) -> dict[str, str]:
     if kind == "configs":
         files = sorted((recipe_folder() / "configs").glob("*.yaml"))
         return {path.stem: _first_comment(path) for path in files}
+    return dict(_public_classes(kind))
+
+
+@cache
+def _public_classes(kind: str) -> dict[str, str]:
     folder = _PACKAGE / _CLASSES[kind].package
     classes = {node.name: node for path in sorted(folder.rglob("*.py")) for node in _classes(path)}
     base = _CLASSES[kind].base

@@ -60,10 +60,7 @@ def main(
             143 after SIGTERM, after a message on how to resume.
     """
     keep_freed_memory()
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
-    for message in _IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
+    ignore_messages()
     cli = None
     with StopSignals() as signals:
         try:
@@ -76,6 +73,14 @@ def main(
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message must not be lost to another Ctrl-C
             sys.exit(_end(cli, stop))
     return cli
+
+
+def ignore_messages() -> None:
+    """Leave out messages and warnings of Lightning that need no action, for the rest of this process."""
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
+    for message in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def how_to_resume(cli: RecipeCLI | None, saved: bool = False) -> str:

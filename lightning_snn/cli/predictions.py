@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import logging
 import os
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lightning_snn.checks import check_integer
 from lightning_snn.cli.choices import GROUPS, import_from_working_folder, import_path
+from lightning_snn.cli.command import ignore_messages
 from lightning_snn.cli.folders import CONFIG
 from lightning_snn.cli.load import build_data, saved_input_shape
 from lightning_snn.cli.parser import option_names
@@ -89,7 +89,7 @@ def predict(options: argparse.Namespace) -> Predictions:
         )
     if options.batch_size is not None:
         check_integer("batch_size", options.batch_size)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    ignore_messages()
     import_from_working_folder()
     check_checkpoint(options.checkpoint)
     module = SpikingModule.load_from_checkpoint(options.checkpoint, "cpu", allow=options.allow)

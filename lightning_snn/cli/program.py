@@ -51,7 +51,8 @@ def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, dict[str,
     Args:
         chosen: the sub-command whose options are added; None adds those of all.
     """
-    started_as_module = Path(sys.argv[0]).name == "__main__.py"
+    # completion is that of the installed program
+    started_as_module = chosen is not None and Path(sys.argv[0]).name == "__main__.py"
     parser = argparse.ArgumentParser(
         prog="python -m lightning_snn" if started_as_module else NAME,
         description="Spiking neural networks in PyTorch Lightning: recipes, and tools for their files.",

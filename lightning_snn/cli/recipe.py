@@ -35,6 +35,7 @@ from lightning_snn.cli.choices import (
     import_from_working_folder,
     variants_switched_on,
 )
+from lightning_snn.cli.epoch_lines import EpochLines
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
 from lightning_snn.cli.nir_files import with_network_of_file
 from lightning_snn.cli.options import Options, add_options, as_converted, refuse_linked_options, with_linked_options
@@ -200,6 +201,8 @@ class RecipeCLI(LightningCLI):
         callbacks: list[pl.Callback] = [self.report]
         if wandb is not None and self._lacks_rate_monitor():
             callbacks.append(FiringRateMonitor())
+        if options.enable_progress_bar is None and not self.shows_progress:
+            callbacks.append(EpochLines())
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best

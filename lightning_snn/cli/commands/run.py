@@ -14,7 +14,7 @@ from lightning_snn.cli.catalog import catalog, known_name, recipe_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to a parser."""
-    recipes = catalog("recipes")
+    recipes = tuple(catalog("recipes"))  # shtab takes a mapping for sub-commands
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
