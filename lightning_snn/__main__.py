@@ -1,6 +1,6 @@
-"""Tools for files, such as ``python -m lightning_snn convert network.nir network.ckpt``."""
+"""The program ``lightning-snn`` as ``python -m lightning_snn``."""
 
-from lightning_snn.cli.convert import run_command
+from lightning_snn.cli.program import main
 
 if __name__ == "__main__":
-    run_command()
+    main()

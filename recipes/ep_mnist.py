@@ -73,7 +73,7 @@ def by_adam(cli: RecipeCLI, method: Method) -> list[dict[str, float]]:
     trainer = pl.Trainer(
         accelerator=cli.config.trainer.accelerator,
         devices=cli.config.trainer.devices,
-        enable_progress_bar=cli.config.trainer.enable_progress_bar,
+        enable_progress_bar=cli.shows_progress,
         max_epochs=EPOCHS,
         callbacks=[scores],
         limit_val_batches=0,

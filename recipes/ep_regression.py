@@ -52,7 +52,7 @@ def by_adam(cli: RecipeCLI, x: Tensor) -> Tensor:
     trainer = pl.Trainer(
         accelerator=cli.config.trainer.accelerator,
         devices=cli.config.trainer.devices,
-        enable_progress_bar=cli.config.trainer.enable_progress_bar,
+        enable_progress_bar=cli.shows_progress,
         max_epochs=EPOCHS,
         limit_val_batches=0,
         logger=False,

@@ -80,7 +80,7 @@ def fine_tune(cli: RecipeCLI) -> dict[str, float]:
         accelerator=cli.config.trainer.accelerator,
         devices=cli.config.trainer.devices,
         fast_dev_run=cli.config.trainer.fast_dev_run,
-        enable_progress_bar=cli.config.trainer.enable_progress_bar,
+        enable_progress_bar=cli.shows_progress,
         max_epochs=EPOCHS,
         callbacks=[hardware, SpikeTimes(cli.output)],
         logger=False,

@@ -5,8 +5,26 @@ class of the library or the import path of another one; its options follow as `-
 same options from a YAML file.
 """
 
-from lightning_snn.cli.command import main
-from lightning_snn.cli.load import LoadedRun, load_run
-from lightning_snn.cli.recipe import RecipeCLI
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_snn._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lightning_snn.cli.command import main
+    from lightning_snn.cli.load import LoadedRun, load_run
+    from lightning_snn.cli.recipe import RecipeCLI
 
 __all__ = ["LoadedRun", "RecipeCLI", "load_run", "main"]
+
+# Lazy, so that the help of `lightning-snn` need not import torch.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "LoadedRun": "lightning_snn.cli.load",
+        "RecipeCLI": "lightning_snn.cli.recipe",
+        "load_run": "lightning_snn.cli.load",
+        "main": "lightning_snn.cli.command",
+    },
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from torch import nn
 
 from lightning_snn import data, methods, networks
 from lightning_snn.checks import nearest_name
+from lightning_snn.cli.catalog import invocation
 from lightning_snn.cli.reading import read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
@@ -168,7 +170,7 @@ def given_values(arguments: Sequence[str], options: Iterable[str]) -> Iterator[t
 
 
 def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
-    scanner = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
+    scanner = argparse.ArgumentParser(shlex.join(invocation()), USAGE, add_help=False, allow_abbrev=False)
     for option in (*options, "config"):
         flags = ("-c", "--config") if option == "config" else (f"--{option}",)
         settings: dict[str, Any] = {"nargs": "?", "const": {option: None}} if option.endswith(".help") else {}

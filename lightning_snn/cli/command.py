@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from lightning_snn.cli import slurm
+from lightning_snn.cli.catalog import invocation
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT
+from lightning_snn.cli.interrupts import CTRL_C, is_ctrl_c
 from lightning_snn.cli.options import Options
 from lightning_snn.cli.recipe import RecipeCLI
 from lightning_snn.cli.stopping import Stopped, StopSignals
@@ -27,7 +29,6 @@ _IGNORED_WARNINGS = (
     ".*LeafSpec",
     "Checkpoint directory .* exists and is not empty",  # a resumed run
 )
-_CTRL_C = 128 + signal.SIGINT
 
 
 def main(
@@ -59,22 +60,27 @@ def main(
             143 after SIGTERM, after a message on how to resume.
     """
     keep_freed_memory()
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
-    for message in _IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
+    ignore_messages()
     cli = None
     with StopSignals() as signals:
         try:
             cli = RecipeCLI(recipe, defaults, presets or {}, variants or {}, signals)
             cli.run()
         except (KeyboardInterrupt, SystemExit) as stop:
-            if not isinstance(stop, Stopped) and not _is_ctrl_c(stop):
+            if not isinstance(stop, Stopped) and not is_ctrl_c(stop):
                 raise
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message must not be lost to another Ctrl-C
             sys.exit(_end(cli, stop))
     return cli
+
+
+def ignore_messages() -> None:
+    """Leave out messages and warnings of Lightning that need no action, for the rest of this process."""
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
+    for message in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def how_to_resume(cli: RecipeCLI | None, saved: bool = False) -> str:
@@ -91,7 +97,7 @@ def how_to_resume(cli: RecipeCLI | None, saved: bool = False) -> str:
         folder = f"remove {cli.output} and " if (cli.output / CONFIG).is_file() else ""
         return f"Stopped before the first checkpoint; {folder}start again with the same command."
     kept = "after the last batch" if saved else "starting the unfinished epoch again"
-    command = shlex.join(["python", sys.argv[0], "--ckpt_path", str(last)])
+    command = shlex.join([*invocation(), "--ckpt_path", str(last)])
     return f"Stopped; the last checkpoint is kept. Resume with the same options, {kept}, with\n  {command}"
 
 
@@ -103,7 +109,7 @@ def _end(cli: RecipeCLI | None, stop: BaseException) -> int:
     if is_first:
         print("\n" + how_to_resume(cli, saved), file=sys.stderr)
     if not isinstance(stop, Stopped):
-        return _CTRL_C
+        return CTRL_C
     if is_first and stop.signal == slurm.requeue_signal():
         print(slurm.requeue(), file=sys.stderr)
     if trainer is None:
@@ -114,11 +120,6 @@ def _end(cli: RecipeCLI | None, stop: BaseException) -> int:
     # the first process, which started the others, kills everything if one of them fails
     is_started = isinstance(getattr(strategy, "cluster_environment", None), LightningEnvironment)
     return 128 + stop.signal if is_first or not is_started else 0
-
-
-def _is_ctrl_c(stop: BaseException) -> bool:
-    # the Trainer raises SystemExit after its shutdown
-    return isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:

@@ -1,10 +1,9 @@
-"""The command ``python -m lightning_snn convert IN OUT``: checkpoints of recipes as NIR files, and back."""
+"""Conversion of the checkpoints of recipes to NIR files, and back."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import nn
 
 from lightning_snn.callbacks.hardware import HardwareConstraints
-from lightning_snn.checkpoint_io import AtomicCheckpointIO, build_options
+from lightning_snn.checkpoint_io import AtomicCheckpointIO
 from lightning_snn.cli.choices import import_from_working_folder, import_path
+from lightning_snn.cli.load import saved_input_shape
 from lightning_snn.cli.nir_files import SUFFIX
 from lightning_snn.cli.reading import check_checkpoint
 from lightning_snn.convert import NIRNetwork, read_nir, to_nir, write_nir
@@ -25,34 +25,11 @@ from lightning_snn.module import SpikingModule
 _CHECKPOINT = ".ckpt"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command to a parser."""
-    parser.add_argument(
-        "source", metavar="IN", type=Path, help=f"a checkpoint of a recipe ({_CHECKPOINT}), or a NIR file"
-    )
-    parser.add_argument("target", metavar="OUT", type=Path, help=f"the file to write: {SUFFIX} or {_CHECKPOINT}")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--dt", type=float, help="length of a time step in seconds; by default 1e-4, or as in the file")
-    parser.add_argument("--reset", choices=("subtract", "zero"), help="to a checkpoint: reset of all neurons")
-    parser.add_argument(
-        "--input_shape", type=_shape, help="to NIR: shape of a sample, such as 2,34,34; by default as in the checkpoint"
-    )
-    parser.add_argument("--at_or_above", action="store_true", help="the other simulator spikes at v >= v_threshold")
-    parser.add_argument("--sample", type=int, metavar="SEED", help="to NIR: a draw from the posterior, not its mean")
-    parser.add_argument("--weight_bits", type=int, help="to NIR: quantize weights, with their integers in the metadata")
-    parser.add_argument(
-        "--weight_ranges", choices=("layer", "channel"), default="layer", help="ranges of --weight_bits"
-    )
-    parser.add_argument(
-        "--allow", nargs="+", default=[], metavar="MODULE", help="modules of your own that the checkpoint may name"
-    )
-
-
 def convert(options: argparse.Namespace) -> Path:
     """Convert a checkpoint to a NIR file, or a NIR file to a checkpoint.
 
     Args:
-        options: those of `add_arguments`.
+        options: those of `lightning_snn.cli.commands.convert`.
 
     Returns:
         The file that was written.
@@ -91,7 +68,12 @@ def _to_nir(options: argparse.Namespace) -> Path:
     quantization = None
     if options.weight_bits is not None:
         quantization = HardwareConstraints(weight_bits=options.weight_bits, weight_ranges=options.weight_ranges)
-    shape = options.input_shape or _saved_shape(options.source)
+    shape = options.input_shape or saved_input_shape(options.source)
+    if shape is None:
+        raise ValueError(
+            f"Expected option --input_shape, because {options.source} does not hold the shape of a sample. Give it, "
+            "such as 2,34,34"
+        )
     graph = to_nir(network.eval(), shape, options.dt or 1e-4, not options.at_or_above, quantization)
     return write_nir(options.target, graph)
 
@@ -121,38 +103,3 @@ def _to_checkpoint(options: argparse.Namespace) -> Path:
     trainer.strategy.connect(module)
     trainer.save_checkpoint(options.target, weights_only=True)
     return Path(options.target)
-
-
-def _saved_shape(path: Path) -> tuple[int, ...]:
-    """Return the shape of a sample that the network or the method of a checkpoint was built for."""
-    saved = build_options(path, SpikingModule)
-    for group in ("network", "method"):
-        shape = (saved[group].get("init_args") or {}).get("input_shape")
-        if shape is not None:
-            return (shape,) if isinstance(shape, int) else tuple(shape)
-    raise ValueError(
-        f"Expected option --input_shape, because {path} does not hold the shape of a sample. Give it, such as 2,34,34"
-    )
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split(","))
-
-
-def run_command(arguments: Sequence[str] | None = None) -> None:
-    """Run ``python -m lightning_snn`` with the arguments of the command line.
-
-    Raises:
-        SystemExit: with status 2 and a message, if options or files are wrong.
-    """
-    parser = argparse.ArgumentParser(prog="python -m lightning_snn", description="Tools for files of lightning_snn.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    converting = commands.add_parser(
-        "convert", help="convert a checkpoint of a recipe to a NIR file, or a NIR file to a checkpoint"
-    )
-    add_arguments(converting)
-    options = parser.parse_args(arguments)
-    try:
-        print(f"Wrote {convert(options)}")
-    except (ImportError, OSError, ValueError) as error:
-        converting.error(str(error))

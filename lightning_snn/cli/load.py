@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
+from lightning_snn.checkpoint_io import build_options
 from lightning_snn.cli.choices import import_from_working_folder
 from lightning_snn.cli.folders import CONFIG
 from lightning_snn.cli.reading import check_checkpoint, read_options
@@ -86,12 +87,39 @@ def load_run(
     check_import_paths(options, allow, str(file))
     check_checkpoint(path)
     module = SpikingModule.load_from_checkpoint(path, map_location, allow=allow)
-    return LoadedRun(module.eval(), _data(options), config, folder)
+    return LoadedRun(module.eval(), build_data(options), config, folder)
 
 
-def _data(options: dict[str, Any]) -> FrameDataModule:
+def build_data(options: dict[str, Any]) -> FrameDataModule:
+    """Return the data module of a class and its options; nothing is read.
+
+    Args:
+        options: `class_path` and `init_args`.
+
+    Raises:
+        ValueError: if there is no such class, or an option is wrong.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(FrameDataModule, "data")
-    data = parser.instantiate_classes(parser.parse_object({"data": options})).data
+    try:
+        parsed = parser.parse_object({"data": options})
+    except ArgumentError as error:
+        raise ValueError(f"Expected options of a data module, but {error}") from error
+    data = parser.instantiate_classes(parsed).data
     assert isinstance(data, FrameDataModule)
     return data
+
+
+def saved_input_shape(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """Return the shape of a frame that the network or the method of a checkpoint was built for; None if unknown.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged.
+    """
+    saved = build_options(path, SpikingModule)
+    for group in ("network", "method"):
+        shape = ((saved.get(group) or {}).get("init_args") or {}).get("input_shape")
+        if shape is not None:
+            return (shape,) if isinstance(shape, int) else tuple(shape)
+    return None

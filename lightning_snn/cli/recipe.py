@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +24,7 @@ from lightning_snn import __version__
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.callbacks.stages import Stages
 from lightning_snn.checkpoint_io import AtomicCheckpointIO
+from lightning_snn.cli.catalog import invocation
 from lightning_snn.cli.checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from lightning_snn.cli.choices import (
     GROUPS,
@@ -33,6 +35,7 @@ from lightning_snn.cli.choices import (
     import_from_working_folder,
     variants_switched_on,
 )
+from lightning_snn.cli.epoch_lines import EpochLines
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
 from lightning_snn.cli.nir_files import with_network_of_file
 from lightning_snn.cli.options import Options, add_options, as_converted, refuse_linked_options, with_linked_options
@@ -114,6 +117,7 @@ class RecipeCLI(LightningCLI):
             load_from_checkpoint_support=False,
             parser_kwargs={
                 "description": inspect.getdoc(sys.modules["__main__"]),
+                "prog": shlex.join(invocation()),
                 "usage": USAGE,
                 "formatter_class": BriefHelp,
                 "allow_abbrev": False,
@@ -144,6 +148,12 @@ class RecipeCLI(LightningCLI):
     def output(self) -> Path:
         """Folder of the run; with several processes that of the first, from the start of training."""
         return self.start.folder
+
+    @property
+    def shows_progress(self) -> bool:
+        """True if Trainers show progress bars: as the user chose, and otherwise only in a terminal."""
+        chosen = self.config.trainer.enable_progress_bar
+        return sys.stdout.isatty() if chosen is None else bool(chosen)
 
     def instantiate_classes(self) -> None:
         try:
@@ -192,6 +202,8 @@ class RecipeCLI(LightningCLI):
         callbacks: list[pl.Callback] = [self.report]
         if wandb is not None and self._lacks_rate_monitor():
             callbacks.append(FiringRateMonitor())
+        if options.enable_progress_bar is None and not self.shows_progress:
+            callbacks.append(EpochLines())
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best
@@ -211,6 +223,7 @@ class RecipeCLI(LightningCLI):
         if self.resumed is not None and all(name.startswith("trainer.") for name in self.changes):
             self.start.same_training = self.resumed
         # first, so that the loggers exist for all others
+        kwargs["enable_progress_bar"] = self.shows_progress
         kwargs["callbacks"] = [self.start, *self._configured_callbacks(), *callbacks]
         trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # and not one that the user chose

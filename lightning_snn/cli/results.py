@@ -32,9 +32,14 @@ class RecipeReport(Report):
         return self.__class__.__qualname__
 
 
+def score_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the label and the value of each score that a table of results shows, as text."""
+    return [(label, format(results[name], form)) for name, (label, form) in _TABLE.items() if name in results]
+
+
 def results_table(results: Mapping[str, Any], folder: Path) -> str:
     """Return the results of the test of a run as text."""
-    rows = [(label, format(results[name], form)) for name, (label, form) in _TABLE.items() if name in results]
+    rows = score_rows(results)
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in results["seconds"].items())
     rows += [("seconds", parts), ("report", str(folder))]
     width = max(len(label) for label, _ in rows)

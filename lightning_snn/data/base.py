@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -121,6 +121,8 @@ class FrameDataModule(LightningDataModule):
     """pairs of classes that differ only in the direction of motion"""
     gives_time_first = True
     """whether batches on the device are time first, which the module need not check"""
+    citation: ClassVar[str] = ""
+    """BibTeX entry of the publication of the data"""
     mirrored_classes: tuple[int, ...] | None = None
     """class of the mirror image of each class; None if a mirror image belongs to no class"""
 

@@ -61,6 +61,15 @@ class DVSGesture(FrameDataModule):
     class_names = CLASS_NAMES
     pairs = DIRECTION_PAIRS
     mirrored_classes = MIRRORED_CLASSES
+    citation = """@inproceedings{amir2017low,
+  title = {A Low Power, Fully Event-Based Gesture Recognition System},
+  author = {Amir, Arnon and Taba, Brian and Berg, David and Melano, Timothy and McKinstry, Jeffrey and Di Nolfo, Carmelo
+    and Nayak, Tapan and Andreopoulos, Alexander and Garreau, Guillaume and Mendoza, Marcela and Kusnitz, Jeff and
+    Debole, Michael and Esser, Steve and Delbruck, Tobi and Flickner, Myron and Modha, Dharmendra},
+  booktitle = {Proceedings of the IEEE Conference on Computer Vision and Pattern Recognition},
+  pages = {7243--7252},
+  year = {2017}
+}"""
 
     def __init__(
         self,
@@ -116,7 +125,7 @@ class DVSGesture(FrameDataModule):
         }
         arrays = cached_rows(
             cache_root(self.cache_dir) / "dvs_gesture" / f"{split}-{cache_key(parameters)}",
-            lambda: self._clips(tqdm(recordings, f"Framing DVS128 Gesture, {split}", unit="file")),
+            lambda: self._clips(tqdm(recordings, f"Framing DVS128 Gesture, {split}", unit="file", disable=None)),
             {
                 "frames": ((None, self.time_steps, *self.frame_shape), np.uint8),
                 "labels": ((None,), np.int64),

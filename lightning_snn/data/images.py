@@ -221,6 +221,15 @@ class MNIST(ImageDataModule):
 
     class_names = tuple(str(digit) for digit in range(10))
     frame_shape = (1, 28, 28)
+    citation = """@article{lecun1998gradient,
+  title = {Gradient-Based Learning Applied to Document Recognition},
+  author = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and Haffner, Patrick},
+  journal = {Proceedings of the IEEE},
+  volume = {86},
+  number = {11},
+  pages = {2278--2324},
+  year = {1998}
+}"""
 
     def read_files(self, root: str) -> tuple[Images, Images]:
         """Return the training and test images of the files at ``root``."""
@@ -254,6 +263,12 @@ class CIFAR10(ImageDataModule):
 
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     frame_shape = (3, 32, 32)
+    citation = """@techreport{krizhevsky2009learning,
+  title = {Learning Multiple Layers of Features from Tiny Images},
+  author = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year = {2009}
+}"""
 
     def __init__(
         self,

@@ -97,6 +97,13 @@ class NMNIST(FrameDataModule):
 
     num_classes = 10
     class_names = tuple(str(digit) for digit in range(10))
+    citation = """@article{orchard2015converting,
+  title = {Converting Static Image Datasets to Spiking Neuromorphic Datasets Using Saccades},
+  author = {Orchard, Garrick and Jayawant, Ajinkya and Cohen, Gregory K. and Thakor, Nitish},
+  journal = {Frontiers in Neuroscience},
+  volume = {9},
+  year = {2015}
+}"""
 
     def __init__(
         self,
@@ -148,7 +155,8 @@ class NMNIST(FrameDataModule):
         arrays = cached_rows(
             cache_root(self.cache_dir) / "nmnist" / f"{split.lower()}-{cache_key(parameters)}",
             lambda: (
-                {"frames": self._read_frames(file)} for file in tqdm(files, f"Framing N-MNIST {split}", unit="file")
+                {"frames": self._read_frames(file)}
+                for file in tqdm(files, f"Framing N-MNIST {split}", unit="file", disable=None)
             ),
             {"frames": ((len(files), self.time_steps, *self.frame_shape), np.uint8)},
         )

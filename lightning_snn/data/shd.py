@@ -68,6 +68,15 @@ class SHD(FrameDataModule):
 
     num_classes = 20
     class_names = (*ENGLISH, *GERMAN)
+    citation = """@article{cramer2022heidelberg,
+  title = {The {Heidelberg} Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks},
+  author = {Cramer, Benjamin and Stradmann, Yannik and Schemmel, Johannes and Zenke, Friedemann},
+  journal = {IEEE Transactions on Neural Networks and Learning Systems},
+  volume = {33},
+  number = {7},
+  pages = {2744--2757},
+  year = {2022}
+}"""
     left_out: dict[str, int]
     """number of spikes left out, per split"""
 
@@ -160,7 +169,8 @@ class SHD(FrameDataModule):
     def _rows(self, split: str, path: Path) -> Iterator[dict[str, Any]]:
         check_readable(path)
         with SHDFile(path) as recordings:
-            for times, units, label, speaker in tqdm(recordings, f"Binning SHD {split}", unit="recording"):
+            bar = tqdm(recordings, f"Binning SHD {split}", unit="recording", disable=None)
+            for times, units, label, speaker in bar:
                 covered = times < self.duration
                 # the cochlea is a sensor with one row and one polarity
                 row = np.zeros(np.count_nonzero(covered), np.int64)

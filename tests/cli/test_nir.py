@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from lightning_snn import SpikingModule, run
-from lightning_snn.cli.convert import run_command
+from lightning_snn.cli.program import main as run_command
 from lightning_snn.convert import from_nir, read_nir, to_nir, write_nir
 from lightning_snn.nn import LIF
 from tests.cli.tiny import call, parse

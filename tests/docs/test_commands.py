@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from lightning_snn.cli import RecipeCLI
+from lightning_snn.cli.program import build_parser
 from tests.docs.blocks import DOCUMENTS, ROOT
 
 COMMAND = re.compile(r"python ((?:recipes|benchmarks|callbacks)/\w+\.py[^`\n]*)")
+PROGRAM = re.compile(r"^lightning-snn (\w[^#|>\n]*)", re.MULTILINE)
 PAGES = [*DOCUMENTS, ROOT / "README.md", ROOT / "callbacks" / "README.md"]
 
 
@@ -26,6 +28,11 @@ def commands() -> list[str]:
     """Return each command once, without its comment and without a closing parenthesis of the text around it."""
     found = [match for page in PAGES for match in COMMAND.findall(page.read_text(encoding="utf-8"))]
     return sorted({re.sub(r"\s+#.*", "", command).strip() for command in found})
+
+
+def program_commands() -> list[str]:
+    """Return each command of ``lightning-snn`` in a block of a page once, without its name."""
+    return sorted({match.strip() for page in PAGES for match in PROGRAM.findall(page.read_text(encoding="utf-8"))})
 
 
 class Started(BaseException):
@@ -84,6 +91,20 @@ def test_a_command_is_accepted_as_printed(command: str, folder: Path, monkeypatc
 )
 def test_a_wrong_command_is_not_accepted(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not accepted(command, monkeypatch)
+
+
+@pytest.mark.parametrize("command", program_commands())
+def test_a_command_of_the_program_is_accepted_as_printed(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *_ = words = shlex.split(command)
+    options = build_parser(name)[0].parse_args(words)
+    if name == "run":
+        assert accepted(shlex.join([f"recipes/{options.recipe}.py", *options.options]), monkeypatch)
+
+
+def test_commands_of_the_program_are_found() -> None:
+    assert {"list", "run", "predict", "info", "cite"} <= {command.split()[0] for command in program_commands()}
 
 
 def test_commands_are_found() -> None:
