@@ -135,7 +135,8 @@ class AdaptiveCalibrationError(StoredSamples):
 
     def compute(self) -> Tensor:
         """Return the error over all samples so far, a scalar; nan if there was none."""
-        return adaptive_gap(*self.joined(), self.n_bins)
+        confidence, correct = self.joined()
+        return adaptive_gap(confidence, correct, self.n_bins)
 
 
 class ExpectedCalibrationError(WideStates):

@@ -85,7 +85,7 @@ def conformal_scores(
         share = torch.rand(samples, generator=generator, dtype=torch.float64, device=generator.device)
     ranked = before + share.to(wide.device, wide.dtype).unsqueeze(-1) * descending
     if score == "raps":
-        rank = torch.arange(1, wide.shape[-1] + 1, device=wide.device)
+        rank = torch.arange(1, wide.shape[-1] + 1, device=wide.device, dtype=wide.dtype)
         ranked = ranked + penalty * (rank - free_classes).clamp(min=0)
     return torch.zeros_like(wide).scatter(-1, order, ranked)
 

@@ -162,7 +162,8 @@ class _Smoothed:
         zeros = torch.zeros_like(amplitudes)
         spectrum = torch.complex(zeros, -amplitudes) if sine else torch.complex(amplitudes, zeros)
         spectrum[0] *= 2  # the other frequencies have a conjugate of their own
-        return torch.fft.irfft(spectrum * self.points, n=2 * self.points)[: self.points + 1]
+        values: Tensor = torch.fft.irfft(spectrum * self.points, n=2 * self.points)
+        return values[: self.points + 1]
 
 
 def _cosine_sums(places: Tensor, weights: Tensor, modes: int) -> Tensor:
