@@ -20,6 +20,7 @@ from lightning_snn.metrics.functional import (
     ood_auroc,
     ood_fpr,
 )
+from lightning_snn.metrics.functional.ranking import POSITIVE
 from lightning_snn.metrics.stored import StoredSamples
 
 
@@ -185,7 +186,7 @@ class OutOfDistributionFPR(_OutOfDistribution):
 
     def __init__(self, recall: float = 0.95, positive: Positive = "out", **kwargs: Any) -> None:
         check_fraction("recall", recall)
-        check_choice("positive", positive, ("out", "in"))
+        check_choice("positive", positive, POSITIVE)
         super().__init__(**kwargs)
         self.recall, self.positive = recall, positive
 
@@ -220,7 +221,7 @@ class OutOfDistributionAUPR(_OutOfDistribution):
     """
 
     def __init__(self, positive: Positive = "out", **kwargs: Any) -> None:
-        check_choice("positive", positive, ("out", "in"))
+        check_choice("positive", positive, POSITIVE)
         super().__init__(**kwargs)
         self.positive = positive
 

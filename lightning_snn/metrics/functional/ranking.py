@@ -13,6 +13,8 @@ from lightning_snn.metrics.functional._inputs import accumulation_dtype, check_v
 
 Positive = Literal["out", "in"]
 
+POSITIVE: tuple[Positive, ...] = ("out", "in")
+
 
 def risk_coverage(uncertainty: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the risk of a selective predictor that answers only its k most certain samples, for every k.
@@ -242,7 +244,7 @@ def ood_aupr(uncertainty_in: Tensor, uncertainty_out: Tensor, positive: Positive
 
 def _scores(uncertainty_in: Tensor, uncertainty_out: Tensor, positive: Positive) -> tuple[Tensor, Tensor]:
     """Return the scores of positives and negatives in one dtype; they are higher for those to be found."""
-    check_choice("positive", positive, ("out", "in"))
+    check_choice("positive", positive, POSITIVE)
     check_values("uncertainty_in", uncertainty_in)
     check_values("uncertainty_out", uncertainty_out)
     dtype = torch.promote_types(uncertainty_in.dtype, uncertainty_out.dtype)
