@@ -139,12 +139,12 @@ def prediction_sets_over_time(coverage: Any, size: Any, target: float, interval:
     steps = np.arange(1, len(covered) + 1)
     figure = new_figure(4.8, 4.4)
     above, below = figure.subplots(2, 1, sharex=True)
-    above.axhspan(*interval, color=GRID, zorder=0, label="chance alone")
+    above.axhspan(*interval, color=GRID, zorder=0, label="by chance, at one step")
     above.axhline(target, color=INK, linestyle="--", linewidth=1, label=f"chosen, {target:g}")
     above.plot(steps, covered, color=BLUE, marker="o", markersize=3, linewidth=1.4, label="test data")
-    margin = 0.02
-    lowest = min(covered.min(), interval[0], target)
-    above.set(ylabel="coverage", ylim=(max(0, lowest - margin), min(1, max(covered.max(), interval[1])) + margin))
+    low, high = min(covered.min(), interval[0], target), max(covered.max(), interval[1], target)
+    room = max(high - low, 0.02)
+    above.set(ylabel="coverage", ylim=(low - 0.7 * room, high + 0.1 * room))  # the legend lies below
     above.set_title("prediction sets after each time step", fontweight="bold")
     above.legend(loc="lower right")
     below.plot(steps, classes, color=ORANGE, marker="o", markersize=3, linewidth=1.4)
