@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_snn import figures
 from lightning_snn.callbacks.predictions import Predictions, describe, read_prediction
+from lightning_snn.callbacks.stages import Stage
 from lightning_snn.checks import check_choice, check_fraction, check_integer
 from lightning_snn.metrics.functional import (
     Score,
@@ -137,6 +138,10 @@ class SetScores:
     def __init__(self, settings: ConformalSets) -> None:
         self.settings = settings
         self.calibration: Calibration | None = None
+
+    def needs(self, stage: Stage, dataloader_idx: int) -> bool:
+        """Return whether the predictions of a loader are used: those of the calibration, and of a test after it."""
+        return dataloader_idx == 0 if stage == "val" else self.calibration is not None
 
     def calibrate(self, held_out: Predictions) -> dict[str, Tensor]:
         """Compute the thresholds from held-out data, and return that of the final predictions for the log."""

@@ -220,7 +220,7 @@ class UncertaintyLogger(Stages):
         self._collect(collected, source, pl_module, targets)
         check_labels(targets, collected.outputs[-1], type(self).__name__)
         collected.targets.append(targets.detach())
-        if self.sets is not None and (stage == "test" or dataloader_idx == 0):
+        if self.sets is not None and self.sets.needs(stage, dataloader_idx):
             with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
                 over_time = self.sets.settings.predict_over_time(pl_module, batch)
             if over_time is not None:

@@ -73,7 +73,7 @@ class ConformalThreshold(StoredSamples):
             ValueError: if an argument is not as stated above.
         """
         scores = conformal_scores(probabilities, self.score, generator, self.penalty, self.free_classes)
-        getattr(self, self._state).append(true_class_scores(scores, targets).T)
+        getattr(self, self._state).append(true_class_scores(scores, targets).movedim(-1, 0))
 
     def compute(self) -> Tensor:
         """Return the threshold over all samples so far, a scalar, or shape `(T,)`.
@@ -82,7 +82,7 @@ class ConformalThreshold(StoredSamples):
             ValueError: if there was no sample.
         """
         (scores,) = self.joined()
-        return conformal_threshold(scores.T, self.alpha)
+        return conformal_threshold(scores.movedim(0, -1), self.alpha)
 
 
 class _SetMean(WideStates):

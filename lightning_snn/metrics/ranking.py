@@ -202,7 +202,7 @@ class OutOfDistributionFPR(_OutOfDistribution):
 class OutOfDistributionAUPR(_OutOfDistribution):
     """Area under the precision-recall curve of out-of-distribution detection by uncertainty ("AUPR-out", "AUPR-in").
 
-    AUPR = sum_t (recall_t - recall_(t-1)) precision_t, over all thresholds t
+    ``AUPR = sum_t (recall_t - recall_(t-1)) precision_t``, over all thresholds t
 
     See `lightning_snn.metrics.functional.ood_aupr`.
 

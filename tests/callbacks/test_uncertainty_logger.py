@@ -27,6 +27,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.callbacks import ConformalSets, UncertaintyLogger
+from lightning_snn.callbacks.predictions import FURTHER_SCORES
 from lightning_snn.methods import Prediction, SpikingBayes, SurrogateGradient
 from lightning_snn.metrics.functional import (
     area_under_generalized_risk_coverage,
@@ -689,32 +690,6 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
         UncertaintyLogger(**options)
 
 
-def _on_one_process(rank: int) -> dict[str, Any]:
-    callback = UncertaintyLogger(outside)
-    fitter = trainer(
-        callback,
-        devices=2,
-        strategy=DDPStrategy(process_group_backend="gloo"),
-        use_distributed_sampler=False,
-    )
-    part = slice(0, 30) if rank == 0 else slice(30, N)
-    module = Plain()
-    with (
-        mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}),  # the processes are there already
-        mock.patch("lightning_snn.callbacks.uncertainty.may_write", return_value=False),
-    ):
-        fitter.validate(module, DataLoader(TensorDataset(X[part], Y[part]), 15), verbose=False)
-    return logged(fitter, "val")
-
-
-def test_two_processes_with_unequal_shares_log_the_scores_of_all_samples(tmp_path: Path):
-    first, second = on_two_processes(_on_one_process, tmp_path)
-    assert first == second
-    alone = trainer(UncertaintyLogger(outside))
-    alone.validate(Plain(), loader(), verbose=False)
-    assert first == pytest.approx(logged(alone, "val"), abs=1e-6)
-
-
 # further scores
 
 
@@ -867,3 +842,43 @@ def test_predictions_over_time_of_other_modules_or_shapes_are_refused_before_tra
 def test_settings_out_of_range_are_named(build: Any, name: str):
     with pytest.raises(ValueError, match=f"Expected argument `{name}` to be"):
         build()
+
+
+# processes
+
+
+def thresholds_of(callback: UncertaintyLogger) -> dict[str, float]:
+    thresholds = callback.sets.calibration.thresholds
+    return {f"threshold after step {t}": value for t, value in enumerate(thresholds.tolist(), start=1)}
+
+
+def with_everything() -> UncertaintyLogger:
+    return UncertaintyLogger(outside, scores=FURTHER_SCORES, conformal=ConformalSets(0.3, "lac", over_time=over_time))
+
+
+def _on_one_process(rank: int) -> dict[str, Any]:
+    callback = with_everything()
+    fitter = trainer(
+        callback,
+        devices=2,
+        strategy=DDPStrategy(process_group_backend="gloo"),
+        use_distributed_sampler=False,
+    )
+    part = slice(0, 30) if rank == 0 else slice(30, N)
+    module = Plain()
+    with (
+        mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}),  # the processes are there already
+        mock.patch("lightning_snn.callbacks.uncertainty.may_write", return_value=False),
+    ):
+        fitter.validate(module, DataLoader(TensorDataset(X[part], Y[part]), 15), verbose=False)
+    return logged(fitter, "val") | thresholds_of(callback)
+
+
+def test_two_processes_with_unequal_shares_log_the_scores_of_all_samples(tmp_path: Path):
+    first, second = on_two_processes(_on_one_process, tmp_path)
+    assert first == second
+    callback = with_everything()
+    alone = trainer(callback)
+    alone.validate(Plain(), loader(), verbose=False)
+    assert first == pytest.approx(logged(alone, "val") | thresholds_of(callback), abs=1e-6)
+    assert len(thresholds_of(callback)) == 3

@@ -150,7 +150,7 @@ def conformal_threshold(scores: Tensor, alpha: float = 0.1) -> Tensor:
     rank = number + 1 - _missed(number, alpha)
     if rank > number:
         return scores.new_full(scores.shape[:-1], math.inf)
-    return scores.kthvalue(rank, dim=-1).values
+    return scores.sort(dim=-1).values[..., rank - 1]
 
 
 def prediction_sets(scores: Tensor, threshold: Tensor | float) -> Tensor:

@@ -198,14 +198,14 @@ def ood_fpr(
     # the product may round to just above an integer
     if (found - 1) / number >= recall:
         found -= 1
-    threshold = positives.kthvalue(number - found + 1).values
+    threshold = positives.sort(descending=True).values[found - 1]
     return (negatives >= threshold).sum().to(accumulation_dtype(negatives.device)) / len(negatives)
 
 
 def ood_aupr(uncertainty_in: Tensor, uncertainty_out: Tensor, positive: Positive = "out") -> Tensor:
     """Compute the area under the precision-recall curve of out-of-distribution detection, as the average precision.
 
-    AUPR = sum_t (recall_t - recall_(t-1)) precision_t, over all thresholds t in descending order of the score
+    ``AUPR = sum_t (recall_t - recall_(t-1)) precision_t``, over all thresholds t in descending order of the score
 
     The score is the uncertainty for ``positive="out"`` ("AUPR-out") and its negative for ``positive="in"``
     ("AUPR-in"). The sum has no interpolation between thresholds. Inputs of equal uncertainty share one threshold, so
