@@ -80,11 +80,16 @@ class ConformalSets:
         generator = torch.Generator().manual_seed(2 * self.seed + (not calibrates)) if self.randomized else None
         return conformal_scores(probabilities, self.score, generator, self.penalty, self.free_classes)
 
-    def predict_over_time(self, pl_module: pl.LightningModule, batch: Any) -> Tensor | None:
+    def predict_over_time(self, pl_module: pl.LightningModule, batch: Any, shape: torch.Size) -> Tensor | None:
         """Return the class probabilities after each time step, `[T, B, C]`; None if they are not asked for.
 
+        Args:
+            pl_module: the module.
+            batch: a batch.
+            shape: shape `[B, C]` of the final prediction for this batch.
+
         Raises:
-            ValueError: if the module has no such predictions, or they are not of this shape.
+            ValueError: if the module has no such predictions, or they are no probabilities of this shape.
         """
         if not self.over_time:
             return None
@@ -102,12 +107,15 @@ class ConformalSets:
             value = method.predict_anytime(module.network, module.read_batch(batch)[0])
         prediction = read_prediction(value)
         mean = None if prediction is None else prediction.mean
-        if mean is None or mean.dim() != 3 or not mean.is_floating_point():
+        expected = f"Expected class probabilities [T, {shape[0]}, {shape[1]}] after each time step for `over_time`"
+        if mean is None or mean.dim() != 3 or mean.shape[1:] != shape or not mean.is_floating_point():
+            raise ValueError(f"{expected}, but got {describe(value if mean is None else mean)}")
+        mean = mean.detach().float()
+        if not (mean >= 0).all() or not ((mean.sum(-1) - 1).abs() < 0.01).all():
             raise ValueError(
-                "Expected class probabilities [T, B, C] after each time step for argument `over_time`, but got "
-                f"{describe(value if mean is None else mean)}"
+                f"{expected}, at least 0 with rows that sum to 1, but got values from {mean.min():g} to {mean.max():g}"
             )
-        return mean.detach().float()
+        return mean
 
 
 @dataclass

@@ -222,7 +222,7 @@ class UncertaintyLogger(Stages):
         collected.targets.append(targets.detach())
         if self.sets is not None and self.sets.needs(stage, dataloader_idx):
             with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-                over_time = self.sets.settings.predict_over_time(pl_module, batch)
+                over_time = self.sets.settings.predict_over_time(pl_module, batch, collected.outputs[-1].shape)
             if over_time is not None:
                 collected.add_over_time(over_time)
 
@@ -323,17 +323,13 @@ class UncertaintyLogger(Stages):
         mean = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))
         are_known_logits = kind == "logits" and over_time is not None and not over_time.probabilities
         if not collected.outputs and not are_known_logits:
-            self._check_kind(mean, kind, origin)
+            warning = check_probabilities_or_logits(mean, kind, origin, is_chosen=self.outputs is not None)
+            if warning is not None and not self._warned:
+                self._warned = True
+                rank_zero_warn(warning)
         if kind == "probabilities":
             mean = mean.clamp(max=1)  # a mean of ones may round to more than 1
         collected.add(mean, kind == "logits", None if prediction is None else prediction.samples)
-
-    def _check_kind(self, outputs: Tensor, kind: Outputs, origin: str) -> None:
-        """Raise an error or warn if outputs do not look like what they are taken for."""
-        warning = check_probabilities_or_logits(outputs, kind, origin, is_chosen=self.outputs is not None)
-        if warning is not None and not self._warned:
-            self._warned = True
-            rank_zero_warn(warning)
 
     def _score(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the predictions of all batches and processes, on the host and in float64."""

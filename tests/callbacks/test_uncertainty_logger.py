@@ -819,7 +819,13 @@ def test_predictions_over_time_of_other_modules_or_shapes_are_refused_before_tra
         assert fitter.global_step == 0
 
     refused("argument `over_time` to be a function for Plain, because it is no SpikingModule", True)
-    refused(r"\[T, B, C\] after each time step for argument `over_time`, but got a tensor", lambda m, b: m(b[0]))
+    refused(r"\[T, 15, 3\] after each time step for `over_time`, but got a tensor", lambda m, b: m(b[0]))
+    refused(r"for `over_time`, but got a tensor .* \(15, 3, 3\)", lambda m, b: over_time(m, b).transpose(0, 1))
+    refused("for `over_time`, at least 0 with rows that sum to 1, but got", lambda m, b: m(b[0])[None])
+    refused(
+        "for `over_time`, at least 0 with rows that sum to 1, but got values from nan",
+        lambda m, b: over_time(m, b) * np.nan,
+    )
     callback = UncertaintyLogger(conformal=ConformalSets(over_time=lambda m, b: over_time(m, b)[: len(b[0]) // 5]))
     with pytest.raises(ValueError, match="Expected predictions after 3 time steps, as in earlier batches, but got 1"):
         trainer(callback).validate(Plain(), loader(), verbose=False)
