@@ -1,4 +1,4 @@
-"""`UncertaintyLogger` on a network that does not spike: calibration, and detection of unfamiliar inputs.
+"""`UncertaintyLogger` on a network that does not spike: calibration, unfamiliar inputs, and prediction sets.
 
 Usage: python callbacks/uncertainty.py FOLDER
 """
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_snn.callbacks import UncertaintyLogger
+from lightning_snn.callbacks import ConformalSets, UncertaintyLogger
 
 
 class Classifier(pl.LightningModule):
@@ -45,13 +45,14 @@ def main(folder: str) -> None:
     parts = (slice(150), slice(150, 500), slice(500, None))
     train, val, test = (DataLoader(TensorDataset(x[part], y[part]), 50) for part in parts)
     noise = DataLoader(0.3 * torch.randn(200, 16), 50)
-    logger = UncertaintyLogger(ood_dataloader=noise, folder=folder)
+    scores = ("classwise_ece", "smooth_ece", "augrc", "ood_fpr95", "ood_aupr")
+    logger = UncertaintyLogger(ood_dataloader=noise, folder=folder, scores=scores, conformal=ConformalSets(alpha=0.1))
     trainer = pl.Trainer(max_epochs=20, callbacks=[logger], logger=False, enable_checkpointing=False)
     module = Classifier()
     trainer.fit(module, train, val)
     print(f"temperature {logger.fitted_temperature:.3f}")
     for name, value in sorted(trainer.test(module, test, verbose=False)[0].items()):
-        print(f"{name:<32} {value:.3f}")
+        print(f"{name:<35} {value:.3f}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,15 @@ import runpy
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_snn import figures, run
+from lightning_snn import SpikingModule, figures, run
+from lightning_snn.callbacks import ConformalSets, UncertaintyLogger
+from lightning_snn.data import FrameDataModule
 from lightning_snn.nn import IF, LIF, AdaptiveLIF, DetachedLIF, LeakyIntegrator, Neuron, Recurrent, SynapticLIF
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +58,7 @@ def make_all(folder: Path) -> None:
     for name in SCRIPTS:
         run_script(name, folder)
     draw_neurons(folder)
+    draw_prediction_sets(folder / "uncertainty")
     stamp.touch()
 
 
@@ -78,6 +83,23 @@ def run_script(name: str, folder: Path) -> None:
     # a progress bar returns to the start of its line
     lines = [line for line in printed.getvalue().split("\n") if "\r" not in line and "\x1b" not in line]
     (folder / f"{name}.txt").write_text("\n".join(lines).strip() + "\n", encoding="utf-8")
+
+
+def draw_prediction_sets(folder: Path) -> None:
+    """Train a spiking network on four classes of random spikes and draw its prediction sets after each time step."""
+    pl.seed_everything(0)
+    rates = 0.2 + 0.15 * torch.rand(4, 24)
+    y = torch.arange(5000) % 4
+    x = (torch.rand(5000, 16, 24) < rates[y].unsqueeze(1)).float()  # [N, T, C]
+    data = FrameDataModule.from_arrays(
+        x[:1000], y[:1000], val=(x[1000:3000], y[1000:3000]), test=(x[3000:], y[3000:]), batch_size=50
+    )
+    module = SpikingModule(nn.Sequential(nn.Linear(24, 64), LIF(), nn.Linear(64, 4)), num_classes=4)
+    logger = UncertaintyLogger(folder=folder, conformal=ConformalSets(over_time=True), name="sets")
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=5, callbacks=[logger], enable_model_summary=False, accelerator="cpu", **options)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
 
 
 def current() -> Tensor:

@@ -49,6 +49,7 @@ BUILDERS = {
     "reliability_diagram": lambda: figures.reliability_diagram(*BINS),
     "spike_raster": lambda: figures.spike_raster({"hidden": np.eye(6, 4), "output": np.ones((6, 2))}, 2.0),
     "risk_coverage_curve": lambda: figures.risk_coverage_curve(CURVES),
+    "prediction_sets_over_time": lambda: figures.prediction_sets_over_time([0.91, 0.9], [3, 1.4], 0.9, (0.87, 0.92)),
     "uncertainty_histograms": lambda: figures.uncertainty_histograms({"known": [0.1, 0.2], "unknown": [0.9]}),
     "spike_time_histograms": lambda: figures.spike_time_histograms(
         {"encoder": [0.1, 0.2], "1": [0.0, 0.3, 0.2]}, {"encoder": (0, 1), "1": (1, 4)}
@@ -528,6 +529,34 @@ def test_histograms_of_equal_values_are_drawn(tmp_path):
 def test_what_is_no_group_of_uncertainties_is_refused(groups, message):
     with pytest.raises(ValueError, match="Expected argument " + message):
         figures.uncertainty_histograms(groups)
+
+
+def test_coverage_and_size_of_sets_are_drawn_over_time_with_what_chance_gives():
+    above, below = figures.prediction_sets_over_time([0.95, 0.8, 0.9], [3, 2.5, 1.4], 0.9, (0.87, 0.92)).axes
+    (target, coverage), (size,) = above.lines, below.lines
+    np.testing.assert_array_equal(coverage.get_xydata(), [[1, 0.95], [2, 0.8], [3, 0.9]])
+    np.testing.assert_array_equal(size.get_xydata(), [[1, 3], [2, 2.5], [3, 1.4]])
+    assert target.get_ydata() == [0.9, 0.9]
+    (band,) = above.patches
+    np.testing.assert_allclose([band.get_y(), band.get_y() + band.get_height()], [0.87, 0.92])
+    low, high = above.get_ylim()
+    assert low < 0.8 < 0.95 < high
+
+
+@pytest.mark.parametrize(
+    ("coverage", "size", "message"),
+    [
+        ([0.9, 1.1], [1, 2], r"`coverage` to be one number within \[0, 1\] .* values from 0.9 to 1.1"),
+        ([], [], r"`coverage` .* but got shape \(0,\)"),
+        ([[0.9]], [[1]], r"`coverage` .* but got shape \(1, 1\)"),
+        ([0.9, float("nan")], [1, 2], "`coverage` to be finite"),
+        ([0.9, 0.8], [1], r"`size` .* for each of the 2 time steps, but got shape \(1,\)"),
+        ([0.9, 0.8], [1, -1], "`size` to be one number of at least 0 .* values from -1 to 1"),
+    ],
+)
+def test_what_is_no_coverage_or_size_of_sets_is_refused(coverage, size, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.prediction_sets_over_time(coverage, size, 0.9, (0.87, 0.92))
 
 
 def test_a_spike_time_histogram_lies_in_its_window():

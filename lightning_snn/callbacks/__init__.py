@@ -1,6 +1,7 @@
 """Callbacks for any LightningModule with spiking layers."""
 
 from lightning_snn.callbacks.alignment import GradientAlignment
+from lightning_snn.callbacks.conformal import ConformalSets
 from lightning_snn.callbacks.energy import EnergyMonitor
 from lightning_snn.callbacks.exact_resume import ExactResume
 from lightning_snn.callbacks.firing_rates import FiringRateMonitor
@@ -16,6 +17,7 @@ from lightning_snn.callbacks.state_guard import StateGuard
 from lightning_snn.callbacks.uncertainty import UncertaintyLogger
 
 __all__ = [
+    "ConformalSets",
     "EnergyMonitor",
     "ExactResume",
     "FiringRateMonitor",

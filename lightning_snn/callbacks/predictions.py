@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -16,20 +16,30 @@ from lightning_snn.functional.temperature import tempered
 from lightning_snn.methods.tasks import Prediction
 from lightning_snn.metrics.functional import (
     adaptive_calibration_error,
+    area_under_generalized_risk_coverage,
     area_under_risk_coverage,
     brier_score,
+    classwise_calibration_error,
     expected_calibration_error,
     negative_log_likelihood,
+    ood_aupr,
     ood_auroc,
+    ood_fpr,
     predictive_entropy,
     reliability_bins,
     risk_coverage,
+    smooth_calibration_error,
     top_label,
 )
+from lightning_snn.metrics.functional.ranking import POSITIVE
 from lightning_snn.processes import gather, gather_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FurtherScore = Literal["classwise_ece", "smooth_ece", "augrc", "ood_fpr95", "ood_aupr"]
+
+FURTHER_SCORES: tuple[FurtherScore, ...] = ("classwise_ece", "smooth_ece", "augrc", "ood_fpr95", "ood_aupr")
 
 
 class StepOutputs(NamedTuple):
@@ -134,12 +144,14 @@ class CollectedPredictions:
         outputs: class probabilities or logits, `[B, C]` each.
         targets: true classes, `[B]` each; empty for inputs without a class.
         mutual_information: mutual information of class and model, `[B]` each, in nats; empty without samples.
+        over_time: class probabilities after each time step, `[B, T, C]` each; empty without them.
         logits: whether `outputs` are logits.
     """
 
     outputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     mutual_information: list[Tensor] = field(default_factory=list)
+    over_time: list[Tensor] = field(default_factory=list)
     logits: bool = False
 
     def add(self, outputs: Tensor, logits: bool, samples: Tensor | None) -> None:
@@ -155,6 +167,20 @@ class CollectedPredictions:
         if samples is not None:
             self.mutual_information.append(mutual_information(samples.detach()))
 
+    def add_over_time(self, probabilities: Tensor) -> None:
+        """Add class probabilities after each time step, `[T, B, C]`.
+
+        Raises:
+            ValueError: if earlier batches had another number of time steps.
+        """
+        rows = probabilities.transpose(0, 1)
+        if self.over_time and self.over_time[0].shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"Expected predictions after {self.over_time[0].shape[1]} time steps, as in earlier batches, but got "
+                f"{rows.shape[1]}. Use recordings of equal length, or `over_time=False`."
+            )
+        self.over_time.append(rows)
+
     def join(self, trainer: pl.Trainer | None) -> Predictions:
         """Return all predictions, with a trainer those of all its processes, at least one of which has some.
 
@@ -167,7 +193,8 @@ class CollectedPredictions:
 
         several = trainer is not None and trainer.world_size > 1
         logits = any(gather(self.logits)) if several else self.logits
-        joined, targets, mutual_information = map(join, (self.outputs, self.targets, self.mutual_information))
+        parts = (self.outputs, self.targets, self.mutual_information, self.over_time)
+        joined, targets, mutual_information, over_time = map(join, parts)
         assert joined is not None
         outputs = joined.double()
         log_probabilities = outputs.log_softmax(1) if logits else outputs.log()
@@ -176,6 +203,7 @@ class CollectedPredictions:
             log_probabilities,
             torch.empty(0, dtype=torch.long) if targets is None else targets,
             None if mutual_information is None else mutual_information.double(),
+            over_time=None if over_time is None else over_time.double().clamp(max=1).transpose(0, 1),
         )
 
 
@@ -189,6 +217,7 @@ class Predictions:
         targets: true classes, `[N]`; empty for inputs without a class.
         mutual_information: mutual information of class and model, `[N]`, in nats; None without samples.
         out_of_distribution: `uncertainties` of M inputs from outside the training distribution, `[M]` each.
+        over_time: class probabilities after each time step, `[T, N, C]`; None without them.
     """
 
     probabilities: Tensor
@@ -196,6 +225,7 @@ class Predictions:
     targets: Tensor
     mutual_information: Tensor | None
     out_of_distribution: dict[str, Tensor] = field(default_factory=dict)
+    over_time: Tensor | None = None
 
     @property
     def uncertainties(self) -> dict[str, Tensor]:
@@ -225,6 +255,28 @@ class Predictions:
             if measure in self.out_of_distribution:
                 key = "ood_auroc" if measure == "entropy" else f"ood_auroc_{measure}"
                 found[key] = ood_auroc(values, self.out_of_distribution[measure])
+        return found
+
+    def further_scores(self, chosen: Collection[FurtherScore], n_bins: int) -> dict[str, Tensor]:
+        """Return those of `FURTHER_SCORES` that were chosen; the scores of detection need inputs from outside."""
+        uncertainties = self.uncertainties
+        found = {}
+        if "classwise_ece" in chosen:
+            found["classwise_ece"] = classwise_calibration_error(self.probabilities, self.targets, n_bins)
+        if "smooth_ece" in chosen:
+            found["smooth_ece"] = smooth_calibration_error(self.probabilities, self.targets)
+        if "augrc" in chosen:
+            found["augrc"] = area_under_generalized_risk_coverage(uncertainties["entropy"], self.errors)
+        for measure, outside in self.out_of_distribution.items():
+            if measure not in uncertainties:
+                continue
+            pair = uncertainties[measure], outside
+            ending = "" if measure == "entropy" else f"_{measure}"
+            for positive in POSITIVE:
+                if "ood_fpr95" in chosen:
+                    found[f"ood_fpr95_{positive}{ending}"] = ood_fpr(*pair, positive=positive)
+                if "ood_aupr" in chosen:
+                    found[f"ood_aupr_{positive}{ending}"] = ood_aupr(*pair, positive)
         return found
 
     def tempered_scores(self, temperature: float, n_bins: int) -> dict[str, Tensor]:

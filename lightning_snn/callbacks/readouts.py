@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from lightning_snn.callbacks.predictions import describe
+
+Outputs = Literal["probabilities", "logits"]
 
 
 class Readout(NamedTuple):
@@ -88,6 +90,43 @@ def check_time_first(value: Any, targets: Any, origin: str) -> None:
             f"Expected outputs [T, B, C] of B = {len(targets)} samples {origin}, but got {describe(outputs)}{axis}. "
             "Return outputs with time first, or pass `predict` to compute class probabilities [B, C]."
         )
+
+
+def check_probabilities_or_logits(outputs: Tensor, kind: Outputs, origin: str, is_chosen: bool) -> str | None:
+    """Raise an error if outputs do not look like what they are taken for.
+
+    Args:
+        outputs: outputs of a batch, `[B, C]`.
+        kind: what they are taken for.
+        origin: where the outputs come from, for messages.
+        is_chosen: whether a user chose the kind, so that logits that look like probabilities are fine.
+
+    Returns:
+        A warning if logits lie within [0, 1]; None if there is nothing to warn about.
+
+    Raises:
+        ValueError: if probabilities are negative or do not sum to 1, or logits do both.
+    """
+    are_probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 0.01).all())
+    if kind == "probabilities" and not are_probabilities:
+        raise ValueError(
+            f"Expected class probabilities {origin}, at least 0 with rows that sum to 1, but got values from "
+            f'{outputs.min():g} to {outputs.max():g}. For logits pass outputs="logits".'
+        )
+    if kind == "probabilities" or is_chosen:
+        return None
+    if are_probabilities:
+        raise ValueError(
+            f"Expected logits {origin}, but got rows that are at least 0 and sum to 1. For class probabilities "
+            'pass outputs="probabilities"; if these are logits, pass outputs="logits".'
+        )
+    # zeros alone come from a silent network and are no evidence
+    if not (outputs >= 0).all() or not (outputs <= 1).all() or not (outputs > 0).any():
+        return None
+    return (
+        f"Values {origin} are treated as logits, but lie within [0, 1], like spike rates and sigmoids. If they "
+        'are logits, pass outputs="logits"; if not, pass `predict` to convert them to probabilities.'
+    )
 
 
 def _is_over_time(value: Any) -> bool:

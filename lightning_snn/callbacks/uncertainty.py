@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -14,10 +14,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.conformal import ConformalSets, SetScores
 from lightning_snn.callbacks.dry_run import call_step, check_validation
 from lightning_snn.callbacks.packages import overrides
 from lightning_snn.callbacks.predictions import (
+    FURTHER_SCORES,
     CollectedPredictions,
+    FurtherScore,
     Predictions,
     check_labels,
     describe,
@@ -25,14 +28,18 @@ from lightning_snn.callbacks.predictions import (
     read_prediction,
     read_step_outputs,
 )
-from lightning_snn.callbacks.readouts import check_time_first, read_over_time
+from lightning_snn.callbacks.readouts import (
+    Outputs,
+    check_probabilities_or_logits,
+    check_time_first,
+    read_over_time,
+)
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import log_figure, may_write
 from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.functional.temperature import fit_temperature
 from lightning_snn.processes import warn_of_repeated_samples
 
-Outputs = Literal["probabilities", "logits"]
 Loader = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
@@ -58,11 +65,20 @@ class UncertaintyLogger(Stages):
       test; with samples also `ood_auroc_mutual_information`;
     - `temperature` (`val`), fitted to the validation data, and the scores of the test at this temperature (`test`):
       `nll_tempered` and `ece_tempered`. Checkpoints contain the temperature. A test without an earlier validation has
-      none.
+      none;
+    - with `scores`, those that were chosen: `classwise_ece`, the calibration error of all classes; `smooth_ece`, the
+      calibration error without bins; `augrc`, the area under the generalized risk-coverage curve; and, with an
+      `ood_dataloader`, `ood_fpr95_out` and `ood_aupr_out`, where inputs from outside are to be found, and
+      `ood_fpr95_in` and `ood_aupr_in`, where those of the data are to be kept;
+    - with `conformal`, `conformal_threshold` (`val`), calibrated with the validation data, and `conformal_coverage` and
+      `conformal_size` of the prediction sets (`test`), after time step t also with `_t1`, `_t2`, ... at the end of the
+      key. Checkpoints contain the thresholds. The coverage is the chosen one only if validation data were not used to
+      choose the model.
 
     At the end of `Trainer.test` and of `Trainer.validate` it draws `NAME_STAGE_reliability.png`,
-    `NAME_STAGE_entropy.png`, and `NAME_STAGE_risk_coverage.png`. With several validation or test loaders, the keys of
-    all but the first end with the loader's index. The temperature is fitted to the first.
+    `NAME_STAGE_entropy.png`, and `NAME_STAGE_risk_coverage.png`, and for prediction sets after each time step
+    `NAME_test_conformal.png`. With several validation or test loaders, the keys of all but the first end with the
+    loader's index. Temperature and sets are fitted to the first.
 
     It works on any LightningModule of a classifier. It takes predictions from the first of these that is available:
     `predict`; a step that returns ``{"prediction": p, "target": y}``; an overridden `predict_step`; `forward`. Except
@@ -90,6 +106,9 @@ class UncertaintyLogger(Stages):
             lie within [0, 1], like spike rates and sigmoids: their softmax is nearly uniform.
         predict: function from the module and a batch to a prediction `[B, C]`, called without gradients.
         read_batch: function from a batch to ``(x, y [B])``; None expects batches that are such pairs.
+        scores: further scores: any of "classwise_ece", "smooth_ece", "augrc", "ood_fpr95", and "ood_aupr".
+        conformal: settings of conformal prediction sets; None makes none. Sets after each time step cost another run of
+            the network for each batch, and T C numbers of memory for each sample.
         name: first part of all keys; several of these callbacks in one trainer need different names.
 
     Raises:
@@ -115,16 +134,21 @@ class UncertaintyLogger(Stages):
         predict: Callable[[pl.LightningModule, Any], Any] | None = None,
         read_batch: Callable[[Any], tuple[Any, Tensor]] | None = None,
         name: str = "uncertainty",
+        scores: Collection[FurtherScore] = (),
+        conformal: ConformalSets | None = None,
     ) -> None:
         super().__init__()
         check_choice("temperature", temperature, (True, False))
         check_integer("n_bins", n_bins)
         check_choice("outputs", outputs, (None, "probabilities", "logits"))
+        for score in scores:
+            check_choice("scores", score, FURTHER_SCORES)
         self.ood_dataloader = ood_dataloader
         self.temperature, self.n_bins = temperature, n_bins
         self.folder = None if folder is None else Path(folder)
         self.outputs, self.predict, self.read_batch = outputs, predict, read_batch
-        self.name = name
+        self.name, self.scores = name, tuple(scores)
+        self.sets = None if conformal is None else SetScores(conformal)
         self.fitted_temperature: float | None = None
         self._warned = False
         self.discard()
@@ -138,10 +162,13 @@ class UncertaintyLogger(Stages):
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"temperature": self.fitted_temperature}
+        sets = {} if self.sets is None else {"conformal": self.sets.state_dict()}
+        return {"temperature": self.fitted_temperature, **sets}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.fitted_temperature = state_dict["temperature"]
+        if self.sets is not None and "conformal" in state_dict:
+            self.sets.load_state_dict(state_dict["conformal"])
 
     def begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         self.discard()
@@ -193,26 +220,44 @@ class UncertaintyLogger(Stages):
         self._collect(collected, source, pl_module, targets)
         check_labels(targets, collected.outputs[-1], type(self).__name__)
         collected.targets.append(targets.detach())
+        if self.sets is not None and self.sets.needs(stage, dataloader_idx):
+            with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+                over_time = self.sets.settings.predict_over_time(pl_module, batch, collected.outputs[-1].shape)
+            if over_time is not None:
+                collected.add_over_time(over_time)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         self._score(trainer, pl_module)
-        if stage == "val" and self.temperature and 0 in self._scored:
-            first = self._scored[0]
-            self.fitted_temperature = fit_temperature(first.log_probabilities, first.targets).item()
-            self._log(trainer, pl_module, stage, 0, {"temperature": self.fitted_temperature})
+        if stage == "val" and 0 in self._scored:
+            self._log(trainer, pl_module, stage, 0, self._fit_to(self._scored[0]))
         for index, scored in self._scored.items():
-            scores = scored.scores(self.n_bins)
+            scores = scored.scores(self.n_bins) | scored.further_scores(self.scores, self.n_bins)
+            if stage == "test" and self.sets is not None:
+                scores |= self.sets.scores(scored)
             if stage == "test" and self.temperature and self.fitted_temperature is not None:
                 scores |= scored.tempered_scores(self.fitted_temperature, self.n_bins)
             self._log(trainer, pl_module, stage, index, scores)
         if trainer.state.fn == TrainerFn.FITTING:
             self.discard()
 
+    def _fit_to(self, held_out: Predictions) -> dict[str, Tensor | float]:
+        """Fit the temperature and the prediction sets, and return their scalars."""
+        found: dict[str, Tensor | float] = {}
+        if self.temperature:
+            self.fitted_temperature = fit_temperature(held_out.log_probabilities, held_out.targets).item()
+            found["temperature"] = self.fitted_temperature
+        if self.sets is not None:
+            found.update(self.sets.calibrate(held_out))
+        return found
+
     def end_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if may_write(trainer):
             for index, scored in self._scored.items():
                 suffix = f"_{index}" if index else ""
-                for figure_name, figure in scored.draw(self.n_bins).items():
+                drawn = scored.draw(self.n_bins)
+                if stage == "test" and self.sets is not None:
+                    drawn |= self.sets.draw(scored)
+                for figure_name, figure in drawn.items():
                     log_figure(trainer, f"{self.name}_{stage}_{figure_name}{suffix}", figure, self.folder)
         self.discard()
 
@@ -278,34 +323,13 @@ class UncertaintyLogger(Stages):
         mean = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))
         are_known_logits = kind == "logits" and over_time is not None and not over_time.probabilities
         if not collected.outputs and not are_known_logits:
-            self._check_kind(mean, kind, origin)
+            warning = check_probabilities_or_logits(mean, kind, origin, is_chosen=self.outputs is not None)
+            if warning is not None and not self._warned:
+                self._warned = True
+                rank_zero_warn(warning)
         if kind == "probabilities":
             mean = mean.clamp(max=1)  # a mean of ones may round to more than 1
         collected.add(mean, kind == "logits", None if prediction is None else prediction.samples)
-
-    def _check_kind(self, outputs: Tensor, kind: Outputs, origin: str) -> None:
-        """Raise an error or warn if outputs do not look like what they are taken for."""
-        are_probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 0.01).all())
-        if kind == "probabilities" and not are_probabilities:
-            raise ValueError(
-                f"Expected class probabilities {origin}, at least 0 with rows that sum to 1, but got values from "
-                f'{outputs.min():g} to {outputs.max():g}. For logits pass outputs="logits".'
-            )
-        if kind == "probabilities" or self.outputs is not None:
-            return
-        if are_probabilities:
-            raise ValueError(
-                f"Expected logits {origin}, but got rows that are at least 0 and sum to 1. For class probabilities "
-                'pass outputs="probabilities"; if these are logits, pass outputs="logits".'
-            )
-        # zeros alone come from a silent network and are no evidence
-        look_like_rates = bool(((outputs >= 0) & (outputs <= 1)).all() and (outputs > 0).any())
-        if look_like_rates and not self._warned:
-            self._warned = True
-            rank_zero_warn(
-                f"Values {origin} are treated as logits, but lie within [0, 1], like spike rates and sigmoids. If they "
-                'are logits, pass outputs="logits"; if not, pass `predict` to convert them to probabilities.'
-            )
 
     def _score(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the predictions of all batches and processes, on the host and in float64."""

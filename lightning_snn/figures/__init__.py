@@ -20,7 +20,7 @@ from lightning_snn.figures.propagation import likelihood_curves, regression_band
 from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
 from lightning_snn.figures.ttfs import jacobian_spectra, spike_time_histograms
-from lightning_snn.figures.uncertainty import risk_coverage_curve, uncertainty_histograms
+from lightning_snn.figures.uncertainty import prediction_sets_over_time, risk_coverage_curve, uncertainty_histograms
 from lightning_snn.files import write_atomically
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "jacobian_spectra",
     "likelihood_curves",
     "membrane_traces",
+    "prediction_sets_over_time",
     "read_history",
     "regression_bands",
     "reliability_diagram",

@@ -103,6 +103,62 @@ def uncertainty_histograms(groups: Mapping[str, Any], label: str = "uncertainty 
     return figure
 
 
+@styled
+def prediction_sets_over_time(coverage: Any, size: Any, target: float, interval: tuple[float, float]) -> Figure:
+    """Draw the coverage and the mean size of prediction sets after each time step.
+
+    Args:
+        coverage: share of the sets that contain the true class, after each of T time steps, within [0, 1].
+        size: mean number of classes in a set, after each of T time steps, at least 0.
+        target: chosen coverage, within [0, 1].
+        interval: smallest and largest coverage that chance gives, drawn as a band.
+
+    Returns:
+        The figure, with the coverage above the size and a common axis of time steps from 1.
+
+    Raises:
+        ValueError: if `coverage` and `size` are not as stated above.
+
+    Example:
+        >>> figure = prediction_sets_over_time([0.91, 0.9], [3.2, 1.4], target=0.9, interval=(0.87, 0.92))
+        >>> figure.axes[1].get_ylabel()
+        'classes in a set'
+    """
+    expected = "one number for each time step"
+    covered, classes = numbers("coverage", coverage, expected), numbers("size", size, expected)
+    if covered.ndim != 1 or not len(covered) or covered.min() < 0 or covered.max() > 1:
+        raise ValueError(
+            f"Expected argument `coverage` to be one number within [0, 1] for each time step, but got shape "
+            f"{covered.shape}{_range(covered)}"
+        )
+    if classes.shape != covered.shape or classes.min() < 0:
+        raise ValueError(
+            f"Expected argument `size` to be one number of at least 0 for each of the {len(covered)} time steps, but "
+            f"got shape {classes.shape}{_range(classes)}"
+        )
+    steps = np.arange(1, len(covered) + 1)
+    figure = new_figure(4.8, 4.4)
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.axhspan(*interval, color=GRID, zorder=0, label="by chance, at one step")
+    above.axhline(target, color=INK, linestyle="--", linewidth=1, label=f"chosen, {target:g}")
+    above.plot(steps, covered, color=BLUE, marker="o", markersize=3, linewidth=1.4, label="test data")
+    low, high = min(covered.min(), interval[0], target), max(covered.max(), interval[1], target)
+    room = max(high - low, 0.02)
+    above.set(ylabel="coverage", ylim=(low - 0.7 * room, high + 0.1 * room))  # the legend lies below
+    above.set_title("prediction sets after each time step", fontweight="bold")
+    above.legend(loc="lower right")
+    below.plot(steps, classes, color=ORANGE, marker="o", markersize=3, linewidth=1.4)
+    below.set(xlabel="time step", ylabel="classes in a set")
+    below.set_ylim(bottom=0)
+    for axes in (above, below):
+        axes.grid(color=GRID, linewidth=0.7)
+    return figure
+
+
+def _range(values: np.ndarray) -> str:
+    return f" and values from {values.min():g} to {values.max():g}" if values.size else ""
+
+
 def _check_number(name: str, given: Mapping[str, Any], most: int) -> None:
     if not 0 < len(given) <= most:
         raise ValueError(f"Expected argument `{name}` to hold 1 to {most} names, but got {len(given)}")

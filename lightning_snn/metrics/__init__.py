@@ -10,15 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_snn._lazy import lazy_names
+from lightning_snn.metrics.conformal import ConformalThreshold, SetCoverage, SetSize
 from lightning_snn.metrics.probability import BitAccuracy, BrierScore, NegativeLogLikelihood, WithinPairAccuracy
+from lightning_snn.metrics.ranking import (
+    AreaUnderGeneralizedRiskCoverage,
+    AreaUnderRiskCoverage,
+    OutOfDistributionAUPR,
+    OutOfDistributionAUROC,
+    OutOfDistributionFPR,
+)
 from lightning_snn.metrics.spikes import DecisionLatency, FiringRate, FirstSpikeLatency
 from lightning_snn.metrics.uncertainty import (
     AdaptiveCalibrationError,
-    AreaUnderRiskCoverage,
+    ClasswiseCalibrationError,
     ExpectedCalibrationError,
     MutualInformation,
-    OutOfDistributionAUROC,
     PredictiveEntropy,
+    SmoothCalibrationError,
 )
 
 if TYPE_CHECKING:
@@ -28,9 +36,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptiveCalibrationError",
     "Agreement",
+    "AreaUnderGeneralizedRiskCoverage",
     "AreaUnderRiskCoverage",
     "BitAccuracy",
     "BrierScore",
+    "ClasswiseCalibrationError",
+    "ConformalThreshold",
     "DecisionLatency",
     "ExpectedCalibrationError",
     "FiringRate",
@@ -38,9 +49,14 @@ __all__ = [
     "Latency",
     "MutualInformation",
     "NegativeLogLikelihood",
+    "OutOfDistributionAUPR",
     "OutOfDistributionAUROC",
+    "OutOfDistributionFPR",
     "OverflowFraction",
     "PredictiveEntropy",
+    "SetCoverage",
+    "SetSize",
+    "SmoothCalibrationError",
     "SpikesPerNeuron",
     "SynapticOperations",
     "WithinPairAccuracy",

@@ -1,7 +1,7 @@
-"""Scores of a prediction's uncertainty as torchmetrics classes.
+"""Entropies and calibration errors as torchmetrics classes.
 
-The functional forms are in `lightning_snn.metrics.functional`. Scores that rank all samples store one or two numbers
-per sample until they are reset.
+The functional forms are in `lightning_snn.metrics.functional`. Scores that need all samples store two numbers per
+sample until they are reset.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from lightning_snn.checks import check_integer
+from lightning_snn.checks import check_choice, check_integer
 from lightning_snn.metrics.functional import (
     accumulation_dtype,
     adaptive_gap,
-    area_under_risk_coverage,
     mutual_information,
-    ood_auroc,
     predictive_entropy,
+    smooth_gap,
     top_label,
 )
-from lightning_snn.metrics.functional.calibration import binned_gap, binned_sums
+from lightning_snn.metrics.functional.calibration import binned_gap, binned_sums, classwise_gap, classwise_sums
+from lightning_snn.metrics.functional.smooth_calibration import KERNELS, Kernel
 from lightning_snn.metrics.probability import RunningMean, WideStates
-from lightning_snn.processes import gather_parts
+from lightning_snn.metrics.stored import StoredSamples
 
 
 class PredictiveEntropy(RunningMean):
@@ -91,7 +89,7 @@ class MutualInformation(RunningMean):
         self.add(mutual_information(samples))
 
 
-class AdaptiveCalibrationError(Metric):
+class AdaptiveCalibrationError(StoredSamples):
     """Calibration error of the most probable class, in bins with equal numbers of samples.
 
     ``AdaECE = sum_b count_b / N |accuracy_b - confidence_b|``, with bins of samples in ascending order of confidence
@@ -122,10 +120,8 @@ class AdaptiveCalibrationError(Metric):
 
     def __init__(self, n_bins: int = 15, **kwargs: Any) -> None:
         check_integer("n_bins", n_bins)
-        super().__init__(**{"dist_sync_fn": gather_parts, **kwargs})
+        super().__init__("confidence", "correct", **kwargs)
         self.n_bins = n_bins
-        self.add_state("confidence", [], dist_reduce_fx="cat")
-        self.add_state("correct", [], dist_reduce_fx="cat")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
@@ -139,7 +135,8 @@ class AdaptiveCalibrationError(Metric):
 
     def compute(self) -> Tensor:
         """Return the error over all samples so far, a scalar; nan if there was none."""
-        return adaptive_gap(_joined(self.confidence), _joined(self.correct), self.n_bins)
+        confidence, correct = self.joined()
+        return adaptive_gap(confidence, correct, self.n_bins)
 
 
 class ExpectedCalibrationError(WideStates):
@@ -199,118 +196,122 @@ class ExpectedCalibrationError(WideStates):
         return binned_gap(self.confidence, self.correct, self.count)
 
 
-class AreaUnderRiskCoverage(Metric):
-    """Area under the risk-coverage curve of a predictor that answers only its most certain samples.
+class ClasswiseCalibrationError(WideStates):
+    """Calibration error of the probability of each class, in bins of equal width, averaged over the classes.
 
-    AURC = 1/N sum_k risk_k, where risk_k is the mean error of the k most certain samples
+    ``cwECE = 1/C sum_c sum_b count_bc / N |frequency_bc - probability_bc|``
+
+    See `lightning_snn.metrics.functional.classwise_calibration_error`.
 
     Args:
+        num_classes: number of classes C, at least 2.
+        n_bins: number of bins of each class, at least 1.
         kwargs: see `torchmetrics.Metric`.
 
+    Raises:
+        ValueError: if an argument is outside its range.
+
     Example:
-        >>> metric = AreaUnderRiskCoverage()
-        >>> metric.update(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([False, False, True]))
+        >>> metric = ClasswiseCalibrationError(num_classes=2, n_bins=2)
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> metric.update(probabilities, torch.tensor([1, 0, 0, 0]))
         >>> metric.compute()
-        tensor(0.1111, dtype=torch.float64)
+        tensor(0.3750, dtype=torch.float64)
     """
 
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
     plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
-    uncertainty: list[Tensor]
-    errors: list[Tensor]
+    probability: Tensor
+    occurrences: Tensor
+    count: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_parts, **kwargs})
-        self.add_state("uncertainty", [], dist_reduce_fx="cat")
-        self.add_state("errors", [], dist_reduce_fx="cat")
+    def __init__(self, num_classes: int, n_bins: int = 15, **kwargs: Any) -> None:
+        check_integer("num_classes", num_classes, minimum=2)
+        check_integer("n_bins", n_bins)
+        super().__init__(**kwargs)
+        self.num_classes, self.n_bins = num_classes, n_bins
+        zeros = torch.zeros(num_classes, n_bins, dtype=torch.long)
+        self.add_state("probability", zeros.to(accumulation_dtype(zeros.device)), dist_reduce_fx="sum")
+        self.add_state("occurrences", zeros, dist_reduce_fx="sum")
+        self.add_state("count", zeros, dist_reduce_fx="sum")
 
-    def update(self, uncertainty: Tensor, errors: Tensor) -> None:
-        """Add a batch: uncertainties, shape `(N,)`, and the cost of each prediction, shape `(N,)`, at least 0.
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
 
         Raises:
-            ValueError: if the shapes are different.
+            ValueError: if an argument is not as stated above.
         """
-        _check_pair("errors", uncertainty, errors)
-        self.uncertainty.append(uncertainty.detach())
-        self.errors.append(errors.detach())
+        probability, occurrences, count = classwise_sums(probabilities, targets, self.n_bins)
+        if len(count) != self.num_classes:
+            raise ValueError(
+                f"Expected argument `probabilities` to have num_classes = {self.num_classes} columns, "
+                f"but got {len(count)}"
+            )
+        self.probability = self.probability + probability
+        self.occurrences = self.occurrences + occurrences
+        self.count = self.count + count
 
     def compute(self) -> Tensor:
-        """Return the area over all samples so far, a scalar.
-
-        Raises:
-            ValueError: if there was no sample, an uncertainty is nan or an error negative.
-        """
-        return area_under_risk_coverage(_joined(self.uncertainty), _joined(self.errors))
+        """Return the error over all samples so far, a scalar; nan if there was none."""
+        return classwise_gap(self.probability, self.occurrences, self.count)
 
 
-class OutOfDistributionAUROC(Metric):
-    """Area under the ROC curve of out-of-distribution detection by uncertainty.
+class SmoothCalibrationError(StoredSamples):
+    """Smooth calibration error of the most probable class, with a Gaussian kernel instead of bins.
 
-    AUROC = P(u_out > u_in) + 1/2 P(u_out = u_in)
+    ``smECE = s`` where ``s = integral |1/N sum_n K_s(t, confidence_n) (correct_n - confidence_n)| dt``
 
-    torchmetrics' `BinaryAUROC` gives other values, because it applies a sigmoid to each batch that has scores above 1.
+    See `lightning_snn.metrics.functional.smooth_calibration_error`.
 
     Args:
+        kernel: "reflected", a Gaussian over the confidence, or "logit", one over a quarter of its logit.
         kwargs: see `torchmetrics.Metric`.
 
+    Raises:
+        ValueError: if `kernel` is not one of these.
+
     Example:
-        >>> metric = OutOfDistributionAUROC()
-        >>> metric.update(torch.tensor([0.1, 0.2, 0.2, 0.7]), torch.tensor([False, False, True, True]))
+        >>> metric = SmoothCalibrationError()
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> metric.update(probabilities, torch.tensor([1, 0, 0, 0]))
         >>> metric.compute()
-        tensor(0.8750, dtype=torch.float64)
+        tensor(0.3750, dtype=torch.float64)
     """
 
     is_differentiable = False
-    higher_is_better = True
+    higher_is_better = False
     full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    uncertainty: list[Tensor]
-    outside: list[Tensor]
+    confidence: list[Tensor]
+    correct: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_parts, **kwargs})
-        self.add_state("uncertainty", [], dist_reduce_fx="cat")
-        self.add_state("outside", [], dist_reduce_fx="cat")
+    def __init__(self, kernel: Kernel = "reflected", **kwargs: Any) -> None:
+        check_choice("kernel", kernel, KERNELS)
+        super().__init__("confidence", "correct", **kwargs)
+        self.kernel = kernel
 
-    def update(self, uncertainty: Tensor, outside: Tensor) -> None:
-        """Add a batch: uncertainties, shape `(N,)`, and which inputs are out of distribution, bool of shape `(N,)`.
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch: class probabilities, shape `(N, C)`, in [0, 1], and true classes, integers of shape `(N,)`.
 
         Raises:
-            ValueError: if the shapes are different, or `outside` is not bool.
+            ValueError: if an argument is not as stated above.
         """
-        _check_pair("outside", uncertainty, outside)
-        if outside.dtype != torch.bool:
-            raise ValueError(f"Expected argument `outside` to be of dtype torch.bool, but got {outside.dtype}")
-        self.uncertainty.append(uncertainty.detach())
-        self.outside.append(outside.detach())
+        confidence, correct = top_label(probabilities, targets)
+        self.confidence.append(confidence.detach())
+        self.correct.append(correct)
 
     def compute(self) -> Tensor:
-        """Return the area over all samples so far, a scalar.
-
-        Raises:
-            ValueError: if there was no in-distribution or no out-of-distribution sample, or an uncertainty is nan.
-        """
-        uncertainty, outside = _joined(self.uncertainty), _joined(self.outside).bool()
-        return ood_auroc(uncertainty[~outside], uncertainty[outside])
-
-
-def _check_pair(name: str, uncertainty: Tensor, other: Tensor) -> None:
-    if uncertainty.ndim != 1 or other.shape != uncertainty.shape:
-        raise ValueError(
-            f"Expected arguments `uncertainty` and `{name}` to have the same shape (N,), but got "
-            f"{tuple(uncertainty.shape)} and {tuple(other.shape)}"
-        )
+        """Return the error over all samples so far, a scalar; nan if there was none."""
+        confidence, correct = self.joined()
+        return smooth_gap(confidence, correct, self.kernel)
 
 
 def _check_axes(name: str, values: Tensor, shape: str, axes: int) -> None:
     if values.ndim != axes:
         raise ValueError(f"Expected argument `{name}` to be of shape {shape}, but got {tuple(values.shape)}")
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return dim_zero_cat(parts) if len(parts) else torch.empty(0)

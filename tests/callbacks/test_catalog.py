@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lightning_snn.callbacks import GradientAlignment, InitializationCheck, Report
+from lightning_snn.metrics.functional import coverage_interval
 from tests.support.figures import save_nothing
 from tests.support.recipes import parse_recipe, run_recipe
 from tests.support.scripts import run_script
@@ -127,6 +128,10 @@ def test_the_uncertainty_script_draws_and_prints_whether_an_ordinary_network_kno
     assert scores["nll_tempered"] < scores["nll"]
     assert scores["ood_auroc"] > 0.8
     assert {"brier", "ece", "ece_tempered", "adaptive_ece", "entropy", "aurc"} < set(scores)
+    assert {"classwise_ece", "smooth_ece", "augrc", "ood_fpr95_in", "ood_aupr_out"} < set(scores)
+    low, high = coverage_interval(calibration=350, test=400, alpha=0.1, level=0.99)
+    assert low <= scores["conformal_coverage"] <= high
+    assert 1 <= scores["conformal_size"] < 2
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {
         f"uncertainty_test_{kind}.png" for kind in ("reliability", "entropy", "risk_coverage")
     }

@@ -26,8 +26,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_snn import LIF, SpikingModule
-from lightning_snn.callbacks import UncertaintyLogger
+from lightning_snn.callbacks import ConformalSets, UncertaintyLogger
+from lightning_snn.callbacks.predictions import FURTHER_SCORES
 from lightning_snn.methods import Prediction, SpikingBayes, SurrogateGradient
+from lightning_snn.metrics.functional import (
+    area_under_generalized_risk_coverage,
+    classwise_calibration_error,
+    ood_aupr,
+    ood_fpr,
+    predictive_entropy,
+    smooth_calibration_error,
+)
 from tests.support.processes import on_two_processes
 from tests.support.training import trainer
 
@@ -310,7 +319,7 @@ def test_training_is_the_same_to_the_last_bit(kind: str):
         found = logged(fitter, "val")
         assert set(found) == (
             KEYS
-            | {"temperature", "ood_auroc"}
+            | {"temperature", "ood_auroc", "conformal_threshold"}
             | ({"mutual_information", "ood_auroc_mutual_information"} if samples else set())
             if callbacks
             else set()
@@ -319,7 +328,8 @@ def test_training_is_the_same_to_the_last_bit(kind: str):
 
     samples = kind in ("sampling", "bayes")
     without, state = fit()
-    found, state_after = fit(UncertaintyLogger(noise if spiking else DataLoader(OUTSIDE, 8, shuffle=True)))
+    unfamiliar = noise if spiking else DataLoader(OUTSIDE, 8, shuffle=True)
+    found, state_after = fit(UncertaintyLogger(unfamiliar, conformal=ConformalSets(over_time=spiking)))
     assert torch.equal(state, state_after)
     assert without.keys() == found.keys()
     for name, value in without.items():
@@ -680,8 +690,180 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
         UncertaintyLogger(**options)
 
 
+# further scores
+
+
+def test_further_scores_are_those_of_the_functions_and_only_if_they_are_chosen():
+    module = Plain()
+    probabilities = logits_of(module).double().softmax(1)
+    inner, outer = (predictive_entropy(logits_of(module, x).double().softmax(1)) for x in (X, OUTSIDE))
+    errors = probabilities.argmax(1) != Y
+    expected = {
+        "classwise_ece": classwise_calibration_error(probabilities, Y, 7),
+        "smooth_ece": smooth_calibration_error(probabilities, Y),
+        "augrc": area_under_generalized_risk_coverage(inner, errors),
+        "ood_fpr95_out": ood_fpr(inner, outer),
+        "ood_fpr95_in": ood_fpr(inner, outer, positive="in"),
+        "ood_aupr_out": ood_aupr(inner, outer),
+        "ood_aupr_in": ood_aupr(inner, outer, "in"),
+    }
+    every = ("classwise_ece", "smooth_ece", "augrc", "ood_fpr95", "ood_aupr")
+    found = scored(UncertaintyLogger(outside, n_bins=7, scores=every), Plain())
+    assert set(found) == KEYS | {"ood_auroc"} | set(expected)
+    assert {key: found[key] for key in expected} == pytest.approx({k: v.item() for k, v in expected.items()}, abs=1e-6)
+    assert set(scored(UncertaintyLogger(scores=["augrc", "ood_fpr95"]), Plain())) == KEYS | {"augrc"}
+    assert "ood_aupr_in_mutual_information" in scored(UncertaintyLogger(outside, scores=["ood_aupr"]), Sampling())
+
+
+# prediction sets
+
+
+def over_time(module: pl.LightningModule, batch: Any) -> Tensor:
+    """Predictions that become surer over three time steps."""
+    logits = module(batch[0])
+    return torch.stack([(step * logits).softmax(1) for step in (0.1, 0.5, 1.0)])
+
+
+def halves() -> tuple[DataLoader, DataLoader]:
+    held_out, test = slice(0, N // 2), slice(N // 2, N)
+    return tuple(DataLoader(TensorDataset(X[part], Y[part]), 7) for part in (held_out, test))
+
+
+def sets_by_hand(probabilities: Tensor, alpha: float) -> tuple[float, float, float]:
+    """Threshold, coverage and size of LAC: calibrated with the first half, tested on the second."""
+    p = probabilities.double().numpy()
+    n = N // 2
+    held_out = sorted(1 - p[range(n), Y[:n].numpy()])
+    threshold = held_out[int(np.ceil((n + 1) * (1 - alpha))) - 1]
+    sets = 1 - p[n:] <= threshold
+    return threshold, sets[range(N - n), Y[n:].numpy()].mean(), sets.sum(1).mean()
+
+
+def test_prediction_sets_are_calibrated_in_the_validation_and_scored_in_the_test(tmp_path: Path):
+    module, alpha = Plain().eval(), 0.3
+    callback = UncertaintyLogger(conformal=ConformalSets(alpha, "lac", over_time=over_time))
+    held_out, test = halves()
+    fitter = trainer(callback)
+    fitter.test(module, test, verbose=False)
+    assert not any(key.startswith("conformal") for key in logged(fitter, "test")), "there was no calibration"
+    fitter.validate(module, held_out, verbose=False)
+    threshold, coverage, size = sets_by_hand(logits_of(module).softmax(1), alpha)
+    assert logged(fitter, "val")["conformal_threshold"] == pytest.approx(threshold, abs=1e-6)
+    fitter.test(module, test, verbose=False)
+    found = logged(fitter, "test")
+    assert (found["conformal_coverage"], found["conformal_size"]) == pytest.approx((coverage, size), abs=1e-6)
+    for t, step in enumerate(over_time(module, (X,)), start=1):
+        _, coverage, size = sets_by_hand(step.detach(), alpha)
+        after = found[f"conformal_coverage_t{t}"], found[f"conformal_size_t{t}"]
+        assert after == pytest.approx((coverage, size), abs=1e-6)
+    assert after == (found["conformal_coverage"], found["conformal_size"]), "the last step is the prediction"
+    assert found["conformal_size_t1"] != found["conformal_size_t3"]
+
+
+@pytest.mark.parametrize("score", ["aps", "raps"])
+def test_random_numbers_of_the_sets_repeat_with_their_seed(score: Any):
+    def threshold(seed: int) -> float:
+        fitter = trainer(UncertaintyLogger(conformal=ConformalSets(0.3, score, seed=seed)))
+        fitter.validate(Plain(), loader(), verbose=False)
+        return logged(fitter, "val")["conformal_threshold"]
+
+    assert threshold(0) == threshold(0) != threshold(1)
+
+
+def test_a_checkpoint_has_the_thresholds_and_those_of_other_settings_are_dropped(tmp_path: Path):
+    held_out, test = halves()
+    fitter = trainer(UncertaintyLogger(conformal=ConformalSets(0.3, "lac")), max_epochs=1)
+    module = Plain()
+    fitter.fit(module, held_out, held_out)
+    fitter.save_checkpoint(tmp_path / "last.ckpt")
+    fitter.test(module, test, verbose=False)
+    expected = logged(fitter, "test")
+    other = trainer(UncertaintyLogger(conformal=ConformalSets(0.3, "lac", seed=5)))
+    other.test(Plain(), test, ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    assert logged(other, "test") == expected
+    assert "conformal_size" in expected
+    another = trainer(UncertaintyLogger(conformal=ConformalSets(0.2, "lac")))
+    with pytest.warns(UserWarning, match="thresholds of the checkpoint belong to the conformal settings"):
+        another.test(Plain(), test, ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    assert "conformal_size" not in logged(another, "test")
+
+
+def test_sets_of_a_spiking_module_after_each_time_step_end_with_its_prediction_in_a_figure(tmp_path: Path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), LIF(), nn.Linear(8, CLASSES))
+    module = SpikingModule(network, SurrogateGradient(), num_classes=CLASSES)
+    callback = UncertaintyLogger(folder=tmp_path, conformal=ConformalSets(0.3, over_time=True))
+    fitter = trainer(callback, limit_val_batches=1.0)
+    data = [DataLoader(TensorDataset(X.repeat(4, 1, 1).transpose(0, 1)[part], Y[part]), 10, collate_fn=time_first)
+            for part in (slice(0, 25), slice(25, N))]  # fmt: skip
+    fitter.validate(module, data[0], verbose=False)
+    fitter.test(module, data[1], verbose=False)
+    found = logged(fitter, "test")
+    assert {f"conformal_size_t{t}" for t in range(1, 5)} < set(found)
+    assert found["conformal_size_t4"] == pytest.approx(found["conformal_size"], abs=1e-6)
+    assert found["conformal_coverage_t4"] == pytest.approx(found["conformal_coverage"], abs=1e-6)
+    assert (tmp_path / "uncertainty_test_conformal.png").is_file()
+    assert not (tmp_path / "uncertainty_val_conformal.png").exists()
+
+
+def time_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    x, y = zip(*samples, strict=True)
+    return torch.stack(x, 1), torch.stack(y)
+
+
+def test_predictions_over_time_of_other_modules_or_shapes_are_refused_before_training():
+    def refused(message: str, function: Any) -> None:
+        fitter = trainer(UncertaintyLogger(conformal=ConformalSets(over_time=function)), max_epochs=1)
+        with pytest.raises(ValueError, match=message):
+            fitter.fit(Plain(), loader(), loader())
+        assert fitter.global_step == 0
+
+    refused("argument `over_time` to be a function for Plain, because it is no SpikingModule", True)
+    refused(r"\[T, 15, 3\] after each time step for `over_time`, but got a tensor", lambda m, b: m(b[0]))
+    refused(r"for `over_time`, but got a tensor .* \(15, 3, 3\)", lambda m, b: over_time(m, b).transpose(0, 1))
+    refused("for `over_time`, at least 0 with rows that sum to 1, but got", lambda m, b: m(b[0])[None])
+    refused(
+        "for `over_time`, at least 0 with rows that sum to 1, but got values from nan",
+        lambda m, b: over_time(m, b) * np.nan,
+    )
+    callback = UncertaintyLogger(conformal=ConformalSets(over_time=lambda m, b: over_time(m, b)[: len(b[0]) // 5]))
+    with pytest.raises(ValueError, match="Expected predictions after 3 time steps, as in earlier batches, but got 1"):
+        trainer(callback).validate(Plain(), loader(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: UncertaintyLogger(scores=["ece"]), "scores"),
+        (lambda: UncertaintyLogger(scores="augrc"), "scores"),
+        (lambda: ConformalSets(alpha=1.5), "alpha"),
+        (lambda: ConformalSets(score="thr"), "score"),
+        (lambda: ConformalSets(randomized="yes"), "randomized"),
+        (lambda: ConformalSets(penalty=-1), "penalty"),
+        (lambda: ConformalSets(free_classes=-1), "free_classes"),
+        (lambda: ConformalSets(seed=-1), "seed"),
+        (lambda: ConformalSets(over_time="yes"), "over_time"),
+    ],
+)
+def test_settings_out_of_range_are_named(build: Any, name: str):
+    with pytest.raises(ValueError, match=f"Expected argument `{name}` to be"):
+        build()
+
+
+# processes
+
+
+def thresholds_of(callback: UncertaintyLogger) -> dict[str, float]:
+    thresholds = callback.sets.calibration.thresholds
+    return {f"threshold after step {t}": value for t, value in enumerate(thresholds.tolist(), start=1)}
+
+
+def with_everything() -> UncertaintyLogger:
+    return UncertaintyLogger(outside, scores=FURTHER_SCORES, conformal=ConformalSets(0.3, "lac", over_time=over_time))
+
+
 def _on_one_process(rank: int) -> dict[str, Any]:
-    callback = UncertaintyLogger(outside)
+    callback = with_everything()
     fitter = trainer(
         callback,
         devices=2,
@@ -695,12 +877,14 @@ def _on_one_process(rank: int) -> dict[str, Any]:
         mock.patch("lightning_snn.callbacks.uncertainty.may_write", return_value=False),
     ):
         fitter.validate(module, DataLoader(TensorDataset(X[part], Y[part]), 15), verbose=False)
-    return logged(fitter, "val")
+    return logged(fitter, "val") | thresholds_of(callback)
 
 
 def test_two_processes_with_unequal_shares_log_the_scores_of_all_samples(tmp_path: Path):
     first, second = on_two_processes(_on_one_process, tmp_path)
     assert first == second
-    alone = trainer(UncertaintyLogger(outside))
+    callback = with_everything()
+    alone = trainer(callback)
     alone.validate(Plain(), loader(), verbose=False)
-    assert first == pytest.approx(logged(alone, "val"), abs=1e-6)
+    assert first == pytest.approx(logged(alone, "val") | thresholds_of(callback), abs=1e-6)
+    assert len(thresholds_of(callback)) == 3

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from lightning_snn.callbacks import (
+    ConformalSets,
     EnergyMonitor,
     ExactResume,
     FiringRateMonitor,
@@ -24,6 +25,7 @@ from lightning_snn.callbacks import (
     StateGuard,
     UncertaintyLogger,
 )
+from lightning_snn.callbacks.predictions import FURTHER_SCORES
 from tests.support.third_party import Ours, SnntorchLoop, ThirdPartyModule
 
 
@@ -97,7 +99,7 @@ CALLBACKS = (
     CallbackRow("state_guard", lambda folder: StateGuard()),
     CallbackRow(
         "uncertainty_logger",
-        lambda folder: UncertaintyLogger(folder=folder),
+        lambda folder: UncertaintyLogger(folder=folder, scores=FURTHER_SCORES, conformal=ConformalSets()),
         lambda folder: UncertaintyLogger(folder=folder, name="another"),
         keys="uncertainty/",
     ),

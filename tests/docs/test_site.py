@@ -17,6 +17,7 @@ from lightning_snn.nn import Neuron
 from tests.docs.blocks import DOCUMENTS, ROOT
 
 DOCS = ROOT / "docs"
+SETTINGS = ("ConformalSets", "HardwareConstraints")  # of callbacks, described on their pages
 API = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md")}
 
 
@@ -48,7 +49,7 @@ def test_every_neuron_has_a_page(name):
     assert re.search(rf"^# .*\b{name}\b", titles("neurons"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", [name for name in callbacks.__all__ if name != "HardwareConstraints"])
+@pytest.mark.parametrize("name", [name for name in callbacks.__all__ if name not in SETTINGS])
 def test_every_callback_has_a_page_that_names_its_script(name):
     (page,) = (
         path for path in (DOCS / "callbacks").glob("*.md") if path.read_text(encoding="utf-8").startswith(f"# {name}\n")

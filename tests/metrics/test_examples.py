@@ -11,7 +11,8 @@ import pytest
 from lightning_snn import metrics
 from lightning_snn.metrics import functional
 
-PUBLIC = [(module, name) for module in (metrics, functional) for name in module.__all__ if name != "Reduction"]
+TYPES = {"Kernel", "Positive", "Reduction", "Score"}
+PUBLIC = [(module, name) for module in (metrics, functional) for name in module.__all__ if name not in TYPES]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))

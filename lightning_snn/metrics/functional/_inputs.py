@@ -12,7 +12,7 @@ from lightning_snn.checks import check_choice
 
 # Rounding to bfloat16 changes the sum of a row by up to 0.2 %; the sum of independent sigmoids is much further from 1.
 _ROW_SUM_TOLERANCE = 0.01
-_INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 Reduction = Literal["mean", "none"]
 
@@ -68,7 +68,7 @@ def check_samples(probabilities: Tensor, targets: Tensor, name: str = "probabili
             f"Expected argument `{name}` to be a floating-point tensor of shape (N, C), but got "
             f"{kind_of(probabilities)}"
         )
-    if not isinstance(targets, Tensor) or targets.dtype not in _INTEGER_DTYPES or targets.ndim != 1:
+    if not isinstance(targets, Tensor) or targets.dtype not in INTEGER_DTYPES or targets.ndim != 1:
         raise ValueError(
             f"Expected argument `targets` to be an integer tensor of shape (N,), but got {kind_of(targets)}"
         )

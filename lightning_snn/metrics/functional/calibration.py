@@ -1,4 +1,4 @@
-"""Calibration errors of the most probable class: its accuracy against its probability."""
+"""Calibration errors in bins: the frequency of a class, or of the most probable one, against its probability."""
 
 from __future__ import annotations
 
@@ -110,6 +110,73 @@ def adaptive_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: i
     return adaptive_gap(*top_label(probabilities, targets), n_bins)
 
 
+def classwise_calibration_error(probabilities: Tensor, targets: Tensor, n_bins: int = 15) -> Tensor:
+    """Compute the calibration error of the probability of each class, in bins of equal width, averaged over classes.
+
+    ``cwECE = 1/C sum_c sum_b count_bc / N |frequency_bc - probability_bc|``, where bin b of class c holds the samples
+    with b / n_bins <= p_n[c] < (b + 1) / n_bins, `frequency_bc` is the share of those whose true class is c, and
+    `probability_bc` their mean p_n[c]; the last bin also holds the value 1
+
+    All probabilities count, not only those of the most probable class. A class that is the true class of no sample
+    counts with the probability that it was given. With many classes nearly all probabilities are near 0, so the error
+    is small and is best compared between predictors of the same classes.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins of each class, at least 1.
+
+    Returns:
+        A scalar in float64 (float32 on Apple's MPS), within [0, 1]; nan if there is no sample.
+
+    Raises:
+        ValueError: if an argument is not as stated above.
+
+    Source: after M. Kull et al., "Beyond temperature scaling: obtaining well-calibrated multiclass probabilities with
+    Dirichlet calibration", NeurIPS 2019; the static calibration error of J. Nixon et al., "Measuring calibration in
+    deep learning", CVPR workshops 2019.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+        >>> classwise_calibration_error(probabilities, torch.tensor([1, 0, 0, 0]), n_bins=2)
+        tensor(0.3750, dtype=torch.float64)
+    """
+    return classwise_gap(*classwise_sums(probabilities, targets, n_bins))
+
+
+def classwise_sums(probabilities: Tensor, targets: Tensor, n_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the probabilities, the occurrences and the samples of each class in equal-width bins of its probability.
+
+    A probability of 1 belongs to the last bin.
+
+    Args:
+        probabilities: class probabilities, shape `(N, C)`, in [0, 1].
+        targets: true classes, integers of shape `(N,)`, in [0, C).
+        n_bins: number of bins of each class, at least 1.
+
+    Returns:
+        The summed probability in float64 (float32 on Apple's MPS), the number of samples whose true class it is and the
+        number of samples, both int64, each of shape `(C, n_bins)`.
+
+    Raises:
+        ValueError: if an argument is not as stated above.
+    """
+    check_integer("n_bins", n_bins)
+    check_samples(probabilities, targets)
+    index = _bins(probabilities.detach(), n_bins)
+    truth = one_hot(targets.long(), probabilities.shape[1])
+    wide = probabilities.detach().to(accumulation_dtype(probabilities.device))
+    # one bin at a time, because the membership of all bins would take n_bins times the memory of the probabilities
+    sums = [((inside * wide).sum(0), (inside * truth).sum(0), inside.sum(0)) for inside in map(index.eq, range(n_bins))]
+    probability, occurrences, count = (torch.stack(each, dim=1) for each in zip(*sums, strict=True))
+    return probability, occurrences, count
+
+
+def classwise_gap(probability: Tensor, occurrences: Tensor, count: Tensor) -> Tensor:
+    """Return the class-wise calibration error from the sums of `classwise_sums`; nan if there is no sample."""
+    return (occurrences - probability).abs().sum() / count.sum()
+
+
 def top_label(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the confidence of each prediction, and whether the prediction is correct.
 
@@ -176,10 +243,7 @@ def binned_sums(probabilities: Tensor, targets: Tensor, n_bins: int) -> tuple[Te
     """
     check_integer("n_bins", n_bins)
     confidence, correct = top_label(probabilities, targets)
-    # Compared in float32, as torchmetrics does, so that a confidence on an edge falls into the same bin.
-    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=probabilities.device)
-    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
-    membership = one_hot(index, n_bins)
+    membership = one_hot(_bins(confidence, n_bins), n_bins)
     dtype = accumulation_dtype(probabilities.device)
     return (
         confidence.to(dtype) @ membership.to(dtype),
@@ -191,3 +255,10 @@ def binned_sums(probabilities: Tensor, targets: Tensor, n_bins: int) -> tuple[Te
 def binned_gap(confidence: Tensor, correct: Tensor, count: Tensor) -> Tensor:
     """Return the expected calibration error from the sums of `binned_sums`, a scalar; nan if there is no sample."""
     return (correct - confidence).abs().sum() / count.sum()
+
+
+def _bins(values: Tensor, n_bins: int) -> Tensor:
+    """Return the index of the equal-width bin of each value in [0, 1]; 1 belongs to the last bin."""
+    # Compared in float32, as torchmetrics does, so that a value on an edge falls into the same bin.
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float32, device=values.device)
+    return (torch.bucketize(values.float(), edges, right=True) - 1).clamp(max=n_bins - 1)
