@@ -760,6 +760,20 @@ def test_prediction_sets_are_calibrated_in_the_validation_and_scored_in_the_test
     assert found["conformal_size_t1"] != found["conformal_size_t3"]
 
 
+def test_a_sequence_that_has_ended_keeps_its_last_prediction():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
+    module = SpikingModule(network, num_classes=3).eval()
+    x, y, lengths = torch.rand(6, 2, 4), torch.tensor([0, 1]), torch.tensor([6, 2])
+    sets, shape = ConformalSets(over_time=True), torch.Size((2, 3))
+    whole = sets.predict_over_time(module, (x, y), shape)
+    found = sets.predict_over_time(module, (x, y, lengths), shape)
+    torch.testing.assert_close(found[:, 0], whole[:, 0])
+    torch.testing.assert_close(found[:2, 1], whole[:2, 1])
+    assert torch.equal(found[2:, 1], found[1, 1].expand(4, 3))
+    assert not torch.allclose(found[2:, 1], whole[2:, 1])
+
+
 @pytest.mark.parametrize("score", ["aps", "raps"])
 def test_random_numbers_of_the_sets_repeat_with_their_seed(score: Any):
     def threshold(seed: int) -> float:
