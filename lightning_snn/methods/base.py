@@ -237,3 +237,6 @@ class Method(nn.Module):
     def configure_optimizer(self, network: nn.Module) -> Optimizer | None:
         """Return the optimizer that the method requires; None leaves the choice to the user."""
         return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"  # one line: the task is not an option of the method

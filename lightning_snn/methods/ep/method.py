@@ -340,9 +340,6 @@ class ExpectationPropagation(Method):
         """Return plain SGD, whose learning rate is the damping of the update."""
         return SGD(network.parameters(), self.step_size)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
-
     def extra_repr(self) -> str:
         parts = [f"weights={self.weights!r}"]
         parts += [f"{name}={getattr(self, name)!r}" for name in ("activation", "output_activation")]
