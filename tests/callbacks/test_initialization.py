@@ -324,7 +324,7 @@ def test_the_loss_is_that_of_the_module_s_method(monkeypatch: pytest.MonkeyPatch
     ((found, loss, given),) = losses
     assert found is module.network
     assert given is thresholds
-    assert loss == expected
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_batch_without_time_and_a_missing_network_are_refused_before_the_first_step():

@@ -28,7 +28,7 @@ class WrappedTask(Task):
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]
-        """What a prediction is."""
+        """Kind of the predictions, that of the other task."""
         return self.task.kind
 
     def configured(self, readout: Readout | None = None, num_classes: int | None = None) -> Task:
