@@ -127,7 +127,7 @@ def test_a_loader_of_ones_own_trains_with_it() -> None:
         ([(np.zeros((3, 2)), 0, 3)], "a pair .*but got a tuple of 3"),
         ([7], "a pair .*but got a 7"),
         ([(1.0, 0)], r"to be of shape \(T, ...\), time first, but got a number"),
-        ([(np.zeros((3, 2)), 0), (np.zeros((4, 2)), 0)], r"the inputs of a batch .*\(3, 2\) and \(4, 2\). .* `collate_fn=pad_seq"),
+        ([(np.zeros((3, 2)), 0), (np.zeros((4, 2)), 0)], r"the inputs of a batch .*\(3, 2\) and \(4, 2\). .*=pad_seq"),
         ([(np.zeros((3, 2)), [0]), (np.zeros((3, 2)), [0, 1])], r"the targets of a batch .*\(1,\) and \(2,\)"),
     ],
 )
