@@ -259,12 +259,16 @@ class SpikingModule(pl.LightningModule):
         return self._evaluate(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
-        if isinstance(batch, (tuple, list)) and len(batch) == 1:
-            (batch,) = batch
-        alone = isinstance(batch, Tensor) or hasattr(batch, "__array__")
-        x, _ = time_first(batch, None, bool(self.batch_first)) if alone else self.read_batch(batch)
-        x, _ = self._checked(x, None)
-        return self._predict(x)
+        return self._predict(self._inputs(batch))
+
+    def predict_anytime(self, batch: Any) -> Prediction:
+        """Return the predictions after each time step, `[T, B, ...]`, of a batch or of its inputs alone.
+
+        Example:
+            >>> module.predict_anytime((torch.rand(5, 2, 4), torch.tensor([0, 2]))).mean.shape
+            torch.Size([5, 2, 3])
+        """
+        return self.method.predict_anytime(self.network, self._inputs(batch))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
@@ -386,6 +390,15 @@ class SpikingModule(pl.LightningModule):
         if self._compiled is None:
             return self.method.predict(self.network, x)
         return self._compiled.predict(self.method, self.network, x)
+
+    def _inputs(self, batch: Any) -> Tensor:
+        """Return the inputs `[T, B, ...]` of a batch without targets, or of one with targets, which are ignored."""
+        if isinstance(batch, (tuple, list)) and len(batch) == 1:
+            (batch,) = batch
+        alone = isinstance(batch, Tensor) or hasattr(batch, "__array__")
+        x, _ = time_first(batch, None, bool(self.batch_first)) if alone else self.read_batch(batch)
+        x, _ = self._checked(x, None)
+        return x
 
     def _checked(self, x: Tensor, y: Any) -> tuple[Tensor, Any]:
         return self._batch_checks.checked(self.network, x, y, self._gets_time_first())

@@ -190,7 +190,7 @@ class RecipeCLI(LightningCLI):
         )
         callbacks: list[pl.Callback] = [self.report]
         if wandb is not None and self._lacks_rate_monitor():
-            callbacks.append(FiringRateMonitor())
+            callbacks.insert(0, FiringRateMonitor())  # before the report, whose page shows its figures
         if options.enable_checkpointing is not False:
             checkpoints = self.output / "checkpoints"
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best

@@ -107,6 +107,7 @@ def test_a_plain_module_gets_all_figures_and_numbers(tmp_path: Path, returns: st
     assert {path.name for path in report.folder.iterdir()} == {
         *FIGURES,
         "metrics.json",
+        "report.html",
         "model_summary.txt",
         "per_class.csv",
     }
@@ -456,7 +457,12 @@ def test_a_regression_has_numbers_but_no_confusion(tmp_path: Path, drawn: None) 
     report = report_of(tmp_path, Regressing())
     assert report.results["mse"] == 0.5
     assert "accuracy" not in report.results
-    assert {path.name for path in report.folder.iterdir()} == {"metrics.json", "raster.png", "events.png"}
+    assert {path.name for path in report.folder.iterdir()} == {
+        "metrics.json",
+        "raster.png",
+        "events.png",
+        "report.html",
+    }
 
 
 def test_callbacks_do_not_know_the_library_s_module() -> None:
