@@ -22,7 +22,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa4af; --line: #353c45; --back: #0f1419;
   --card: #1a2027; --mark: #4b3a0c; --link: #6cb6ff; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1160px; padding: 1rem; background: var(--back); color: var(--ink);
+body { margin: 0 auto; max-width: 1240px; padding: 1rem; background: var(--back); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); }
@@ -36,7 +36,7 @@ table { border-collapse: collapse; font-size: .92rem; }
 caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; }
-td.text { min-width: 7rem; max-width: 30rem; overflow-wrap: anywhere; }
+td.text { min-width: 9rem; max-width: 30rem; overflow-wrap: anywhere; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.marked td { background: var(--mark); }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; margin: .4rem 0;
@@ -47,8 +47,9 @@ figure img { display: block; height: auto; background: #ffffff; border-radius: 6
 .figures { display: flex; flex-wrap: wrap; gap: 0 1.5rem; }
 .figures figure { max-width: 100%; }
 .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 1.2rem; }
-.pair img { width: 100% !important; min-width: 0 !important; }
-@media (max-width: 700px) { .pair { grid-template-columns: minmax(0, 1fr); } body { padding: .8rem; } }
+@media (min-width: 701px) { .pair img { width: 100% !important; min-width: 0 !important; } }
+@media (max-width: 700px) { .pair { grid-template-columns: minmax(0, 1fr); } body { padding: .8rem; }
+  table { font-size: .84rem; } th, td { padding-right: .5rem; } td.text { min-width: 6.5rem; } }
 """
 
 

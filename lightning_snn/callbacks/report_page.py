@@ -27,6 +27,12 @@ LABELS = {
 }
 """labels and formats of metrics by their name in `metrics.json`"""
 
+_MORE_LABELS = {
+    "brier": "Brier score",
+    "seconds/data": "seconds until the data were set up",
+    "seconds/training": "seconds of training and validation",
+    "seconds/total": "seconds in all",
+}
 _CAPTIONS = {
     "training_curves": "Every metric that the module and its callbacks logged, against the optimizer step.",
     "confusion_matrix": "True and predicted classes of the test samples.",
@@ -121,7 +127,7 @@ def score_as_text(name: str, value: float | None) -> str:
 
 def label(name: str) -> str:
     """Return the label of a score."""
-    return LABELS[name][0] if name in LABELS else name.replace("_", " ")
+    return LABELS[name][0] if name in LABELS else _MORE_LABELS.get(name, name.replace("_", " "))
 
 
 def as_text(value: object) -> str:

@@ -29,7 +29,6 @@ _PAGE, _COMPARISON = "report.html", "comparison.html"
 # of a recipe's figures, in the order of a page; others follow by name
 _FIRST = ("training_curves", "anytime_scores", "anytime_samples", "confusion_matrix", "reliability", "raster", "events")
 _SIDES = ("A", "B")
-_MISSING = "–"
 
 
 def read_run(folder: str | os.PathLike[str]) -> RunContent:
@@ -125,7 +124,10 @@ def comparison_page(first: RunContent, second: RunContent) -> str:
         True
     """
     runs = first, second
-    names = table(["", "run", "folder"], [[side, run.title, run.name] for side, run in zip(_SIDES, runs, strict=True)])
+    names = joined(
+        element("p", element("b", side), f" {run.title} ", element("span", run.name, class_="soft"))
+        for side, run in zip(_SIDES, runs, strict=True)
+    )
     sections = {
         "Results": _scores(first, second),
         "Classes": _classes(first, second),
@@ -142,9 +144,8 @@ def _scores(first: RunContent, second: RunContent) -> Markup:
     rows = []
     for name in dict.fromkeys((*one, *other)):
         before, after = one.get(name), other.get(name)
-        change = None if before is None or after is None else after - before
         texts = (score_as_text(name, value) for value in (before, after))
-        rows.append([label(name), *texts, _MISSING if change is None else _signed(score_as_text(name, change))])
+        rows.append([label(name), *texts, _change(name, before, after)])
     return table(["quantity", *_SIDES, "B − A"], rows, numbers=(1, 2, 3))
 
 
@@ -159,9 +160,8 @@ def _classes(first: RunContent, second: RunContent) -> Markup | None:
     for left, right in zip(one, other, strict=True):
         row: list[object] = [left["class"]]
         for quantity in quantities:
-            pair = left.get(quantity), right.get(quantity)
-            row += [score_as_text(quantity, value) for value in pair]
-            row.append(_MISSING if None in pair else _signed(score_as_text(quantity, pair[1] - pair[0])))
+            before, after = left.get(quantity), right.get(quantity)
+            row += [score_as_text(quantity, before), score_as_text(quantity, after), _change(quantity, before, after)]
         rows.append(row)
     return table(["class", *columns], rows, numbers=range(1, 1 + len(columns)))
 
@@ -204,8 +204,10 @@ def _place(name: str) -> int:
     return _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
-def _signed(text: str) -> str:
-    return text if text.startswith("-") else f"+{text}"
+def _change(name: str, before: float | None, after: float | None) -> str:
+    """Return the difference of a score with its sign; a dash if one is missing or not finite."""
+    change = None if before is None or after is None else after - before
+    return ("+" if change is not None and change > 0 else "") + score_as_text(name, change)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -91,7 +91,8 @@ def anytime_samples(
 
     Returns:
         The figure, with probabilities above the entropy of each sample. The true class is green; of the others, the
-        three that become most probable have a color, and the rest is gray.
+        three that become most probable have a color, and the rest is gray. A title ends with "(missed)" if the true
+        class is not the most probable one after the last step.
 
     Raises:
         ValueError: if the shapes differ, a row is no distribution, or a target is no class.
@@ -115,7 +116,7 @@ def anytime_samples(
             )
     columns = min(_MAX_COLUMNS, samples)
     blocks = -(-samples // columns)
-    figure = new_figure(3.4 * columns + 0.2, 3.1 * blocks)
+    figure = new_figure(3.9 * columns + 0.2, 3.1 * blocks)
     grid = figure.subplots(2 * blocks, columns, squeeze=False, height_ratios=[1.7, 1] * blocks)
     steps = 1 + np.arange(time_steps)
     for sample in range(samples):
@@ -124,7 +125,7 @@ def anytime_samples(
         _draw_probabilities(top, steps, given[sample], int(targets[sample]), class_names)
         wrong = given[sample, -1].argmax() != targets[sample]
         title = f"sample {sample + 1}: {_short(class_names[int(targets[sample])])}"
-        top.set_title(f"{title}{', not recognized' if wrong else ''}", fontweight="bold")
+        top.set_title(f"{title}{' (missed)' if wrong else ''}", fontweight="bold")
         entropy = -(given[sample] * np.log(np.maximum(given[sample], 1e-300))).sum(-1)
         bottom.plot(steps, entropy, color=INK, linewidth=1.3, label="entropy")
         if information is not None:
@@ -179,5 +180,5 @@ def _checked(probabilities: Any, targets: Sequence[int], class_names: Sequence[s
     return given
 
 
-def _short(name: str, most: int = 14) -> str:
+def _short(name: str, most: int = 20) -> str:
     return plain(name if len(name) <= most else f"{name[: most - 1]}…")
