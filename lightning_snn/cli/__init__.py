@@ -8,6 +8,5 @@ same options from a YAML file.
 from lightning_snn.cli.command import main
 from lightning_snn.cli.load import LoadedRun, load_run
 from lightning_snn.cli.recipe import RecipeCLI
-from lightning_snn.cli.report import compare_runs, write_report
 
-__all__ = ["LoadedRun", "RecipeCLI", "compare_runs", "load_run", "main", "write_report"]
+__all__ = ["LoadedRun", "RecipeCLI", "load_run", "main"]

@@ -19,6 +19,7 @@ from lightning_snn.callbacks.report_page import (
     scores,
     why_no_anytime,
 )
+from lightning_snn.cli.commands.report import add_arguments
 from lightning_snn.cli.folders import CONFIG
 from lightning_snn.cli.reading import read_options
 from lightning_snn.cli.resume import RESULTS
@@ -210,24 +211,11 @@ def _change(name: str, before: float | None, after: float | None) -> str:
     return ("+" if change is not None and change > 0 else "") + score_as_text(name, change)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command to a parser."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run; two are laid side by side")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="page to write; by default report.html in the folder of one run, or comparison.html for two",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-
-
 def report(options: argparse.Namespace) -> Path:
     """Write the page of one run, or of two next to each other.
 
     Args:
-        options: those of `add_arguments`.
+        options: those of the command.
 
     Returns:
         Path of the page.

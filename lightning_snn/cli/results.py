@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import lightning.pytorch as pl
 from lightning_snn.callbacks import Report
 from lightning_snn.callbacks.report_page import LABELS
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT
-from lightning_snn.command_line import program, started_with
+from lightning_snn.command_line import program
 
 
 class RecipeReport(Report):
@@ -25,7 +26,7 @@ class RecipeReport(Report):
     def commands(self, trainer: pl.Trainer) -> dict[str, str]:
         """Return the commands that repeat the run, continue it, load it, and lay it next to another."""
         words = program()
-        found = {"The run was started with": started_with()}
+        found = {"The run was started with": shlex.join([*words, *sys.argv[1:]] if words else [])}
         if words and (self.folder / CONFIG).is_file():
             again = [*words, "--config", str(self.folder / CONFIG)]
             found["The same run in a new folder, with the same seed"] = shlex.join(again)

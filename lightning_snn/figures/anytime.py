@@ -131,7 +131,7 @@ def anytime_samples(
         if information is not None:
             bottom.plot(steps, information[sample], color=FAINT, linewidth=1, linestyle="--", label="of the data")
             bottom.fill_between(steps, information[sample], entropy, color=SKY, alpha=0.5, label="of the model")
-        bottom.set(ylim=(0, 1.05 * np.log(classes)), xlabel="time steps seen")
+        bottom.set(ylim=(0, 1.45 * np.log(classes)), xlabel="time steps seen")  # the legend is above log C
         for axes in (top, bottom):
             axes.grid(color=GRID, linewidth=0.7)
             axes.set_xlim(1, max(2, time_steps))
@@ -141,7 +141,7 @@ def anytime_samples(
             top.set_ylabel("probability")
             bottom.set_ylabel("nats")
         if sample == 0:
-            bottom.legend(loc="lower left", ncols=3, handlelength=1.2, columnspacing=0.9, borderaxespad=0.2)
+            bottom.legend(loc="upper right", ncols=3, handlelength=1.2, columnspacing=0.9, borderaxespad=0.2)
     for axes in grid.reshape(blocks, 2, columns).swapaxes(1, 2).reshape(-1, 2)[samples:].flat:
         axes.remove()
     return figure

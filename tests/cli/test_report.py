@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import shlex
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_snn.cli import RecipeCLI, compare_runs, write_report
-from lightning_snn.cli.report import read_run, run_command
+from lightning_snn.cli import RecipeCLI
+from lightning_snn.cli.commands import report as sub_command
+from lightning_snn.cli.report import compare_runs, read_run, run_command, write_report
 from tests.cli.tiny import DEFAULTS, PRESETS, call
 from tests.support.pages import HOSTILE, PNG, Page
 
@@ -259,3 +261,11 @@ def test_the_commands_of_a_recipe_repeat_and_continue_its_run(monkeypatch: pytes
     ]
     assert ["data", DEFAULTS["data"]] in rows_of(Path("my run/report.html"))
     assert found["anytime"]["samples"] == 12
+
+
+def test_the_sub_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "run", (), nll=0.5)
+    parser = argparse.ArgumentParser()
+    sub_command.add_arguments(parser)
+    sub_command.run(parser.parse_args([str(folder)]))
+    assert capsys.readouterr().out == f"Wrote {folder / 'report.html'}\n"
