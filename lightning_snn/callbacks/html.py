@@ -140,11 +140,11 @@ def picture(name: str, png: bytes, caption: object) -> Markup:
         png: content of a PNG file.
         caption: text below it.
 
-    Raises:
-        ValueError: if `png` is something else.
+    Returns:
+        The figure. A file that is damaged is named instead: it must not cost a run the rest of its page.
     """
     if not png.startswith(_PNG) or len(png) < 24:
-        raise ValueError(f"Expected the figure {name!r} to be a PNG file, but got {png[:8]!r}. Draw it again")
+        return element("p", f"The figure {name} cannot be shown, because its PNG file is damaged.", class_="soft")
     width = round(struct.unpack(">I", png[16:20])[0] / _CSS_PIXELS)
     style = f"width: {width}px; max-width: 100%; min-width: {round(_SMALLEST * width)}px"
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"

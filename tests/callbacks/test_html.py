@@ -62,9 +62,11 @@ def test_tables_scroll_in_their_own_box_and_align_numbers() -> None:
     assert shown.attributes["tr"] == [{}, {}, {"class": "marked"}]
 
 
-def test_a_file_that_is_no_figure_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected the figure 'raster' to be a PNG file, but got b'<script>'"):
-        picture("raster", b"<script>alert(1)</script>", "")
+@pytest.mark.parametrize("content", [b"", b"<script>alert(1)</script>", PNG[:20]])
+def test_a_file_that_is_no_figure_is_named(content: bytes) -> None:
+    shown = Page(picture("a < b", content, "caption"))
+    assert shown.texts["p"] == ["The figure a < b cannot be shown, because its PNG file is damaged."]
+    assert not shown.attributes["img"]
 
 
 def test_the_reader_of_the_tests_finds_what_is_not_escaped() -> None:
