@@ -25,7 +25,15 @@ class Classifier(pl.LightningModule):
         self.network = nn.Sequential(nn.Linear(8, 32), LIF(), nn.Linear(32, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return run(self.network, x.expand(STEPS, -1, -1)).mean(0)
+        return self.over_time(x).mean(0)
+
+    def over_time(self, x: torch.Tensor) -> torch.Tensor:
+        return run(self.network, x.expand(STEPS, -1, -1))
+
+    def predict_anytime(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Return class probabilities after each time step `[T, B, C]`, for the figures of anytime prediction."""
+        steps = torch.arange(1, STEPS + 1).view(-1, 1, 1)
+        return (self.over_time(batch[0]).cumsum(0) / steps).softmax(-1)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         loss = F.cross_entropy(self(batch[0]), batch[1])

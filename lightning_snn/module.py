@@ -273,12 +273,18 @@ class SpikingModule(pl.LightningModule):
         return self._evaluate(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
-        alone = isinstance(batch, (tuple, list)) and len(batch) == 1
-        if alone:
-            (batch,) = batch
-        if isinstance(batch, Tensor) or hasattr(batch, "__array__") or (alone and is_several(batch)):
-            return self._predict(self._checked(Batch(time_first(batch, None, bool(self.batch_first))[0])))
-        return self._predict(self._checked(Batch(*self.read_batch(batch))._replace(y=None)))
+        return self._predict(self._inputs(batch))
+
+    def predict_anytime(self, batch: Any) -> Prediction:
+        """Return the predictions after each time step, `[T, B, ...]`, of a batch or of its inputs alone.
+
+        Example:
+            >>> module.predict_anytime((torch.rand(5, 2, 4), torch.tensor([0, 2]))).mean.shape
+            torch.Size([5, 2, 3])
+        """
+        inputs = self._inputs(batch)
+        with self._lengths_of(inputs):
+            return self.method.predict_anytime(self.network, inputs.x)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.method.configure_optimizer(self.network)
@@ -405,6 +411,15 @@ class SpikingModule(pl.LightningModule):
             if self._compiled is None:
                 return self.method.predict(self.network, batch.x)
             return self._compiled.predict(self.method, self.network, batch.x)
+
+    def _inputs(self, batch: Any) -> Batch:
+        """Return the checked inputs of a batch without targets, or of one with targets, which are ignored."""
+        alone = isinstance(batch, (tuple, list)) and len(batch) == 1
+        if alone:
+            (batch,) = batch
+        if isinstance(batch, Tensor) or hasattr(batch, "__array__") or (alone and is_several(batch)):
+            return self._checked(Batch(time_first(batch, None, bool(self.batch_first))[0]))
+        return self._checked(Batch(*self.read_batch(batch))._replace(y=None))
 
     def _lengths_of(self, batch: Batch) -> AbstractContextManager[None]:
         return sequence_lengths(batch.lengths, self.network, first_input(batch.x).shape[0])

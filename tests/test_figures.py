@@ -42,8 +42,11 @@ MEMBRANES = {
     "spikes": {"hidden": [[0, 1, 0], [1, 0, 0], [0, 1, 0]], "output": [[0], [1]]},
     "thresholds": {"hidden": 1.0, "output": [0.5]},
 }
+ANYTIME = [[[0.2, 0.2, 0.2, 0.2, 0.2], [0.05, 0.1, 0.7, 0.15, 0.0]]]
 RATES = {"lif1": [0.0, 0.0, 0.1, 0.4], "lif2": np.linspace(0.05, 0.2, 20)}
 BUILDERS = {
+    "anytime_scores": lambda: figures.anytime_scores({"accuracy": [0.5, 0.9], "nll": [float("inf"), 0.3]}),
+    "anytime_samples": lambda: figures.anytime_samples(ANYTIME, [2], ["a", "$b$", "c", "d", "e"], [[1.3, 0.5]]),
     "training_curves": lambda: figures.training_curves(HISTORY),
     "confusion_matrix": lambda: figures.confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"]),
     "reliability_diagram": lambda: figures.reliability_diagram(*BINS),
@@ -760,3 +763,66 @@ def test_a_silent_network_can_be_drawn():
 def test_what_are_no_firing_rates_is_refused(rates, message):
     with pytest.raises(ValueError, match=message):
         figures.firing_rate_histograms(rates)
+
+
+def test_anytime_scores_are_drawn_against_the_steps_that_were_seen():
+    figure = figures.anytime_scores({"accuracy": [0.25, 0.5, 0.75], "ece": [0.5, np.nan, 0.1]})
+    top, bottom = figure.axes
+    np.testing.assert_array_equal(top.lines[0].get_xydata(), [[1, 0.25], [2, 0.5], [3, 0.75]])
+    np.testing.assert_array_equal(bottom.lines[0].get_ydata(), [0.5, np.nan, 0.1])
+    assert bottom.get_xlabel() == "time steps seen"
+
+
+def test_anytime_samples_show_probabilities_above_entropies():
+    first, second = np.array(ANYTIME[0]), np.array([[0.5, 0.5, 0, 0, 0], [0.0, 1.0, 0.0, 0.0, 0.0]])
+    information = [[1.5, 0.5], [0.25, 0.0]]
+    figure = figures.anytime_samples([first, second], [2, 0], list("abcde"), information)
+    top, other, bottom, other_bottom = figure.axes
+    titles = [axes.get_title(loc="left") for axes in (top, other)]
+    assert titles == ["sample 1: c", "sample 2: a (missed)"]
+    lines = {line.get_label(): line for line in top.lines}
+    assert to_rgb(lines["c"].get_color()) == to_rgb(_style.GREEN)
+    np.testing.assert_array_equal(lines["c"].get_ydata(), first[:, 2])
+    # the three most probable others, by their peak, are named; the fourth is gray
+    assert {name for name in lines if not name.startswith("_")} == {"c", "a", "b", "d"}
+    gray = [line for line in top.lines if to_rgb(line.get_color()) == to_rgb(_style.FAINT)]
+    np.testing.assert_array_equal(gray[0].get_ydata(), first[:, 4])
+    entropy = [-sum(p * np.log(p) for p in row if p) for row in first]
+    np.testing.assert_allclose(bottom.lines[0].get_ydata(), entropy, atol=1e-12)
+    np.testing.assert_allclose(other_bottom.lines[0].get_ydata(), [np.log(2), 0], atol=1e-12)
+    np.testing.assert_array_equal(bottom.lines[1].get_ydata(), information[0])
+
+
+def test_anytime_samples_without_several_predictions_have_one_entropy():
+    _, bottom = figures.anytime_samples(ANYTIME, [2], list("abcde")).axes
+    assert [line.get_label() for line in bottom.lines] == ["entropy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((ANYTIME, [2, 1], list("abcde")), "of 2 targets and 5 class names, but got shape"),
+        ((ANYTIME, [2], list("abc")), "of 1 targets and 3 class names"),
+        ((2 * np.array(ANYTIME), [2], list("abcde")), "sum to 1 over the classes, but got .* sums from 2 to 2"),
+        ((ANYTIME, [5], list("abcde")), "argument `targets` to be classes from 0 to 4"),
+        ((ANYTIME, [2], list("abcde"), [[1.0]]), r"argument `expected_entropy` to be of shape \(1, 2\)"),
+    ],
+)
+def test_bad_samples_of_an_anytime_figure_are_refused(arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        figures.anytime_samples(*arguments)
+
+
+@pytest.mark.parametrize("scores", [{}, {"a": [1.0], "b": [1.0, 2.0]}, {"a": [[1.0]]}])
+def test_scores_of_no_common_length_are_refused(scores):
+    with pytest.raises(ValueError, match="Expected argument `scores`"):
+        figures.anytime_scores(scores)
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    names = ["$\\frac$", "$"]
+    figures.save(figures.confusion_matrix([[1, 0], [0, 1]], names), tmp_path / "matrix.png")
+    figures.save(figures.training_curves({"$\\no$/$\\such$": [(0, 1.0)]}), tmp_path / "curves.png")
+    figure = figures.anytime_samples([[[0.5, 0.5], [1.0, 0.0]]], [0], names)
+    figures.save(figure, tmp_path / "samples.png")
+    assert _style.plain("$") == "\\$"

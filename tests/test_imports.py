@@ -27,6 +27,7 @@ LAYERS = (
             "import_paths",
             "subprocesses",
             "csv_log",
+            "command_line",
         },
     ),
     ({"functional"},),

@@ -222,3 +222,17 @@ def test_a_penalty_of_a_method_that_cannot_add_it_is_refused():
             num_classes=2,
             penalties={"rate": ActivityPenalty(0.1)},
         )
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_anytime_predictions_of_a_module_are_those_of_its_method(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
+    module = SpikingModule(network, num_classes=3, batch_first=batch_first).eval()
+    x, y = torch.rand(5, 2, 4), torch.tensor([0, 2])
+    given = x.transpose(0, 1) if batch_first else x
+    expected = module.method.predict_anytime(module.network, x).mean
+    for batch in ((given, y), [given], given):
+        torch.testing.assert_close(module.predict_anytime(batch).mean, expected, rtol=0, atol=0)
+        torch.testing.assert_close(module.predict_step(batch, 0).mean, expected[-1])
+    assert not torch.allclose(expected[0], expected[-1])

@@ -1,41 +1,36 @@
-"""Report of a run: metrics as JSON, tables as CSV, and figures as PNG, in one folder."""
+"""Report of a run: a page as HTML, metrics as JSON, tables as CSV, and figures as PNG, in one folder."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
-from torchmetrics import Metric, MetricCollection
 
 from lightning_snn import figures
-from lightning_snn.callbacks.predictions import join_processes, loaders_of_processes, read_prediction, read_step_outputs
+from lightning_snn.callbacks.anytime import COLUMNS, AnytimePredictions, AnytimeRecorder
+from lightning_snn.callbacks.model_summary import model_summary
+from lightning_snn.callbacks.predictions import join_processes, loaders_of_processes
+from lightning_snn.callbacks.report_page import RunContent, plain_data, run_page
 from lightning_snn.callbacks.stages import Stage, Stages
-from lightning_snn.callbacks.tracking import log_figure, log_table, log_text, may_write
+from lightning_snn.callbacks.tested import PER_CLASS, Tested, classified_scores, per_class, read_tested
+from lightning_snn.callbacks.tracking import log_figure, log_page, log_table, log_text, logged_figures, may_write
 from lightning_snn.checks import check_integer
+from lightning_snn.command_line import started_with
 from lightning_snn.files import write_json, write_text
 from lightning_snn.metrics.activity import Activity, record_activity
-from lightning_snn.metrics.functional import (
-    brier_score,
-    expected_calibration_error,
-    negative_log_likelihood,
-    reliability_bins,
-    top_label,
-)
+from lightning_snn.metrics.functional import reliability_bins, top_label
 from lightning_snn.metrics.gathering import activity_of_processes
 from lightning_snn.processes import warn_of_repeated_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PER_CLASS = ("class", "samples", "accuracy", "precision", "f1", "confidence", "nll")
 _MAX_SLASHES = 2  # in the name of a metric whose curve is drawn
 
 
@@ -53,6 +48,14 @@ class Report(Stages):
     regression has no `per_class.csv`, no confusion matrix, and no reliability diagram. With several test loaders,
     each has its own scores, table, and diagrams, whose names end with the loader's index for all but the first.
 
+    `report.html` is one page of all that: results, figures (those of other callbacks of the run, too), configuration,
+    the commands that repeat the run, and the publication of its method. It needs no other file and no network.
+
+    If the module has a method `predict_anytime` that returns the predictions of a batch after each time step,
+    `[T, B, C]`, as `SpikingModule` does, the end of a test also writes `anytime.csv` and `anytime_scores.png`
+    (accuracy, nll, ece, and entropy after each time step of the first batches), and `anytime_samples.png` (class
+    probabilities and entropy of single samples). `report.html` states why a run has none.
+
     It works on any LightningModule whose `test_step` returns ``{"prediction": p, "target": y}``: `p` are class
     probabilities `[B, C]`, or an object with them as its attribute `mean`; `y` are classes `[B]`. Frames are expected
     as the first part of a batch, time first, `[T, B, C, H, W]`.
@@ -69,15 +72,18 @@ class Report(Stages):
     log-likelihood in nats of its samples. Undefined values, such as the precision of a class that was never predicted,
     are empty.
 
-    Loggers of Weights & Biases and TensorBoard get the figures, `per_class`, and `model_summary` as ``report/NAME``.
+    Loggers of Weights & Biases and TensorBoard get the figures, the tables, and `model_summary` as ``report/NAME``.
+    Weights & Biases gets the page, too.
 
     Args:
         folder: folder of the report, created when there is something to write. A `fast_dev_run` writes nothing.
         details: more entries of `metrics.json`, plain data.
         activity_batches: number of test batches, from the first, whose activity is counted; 0 counts none.
+        anytime_batches: number of batches of the first test loader that are predicted after each time step, once more
+            and at the end of the test; 0 predicts none.
 
     Raises:
-        ValueError: if `activity_batches` is negative; in a test, if `test_step` returns anything else.
+        ValueError: if a number of batches is negative; in a test, if `test_step` returns anything else.
 
     Example:
         >>> trainer = pl.Trainer(callbacks=[Report("report", details={"commit": "4894484"})], logger=False)
@@ -86,13 +92,18 @@ class Report(Stages):
     stages: tuple[Stage, ...] = ("test",)
 
     def __init__(
-        self, folder: str | os.PathLike[str], details: Mapping[str, Any] | None = None, activity_batches: int = 4
+        self,
+        folder: str | os.PathLike[str],
+        details: Mapping[str, Any] | None = None,
+        activity_batches: int = 4,
+        anytime_batches: int = 4,
     ) -> None:
         super().__init__()
         check_integer("activity_batches", activity_batches, 0)
+        check_integer("anytime_batches", anytime_batches, 0)
         self.folder = Path(folder)
         self.details = dict(details or {})
-        self.activity_batches = activity_batches
+        self.activity_batches, self.anytime_batches = activity_batches, anytime_batches
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.results: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
@@ -105,9 +116,11 @@ class Report(Stages):
         self.activity = Activity()
         self._batches = 0
         # of each loader: parts by batch, then all predictions and targets
-        self._parts: dict[int, list[_Tested]] = {}
-        self._tested: dict[int, _Tested] = {}
+        self._parts: dict[int, list[Tested]] = {}
+        self._tested: dict[int, Tested] = {}
         self._recorded_samples = 0
+        self._recorder = AnytimeRecorder(self.anytime_batches)
+        self.anytime: AnytimePredictions | str = "the data have no classes"
         self._first_input: Tensor | None = None
 
     @property
@@ -129,7 +142,7 @@ class Report(Stages):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training_started = time.perf_counter()
         if may_write(trainer):
-            summary = _model_summary(pl_module)  # lazy parameters have their shapes only now
+            summary = model_summary(pl_module)  # lazy parameters have their shapes only now
             write_text(self.folder / "model_summary.txt", summary + "\n")
             log_text(trainer, "model_summary", summary)
 
@@ -166,13 +179,15 @@ class Report(Stages):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        tested = _read_outputs(outputs, pl_module)
+        tested = read_tested(outputs, pl_module)
         if self._batches < self.activity_batches:
             self._recorded_samples += len(tested.target)
         if not self._batches:
             self._first_input = _first_sample(batch)
         if tested.classes:
             top_label(*tested)  # raises an error for values that are not probabilities and labels of no class
+            if dataloader_idx == 0:
+                self._recorder.add(batch, tested.target)
         self._batches += 1
         self._parts.setdefault(dataloader_idx, []).append(tested)
 
@@ -180,20 +195,23 @@ class Report(Stages):
         for loader in loaders_of_processes(self._parts, trainer):
             parts = self._parts.get(loader, [])
             joined = [join_processes([part[index] for part in parts], trainer) for index in range(2)]
-            self._tested[loader] = _Tested(*(part for part in joined if part is not None))
+            self._tested[loader] = Tested(*(part for part in joined if part is not None))
         if not self._tested:
             return
         # a method may run the network several times per prediction: all runs count for its sample
         self.activity.samples = self._recorded_samples
         if trainer.world_size > 1:
             self.activity = activity_of_processes(self.activity)
+        classified = self._classified("/")
+        if "" in classified:
+            self.anytime = self._recorder.predict(trainer, pl_module)
         found = {}
         if self.activity.neuron_steps:
             found["spikes_per_neuron_per_step"] = self.activity.spikes_per_neuron_per_step()
         if self.activity.operations:
             found["synaptic_operations_per_sample"] = self.activity.synaptic_operations_per_sample()
-        for suffix, tested in self._classified("/").items():
-            found.update({f"{name}{suffix}": value for name, value in _scores(tested).items()})
+        for suffix, tested in classified.items():
+            found.update({f"{name}{suffix}": value for name, value in classified_scores(tested).items()})
         logged = trainer.callback_metrics
         new = {f"test/{name}": value for name, value in found.items() if f"test/{name}" not in logged}
         # the values are already those of all processes
@@ -203,14 +221,23 @@ class Report(Stages):
         if stage == "train":
             self._finish_fit(trainer)
         elif stage == "test":
-            self._finish_test(trainer)
+            self._finish_test(trainer, pl_module)
 
     def _finish_fit(self, trainer: pl.Trainer) -> None:
         self.seconds["training"] = time.perf_counter() - self._training_started
         if self.history and may_write(trainer):
             log_figure(trainer, "training_curves", figures.training_curves(self.history), self.folder)
 
-    def _finish_test(self, trainer: pl.Trainer) -> None:
+    def commands(self, trainer: pl.Trainer) -> dict[str, str]:
+        """Return commands for the page by what they do: here the one that started this process, and how to resume."""
+        found = {"The run was started with": started_with()}
+        checkpoints: Any = trainer.checkpoint_callback
+        last = getattr(checkpoints, "last_model_path", "") or getattr(checkpoints, "best_model_path", "")
+        if last:
+            found["Training goes on from a checkpoint with"] = f"trainer.fit(module, data, ckpt_path={last!r})"
+        return {purpose: command for purpose, command in found.items() if command}
+
+    def _finish_test(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds["total"] = time.perf_counter() - self._created
         metrics = {name.removeprefix("test/"): value.item() for name, value in trainer.callback_metrics.items()}
         self.results = {**metrics, "seconds": dict(self.seconds), **self.details}
@@ -218,20 +245,47 @@ class Report(Stages):
         if self.activity.uncounted:
             self.results["layers_without_counted_operations"] = self.activity.uncounted
         tables = {
-            f"per_class{suffix}": _per_class(tested, _class_names(trainer, tested.classes))
+            f"per_class{suffix}": per_class(tested, _class_names(trainer, tested.classes))
             for suffix, tested in self._classified("_").items()
         }
         self.results |= tables
+        if isinstance(self.anytime, AnytimePredictions):
+            self.results["anytime"] = {"samples": len(self.anytime.targets), "steps": self.anytime.scores()}
+        else:
+            self.results["anytime"] = {"missing": self.anytime}
         if not may_write(trainer):
             return
+        self._describe_run(trainer, pl_module)
         try:
             for name, rows in tables.items():
-                log_table(trainer, name, _PER_CLASS, [list(row.values()) for row in rows], self.folder)
-            for name, figure in self._test_figures(trainer).items():
+                log_table(trainer, name, PER_CLASS, [list(row.values()) for row in rows], self.folder)
+            if isinstance(self.anytime, AnytimePredictions):
+                steps = [list(row.values()) for row in self.results["anytime"]["steps"]]
+                log_table(trainer, "anytime", COLUMNS, steps, self.folder)
+            drawn = self._test_figures(trainer)
+            for name, figure in drawn.items():
                 log_figure(trainer, name, figure, self.folder)
+            log_page(trainer, "report", run_page(self._content(trainer, list(drawn))), self.folder)
         finally:
             # last, because a run that has this file counts as finished, and written although a figure may fail
             write_json(self.folder / "metrics.json", self.results)
+
+    def _describe_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add hyperparameters, citation and commands to the results."""
+        hyperparameters = {name: value for name, value in pl_module.hparams.items() if not name.startswith("_")}
+        self.results.setdefault("hyperparameters", plain_data(hyperparameters))
+        self.results.setdefault("citation", getattr(getattr(pl_module, "method", None), "citation", ""))
+        self.results.setdefault("commands", self.commands(trainer))
+
+    def _content(self, trainer: pl.Trainer, drawn: list[str]) -> RunContent:
+        own = [self.folder / f"{name}.png" for name in ("training_curves", *drawn)]
+        summary = self.folder / "model_summary.txt"
+        return RunContent(
+            str(self.folder),
+            self.results,
+            {path.stem: path.read_bytes() for path in (*own, *logged_figures(trainer)) if path.is_file()},
+            summary.read_text(encoding="utf-8") if summary.is_file() else "",
+        )
 
     def _test_figures(self, trainer: pl.Trainer) -> dict[str, Figure]:
         drawn = {}
@@ -241,93 +295,18 @@ class Report(Stages):
             matrix = torch.bincount(index.cpu(), minlength=classes**2).view(classes, classes)
             drawn[f"confusion_matrix{suffix}"] = figures.confusion_matrix(matrix, _class_names(trainer, classes))
             drawn[f"reliability{suffix}"] = figures.reliability_diagram(*reliability_bins(prediction, target))
+        if isinstance(self.anytime, AnytimePredictions):
+            drawn |= self.anytime.draw(_class_names(trainer, self.anytime.probabilities.shape[2]))
         if self.activity.raster:
             drawn["raster"] = figures.spike_raster(self.activity.first_sample())
         if self._first_input is not None:
             drawn["events"] = figures.event_strip(self._first_input)
         return drawn
 
-    def _classified(self, separator: str) -> dict[str, _Tested]:
+    def _classified(self, separator: str) -> dict[str, Tested]:
         """Return the classifications of each loader by the suffix of its names, which is empty for the first."""
         tested = ((f"{separator}{loader}" if loader else "", found) for loader, found in self._tested.items())
         return {suffix: found for suffix, found in tested if found.classes}
-
-
-class _Tested(NamedTuple):
-    """Predictions and targets of a test."""
-
-    prediction: Tensor
-    target: Tensor
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 for a regression."""
-        prediction, target = self
-        is_classification = prediction.dim() == 2 and target.dim() == 1 and not target.is_floating_point()
-        return prediction.shape[1] if is_classification else 0
-
-
-def _read_outputs(outputs: Any, pl_module: pl.LightningModule) -> _Tested:
-    found = read_step_outputs(outputs)
-    prediction = None if found is None else read_prediction(found.prediction)
-    if found is None or prediction is None or not isinstance(found.target, Tensor):
-        got = f"a dict with the keys {list(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
-        raise ValueError(
-            f"Expected `test_step` of {type(pl_module).__name__} to return "
-            '{"prediction": class probabilities [B, C], "target": classes [B]} for the report, but got ' + got
-        )
-    # small integer types would overflow as indices of classes
-    target = found.target if found.target.is_floating_point() else found.target.long()
-    return _Tested(prediction.mean.detach(), target.detach())
-
-
-def _scores(tested: _Tested) -> dict[str, float]:
-    probabilities, targets = tested
-    return {
-        "accuracy": top_label(probabilities, targets)[1].double().mean().item(),
-        "nll": negative_log_likelihood(probabilities, targets).item(),
-        "brier": brier_score(probabilities, targets).item(),
-        "ece": expected_calibration_error(probabilities, targets).item(),
-    }
-
-
-def _per_class(tested: _Tested, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return `_PER_CLASS` for each class; undefined values are None."""
-    classes = len(names)
-    probabilities, targets = (part.cpu() for part in tested)
-    confidence, predicted = probabilities.max(1)
-    nll = negative_log_likelihood(probabilities, targets, reduction="none")
-    labels = targets[predicted == targets], targets, predicted
-    correct, samples, predictions = (torch.bincount(chosen, minlength=classes).double() for chosen in labels)
-    confidences, losses = (torch.bincount(targets, values.double(), classes) for values in (confidence, nll))
-    f1 = 2 * correct / (samples + predictions)
-    quantities = [correct / samples, correct / predictions, f1, confidences / samples, losses / samples]
-    measured = torch.stack(quantities, 1).tolist()
-    rows = (
-        (name, int(count), *(None if math.isnan(value) else value for value in row))
-        for name, count, row in zip(names, samples.tolist(), measured, strict=True)
-    )
-    return [dict(zip(_PER_CLASS, row, strict=True)) for row in rows]
-
-
-def _model_summary(pl_module: pl.LightningModule) -> str:
-    """Return a table of all modules except metrics, with their numbers of parameters; the network is not run."""
-    metrics = [part for part in pl_module.modules() if isinstance(part, (Metric, MetricCollection))]
-    left_out = {id(part) for metric in metrics for part in metric.modules()}
-    rows = [("module", "type", "parameters")]
-    for name, part in pl_module.named_modules():
-        if name and id(part) not in left_out:
-            rows.append((name, type(part).__name__, _count(part.parameters())))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}" for name, kind, count in rows]
-    trained = _count(part for part in pl_module.parameters() if part.requires_grad)
-    lines += ["", f"{_count(pl_module.parameters())} parameters, of which {trained} are trained by gradients"]
-    return "\n".join(lines)
-
-
-def _count(parameters: Iterable[Tensor]) -> str:
-    listed = list(parameters)
-    return "?" if any(map(is_lazy, listed)) else f"{sum(part.numel() for part in listed):,}"
 
 
 def _first_sample(batch: Any) -> Tensor | None:

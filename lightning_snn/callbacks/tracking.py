@@ -1,4 +1,4 @@
-"""Output of callbacks: figures, histograms, tables, texts, and tensors in files and loggers, and occasional scalars.
+"""Output of callbacks: figures, tables, texts, pages and tensors in files and loggers, and occasional scalars.
 
 Every function except `log_scalars` and `save_tensors` writes only in the process for which `may_write` is true. In
 others it checks its arguments and does nothing else. So callbacks may call them in all processes and in a
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _MAX_BINS = 512  # limit of Weights & Biases
 # by trainer, the files that its run wrote into its own folder, by name
 _FILES: WeakKeyDictionary[pl.Trainer, dict[str, Path]] = WeakKeyDictionary()
+# by trainer, the figures of its run, in the order in which they were first written
+_FIGURES: WeakKeyDictionary[pl.Trainer, dict[Path, None]] = WeakKeyDictionary()
 
 
 def may_write(trainer: pl.Trainer) -> bool:
@@ -102,6 +104,7 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path | No
         return None
     path = _path_of(trainer, folder, name, ".png")
     figures.save(figure, path)
+    _FIGURES.setdefault(trainer, {})[path] = None
     for logger in trainer.loggers:
         if is_a(logger, WandbLogger):
             import wandb
@@ -111,6 +114,11 @@ def log_figure(trainer: pl.Trainer, name: str, figure: Figure, folder: Path | No
             # not closed: the figure belongs to the caller
             logger.experiment.add_figure(_key(name), figure, trainer.global_step, close=False)
     return path
+
+
+def logged_figures(trainer: pl.Trainer) -> list[Path]:
+    """Return the files that `log_figure` wrote for a trainer, in the order in which they were first written."""
+    return list(_FIGURES.get(trainer, {}))
 
 
 def log_histogram(trainer: pl.Trainer, name: str, counts: Any, edges: Any) -> None:
@@ -242,6 +250,29 @@ def log_text(trainer: pl.Trainer, name: str, text: str) -> None:
         elif is_a(logger, TensorBoardLogger):
             indented = "\n".join(f"    {line}" for line in text.splitlines())  # code in Markdown
             logger.experiment.add_text(_key(name), indented, trainer.global_step)
+
+
+def log_page(trainer: pl.Trainer, name: str, page: str, folder: Path | None = None) -> Path | None:
+    """Save an HTML page as ``folder/name.html``, and send it to the loggers of Weights & Biases.
+
+    Args:
+        trainer: trainer with the loggers and the step.
+        name: name of the file, without its extension, and of the logger's key.
+        page: the whole page, which loads nothing.
+        folder: as in `log_figure`.
+
+    Returns:
+        Path of the file; None in a process or a run that writes none.
+    """
+    if not may_write(trainer):
+        return None
+    path = write_text(_path_of(trainer, folder, name, ".html"), page)
+    for logger in trainer.loggers:
+        if is_a(logger, WandbLogger):
+            import wandb
+
+            _to_wandb(logger, trainer, name, wandb.Html(page, inject=False))
+    return path
 
 
 def _path_of(trainer: pl.Trainer, folder: Path | None, name: str, suffix: str) -> Path:

@@ -201,7 +201,7 @@ class RecipeCLI(LightningCLI):
         )
         callbacks: list[pl.Callback] = [self.report]
         if wandb is not None and self._lacks_rate_monitor():
-            callbacks.append(FiringRateMonitor())
+            callbacks.insert(0, FiringRateMonitor())  # before the report, whose page shows its figures
         if options.enable_progress_bar is None and not self.shows_progress:
             callbacks.append(EpochLines())
         if options.enable_checkpointing is not False:

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_snn.callbacks import Report
+import lightning.pytorch as pl
 
-_TABLE = {
-    "accuracy": ("accuracy", ".4f"),
-    "pair_accuracy": ("within-pair direction accuracy", ".4f"),
-    "nll": ("negative log-likelihood (nats)", ".4f"),
-    "ece": ("expected calibration error", ".4f"),
-    "mse": ("mean squared error", ".4g"),
-    "hardware/accuracy_unconstrained": ("validation accuracy without constraints", ".4f"),
-    "hardware/accuracy_before": ("validation accuracy under constraints", ".4f"),
-    "hardware/accuracy_after": ("validation accuracy after fine-tuning", ".4f"),
-    "spikes_per_neuron": ("spikes per neuron", ".4f"),
-    "latency": ("latency (input windows)", ".3f"),
-    "spikes_per_neuron_per_step": ("spikes per neuron per step", ".4f"),
-    "synaptic_operations_per_sample": ("synaptic operations per sample", ".3g"),
-}
+from lightning_snn.callbacks import Report
+from lightning_snn.callbacks.report_page import LABELS
+from lightning_snn.cli.catalog import invocation
+from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT
+from lightning_snn.command_line import program
 
 
 class RecipeReport(Report):
-    """Report that a resumed run finds again in any folder."""
+    """Report that a resumed run finds again in any folder, and whose commands are those of a recipe."""
 
     @property
     def state_key(self) -> str:
         return self.__class__.__qualname__
 
+    def commands(self, trainer: pl.Trainer) -> dict[str, str]:
+        """Return the commands that repeat the run, continue it, load it, and lay it next to another."""
+        words = invocation() if program() else []
+        found = {"The run was started with": shlex.join([*words, *sys.argv[1:]] if words else [])}
+        if words and (self.folder / CONFIG).is_file():
+            again = [*words, "--config", str(self.folder / CONFIG)]
+            found["The same run in a new folder, with the same seed"] = shlex.join(again)
+        last = self.folder / LAST_CHECKPOINT
+        epochs = trainer.max_epochs
+        if words and last.is_file() and epochs is not None and epochs > 0:
+            longer = [*words, "--ckpt_path", str(last), "--trainer.max_epochs", str(2 * epochs)]
+            found["The run is finished; for twice as many epochs, it resumes from its last checkpoint with"] = (
+                shlex.join(longer)
+            )
+        found["Its best checkpoint and its data in Python"] = f"run = lightning_snn.load_run({str(self.folder)!r})"
+        beside = shlex.join(["lightning-snn", "report", str(self.folder)])
+        found["This run next to another one"] = f"{beside} OTHER_RUN"
+        return {purpose: command for purpose, command in found.items() if command}
+
 
 def score_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the label and the value of each score that a table of results shows, as text."""
-    return [(label, format(results[name], form)) for name, (label, form) in _TABLE.items() if name in results]
+    return [(label, format(results[name], form)) for name, (label, form) in LABELS.items() if name in results]
 
 
 def results_table(results: Mapping[str, Any], folder: Path) -> str:

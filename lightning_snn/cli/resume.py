@@ -13,6 +13,7 @@ from lightning_snn.cli.checkpoints import BEST
 from lightning_snn.cli.choices import given_values
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, refuse_existing
 from lightning_snn.cli.reading import read_options
+from lightning_snn.command_line import flat_options
 from lightning_snn.files import copy_file
 
 RESULTS, WANDB_ID = "metrics.json", "wandb_run_id.txt"
@@ -93,21 +94,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         >>> differences({"trainer": {"max_epochs": 2}, "output": "a"}, {"trainer": {"max_epochs": 3}, "output": "b"})
         {'trainer.max_epochs': (2, 3)}
     """
-    old, new = dict(_flat(before)), dict(_flat(after))
+    old, new = flat_options(before), flat_options(after)
     names = [name for name in dict.fromkeys((*old, *new)) if name.partition(".")[0] not in _NOT_COMPARED]
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            # the class is an option, and its options have the names that the command line gives them
-            inner = {key: part for key, part in value.items() if key != "init_args"} | value.get("init_args", {})
-            found += _flat(inner, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}".removesuffix(".class_path"), value))
-    return found
 
 
 def where_resumed(run: Run, changes: Mapping[str, Any], output: Path | None, new_folder: Callable[[], Path]) -> Place:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_snn.figures.anytime import anytime_samples, anytime_scores
 from lightning_snn.figures.classification import confusion_matrix, reliability_diagram
 from lightning_snn.figures.energy import synaptic_operations
 from lightning_snn.figures.estimators import bias_and_deviation
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "anytime_samples",
+    "anytime_scores",
     "bias_and_deviation",
     "confusion_matrix",
     "event_strip",

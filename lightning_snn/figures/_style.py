@@ -89,3 +89,8 @@ def evenly(number: int, most: int) -> np.ndarray:
     """Return at most `most` indices below `number`, evenly spaced from the first to the last."""
     indices: np.ndarray = np.linspace(0, number - 1, min(number, most)).round().astype(int)
     return indices
+
+
+def plain(text: str) -> str:
+    """Return a text that matplotlib draws as it is, although it may contain dollar signs."""
+    return text.replace("$", r"\$")

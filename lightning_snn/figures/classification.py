@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_snn.figures._style import BLUE, FAINT, INK, ORANGE, SKY, new_figure, numbers, styled
+from lightning_snn.figures._style import BLUE, FAINT, INK, ORANGE, SKY, new_figure, numbers, plain, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
         axes.hlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
         axes.vlines(between, -0.5, classes - 0.5, color="white", linewidth=1.2)
     named = range(0, classes, math.ceil(classes / _MAX_CLASS_NAMES))
-    names = [class_names[label] for label in named]
+    names = [plain(class_names[label]) for label in named]
     axes.set_xticks(named, names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(named, names)
     axes.spines[:].set_visible(False)

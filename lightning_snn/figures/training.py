@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_snn.figures._style import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, styled
+from lightning_snn.figures._style import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, SKY, new_figure, numbers, plain, styled
 from lightning_snn.reading import reading
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def training_curves(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fig
                 linewidth=1.3,
                 marker="o" if len(pairs) <= _MAX_MARKERS else "",
                 markersize=3,
-                label=stage,
+                label=plain(stage),
             )
-        axes.set_title(quantity.replace("_", " "), fontweight="bold")
+        axes.set_title(plain(quantity.replace("_", " ")), fontweight="bold")
         axes.grid(color=GRID, linewidth=0.7)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -26,6 +26,9 @@ def test_the_report_script_writes_its_report(tmp_path):
         "reliability.png",
         "training_curves.png",
         "raster.png",
+        "report.html",
+        "anytime_scores.png",
+        "anytime_samples.png",
     }
     assert json.loads((folder / "metrics.json").read_text())["accuracy"] > 0.6
 

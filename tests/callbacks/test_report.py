@@ -12,17 +12,20 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassCalibrationError
 
 import lightning_snn.callbacks.report as report_module
-from lightning_snn import LIF, SpikingModule, run
+from lightning_snn import LIF, SpikingModule, figures, run
 from lightning_snn.callbacks import Report
+from lightning_snn.callbacks.tracking import log_figure
 from lightning_snn.methods import Prediction
 from lightning_snn.metrics.activity import record_activity
 from tests.support import training
+from tests.support.pages import Page
 from tests.support.training import time_first
 
 STEPS, CLASSES = 4, 3
@@ -107,6 +110,7 @@ def test_a_plain_module_gets_all_figures_and_numbers(tmp_path: Path, returns: st
     assert {path.name for path in report.folder.iterdir()} == {
         *FIGURES,
         "metrics.json",
+        "report.html",
         "model_summary.txt",
         "per_class.csv",
     }
@@ -456,7 +460,50 @@ def test_a_regression_has_numbers_but_no_confusion(tmp_path: Path, drawn: None) 
     report = report_of(tmp_path, Regressing())
     assert report.results["mse"] == 0.5
     assert "accuracy" not in report.results
-    assert {path.name for path in report.folder.iterdir()} == {"metrics.json", "raster.png", "events.png"}
+    assert {path.name for path in report.folder.iterdir()} == {
+        "metrics.json",
+        "raster.png",
+        "events.png",
+        "report.html",
+    }
+
+
+def test_the_page_shows_figures_of_other_callbacks_of_the_run(tmp_path: Path, drawn: None) -> None:
+    class Drawing(pl.Callback):
+        def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            log_figure(trainer, "own", figures.training_curves({"a": [(0, 1.0)]}), tmp_path / "elsewhere")
+
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "of_another_run.png").write_bytes(b"no figure")
+    module = Plain()
+    module.save_hyperparameters({"width": 16, "kind": LIF, "nested": {"sizes": (3, 5)}})
+    report = Report(tmp_path / "report", {"commit": "4894484"})
+    trainer(Drawing(), report).test(module, loader(), verbose=False)
+    shown = Page((tmp_path / "report" / "report.html").read_text())
+    expected = ["confusion_matrix", "reliability", "raster", "events", "own"]
+    assert [image["alt"] for image in shown.attributes["img"]] == expected
+    cells = shown.texts["td"]
+    assert cells[cells.index("nested.sizes") + 1] == "[3, 5]"
+    assert "LIF" in cells[cells.index("kind") + 1]
+    assert json.loads((report.folder / "metrics.json").read_text())["hyperparameters"]["width"] == 16
+    assert "There are no anytime predictions: Plain defines no `predict_anytime`." in shown.texts["p"]
+
+
+def test_the_commands_of_a_script_are_its_own_and_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["my script.py", "--x", "1"])
+    kept = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    report = Report(tmp_path / "report")
+    fitter = trainer(report, kept, max_epochs=1, enable_checkpointing=True)
+    fitter.fit(Plain(), loader())
+    fitter.test(Plain(), loader(), verbose=False)
+    assert list(report.results["commands"].values()) == [
+        "python 'my script.py' --x 1",
+        f"trainer.fit(module, data, ckpt_path={str(tmp_path / 'kept' / 'last.ckpt')!r})",
+    ]
+    monkeypatch.setattr("sys.argv", [""])
+    assert report_of(tmp_path / "other").results["commands"] == {}
 
 
 def test_callbacks_do_not_know_the_library_s_module() -> None:

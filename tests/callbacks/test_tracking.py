@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from lightning_snn.callbacks.tracking import (
     log_figure,
     log_histogram,
+    log_page,
     log_table,
     log_text,
+    logged_figures,
     may_write,
     output_folder,
 )
@@ -183,6 +185,29 @@ def test_wandb_gets_each_kind_with_lightning_s_step(tmp_path: Path) -> None:
     assert (list(histogram.histogram), list(histogram.bins)) == (COUNTS, EDGES)
     assert (found["report/table"].columns, found["report/table"].data) == (COLUMNS, ROWS)
     assert isinstance(found["report/text"], wandb.Html)
+
+
+def test_pages_are_files_and_go_to_wandb_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "<!DOCTYPE html>\n<html><body>ü</body></html>\n"
+    board, logger = StubTensorBoard(), StubWandb()
+    path = log_page(trainer(board, logger), "report", page, tmp_path / "new")
+    assert path == tmp_path / "new" / "report.html"
+    assert path.read_text(encoding="utf-8") == page
+    assert not board.calls.made
+    ((metrics, step),) = logger.logged
+    assert (list(metrics), step) == (["report/report"], 7)
+    assert isinstance(metrics["report/report"], wandb.Html)
+    assert metrics["report/report"].html == page
+    assert log_page(on_another_process(monkeypatch, logger), "other", page, tmp_path) is None
+    assert len(logger.logged) == 1
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_the_figures_of_a_trainer_are_known(tmp_path: Path) -> None:
+    made, other = trainer(), trainer()
+    paths = [log_figure(made, name, figure(), tmp_path) for name in ("b", "a", "b")]
+    assert logged_figures(made) == paths[:2]
+    assert logged_figures(other) == []
 
 
 def test_a_run_of_wandb_holds_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

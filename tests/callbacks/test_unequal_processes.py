@@ -65,7 +65,7 @@ def spiking() -> SpikingModule:
 
 def callbacks(folder: Path) -> list[pl.Callback]:
     return [
-        Report(folder / "report", activity_batches=100),
+        Report(folder / "report", activity_batches=100, anytime_batches=100),
         UncertaintyLogger(folder=folder),
         EnergyMonitor(batches=100, folder=folder),
         FiringRateMonitor(folder=folder),
@@ -82,7 +82,7 @@ def outcome(
     with mock.patch("lightning_snn.figures.save"):
         fitter.test(module, loader, verbose=False)
     report: Any = made[0]
-    names = ("per_class", "spikes_per_neuron_per_step_by_layer", "accuracy", "nll", "ece", "brier")
+    names = ("per_class", "spikes_per_neuron_per_step_by_layer", "accuracy", "nll", "ece", "brier", "anytime")
     logged = {name: value.item() for name, value in fitter.callback_metrics.items()}
     return logged, {name: report.results[name] for name in names}
 
@@ -115,6 +115,11 @@ def test_the_report_is_that_of_all_samples(
         for name, value in alone[1].items():
             if name == "per_class":
                 for row, expected in zip(results[name], value, strict=True):
+                    assert row == pytest.approx(expected, abs=1e-6)
+            elif name == "anytime":
+                assert results[name].keys() == value.keys()
+                assert results[name].get("samples") == value.get("samples")
+                for row, expected in zip(results[name].get("steps", ()), value.get("steps", ()), strict=True):
                     assert row == pytest.approx(expected, abs=1e-6)
             else:
                 assert results[name] == pytest.approx(value, abs=1e-6), name

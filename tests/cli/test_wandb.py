@@ -73,6 +73,14 @@ def test_wandb_gets_the_results_of_a_run_of_the_main_job(
     assert Path("out/model_summary.txt").read_text().strip() in summary
     assert "BayesConv2d" in summary
 
+    assert kept.values["report/report/_type"] == "html-file"
+    page = Path("out/report.html").read_text()
+    assert (kept.files / kept.values["report/report/path"]).read_text() == page
+    assert 'alt="firing_rates_test"' in page
+    assert kept.values["report/anytime/_type"] == "table-file"
+    for name in ("anytime_scores", "anytime_samples"):
+        assert kept.values[f"report/{name}/_type"] == "images/separated"
+
     assert capsys.readouterr().out.count("kept offline") == 1
     assert not Path("out/logs").exists()
 

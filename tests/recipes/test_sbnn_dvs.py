@@ -74,6 +74,8 @@ def test_the_recipe_runs_from_the_command_line(cache: Path, tmp_path: Path) -> N
     (folder,) = (tmp_path / "runs" / "sbnn_dvs").iterdir()
     assert {path.name for path in folder.glob("*.png")} == {
         "training_curves.png",
+        "anytime_samples.png",
+        "anytime_scores.png",
         "confusion_matrix.png",
         "reliability.png",
         "raster.png",

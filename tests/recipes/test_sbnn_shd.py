@@ -98,6 +98,8 @@ def test_it_learns_classes_that_differ_only_in_the_order_of_spikes(
     assert metrics["synaptic_operations_per_sample"] > 0
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {
         "training_curves.png",
+        "anytime_samples.png",
+        "anytime_scores.png",
         "confusion_matrix.png",
         "reliability.png",
         "raster.png",

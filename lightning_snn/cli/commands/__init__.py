@@ -33,6 +33,7 @@ COMMANDS = {
         Command("predict", "write the predictions of a checkpoint for data to a CSV file", f"{__name__}.predict"),
         Command("info", "print versions, devices, kernels, and optional libraries", f"{__name__}.info"),
         Command("cite", "print the BibTeX entries of what a run used", f"{__name__}.cite"),
+        Command("report", "write the page of a run, or of two next to each other", f"{__name__}.report"),
         Command("convert", "convert a checkpoint to a NIR file, or a NIR file to a checkpoint", f"{__name__}.convert"),
     )
 }
