@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -23,6 +24,7 @@ from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
 
 _PATHS = ("output", "ckpt_path")  # never read as YAML, where a folder `on` would be true
+_CONFIG = ("-c", "--config")
 USAGE = "%(prog)s [--data NAME] [--network NAME] [--method NAME] [--GROUP.OPTION VALUE ...]"
 
 
@@ -138,6 +140,47 @@ def help_of_a_class(arguments: Sequence[str], classes: Mapping[str, type]) -> li
     return [f"--{option}={import_path(classes[option.removesuffix('.help')])}" for option in asked[:1]]
 
 
+def without_options_of_other_classes(arguments: Sequence[str], classes: Mapping[str, type]) -> list[str]:
+    """Return the arguments in which no configuration file gives options of a class that is not the chosen one.
+
+    The parser would pass them on where the names agree, and with them replace the defaults that a recipe has for the
+    chosen class.
+
+    Args:
+        arguments: the command line, without the program name.
+        classes: chosen class of each group.
+    """
+    found: list[str] = []
+    before = ""
+    for argument in arguments:
+        option, equals, path = argument.partition("=")
+        if before in _CONFIG:
+            found.append(_of_classes(argument, classes))
+        elif option in _CONFIG and equals:
+            found.append(f"{option}={_of_classes(path, classes)}")
+        else:
+            found.append(argument)
+        before = argument
+    return found
+
+
+def _of_classes(path: str, classes: Mapping[str, type]) -> str:
+    """Return a configuration file; as text without the groups of other classes, if it has any."""
+    options = read_options(path)
+    kept = {name: value for name, value in options.items() if not _is_of_other_class(name, value, classes)}
+    return path if len(kept) == len(options) else json.dumps(kept)
+
+
+def _is_of_other_class(group: str, value: Any, classes: Mapping[str, type]) -> bool:
+    name = value.get("class_path") if isinstance(value, dict) else value
+    if group not in classes or name is None:
+        return False
+    try:
+        return GROUPS[group].find(name) is not classes[group]
+    except (ImportError, ValueError):
+        return False  # the parser reports it
+
+
 def import_path(kind: type) -> str:
     """Return the import path of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
@@ -172,7 +215,7 @@ def given_values(arguments: Sequence[str], options: Iterable[str]) -> Iterator[t
 def _scanner(options: Iterable[str]) -> argparse.ArgumentParser:
     scanner = argparse.ArgumentParser(shlex.join(invocation()), USAGE, add_help=False, allow_abbrev=False)
     for option in (*options, "config"):
-        flags = ("-c", "--config") if option == "config" else (f"--{option}",)
+        flags = _CONFIG if option == "config" else (f"--{option}",)
         settings: dict[str, Any] = {"nargs": "?", "const": {option: None}} if option.endswith(".help") else {}
         scanner.add_argument(
             *flags, dest="given", action="append", default=[], type=partial(_as_mapping, option), **settings

@@ -51,8 +51,9 @@ def add_options(
         "--wandb",
         type=bool | WandbOptions,
         default=False,
-        help="log to Weights & Biases with firing rates, offline without a key; --wandb.log_model uploads "
-        "checkpoints, and WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
+        help="log to Weights & Biases with firing rates, offline without a key; --wandb.log_model, "
+        "--wandb.posterior_mean and --wandb.nir upload the best checkpoint, its posterior mean and its NIR file, and "
+        "WANDB_PROJECT, WANDB_RUN_GROUP, and WANDB_TAGS are used",
     )
     parser.add_argument(
         "--compile",

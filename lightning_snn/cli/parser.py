@@ -41,6 +41,10 @@ class RecipeParser(LightningArgumentParser):
     def _suggestion(self, message: str) -> str:
         unrecognized = _UNRECOGNIZED.search(message)
         if unrecognized is not None:
+            # parts of the module that have groups of their own
+            inner = re.sub(r"^model\.(?=(network|method)\.)", "", unrecognized[1])
+            if inner != unrecognized[1]:
+                return f"; did you mean --{inner}?"
             options = (name.removeprefix("--") for name in self._option_string_actions if name.startswith("--"))
             return nearest_name(unrecognized[1], options, prefix="--")
         unaccepted = _UNACCEPTED.search(message)

@@ -24,6 +24,7 @@ from lightning_snn import __version__
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.callbacks.stages import Stages
 from lightning_snn.checkpoint_io import AtomicCheckpointIO
+from lightning_snn.cli.artifacts import check_artifacts, keep_artifacts
 from lightning_snn.cli.catalog import invocation
 from lightning_snn.cli.checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from lightning_snn.cli.choices import (
@@ -34,6 +35,7 @@ from lightning_snn.cli.choices import (
     help_of_a_class,
     import_from_working_folder,
     variants_switched_on,
+    without_options_of_other_classes,
 )
 from lightning_snn.cli.epoch_lines import EpochLines
 from lightning_snn.cli.folders import CONFIG, LAST_CHECKPOINT, FolderTaken, new_folder, refuse_existing
@@ -52,6 +54,7 @@ from lightning_snn.cli.resume import (
 )
 from lightning_snn.cli.start import StartOfRun
 from lightning_snn.cli.stopping import StopAfterBatch, StopSignals
+from lightning_snn.cli.sweeps import as_options
 from lightning_snn.cli.wandb import WandbOptions, wandb_logger
 from lightning_snn.convert.converted import converter_for
 from lightning_snn.csv_log import AtomicCSVLogger
@@ -91,8 +94,9 @@ class RecipeCLI(LightningCLI):
         self.variants = variants
         self.signals = signals
         import_from_working_folder()
-        self.resumed = resumed_run(sys.argv[1:])
-        self.arguments = with_options_of(self.resumed, with_network_of_file(sys.argv[1:]))
+        self.given = as_options(sys.argv[1:])
+        self.resumed = resumed_run(self.given)
+        self.arguments = with_options_of(self.resumed, with_network_of_file(self.given))
         special: dict[str, Any] = {}
         for name in variants_switched_on(self.arguments, variants):
             special.update(variants[name])
@@ -131,7 +135,7 @@ class RecipeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         refuse_linked_options(parser, self.arguments)
-        self.config = parser.parse_args(self.arguments)
+        self.config = parser.parse_args(without_options_of_other_classes(self.arguments, self.classes))
         checkpoint = self.config.ckpt_path
         if checkpoint is not None and not Path(checkpoint).is_file():
             parser.error(f"Expected option --ckpt_path to be a checkpoint file, but there is no file {checkpoint}")
@@ -186,6 +190,9 @@ class RecipeCLI(LightningCLI):
         wandb = WandbOptions() if self.config.wandb is True else self.config_init.wandb or None
         if wandb is not None and options.logger is not None:
             self.parser.error("Expected either option --wandb or option --trainer.logger, but got both")
+        if wandb is not None:
+            check_artifacts(wandb, self.model, self.datamodule.frame_shape)
+        self.wandb = wandb
         if options.logger is None:
             kwargs["logger"] = False  # loggers start with the run
         versions = {"lightning_snn": __version__, "torch": torch.__version__, "lightning": pl.__version__}
@@ -257,7 +264,14 @@ class RecipeCLI(LightningCLI):
         self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
+                if self.wandb is not None and self.trainer.is_global_zero:
+                    self._keep_artifacts(self.wandb, logger)
                 logger.experiment.finish()
+
+    def _keep_artifacts(self, options: WandbOptions, logger: WandbLogger) -> None:
+        scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        described = {"recipe": self.recipe, "scores": scores, **self.hyperparameters}
+        keep_artifacts(options, self.model, self.datamodule.frame_shape, self.output, logger, described)
 
     def _where(self) -> Place:
         """Return the folder of the run and a message about it.
@@ -266,7 +280,7 @@ class RecipeCLI(LightningCLI):
             ValueError: if the folder exists, or there is nothing to resume.
         """
         self.changes: dict[str, tuple[Any, Any]] = {}
-        given = dict(given_values(sys.argv[1:], ["output"])).get("output")
+        given = dict(given_values(self.given, ["output"])).get("output")
         output = None if given is None else Path(str(given))
         earlier = run_of_this_job(output, Path("runs", self.recipe), self._configuration())
         if earlier is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import netrc
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -25,9 +27,34 @@ class WandbOptions:
 
     Attributes:
         log_model: upload the best checkpoint when training ends; "all" uploads it whenever it is written.
+        posterior_mean: upload the posterior mean of the best checkpoint as the weights of the plain network.
+        nir: upload the network of the best checkpoint as a NIR file; of a Bayesian one the posterior mean.
     """
 
     log_model: bool | Literal["all"] = False
+    posterior_mean: bool = False
+    nir: bool = False
+
+
+class SweepLogger(WandbLogger):
+    """Logger of a run of a sweep, whose configuration holds the parameters of the sweep under their names.
+
+    Such a value cannot change. Of a parameter that chooses a class, such as `method`, the class and its options are
+    logged as `method_config`.
+    """
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        options = dict(vars(params) if isinstance(params, Namespace) else params)
+        for name in self._parameters & options.keys():
+            value = options.pop(name)
+            if isinstance(value, dict):
+                options[f"{name}_config"] = value
+        super().log_hyperparams(options)
+
+    @cached_property
+    def _parameters(self) -> set[str]:
+        return set(self.experiment.config.keys())
 
 
 def wandb_logger(folder: Path, group: str, tags: Sequence[str], options: WandbOptions | None = None) -> WandbLogger:
@@ -64,8 +91,9 @@ def _started(folder: Path, options: dict[str, Any]) -> WandbLogger:
     import wandb
 
     reason = why_offline()
+    kind = SweepLogger if os.environ.get("WANDB_SWEEP_ID") else WandbLogger
     if reason is None:
-        logger = WandbLogger(**options, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
+        logger = kind(**options, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
         try:
             _ = logger.experiment
             return logger
@@ -80,7 +108,7 @@ def _started(folder: Path, options: dict[str, Any]) -> WandbLogger:
         f"  wandb sync {kept}/offline-run-*   uploads it"
     )
     # `mode` instead of `offline`, which sets an environment variable that W&B has already read
-    logger = WandbLogger(**options, mode="offline", settings=wandb.Settings(silent=True))
+    logger = kind(**options, mode="offline", settings=wandb.Settings(silent=True))
     _ = logger.experiment
     return logger
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cli.tiny import parse
 
@@ -30,3 +31,27 @@ def test_a_damaged_configuration_file_is_named(
     assert "Expected options.yaml to " in error
     assert f", but {found}" in error
     assert not Path("attacked").exists()
+
+
+@pytest.mark.parametrize("option", [["--config", "options.yaml"], ["--config=options.yaml"]])
+def test_a_file_gives_no_options_of_a_class_to_another_one(option: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = {"class_path": "MLP", "init_args": {"hidden": [7]}}
+    method = {"class_path": "NoisySpikes", "init_args": {"lam": 0.75, "samples": 5}}
+    options = {"network": network, "method": method, "trainer": {"max_epochs": 3}}
+    Path("options.yaml").write_text(yaml.safe_dump(options))
+    same = parse(monkeypatch, *option).config
+    assert (same.method.init_args.lam, same.method.init_args.samples) == (0.75, 5)
+    other = parse(monkeypatch, *option, "--method", "SpikingBayes").config
+    # those of the recipe for the chosen class
+    assert (other.method.init_args.lam, other.method.init_args.samples) == (0.25, 0)
+    assert other.method.init_args.kl_weight == 0.01
+    assert (other.network.init_args.hidden, other.trainer.max_epochs) == ([7], 3)
+
+
+def test_a_wrong_class_in_a_file_is_named_although_another_one_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("options.yaml").write_text("method: {class_path: NoSuchMethod}\n")
+    with pytest.raises(SystemExit, match="2"):
+        parse(monkeypatch, "--config", "options.yaml", "--method", "SpikingBayes")
+    assert "NoSuchMethod" in capsys.readouterr().err

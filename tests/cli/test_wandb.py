@@ -227,7 +227,7 @@ def test_checkpoints_are_logged_on_request(monkeypatch: pytest.MonkeyPatch, opti
     logged: list[str] = []
     monkeypatch.setattr(wandb.Run, "log_artifact", lambda self, artifact, **options: logged.append(artifact.type))
     cli = call(monkeypatch, "--wandb.log_model", option, "--output", "out")
-    assert yaml.safe_load(Path("out/config.yaml").read_text())["wandb"] == {"log_model": expected}
+    assert yaml.safe_load(Path("out/config.yaml").read_text())["wandb"]["log_model"] == expected
     (logger,) = cli.trainer.loggers
     assert logger.__class__.__name__ == "WandbLogger"
     assert ("model" in logged) == bool(expected)

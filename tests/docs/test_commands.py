@@ -48,6 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder in which the files exist that commands read for their options."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "callbacks", "callbacks")
+    shutil.copytree(ROOT / "recipes" / "configs", "recipes/configs")
     Path("mine.yaml").write_text("trainer: {max_epochs: 1}\n")
     Path("runs/.../checkpoints").mkdir(parents=True)
     torch.save({"pytorch-lightning_version": "2.6"}, "runs/.../checkpoints/last.ckpt")

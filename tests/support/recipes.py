@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_snn.cli import RecipeCLI, main
 from tests.support.scripts import load_script
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+CONFIGS = RECIPES / "configs"
 
 
 def load_recipe(name: str) -> ModuleType:
@@ -62,3 +65,11 @@ def write_digits(path: Path, noise: int, brightness: int) -> Path:
         arrays[f"x_{split}"], arrays[f"y_{split}"] = images, labels
     np.savez(path, **arrays)
     return path
+
+
+def options_of_recipe(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
+    """Return all options of a recipe with these arguments, and build nothing of them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(RecipeCLI, "instantiate_classes", lambda self: None)
+        cli = parse_recipe(name, patch, *arguments)
+    return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))

@@ -22,6 +22,7 @@ class WandbRun:
         config: the configuration.
         values: the last value of each logged key; media have a key per part, ``KEY/_type`` and ``KEY/path``.
         files: the folder that the paths of media are relative to.
+        artifacts: the logged artifacts by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,6 +36,7 @@ class WandbRun:
         (self.begun,) = (record.run for record in records if record.HasField("run"))
         updates = [*self.begun.config.update, *(item for record in records for item in record.config.update)]
         self.config = {item.key: json.loads(item.value_json) for item in updates}
+        self.artifacts = {record.artifact.name: record.artifact for record in records if record.HasField("artifact")}
         logged = (item for record in records if record.HasField("history") for item in record.history.item)
         self.values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in logged}
 
