@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_snn.nn.folding import as_input, check_samples, check_sequence
+from lightning_snn.nn.inputs import first_input, is_several, map_inputs, named_inputs
 from lightning_snn.nn.lengths import check_lengths, sequence_lengths, without_padding
 
 # rounding of class probabilities in half precision
@@ -59,13 +60,13 @@ def unpacked(batch: Any) -> Batch:
     return Batch(*batch)
 
 
-def time_first(x: Any, y: Any, batch_first: bool) -> tuple[Tensor, Any]:
+def time_first(x: Any, y: Any, batch_first: bool) -> tuple[Any, Any]:
     """Return the batch with time first, after comparing the axes of inputs and targets.
 
     Targets per step, whose first two axes are those of `x`, are transposed with it.
 
     Args:
-        x: inputs `[T, B, ...]`, or `[B, T, ...]` with `batch_first`.
+        x: inputs `[T, B, ...]`, or `[B, T, ...]` with `batch_first`; or several in a tuple, list or dict.
         y: targets `[B, ...]` or one per step; None if there are none.
         batch_first: whether the first axis of `x` is the batch.
 
@@ -80,6 +81,8 @@ def time_first(x: Any, y: Any, batch_first: bool) -> tuple[Tensor, Any]:
         >>> time_first(torch.zeros(2, 5, 3), torch.tensor([0, 1]), batch_first=True)[0].shape
         torch.Size([5, 2, 3])
     """
+    if is_several(x):
+        return _several_time_first(x, y, batch_first)
     check_sequence(x, batch_first)
     if y is not None and not isinstance(y, Tensor):
         raise ValueError(
@@ -95,6 +98,12 @@ def time_first(x: Any, y: Any, batch_first: bool) -> tuple[Tensor, Any]:
     if y is not None and y.dim() > 1 and y.shape[:2] == x.shape[:2]:
         y = y.transpose(0, 1)
     return x.transpose(0, 1), y
+
+
+def _several_time_first(x: Any, y: Any, batch_first: bool) -> tuple[Any, Any]:
+    check_sequence(x, batch_first)
+    pairs = [time_first(part, y, batch_first) for part in named_inputs(x).values()]
+    return map_inputs(lambda part: part.transpose(0, 1) if batch_first else part, x), pairs[0][1]
 
 
 def _wrong_axes(x: Tensor, y: Tensor, batch_first: bool) -> str:
@@ -186,19 +195,21 @@ class BatchChecks:
         if y is not None:
             check_samples(x)
         if lengths is not None:
-            values = self._checks_lengths or x.device.type == "cpu"  # another device would finish all its work first
+            first = first_input(x)
+            values = self._checks_lengths or first.device.type == "cpu"  # others would finish all their work first
             self._checks_lengths = False
-            lengths = check_lengths(lengths, x.shape[0], x, values)
+            lengths = check_lengths(lengths, first.shape[0], first, values)
             with sequence_lengths(lengths):
-                x = without_padding(x)  # whatever it holds, such as nan, could spoil gradients
+                x = map_inputs(without_padding, x)  # whatever padding holds, such as nan, could spoil gradients
         if isinstance(y, Tensor) and self.num_classes is not None:
             y = y.long() if y.dtype == torch.bool else y
             if y.device.type == "cpu":  # another device would finish all its work first
                 check_classes(y, self.num_classes)
-        if self.batch_first is None and not self._warned_of_axes and is_ambiguous(x, y) and not gives_time_first:
+        sequence = first_input(x)
+        if self.batch_first is None and not self._warned_of_axes and is_ambiguous(sequence, y) and not gives_time_first:
             self._warned_of_axes = True
             rank_zero_warn(
-                f"Inputs of shape {tuple(x.shape)} have as many time steps as samples, so their order cannot be "
+                f"Inputs of shape {tuple(sequence.shape)} have as many time steps as samples, so their order cannot be "
                 "checked; they are taken for [T, B, ...]. Pass SpikingModule(batch_first=True) if the batch is first, "
                 "or batch_first=False to confirm that time is"
             )

@@ -13,6 +13,7 @@ from torch.nn.modules import module as torch_modules
 
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.tasks import Prediction
+from lightning_snn.nn.inputs import map_inputs
 from lightning_snn.nn.run_context import make_replaceable, run_values
 
 
@@ -90,11 +91,15 @@ def _predict(method: Method, network: nn.Module, x: Tensor) -> Prediction:
     return method.predict(network, x)
 
 
-def _any_length(x: Tensor) -> Tensor:
-    """Return a sequence `[T, B, ...]` for which the compiler makes code for every T."""
-    x = x.view_as(x)  # the mark would stay on the tensor of the caller
-    torch._dynamo.maybe_mark_dynamic(x, 0)
-    return x
+def _any_length(x: Any) -> Any:
+    """Return inputs `[T, B, ...]` for which the compiler makes code for every T."""
+
+    def marked(part: Tensor) -> Tensor:
+        part = part.view_as(part)  # the mark would stay on the tensor of the caller
+        torch._dynamo.maybe_mark_dynamic(part, 0)
+        return part
+
+    return map_inputs(marked, x)
 
 
 def _observed_layers(network: nn.Module) -> Iterator[str]:

@@ -35,6 +35,7 @@ from lightning_snn.methods.tasks.choice import TaskChoice
 from lightning_snn.metrics.evaluation import evaluation_metrics, monitored_metric
 from lightning_snn.nn.description import describe_options
 from lightning_snn.nn.folding import run
+from lightning_snn.nn.inputs import first_input, is_several
 from lightning_snn.nn.layer_rules import owned_copy
 from lightning_snn.nn.lengths import sequence_lengths
 from lightning_snn.nn.liveness import watch_activity
@@ -58,7 +59,8 @@ class SpikingModule(pl.LightningModule):
     """A network and the method that trains it, ready for a stock `Trainer`.
 
     A batch is ``(x [T, B, ...], y [B, ...])``, or ``(x, y, lengths [B])`` for sequences that are padded to T steps, of
-    which only the first `lengths` count; for the types of x see `nn.folding.as_input`. The module logs
+    which only the first `lengths` count; for the types of x see `nn.folding.as_input`. A network with several inputs
+    gets a tuple or dict x, by position or by name. The module logs
     `train/loss` and, on validation and test data, accuracy, negative log-likelihood, Brier score and expected
     calibration error (15 bins); accuracy, exact matches, F1 and negative log-likelihood of several labels; or the mean
     squared error of a regression. With several loaders, their names end in ``/dataloader_idx_0`` and so on.
@@ -241,7 +243,7 @@ class SpikingModule(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         checked = self._checked(Batch(*self.read_batch(batch)))
-        samples = checked.x.shape[1]
+        samples = first_input(checked.x).shape[1]
         if self._has_trainer():
             self.method.progress = self._progress(samples, batch_idx)
         if checked.lengths is not None:
@@ -271,9 +273,10 @@ class SpikingModule(pl.LightningModule):
         return self._evaluate(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
-        if isinstance(batch, (tuple, list)) and len(batch) == 1:
+        alone = isinstance(batch, (tuple, list)) and len(batch) == 1
+        if alone:
             (batch,) = batch
-        if isinstance(batch, Tensor) or hasattr(batch, "__array__"):
+        if isinstance(batch, Tensor) or hasattr(batch, "__array__") or (alone and is_several(batch)):
             return self._predict(self._checked(Batch(time_first(batch, None, bool(self.batch_first))[0])))
         return self._predict(self._checked(Batch(*self.read_batch(batch))._replace(y=None)))
 
@@ -378,7 +381,7 @@ class SpikingModule(pl.LightningModule):
     def _first_step(self, batch: Batch, batch_idx: int) -> Step:
         """Train the first step of a fit, which also shows whether the initial weights keep the layers active."""
         self._checks_first_step = False
-        self.method.check_time_steps(batch.x.shape[0])
+        self.method.check_time_steps(first_input(batch.x).shape[0])
         self._batch_checks.start_fit(batch.y, epoch_starts=batch_idx == 0)
         with self._lengths_of(batch):
             y = self.method.task.targets(batch.x, batch.y)
@@ -404,7 +407,7 @@ class SpikingModule(pl.LightningModule):
             return self._compiled.predict(self.method, self.network, batch.x)
 
     def _lengths_of(self, batch: Batch) -> AbstractContextManager[None]:
-        return sequence_lengths(batch.lengths, self.network, batch.x.shape[0])
+        return sequence_lengths(batch.lengths, self.network, first_input(batch.x).shape[0])
 
     def _checked(self, batch: Batch) -> Batch:
         return self._batch_checks.checked(self.network, batch, self._gets_time_first())

@@ -53,7 +53,10 @@ BATCH_FIRST = X.transpose(0, 1)
 REFUSED = {
     "a dict": ({"x": X, "y": Y}, r"`batch` to be a pair, .*but got a dict with the keys 'x', 'y'. A batch is \(x, y\)"),
     "four parts": ((X, Y, torch.full((B,), T), Y), r"`batch` to be a pair, .* got a tuple of 4.*SpikingModule.read_b"),
-    "two inputs": (((X, X), Y), r"`x` to be a tensor of shape \[T, B, \.\.\.\], but got a tuple"),
+    "two inputs": (
+        ((X, X), Y),
+        r"several that the forward of Sequential takes, \(input\), but got a tuple of 2",
+    ),
     "an array": ((X.numpy(), Y), r"`x` to be a tensor .* but got a ndarray"),
     "a list of classes": ((X, Y.tolist()), r"`y` of a batch to be a tensor, but got a list of 8"),
     "batch first": (

@@ -182,8 +182,11 @@ NO_TENSORS = {
         X.numpy(),
         r"`x` to be a tensor of shape \[T, B, \.\.\.\], but got a ndarray. Convert it with `torch",
     ),
-    "a dict": ({"x": X}, r"(`x` to be a tensor .*|`batch` to be a pair, )but got a dict"),
-    "a list": ([X, X, X], r"(`x` to be a tensor .*|`batch` to be a pair, )but got a list"),
+    "a dict": ({"frames": X}, r"(`x` to be a tensor .*|`batch` to be a pair, .*)but got a dict"),
+    "a list": (
+        [X, X, X],
+        r"`x` to be a tensor .*but got a (list|tuple) of 3|`lengths` of a batch to be .* got torch.fl",
+    ),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from lightning_snn.nn.delays import SynapticDelays
 from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import Complement
 from lightning_snn.nn.folding import as_input, folded, run
+from lightning_snn.nn.inputs import call_with_inputs, first_input, map_inputs
 from lightning_snn.nn.layer_rules import LayerRules, Refusal
 from lightning_snn.nn.lengths import repeated_samples
 from lightning_snn.nn.module_tree import unnested
@@ -198,13 +199,13 @@ class NoisyMethod(Method):
         """
         check_integer("count", count)
         x = as_input(network, x)
-        steps, batch = x.shape[:2]
+        steps, batch = first_input(x).shape[:2]
         by_weights = self.sampling == "weights"
         shared, rest = ([], [network]) if by_weights else _before_first_noise(network)
         outputs: list[Tensor] = []
         with folded(steps):
             with self._noise(generator):
-                before = _through(shared, x.flatten(0, 1))
+                before = _through(shared, map_inputs(lambda part: part.flatten(0, 1), x))
             at_once = 1  # the first sample shows how much memory one takes
             while count > 0:
                 at_once = min(at_once, count)
@@ -267,13 +268,13 @@ def _drawn(outputs: Tensor | Moments, generator: torch.Generator | None) -> Tens
     return sample(outputs.expectation, outputs.variance, generator) if isinstance(outputs, Moments) else outputs
 
 
-def _through(layers: Sequence[nn.Module], x: Tensor | Moments) -> Tensor | Moments:
+def _through(layers: Sequence[nn.Module], x: Any) -> Any:
     for layer in layers:
-        x = layer(x)
+        x = call_with_inputs(layer, x)
     return x
 
 
-def _repeated(x: Tensor | Moments, steps: int, count: int) -> Tensor | Moments:
+def _repeated(x: Any, steps: int, count: int) -> Any:
     """Repeat the batch `count` times, `[T*B, ...]` to `[T*count*B, ...]`."""
     if count == 1:
         return x
@@ -282,7 +283,7 @@ def _repeated(x: Tensor | Moments, steps: int, count: int) -> Tensor | Moments:
         copies = torch.unflatten(tensor, 0, (steps, 1, -1))
         return copies.expand(steps, count, *copies.shape[2:]).flatten(0, 2)
 
-    return x.map(repeat) if isinstance(x, Moments) else repeat(x)
+    return x.map(repeat) if isinstance(x, Moments) else map_inputs(repeat, x)
 
 
 def _before_first_noise(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

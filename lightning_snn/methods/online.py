@@ -11,6 +11,7 @@ from lightning_snn.functional.traced import with_gradients
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.noisy import NOISE_RULES, NoiseRule
 from lightning_snn.methods.tasks import Task
+from lightning_snn.nn.inputs import first_input
 from lightning_snn.nn.layer_rules import COMPILED, Refusal, is_compiled, refuse
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.time_wrappers import TimeWrapper
@@ -100,7 +101,7 @@ class OnlineMethod(Method):
 
     def check_precision(self, x: Tensor) -> None:
         """Raise a ValueError if gradients of single steps would underflow, before a GradScaler can scale the loss."""
-        device = x.device.type
+        device = first_input(x).device.type
         if self.streaming and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
             raise ValueError(
                 f"Expected no autocast to float16 for {type(self).__name__}(streaming=True), whose gradients of single "

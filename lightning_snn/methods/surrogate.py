@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_snn.checks import check_integer
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.nn.folding import run
+from lightning_snn.nn.inputs import split_inputs
 from lightning_snn.nn.layer_rules import refuse
 from lightning_snn.nn.lengths import later_steps
 from lightning_snn.nn.streaming import advance, streaming_refusals
@@ -81,7 +82,7 @@ class SurrogateGradient(Method):
         assert self.checkpoint is not None
         state: Any = None
         outputs = []
-        for index, piece in enumerate(x.split(self.checkpoint)):
+        for index, piece in enumerate(split_inputs(x, self.checkpoint)):
             start = index * self.checkpoint
             if state is not None and self.truncate is not None and start % self.truncate == 0:
                 state = tree_map(Tensor.detach, state)

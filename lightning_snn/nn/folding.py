@@ -13,6 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_snn.nn.inputs import (
+    call_with_inputs,
+    check_several,
+    first_input,
+    is_several,
+    map_inputs,
+    named_inputs,
+)
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.row_checks import checked_rows
 from lightning_snn.nn.run_context import recomputes, remember_for_backward, run_values, steps_set
@@ -53,7 +61,8 @@ def run(network: nn.Module, x: Tensor) -> Any:
 
     Args:
         network: a plain module that maps `[T*B, ...]` to `[T*B, ...]`.
-        x: input, shape `[T, B, ...]`, time first.
+        x: input, shape `[T, B, ...]`, time first; or several of the same T and B in a tuple or list, which become the
+            network's arguments by position, or in a dict, by name.
 
     Returns:
         The output of the network with every tensor unfolded to `[T, B, ...]`, also within tuples, lists and dicts.
@@ -69,12 +78,13 @@ def run(network: nn.Module, x: Tensor) -> Any:
         torch.Size([10, 2, 3])
     """
     x = as_input(network, x)
-    rows = x.flatten(0, 1)
-    with steps_set(x.shape[0], rows, states=None), checked_rows(network, x.shape[0], x.shape[1]):
-        return unfold_output(network(rows), x.shape[0], x.shape[1])
+    steps, samples = first_input(x).shape[:2]
+    rows = map_inputs(lambda part: part.flatten(0, 1), x)
+    with steps_set(steps, first_input(rows), states=None), checked_rows(network, steps, samples):
+        return unfold_output(call_with_inputs(network, rows), steps, samples)
 
 
-def as_input(network: nn.Module, x: Any) -> Tensor:
+def as_input(network: nn.Module, x: Any) -> Any:
     """Return a sequence in the dtype that a network takes.
 
     Every method and entry follows this rule: `run`, a call of a module, its steps, and the predictions of a method.
@@ -87,18 +97,22 @@ def as_input(network: nn.Module, x: Any) -> Tensor:
 
     Args:
         network: the network.
-        x: input `[T, B, ...]`.
+        x: input `[T, B, ...]`, or several in a tuple, list or dict.
 
     Raises:
         ValueError: if `x` is not a dense tensor with a time and a batch dimension and at least one time step, or is of
-            a dtype that is refused.
+            a dtype that is refused; if the network does not take several inputs, or they differ in T or B.
 
     Example:
         >>> as_input(nn.Linear(4, 3), torch.zeros(10, 2, 4, dtype=torch.float16)).dtype
         torch.float32
     """
+    check_several(network, x)
     check_sequence(x)
-    sequence: Tensor = x
+    return map_inputs(lambda part: _in_dtype_of(network, part), x)
+
+
+def _in_dtype_of(network: nn.Module, sequence: Tensor) -> Tensor:
     if not sequence.dtype.is_floating_point:
         if sequence.dtype.is_complex or not _may_take_indices(network):
             raise ValueError(_not_floating(sequence.dtype))
@@ -123,7 +137,7 @@ def check_sequence(x: Any, batch_first: bool = False) -> None:
     """Raise a ValueError unless `x` is a dense sequence of a dtype that some network takes; see `as_input`.
 
     Args:
-        x: input `[T, B, ...]`, or `[B, T, ...]` with `batch_first`.
+        x: input `[T, B, ...]`, or `[B, T, ...]` with `batch_first`; or several in a tuple, list or dict.
         batch_first: whether the first axis of `x` is the batch.
 
     >>> check_sequence(torch.zeros(10, 2, 4, dtype=torch.uint8))
@@ -133,6 +147,9 @@ def check_sequence(x: Any, batch_first: bool = False) -> None:
     Trainer calls if it is given the data module
     """
     expected = "[B, T, ...]" if batch_first else "[T, B, ...]"
+    if is_several(x):
+        _check_parts(named_inputs(x), batch_first)
+        return
     if not hasattr(x, "dim"):
         array = hasattr(x, "__array__")
         default = "Convert it with `torch.as_tensor`" if array else "Pass the inputs of a batch alone, as one tensor"
@@ -153,16 +170,33 @@ def check_sequence(x: Any, batch_first: bool = False) -> None:
         raise ValueError(f"Expected argument `x` to be dense, but got the layout {x.layout}. Use `x.to_dense()`")
 
 
+def _check_parts(parts: dict[str, Any], batch_first: bool) -> None:
+    for name, part in parts.items():
+        try:
+            check_sequence(part, batch_first)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`x`", f"`{name}`", 1)) from error
+    shapes = {name: tuple(part.shape[:2]) for name, part in parts.items()}
+    if len(set(shapes.values())) > 1:
+        order = "[B, T]" if batch_first else "[T, B]"
+        listed = ", ".join(f"{name} of {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"Expected argument `x` to hold inputs of the same {order}, but got {listed}. Resample them to the same "
+            "time steps"
+        )
+
+
 def check_samples(x: Any) -> None:
     """Raise a ValueError unless `x` is a sequence `[T, B, ...]` with samples, for a batch with targets.
 
     Outputs and predictions for a batch without samples are empty, but a mean over them is not defined.
     """
     check_sequence(x)
-    if x.shape[1] == 0:
+    first = first_input(x)
+    if first.shape[1] == 0:
         raise ValueError(
             f"Expected at least one sample in a batch with targets, but got inputs [T, B, ...] of shape "
-            f"{tuple(x.shape)}. Leave empty batches out of the data"
+            f"{tuple(first.shape)}. Leave empty batches out of the data"
         )
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from lightning_snn.nn.folding import as_input, unfold_output
+from lightning_snn.nn.inputs import call_with_inputs, first_input, map_inputs
 from lightning_snn.nn.layer_rules import Refusal
 from lightning_snn.nn.row_checks import checked_rows
 from lightning_snn.nn.run_context import remember_for_backward, run_values, steps_set
@@ -194,11 +195,11 @@ def _pass(
                 f"sequence, but got {name or 'the network'}: {type(module).__name__}"
                 f"{' in training mode. Call `network.eval()`' if module.training else ' without any. Use `run`'}"
             )
-    time_steps, batch_size = x.shape[:2]
+    time_steps, batch_size = first_input(x).shape[:2]
     states = LayerStates(names, state)
-    rows = x.flatten(0, 1)
-    with steps_set(time_steps, rows, states=states), checked_rows(network, time_steps, batch_size):
-        outputs = unfold_output(network(rows), time_steps, batch_size)
+    rows = map_inputs(lambda part: part.flatten(0, 1), x)
+    with steps_set(time_steps, first_input(rows), states=states), checked_rows(network, time_steps, batch_size):
+        outputs = unfold_output(call_with_inputs(network, rows), time_steps, batch_size)
         for call in states.calls.values():
             for leaf in tree_leaves(call.after):
                 remember_for_backward(leaf)

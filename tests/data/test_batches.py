@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn import LIF, SpikingModule
-from lightning_snn.data import FrameDataModule, time_first
+from lightning_snn.data import FrameDataModule, pad_sequences, time_first
 from lightning_snn.data.batches import LoadedBatch, collate
 from tests.support.training import trainer
 
@@ -127,10 +127,75 @@ def test_a_loader_of_ones_own_trains_with_it() -> None:
         ([(np.zeros((3, 2)), 0, 3)], "a pair .*but got a tuple of 3"),
         ([7], "a pair .*but got a 7"),
         ([(1.0, 0)], r"to be of shape \(T, ...\), time first, but got a number"),
-        ([(np.zeros((3, 2)), 0), (np.zeros((4, 2)), 0)], r"the inputs of a batch .*\(3, 2\) and \(4, 2\). Cut"),
+        ([(np.zeros((3, 2)), 0), (np.zeros((4, 2)), 0)], r"the inputs of a batch .*\(3, 2\) and \(4, 2\). .*=pad_seq"),
         ([(np.zeros((3, 2)), [0]), (np.zeros((3, 2)), [0, 1])], r"the targets of a batch .*\(1,\) and \(2,\)"),
     ],
 )
 def test_what_is_no_batch_is_refused(samples: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         time_first(samples)
+
+
+PER_STEP = {"targets_per_step": True}
+SEQUENCES = [(np.full((3, 4, 2), 2, np.uint8), 1), (torch.ones(5, 4, 2), 0)]
+
+
+@pytest.mark.parametrize("trailing", [(), (4,), (2, 3, 3)])
+def test_sequences_of_any_rank_are_padded_with_zeros_behind_their_ends(trailing):
+    samples = [(torch.rand(length, *trailing), 0) for length in (4, 1, 6)]
+    x, y, lengths = pad_sequences(samples)
+    assert x.shape == (6, 3, *trailing)
+    assert lengths.tolist() == [4, 1, 6]
+    assert y.dtype == lengths.dtype == torch.int64
+    for index, (sequence, _) in enumerate(samples):
+        assert torch.equal(x[: len(sequence), index], sequence)
+        assert not x[len(sequence) :, index].any()
+
+
+def test_padding_goes_to_a_number_of_steps_and_to_batch_first():
+    x, y, lengths = pad_sequences(SEQUENCES, batch_first=True, time_steps=8)
+    assert x.shape == (2, 8, 4, 2)
+    assert x.dtype == torch.float32
+    assert torch.equal(x[:, :, 0, 0].sum(1), torch.tensor([6.0, 5.0]))
+    assert y.tolist() == [1, 0]
+    assert lengths.tolist() == [3, 5]
+
+
+def test_targets_of_each_step_are_padded_too():
+    _, y, _ = pad_sequences([(torch.ones(2, 4), torch.ones(2, 1)), (torch.ones(3, 4), torch.ones(3, 1))], **PER_STEP)
+    assert y.shape == (3, 2, 1)
+    assert y.sum((0, 2)).tolist() == [2, 3]
+    with pytest.raises(ValueError, match=r"one target for each of the \[2\] steps of the samples, but got \[3\]"):
+        pad_sequences([(torch.ones(2, 4), torch.ones(3, 1))], **PER_STEP)
+
+
+UNFIT = {
+    "other features": ([(torch.ones(2, 4), 0), (torch.ones(2, 5), 0)], {}, r"lengths, .* \(4,\) and \(5,\)"),
+    "other targets": ([(torch.ones(2, 4), [1, 0]), (torch.ones(3, 4), [1])], {}, "the targets of a batch to have the"),
+    "no step": ([(torch.ones(0, 4), 0)], {}, "at least one time step"),
+    "too long": (SEQUENCES, {"time_steps": 4}, "`time_steps` to be at least the largest length 5 .* got 4"),
+    "no pair": ([torch.ones(2, 4)], {}, r"to be a pair \(x, y\)"),
+    "a number": ([(1.0, 0)], {}, r"of shape \(T, \.\.\.\), time first, but got a number"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_sequences_that_do_not_fit_are_refused(name):
+    samples, options, message = UNFIT[name]
+    with pytest.raises(ValueError, match=message):
+        pad_sequences(samples, **options)
+
+
+def test_data_modules_give_the_length_of_each_recording_when_asked():
+    frames = np.zeros((6, 5, 3), np.uint8)
+    for index in range(6):
+        frames[index, :index, index % 3] = 1
+    sets = {"val": (frames, [0] * 6), "test": (frames, [0] * 6)}
+    data = FrameDataModule.from_arrays(frames, np.arange(6) % 2, **sets, lengths=True)
+    data.setup()
+    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    assert batch[0].shape == (5, 6, 3)
+    assert batch[2].tolist() == [1, 1, 2, 3, 4, 5]
+    plain = FrameDataModule.from_arrays(frames, np.arange(6) % 2, **sets)
+    plain.setup()
+    assert len(plain.on_after_batch_transfer(next(iter(plain.val_dataloader())), 0)) == 2

@@ -226,7 +226,7 @@ class ExpectationPropagation(Method):
         """
         check_samples(x)
         check_is_tensor(y)
-        chain = _chain(network)
+        chain, x = _chain(network), as_input(network, x)
         layers = [block.layer for block in chain.blocks]
         with torch.autocast(x.device.type, enabled=False):
             rates = _rates(network, x)

@@ -38,6 +38,7 @@ from lightning_snn.methods.online_through_time.cut_run import CutRun
 from lightning_snn.methods.online_through_time.traces import trace_refusals
 from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.folding import as_input, check_samples
+from lightning_snn.nn.inputs import first_input, split_inputs
 from lightning_snn.nn.layer_rules import Refusal, refuse
 from lightning_snn.nn.lengths import later_steps, normalizing_refusals
 
@@ -117,7 +118,7 @@ class OnlineThroughTime(OnlineMethod):
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)
-        self.check_time_steps(len(x))
+        self.check_time_steps(len(first_input(x)))
         self.check_precision(x)
         self.check_not_compiled(network)
         x = as_input(network, x)
@@ -128,22 +129,23 @@ class OnlineThroughTime(OnlineMethod):
         return self.step_on_objective(self.mean_step_loss(outputs, y), outputs, y)
 
     def _step_by_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
-        steps, cut = self.learned_steps(len(x)), CutRun(network, self.trace)
-        objective = torch.zeros((), device=x.device)
+        time_steps = len(first_input(x))
+        steps, cut = self.learned_steps(time_steps), CutRun(network, self.trace)
+        objective = torch.zeros((), device=first_input(x).device)
         outputs: Tensor | None = None
         gradients: GradientSum | None = None
-        for index, current in enumerate(x.split(1)):
+        for index, current in enumerate(split_inputs(x, 1)):
             with torch.set_grad_enabled(index in steps):
                 with later_steps(index):
                     output = cut.advance(current)[0]
                 if index in steps:
-                    loss = self.task.step_loss(output, y, index, len(x)) / len(steps)
+                    loss = self.task.step_loss(output, y, index, time_steps) / len(steps)
                     if self.streaming:
                         gradients = GradientSum(network.parameters()) if gradients is None else gradients
                         gradients.add_gradients_of(loss)
                         loss = loss.detach()
                     objective = objective + loss
-                outputs = output.new_empty(len(x), *output.shape) if outputs is None else outputs
+                outputs = output.new_empty(time_steps, *output.shape) if outputs is None else outputs
                 outputs[index] = output.detach()
         assert outputs is not None
         return self.step_on_objective(objective if gradients is None else gradients.objective(objective), outputs, y)

@@ -34,6 +34,7 @@ from lightning_snn.methods.rate.rules import Plan, padding_refusals, rate_refusa
 from lightning_snn.methods.rate.tape import rate_run, replaced_layers
 from lightning_snn.methods.tasks import Task
 from lightning_snn.nn.folding import check_samples, run
+from lightning_snn.nn.inputs import first_input
 from lightning_snn.nn.layer_rules import refuse
 from lightning_snn.nn.lengths import lengths_of, normalizing_refusals
 from lightning_snn.nn.observation import named_spiking_layers
@@ -154,11 +155,11 @@ class RateBackprop(Method):
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         check_samples(x)
-        self.check_time_steps(x.shape[0])
+        self.check_time_steps(first_input(x).shape[0])
         return self.step_on_loss(self._run(network, x), y)
 
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:
-        steps = x.shape[0]
+        steps, samples = first_input(x).shape[:2]
         if steps == 1:
             outputs: Tensor = run(network, x)  # the same gradient, in one pass
             return outputs
@@ -168,7 +169,7 @@ class RateBackprop(Method):
             return rate_run(network, x, windows, self.streaming, scale)
         self._checks_drift = False
         _warn_of_hooks(network)
-        lengths = None if windows == steps else lengths_of(x.shape[1])
+        lengths = None if windows == steps else lengths_of(samples)
         with DriftMonitor(network, Plan(steps, windows, self.streaming, lengths)) as monitor:
             outputs = rate_run(network, x, windows, self.streaming, scale)
         if monitor.sources:

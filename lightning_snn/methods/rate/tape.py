@@ -9,6 +9,7 @@ from lightning_snn.checks import check_integer
 from lightning_snn.functional.rate import expand_over_steps
 from lightning_snn.methods.rate.rules import RATE_RULES, Commutes, Plan, RateRule, WindowMean, check_not_compiled
 from lightning_snn.nn.folding import as_input, run
+from lightning_snn.nn.inputs import first_input, map_inputs, named_inputs, split_inputs
 from lightning_snn.nn.lengths import later_steps, lengths_of
 from lightning_snn.nn.phase import in_phase
 from lightning_snn.nn.run_context import forward_replaced
@@ -72,7 +73,7 @@ class Tape:
         with torch.no_grad(), forward_replaced(self._rules, call), in_phase("collect"), later_steps(self._collected):
             outputs = run(self.network, x)
         self._check_all_taken()
-        self._collected += len(x)
+        self._collected += len(first_input(x))
         if not isinstance(outputs, Tensor):
             raise ValueError(
                 f"Expected a network that returns one tensor for rate-based backpropagation, but got {type(outputs)}"
@@ -168,16 +169,17 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
         plain: Tensor = run(network, x)
         return plain
     x = as_input(network, x)
-    if not x.is_floating_point():
-        raise ValueError(
-            f"Expected argument `x` in floating point for rate-based backpropagation, which averages inputs over time, "
-            f"but got {x.dtype}. Convert it with `x.float()`"
-        )
+    for name, part in named_inputs(x).items():
+        if not part.is_floating_point():
+            raise ValueError(
+                f"Expected argument `{name}` in floating point for rate-based backpropagation, which averages inputs "
+                f"over time, but got {part.dtype}. Convert it with `{name}.float()`"
+            )
     check_integer("window", window)
-    steps = x.shape[0]
+    steps, samples = first_input(x).shape[:2]
     if steps % window:
         raise ValueError(f"Expected argument `window` to divide the number of time steps {steps}, but got {window}")
-    lengths = None if window == steps else lengths_of(x.shape[1])  # a window of one step is valid or is not
+    lengths = None if window == steps else lengths_of(samples)  # a window of one step is valid or is not
     if lengths is not None and window > 1:
         raise ValueError(
             f"Expected argument `window` to be 1 or the number of time steps {steps} for sequences of different "
@@ -186,13 +188,17 @@ def rate_run(network: nn.Module, x: Tensor, window: int = 1, streaming: bool = F
     plan = Plan(steps, window, streaming, lengths)
     tape = Tape(network, plan)
     if streaming:
-        outputs = torch.cat([tape.collect(step) for step in x.split(1)])
+        outputs = torch.cat([tape.collect(step) for step in split_inputs(x, 1)])
     else:
         outputs = tape.collect(x)
-    if lengths is None:
-        rates = tape.replay(x.unflatten(0, (window, -1)).mean(1))
-    else:
-        mean = WindowMean(Plan(steps, lengths=lengths))
-        mean.add(x.flatten(0, 1))
-        rates = tape.replay(mean.value.to(x.dtype)[None])
+
+    def mean(part: Tensor) -> Tensor:
+        if lengths is None:
+            means: Tensor = part.unflatten(0, (window, -1)).mean(1)
+            return means
+        found = WindowMean(Plan(steps, lengths=lengths))
+        found.add(part.flatten(0, 1))
+        return found.value.to(part.dtype)[None]
+
+    rates = tape.replay(map_inputs(mean, x))
     return expand_over_steps(rates, outputs, scale)
