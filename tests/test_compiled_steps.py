@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._guards import CompileContext
 
 from lightning_snn import LIF, SpikingModule, run
+from lightning_snn.batches import Batch
 from lightning_snn.callbacks import FiringRateMonitor
 from lightning_snn.methods import (
     ActivityPenalty,
@@ -136,7 +137,7 @@ def trained(module: SpikingModule, steps: int) -> list[Tensor]:
     """Return objective, logged values, gradients and buffers of a seeded step."""
     torch.manual_seed(steps)
     module.zero_grad()
-    step = module._step(*batch(steps))
+    step = module._step(Batch(*batch(steps)))
     step.objective.backward()
     gradients = [each.grad.clone() for each in module.network.parameters() if each.grad is not None]
     assert gradients
@@ -175,7 +176,7 @@ def test_a_smaller_batch_is_a_second_compilation_and_the_last():
     _, compiled = compiled_pair(Row("small", SurrogateGradient), backend)
     x, y = batch(4)
     for samples in (6, 3, 4, 5):
-        compiled._step(x[:, :samples], y[:samples])
+        compiled._step(Batch(x[:, :samples], y[:samples]))
     assert backend.count == 2
 
 
@@ -260,7 +261,7 @@ def test_hooks_that_compute_weights_are_compiled():
         warnings.simplefilter("ignore", FutureWarning)
         torch.nn.utils.weight_norm(module.network[2])
     module.compile(fullgraph=True, backend=backend)
-    module._step(*batch(4))
+    module._step(Batch(*batch(4)))
     assert backend.count == 1
 
 
@@ -337,7 +338,7 @@ def test_threads_with_other_numbers_of_time_steps_share_a_network(row, compiles)
     parameters = [list(each.network.parameters()) for each in (module, compiled)]
 
     def gradients(of: SpikingModule, index: int, steps: int) -> list[Tensor]:
-        objective = of._step(*batch(steps)).objective
+        objective = of._step(Batch(*batch(steps))).objective
         return list(torch.autograd.grad(objective, parameters[index]))
 
     expected = {steps: gradients(module, 0, steps) for steps in STEPS}

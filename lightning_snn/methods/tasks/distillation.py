@@ -109,8 +109,13 @@ class Distillation(WrappedTask):
         """Return targets and the readout of the teacher.
 
         Raises:
-            ValueError: if the outputs of the teacher are not `[T, B, C]`.
+            ValueError: if the outputs of the teacher are not `[T, B, C]`, or several inputs have no mean.
         """
+        if self.teacher_input == "mean" and not isinstance(x, Tensor):
+            raise ValueError(
+                f"Expected one tensor as input of a teacher with teacher_input='mean', but got a {type(x).__name__}. "
+                "Use teacher_input='steps'"
+            )
         with torch.no_grad():
             if self.teacher_input == "mean":
                 logits = self.task.read(run(self.teacher, readout(x, "mean", lengths_of(x.shape[1]))[None]))

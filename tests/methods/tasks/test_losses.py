@@ -236,6 +236,7 @@ def test_a_function_with_one_loss_per_batch_is_refused_where_samples_have_weight
         (lambda: Distillation(teacher()).loss(OUTPUTS[0], Y), r"`y` to be what `Distillation.targets\(x, y\)`"),
         (lambda: Distillation(nn.Linear(3, 2).double()).sequence_loss(
             OUTPUTS, Distillation(nn.Linear(3, 2).double()).targets(X, Y)), r"`teacher` to return as many outputs"),
+        (lambda: Distillation(teacher(), teacher_input="mean").targets((X, X), Y), "one tensor as input of a teacher"),
         (lambda: CustomLoss("mse"), "`function`"),
         (lambda: chosen_task("ranking"), "`task` to be one of 'classification', 'regression', a Task"),
         (lambda: chosen_task(CrossEntropy), "`task` to be one of"),
