@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -322,7 +323,7 @@ class Recordings:
         return 1
 
 
-def logged(pad: int) -> dict[str, Tensor]:
+def logged(pad: int, folder: Path) -> dict[str, Tensor]:
     torch.manual_seed(2)
     module = SpikingModule(
         plain(neuron=lambda: RecurrentLIF(16)), num_classes=CLASSES, optimizer="sgd", learning_rate=0.1
@@ -333,17 +334,17 @@ def logged(pad: int) -> dict[str, Tensor]:
         MembraneTrace(),
         InitializationCheck(on_fail="warn"),
     ]
-    fitter = trainer(*callbacks)
+    fitter = trainer(*callbacks, default_root_dir=folder)
     fitter.fit(module, Recordings(pad), Recordings(pad))
     return fitter.callback_metrics
 
 
-def test_padding_changes_nothing_that_callbacks_log():
-    expected = logged(0)
+def test_padding_changes_nothing_that_callbacks_log(tmp_path):
+    expected = logged(0, tmp_path)
     assert any("energy/train" in key for key in expected)
     assert any("firing_rates/val" in key for key in expected)
     assert any("membrane" in key for key in expected)
-    found = logged(23)
+    found = logged(23, tmp_path)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12, equal_nan=True, msg=key)

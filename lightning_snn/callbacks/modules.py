@@ -64,8 +64,9 @@ def read_batch(batch: Any, read: Callable[[Any], Any] | None, callback: str) -> 
     pair = batch if read is None else read(batch)
     if isinstance(pair, (tuple, list)) and len(pair) == 3 and all(isinstance(part, Tensor) for part in pair):
         x, y, lengths = pair
-        shortest = int(check_lengths(lengths, len(x), x).min())
-        pair = x[:shortest], y[:shortest] if y.shape[:2] == x.shape[:2] else y
+        if not lengths.is_floating_point() and x.dim() >= 2:  # another third part is refused below
+            shortest = int(check_lengths(lengths, len(x), x).min())
+            pair = x[:shortest], y[:shortest] if y.shape[:2] == x.shape[:2] else y
     is_pair = isinstance(pair, (tuple, list)) and [isinstance(part, Tensor) for part in pair] == [True, True]
     if is_pair and pair[0].dim() >= 2 and pair[1].dim() >= 1:
         (x, y), per_step = pair, pair[0].shape[:2] == pair[1].shape[:2]
