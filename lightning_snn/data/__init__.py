@@ -1,4 +1,4 @@
-"""LightningDataModules of event recordings, simulated and real, of still images, and of a simulated curve."""
+"""LightningDataModules: recordings of events and of speech, simulated and real, still images, and a simulated curve."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from lightning_snn.data.gestures import Gestures
     from lightning_snn.data.images import CIFAR10, MNIST
     from lightning_snn.data.nmnist import NMNIST, read_nmnist
-    from lightning_snn.data.shd import SHD
+    from lightning_snn.data.shd import SHD, SSC
     from lightning_snn.data.shd_files import SHDFile
     from lightning_snn.data.splits import split_by_group, split_stratified
+    from lightning_snn.data.spoken_digits import SpokenDigits
 
 __all__ = [
     "CIFAR10",
     "MNIST",
     "NMNIST",
     "SHD",
+    "SSC",
     "DVSGesture",
     "Events",
     "FixedBatches",
@@ -37,6 +39,7 @@ __all__ = [
     "Gestures",
     "NoisyCurve",
     "SHDFile",
+    "SpokenDigits",
     "cut_by_count",
     "cut_by_duration",
     "find_recordings",
@@ -50,7 +53,7 @@ __all__ = [
     "time_first",
 ]
 
-# Lazy, so that the processes that simulate gestures start with numpy alone.
+# Lazy, so that the processes that simulate recordings start with numpy alone.
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
@@ -65,7 +68,9 @@ __getattr__, __dir__ = lazy_names(
         "NMNIST": "lightning_snn.data.nmnist",
         "NoisyCurve": "lightning_snn.data.curve",
         "SHD": "lightning_snn.data.shd",
+        "SSC": "lightning_snn.data.shd",
         "SHDFile": "lightning_snn.data.shd_files",
+        "SpokenDigits": "lightning_snn.data.spoken_digits",
         "cut_by_count": "lightning_snn.data.events",
         "cut_by_duration": "lightning_snn.data.events",
         "find_recordings": "lightning_snn.data.gesture_files",

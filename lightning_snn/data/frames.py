@@ -110,6 +110,47 @@ def frame_events(
     return frames
 
 
+def count_spikes(
+    times: np.ndarray, units: np.ndarray, of_units: int, channels: int, time_steps: int, duration: float
+) -> np.ndarray:
+    """Count spikes in bin ``floor(t time_steps / duration)`` and channel ``unit // (of_units / channels)``.
+
+    Args:
+        times: spike times in seconds from the start, shape ``(N,)``; spikes at ``duration`` or later are left out.
+        units: unit of each spike, integers in ``[0, of_units)``, shape ``(N,)``.
+        of_units: number of units.
+        channels: number of channels, a divisor of it.
+        time_steps: number of bins of equal duration.
+        duration: time covered by all bins in seconds.
+
+    Returns:
+        Counts, uint8, shape ``(time_steps, channels)``; a cell with more than 255 spikes is set to 255.
+
+    Raises:
+        ValueError: as :func:`count_events`.
+
+    Example:
+        >>> count_spikes(np.array([0.1, 0.6, 0.7, 1.2]), np.array([0, 1, 3, 2]), 4, 2, time_steps=2, duration=1.0)
+        array([[1, 0],
+               [1, 1]], dtype=uint8)
+    """
+    covered = times < duration
+    # units are the columns of a sensor with one row and one polarity
+    row = np.zeros(np.count_nonzero(covered), np.int64)
+    counts = frame_events(
+        units[covered],
+        row,
+        row,
+        times[covered],
+        time_steps=time_steps,
+        sensor_size=(1, of_units),
+        size=(1, channels),
+        start=0,
+        duration=duration,
+    )
+    return counts[:, 0, 0]
+
+
 def _frame_index(t: np.ndarray, time_steps: int, start: float | None, duration: float | None) -> np.ndarray:
     """Return the frame of each event, int64; integer times and bounds give exact bins."""
     if duration is not None:

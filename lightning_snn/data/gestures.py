@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,13 @@ from torch.utils.data import Dataset
 from lightning_snn.checks import check_between, check_choice, check_integer
 from lightning_snn.cpu import usable_processors
 from lightning_snn.data.base import FrameDataModule, FrameDataset
-from lightning_snn.data.cache import cache_key, cache_root, cached_rows
+from lightning_snn.data.simulated import cached_split
 from lightning_snn.data.simulator import (
     CLASS_NAMES,
     DIRECTION_PAIRS,
     MIRRORED_CLASSES,
     SIMULATOR_VERSION,
     Split,
-    simulate_split,
 )
 
 
@@ -121,11 +119,4 @@ class Gestures(FrameDataModule):
         return train, val, test
 
     def _frames(self, split: Split) -> np.ndarray:
-        key = cache_key({"simulator": SIMULATOR_VERSION, **dataclasses.asdict(split)})
-        path = cache_root(self.cache_dir) / f"gestures-{split.name}-{key}"
-        shape = (len(split), split.time_steps, 2, split.size, split.size)
-
-        def rows() -> Iterator[dict[str, np.ndarray]]:
-            return ({"frames": frames} for frames in simulate_split(split, self.processes))
-
-        return cached_rows(path, rows, {"frames": (shape, np.uint8)})["frames"]
+        return cached_split("gestures", SIMULATOR_VERSION, split, self.processes, self.cache_dir)

@@ -1,8 +1,9 @@
-"""Reader of the files of the Spiking Heidelberg Digits."""
+"""Reader of the files of the Spiking Heidelberg Digits and of the Spiking Speech Commands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -12,24 +13,87 @@ import numpy as np
 from lightning_snn.reading import reading
 
 UNITS = 700
-CLASSES = 20
 # the longest recording lasts about 1.4 s; larger times are not in seconds
 LONGEST_SECONDS = 5.0
-SOURCE = (
-    "The Spiking Heidelberg Digits are published at https://zenkelab.org/resources/spiking-heidelberg-datasets-shd "
-    "under the license CC BY 4.0. Download shd_train.h5.gz and shd_test.h5.gz, unpack both with gunzip, and pass the "
-    "folder that holds shd_train.h5 and shd_test.h5 as `root`. This library downloads nothing."
-)
+SITE = "https://zenkelab.org/resources/spiking-heidelberg-datasets-shd"
+
+
+@dataclass(frozen=True)
+class SpikeFiles:
+    """Files of one data set, a file per split.
+
+    Attributes:
+        title: name of the data set.
+        prefix: start of the file names.
+        splits: splits, in the order training, validation, test.
+        classes: number of classes.
+        speakers: whether the files must name speakers and classes.
+    """
+
+    title: str
+    prefix: str
+    splits: tuple[str, ...]
+    classes: int
+    speakers: bool
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files."""
+        return [f"{self.prefix}_{split}.h5" for split in self.splits]
+
+    @property
+    def source(self) -> str:
+        """Where the files are published, and what to do with them."""
+        packed, unpacked = ([name + end for name in self.names] for end in (".gz", ""))
+        return (
+            f"The {self.title} are published at {SITE} under the license CC BY 4.0. Download {listed(packed)}, unpack "
+            f"them with gunzip, and pass the folder that holds {listed(unpacked)} as `root`. This library downloads "
+            "nothing."
+        )
+
+    def find(self, root: Path) -> dict[str, Path]:
+        """Return the file of each split.
+
+        Args:
+            root: the folder that holds the files, or its parent if that folder is named by the prefix in capitals, as
+                with tonic.
+
+        Raises:
+            FileNotFoundError: if a file is missing; the message names it and its source.
+        """
+        folders = (root, root / self.prefix.upper())
+        folder = next((folder for folder in folders if list(folder.glob(f"{self.prefix}_*.h5*"))), root)
+        paths = {split: folder / name for split, name in zip(self.splits, self.names, strict=True)}
+        for path in paths.values():
+            if path.is_file():
+                continue
+            packed = path.with_name(f"{path.name}.gz")
+            if packed.is_file():
+                raise FileNotFoundError(
+                    f"Expected {path}, but only {packed.name} exists. Unpack it with gunzip {packed}"
+                )
+            found = "it is missing" if folder.is_dir() else f"{folder} is not a folder"
+            raise FileNotFoundError(f"Expected {path}, but {found}. {self.source}")
+        return paths
+
+
+def listed(names: list[str]) -> str:
+    """Return the names as they are listed in a sentence."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+DIGITS = SpikeFiles("Spiking Heidelberg Digits", "shd", ("train", "test"), 20, speakers=True)
+COMMANDS = SpikeFiles("Spiking Speech Commands", "ssc", ("train", "valid", "test"), 35, speakers=False)
 
 
 class Recording(NamedTuple):
-    """Spoken digit as spikes of a cochlea.
+    """Spoken word as spikes of a cochlea.
 
     Attributes:
         times: spike times in seconds, float64, shape ``(N,)``, rounded to float16 as in the file.
         units: cochlea unit of each spike, integers in ``[0, 700)``, shape ``(N,)``.
-        label: class from 0: ten English digits, then ten German ones.
-        speaker: number of the speaker, from 0.
+        label: class from 0; of digits ten English ones, then ten German ones.
+        speaker: number of the speaker, from 0; -1 if the file names none.
     """
 
     times: np.ndarray
@@ -42,10 +106,15 @@ class SHDFile:
     """Recordings of one file in the order of the file, read one by one; a context manager that closes the file.
 
     Layout: ``spikes/times`` and ``spikes/units``, an array of any length per recording; ``labels`` and
-    ``extra/speaker``, an integer per recording; ``extra/keys``, the names of the 20 classes.
+    ``extra/speaker``, an integer per recording; ``extra/keys``, the names of the classes. The Spiking Speech Commands
+    may lack what is in ``extra``.
 
     Args:
-        path: ``shd_train.h5`` or ``shd_test.h5``.
+        path: ``shd_train.h5`` or ``shd_test.h5``, or ``ssc_train.h5``, ``ssc_valid.h5`` or ``ssc_test.h5``. A file of
+            the Spiking Speech Commands is recognized by its name.
+
+    Attributes:
+        class_names: names of the classes; empty if the file does not hold them.
 
     Raises:
         ImportError: if h5py is not installed.
@@ -72,21 +141,26 @@ class SHDFile:
                 f"Expected h5py to be installed, which reading {path} needs: pip install 'lightning-snn[events]'"
             ) from error
         self.path = path
+        files = COMMANDS if path.name.startswith(COMMANDS.prefix) else DIGITS
         with reading(path, "an HDF5 file"):
             self._file = h5py.File(path, "r")
         try:
-            self.labels = self._integers("labels", CLASSES)
-            self.speakers = self._integers("extra/speaker")
+            self.labels = self._integers("labels", files.classes)
             self._times, self._units = self._dataset("spikes/times"), self._dataset("spikes/units")
-            lengths = {name: self._dataset(name).len() for name in ("spikes/times", "spikes/units", "extra/speaker")}
+            per_recording = ["spikes/times", "spikes/units"]
+            self.speakers = np.full(len(self), -1)
+            if files.speakers or "extra/speaker" in self._file:
+                self.speakers = self._integers("extra/speaker")
+                per_recording.append("extra/speaker")
+            lengths = {name: self._dataset(name).len() for name in per_recording}
             if set(lengths.values()) != {len(self)}:
                 found = ", ".join(f"{length} {name}" for name, length in lengths.items())
                 raise ValueError(
                     f"Expected {path} to hold one entry per recording, but got {len(self)} labels, {found}"
                 )
-            classes = self._dataset("extra/keys").len()
-            if classes != CLASSES:
-                raise ValueError(f"Expected {path} to name {CLASSES} classes in extra/keys, but got {classes}")
+            self.class_names: tuple[str, ...] = ()
+            if files.speakers or "extra/keys" in self._file:
+                self.class_names = self._names("extra/keys", files.classes)
         except BaseException:
             self._file.close()
             raise
@@ -147,32 +221,15 @@ class SHDFile:
             )
         return values.astype(np.int64)
 
+    def _names(self, name: str, count: int) -> tuple[str, ...]:
+        keys = self._read(self._dataset(name), slice(None)).ravel().tolist()
+        if len(keys) != count:
+            raise ValueError(f"Expected {self.path} to name {count} classes in {name}, but got {len(keys)}")
+        return tuple(key.decode(errors="replace") if isinstance(key, bytes) else str(key) for key in keys)
+
     def _read(self, dataset: Any, index: int | slice) -> np.ndarray:
         with reading(self.path, f"an HDF5 file with readable {dataset.name}"):
             return np.asarray(dataset[index])
 
     def _damaged(self, index: int, expected: str, found: str) -> ValueError:
         return ValueError(f"Expected recording {index} of {self.path} to hold {expected}, but got {found}")
-
-
-def find_shd(root: Path) -> dict[str, Path]:
-    """Return the files of the splits ``"train"`` and ``"test"``.
-
-    Args:
-        root: the folder that holds ``shd_train.h5`` and ``shd_test.h5``, or its parent if that folder is named ``SHD``,
-            as with tonic.
-
-    Raises:
-        FileNotFoundError: if a file is missing; the message names it and its source.
-    """
-    folder = next((folder for folder in (root, root / "SHD") if list(folder.glob("shd_*.h5*"))), root)
-    paths = {split: folder / f"shd_{split}.h5" for split in ("train", "test")}
-    for path in paths.values():
-        if path.is_file():
-            continue
-        packed = path.with_name(f"{path.name}.gz")
-        if packed.is_file():
-            raise FileNotFoundError(f"Expected {path}, but only {packed.name} exists. Unpack it with gunzip {packed}")
-        found = "it is missing" if folder.is_dir() else f"{folder} is not a folder"
-        raise FileNotFoundError(f"Expected {path}, but {found}. {SOURCE}")
-    return paths

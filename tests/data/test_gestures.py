@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_snn.data import Gestures, gestures
+from lightning_snn.data import Gestures, gestures, simulated
 from lightning_snn.data.simulator import Split
 from tests.support.processes import PATIENCE, wait_until
 
@@ -53,7 +53,7 @@ def no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_) -> None:
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr(gestures, "simulate_split", refuse)
+    monkeypatch.setattr(simulated, "simulate_split", refuse)
 
 
 @pytest.mark.parametrize(("size", "time_steps", "duration"), [(32, 1, 0.1), (64, 3, 0.05), (32, 40, 0.1)])
@@ -77,7 +77,7 @@ def test_every_class_has_as_many_recordings_as_people_and_repetitions_make(tmp_p
     def blank(split, processes):
         return (np.zeros((4, 2, 32, 32), np.uint8) for _ in range(len(split)))
 
-    monkeypatch.setattr(gestures, "simulate_split", blank)
+    monkeypatch.setattr(simulated, "simulate_split", blank)
     data = ready(tmp_path, train_subjects=5, repetitions=3, val_subjects=4, test_subjects=7)
     for part, count in ((data.train_set, 15), (data.val_set, 8), (data.test_set, 14)):
         assert np.bincount(part.labels, minlength=11).tolist() == [count] * 11
@@ -118,7 +118,7 @@ def test_the_cache_is_keyed_by_everything_that_shapes_the_frames(tmp_path: Path,
         paths.append(path)
         return {"frames": np.zeros(0)}
 
-    monkeypatch.setattr(gestures, "cached_rows", cached_rows)
+    monkeypatch.setattr(simulated, "cached_rows", cached_rows)
 
     def places(**arguments) -> list[Path]:
         paths.clear()
@@ -174,7 +174,7 @@ def test_an_interruption_leaves_no_cache_behind(tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(gestures, "simulate_split", interrupted)
+        context.setattr(simulated, "simulate_split", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tiny(tmp_path).prepare_data()
     assert list(tmp_path.iterdir()) == []

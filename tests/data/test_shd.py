@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_snn.data import SHD, shd_check
+from lightning_snn.data import SHD, SSC, shd_check
 from lightning_snn.data.base import FrameDataset
 from lightning_snn.data.batches import LoadedBatch
-from lightning_snn.data.shd_files import SHDFile, find_shd
+from lightning_snn.data.shd_files import DIGITS, SHDFile
 
 TRAIN_SPEAKERS = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11)
 
@@ -127,7 +127,7 @@ def test_spikes_after_the_duration_are_left_out_and_counted(root: Path, caplog: 
     assert data.left_out == {"train": 0, "test": late}
     assert x[:, 0].sum() == 1
     assert x.sum() == sum(len(recording.times) for recording in recordings) - late
-    assert f"1 s or later are left out: 0 in the training file and {late} in the test file" in caplog.text
+    assert f"1 s or later are left out: 0 in shd_train.h5 and {late} in shd_test.h5" in caplog.text
 
 
 def test_a_longer_duration_keeps_every_spike_and_says_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,7 +245,7 @@ def test_the_cache_follows_the_parameters_and_the_files(root: Path, monkeypatch:
 
 def test_the_parent_of_the_set_is_accepted(root: Path) -> None:
     root.rename(root.parent / "SHD")
-    assert find_shd(root.parent)["test"] == root.parent / "SHD" / "shd_test.h5"
+    assert DIGITS.find(root.parent)["test"] == root.parent / "SHD" / "shd_test.h5"
 
 
 def test_without_a_root_the_error_says_where_the_files_come_from() -> None:
@@ -393,3 +393,40 @@ def test_an_argument_out_of_range_is_named(name: str, value: object, tmp_path: P
 def test_a_speaker_is_a_number_from_0(speaker: object, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`val_speakers` to be an integer of at least 0"):
         module(tmp_path, val_speakers=[speaker])
+
+
+def write_commands(root: Path, keys: bool) -> list[list[Spoken]]:
+    """Write files of the Spiking Speech Commands, without speakers and with or without names of the classes."""
+    root.mkdir()
+    files = []
+    for seed, split in enumerate(("train", "valid", "test")):
+        path, recordings = root / f"ssc_{split}.h5", speak(20, (4, 5), seed=seed)
+        recordings = [recording._replace(label=recording.label + 15) for recording in recordings]
+        write(path, recordings, keys=35)
+        damage(path, "extra/speaker" if keys else "extra", None)
+        files.append(recordings)
+    return files
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_speech_commands_are_read_in_their_three_files(keys: bool, tmp_path: Path) -> None:
+    files = write_commands(tmp_path / "SSC", keys)
+    data = SSC(str(tmp_path), cache_dir=str(tmp_path / "cache"), time_steps=50)
+    data.setup()
+    for part, recordings in zip((data.train_set, data.val_set, data.test_set), files, strict=True):
+        assert isinstance(part, FrameDataset)
+        assert part.labels.tolist() == [recording.label for recording in recordings]
+        assert max(part.labels) == 34
+        for (counts, _), recording in zip(part, recordings, strict=True):
+            assert np.array_equal(counts[:, 0, 0].numpy(), binned(recording, 50, 1.0, 140))
+    assert len(data.class_names) == data.num_classes == 35
+    assert (data.class_names == SSC.class_names) != keys
+
+
+def test_missing_speech_commands_are_named_with_their_source(tmp_path: Path) -> None:
+    write_commands(tmp_path / "SSC", True)
+    (tmp_path / "SSC" / "ssc_valid.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"ssc_valid.h5, but it is missing.*Speech Commands .*ssc_valid.h5.gz"):
+        SSC(str(tmp_path)).setup()
+    with pytest.raises(ValueError, match=r"`root` to be a folder, but got None. The Spiking Speech Commands"):
+        SSC()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from lightning_snn.data import parallel
 from lightning_snn.data.frames import frame_events
 from lightning_snn.data.simulator import (
     CLASS_NAMES,
@@ -23,7 +24,6 @@ from lightning_snn.data.simulator import (
     Subject,
     body,
     draw_subject,
-    parallel,
     recording,
     scene,
     simulate_counts,
@@ -563,6 +563,7 @@ def test_ctrl_c_leaves_it_to_the_reading_process_to_end_the_others(monkeypatch: 
 
 
 def test_the_simulator_does_without_torch() -> None:
-    code = "import lightning_snn.data.simulator.__main__, sys; assert not {'torch', 'lightning'} & set(sys.modules)"
+    imports = "import lightning_snn.data.parallel, lightning_snn.data.simulator, sys"
+    code = f"{imports}; assert not {{'torch', 'lightning'}} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

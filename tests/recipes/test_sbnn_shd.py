@@ -42,7 +42,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learn(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
     """Return the results of the recipe on the simplified digits with a small network."""
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(folder / "cache"))
-    small = ["--data.root", str(folder / "files"), "--data.batch_size", "32", "--data.time_steps", "20"]
+    small = [
+        "--data",
+        "SHD",
+        "--data.root",
+        str(folder / "files"),
+        "--data.batch_size",
+        "32",
+        "--data.time_steps",
+        "20",
+    ]
     quick = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     return run_recipe("sbnn_shd", monkeypatch, *small, *quick, *arguments).report.results
 
@@ -53,7 +62,7 @@ def test_without_data_the_recipe_says_where_they_come_from_and_does_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as stop:
-        run_recipe("sbnn_shd", monkeypatch)
+        run_recipe("sbnn_shd", monkeypatch, "--data", "SHD")
     assert stop.value.code == 2
     printed = capsys.readouterr().err
     for part in ("`root`", "zenkelab.org/resources", "shd_train.h5", "shd_test.h5", "gunzip", "CC BY 4.0"):
@@ -69,8 +78,21 @@ def test_a_root_without_the_files_ends_with_what_to_do(
     monkeypatch.chdir(tmp_path)
     root = tmp_path if absent == "files" else tmp_path / "absent"
     with pytest.raises(SystemExit, match="2"):
-        run_recipe("sbnn_shd", monkeypatch, "--data.root", str(root), "--trainer.accelerator", "cpu")
+        run_recipe("sbnn_shd", monkeypatch, "--data", "SHD", "--data.root", str(root), "--trainer.accelerator", "cpu")
     assert "zenkelab.org/resources" in capsys.readouterr().err
+
+
+def test_by_default_it_learns_simulated_digits_and_needs_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_figures_of_the_report: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_SNN_CACHE", str(tmp_path / "cache"))
+    people = [f"--data.{name}={1}" for name in ("train_speakers", "val_speakers", "test_speakers", "repetitions")]
+    small = [*people, "--data.time_steps=10", "--data.processes=1", "--network.hidden=[8]"]
+    quick = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    results = run_recipe("sbnn_shd", monkeypatch, *small, *quick).report.results
+    assert (results["data"], results["network"]) == ("SpokenDigits", "RecurrentNet")
+    assert list((tmp_path / "cache").glob("spoken_digits-train-*"))
 
 
 @pytest.mark.parametrize(("network", "method"), [("MLP", "SpikingBayes"), ("RecurrentNet", "SurrogateGradient")])

@@ -12,8 +12,9 @@ fully event-based gesture recognition system", CVPR 2017.
 
 from __future__ import annotations
 
+from lightning_snn.data.parallel import simulate_split
+
 from .body import CLASS_NAMES, Subject, draw_subject
-from .parallel import simulate_split
 from .recording import (
     DIRECTION_PAIRS,
     MIRRORED_CLASSES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +166,8 @@ class Split:
         ValueError: if ``name``, ``size``, ``time_steps`` or ``duration`` is out of range.
     """
 
+    content: ClassVar[str] = "gestures"
+
     name: str
     subjects: int
     repetitions: int
@@ -179,6 +182,11 @@ class Split:
 
     def __len__(self) -> int:
         return self.subjects * len(CLASS_NAMES) * self.repetitions
+
+    @property
+    def recording_shape(self) -> tuple[int, ...]:
+        """Shape of a recording as counts."""
+        return self.time_steps, 2, self.size, self.size
 
     @property
     def labels(self) -> NDArray[np.int64]:
