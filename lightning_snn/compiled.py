@@ -43,7 +43,8 @@ class CompiledMethod:
     def training_step(self, method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Step:
         """Return `method.penalized_step(network, x, y)`."""
         # a masked batch normalization is another function for each batch, of which code would be made anew
-        if run_values().forwards or self._is_observed(network):
+        eager = run_values().forwards or (run_values().lengths is not None and not method.compiles_lengths)
+        if eager or self._is_observed(network):
             return method.penalized_step(network, x, y)
         make_replaceable(method.intercepted_layers(network))
         method.before_compiled_step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -348,3 +349,22 @@ def test_padding_changes_nothing_that_callbacks_log(tmp_path):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12, equal_nan=True, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["surrogate mean", "surrogate last", "surrogate, norm", "rates", "Bayes, last"])
+def test_compiled_steps_are_those_without_the_compiler_for_every_length(name):
+    case = CASES[name]._replace(penalties=False)
+    torch.manual_seed(3)
+    module = SpikingModule(case.network(), case.method(), CLASSES, readout=case.readout)
+    module.method.progress = Progress(0.5, 64)
+    compiled = copy.deepcopy(module)
+    compiled.compile(backend="eager")
+    for pad, lengths in ((0, True), (3, True), (5, False)):
+        found = []
+        for each in (module, compiled):
+            torch.manual_seed(7)
+            objective = each.training_step(batch(pad, lengths=lengths), 0)
+            trained = [parameter for parameter in each.parameters() if parameter.requires_grad]
+            found.append([objective.detach(), *torch.autograd.grad(objective, trained)])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)

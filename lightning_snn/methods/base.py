@@ -198,6 +198,11 @@ class Method(nn.Module):
         return named_spiking_layers(network).values() if self.penalties else ()
 
     @property
+    def compiles_lengths(self) -> bool:
+        """True if training steps on sequences of different lengths can be compiled: they read no length on the host."""
+        return True
+
+    @property
     def compiles_predictions(self) -> bool:
         """True if `predict` can be compiled as a whole."""
         return True

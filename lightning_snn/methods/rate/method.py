@@ -127,6 +127,10 @@ class RateBackprop(Method):
     def intercepted_layers(self, network: nn.Module) -> Iterable[nn.Module]:
         return [*super().intercepted_layers(network), *replaced_layers(network)]
 
+    @property
+    def compiles_lengths(self) -> bool:
+        return self.window == "step"
+
     def check_time_steps(self, time_steps: int) -> None:
         if self.window != "step" and time_steps % self.window:
             divisors = ", ".join(str(each) for each in range(1, time_steps + 1) if time_steps % each == 0)
