@@ -22,6 +22,7 @@ def test_a_rule_looks_the_same_in_all_panels_and_like_no_other_rule():
     assert set(panels[0]) == set(NAMES)
     assert panels[0] == panels[1]
     assert len(set(panels[0].values())) == len(NAMES)
+    assert len({look[:2] for look in panels[2].values()}) == len(NAMES)  # points have no line
     assert {name: look[0] for name, look in panels[2].items()} == {name: look[0] for name, look in panels[0].items()}
     assert {name: look[1] for name, look in panels[2].items()} == {name: look[1] for name, look in panels[0].items()}
 

@@ -63,7 +63,8 @@ def accuracy_by_cost(by_steps: Pairs, by_seconds: Pairs, memory: Mapping[str, tu
         name: {
             "color": _COLORS[index % len(_COLORS)],
             "linestyle": _LINES[index // len(_COLORS) % len(_LINES)],
-            "marker": _MARKERS[index % len(_MARKERS)],
+            # another one for each line of the same color, because points have no line
+            "marker": _MARKERS[(index + index // len(_COLORS)) % len(_MARKERS)],
         }
         for index, name in enumerate(names)
     }
