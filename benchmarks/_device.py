@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from _memory import peak_bytes
 from torch import Tensor
+
+from lightning_snn.metrics.memory import peak_bytes
 
 MEGABYTE = 1 << 20
 WARMUP, LEAST_ROUNDS, MOST_ROUNDS = 3, 3, 50
@@ -108,14 +109,7 @@ def elapsed_ms(call: Call, device: torch.device) -> float:
 
 def peak_mb(call: Call, device: torch.device) -> float:
     """Return the largest memory that a call allocates, in MB, beyond that allocated before it."""
-    if device.type != "cuda":
-        return peak_bytes(call) / MEGABYTE
-    synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / MEGABYTE
+    return peak_bytes(call, device) / MEGABYTE
 
 
 def waits(call: Call, device: torch.device) -> int | None:

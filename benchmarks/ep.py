@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 from _ep import EP, Adam, Digits, Learner, batches, mlp, read_digits
-from _memory import peak_and_kept_bytes
 
 from lightning_snn.cpu import keep_freed_memory
+from lightning_snn.metrics.memory import peak_and_kept_bytes
 
 TARGET, BATCH = 0.955, {"EP": 250, "Adam": 50, "Adam conditioned": 100}
 EP_OPTIONS: dict[str, Any] = {"iterations": 1, "damping": 1.0, "solver_iterations": 2}

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from _memory import peak_and_kept_bytes, peak_bytes
 from _timing import compare, parser, show
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_snn import LIF
 from lightning_snn.methods import SurrogateGradient
+from lightning_snn.metrics.memory import peak_and_kept_bytes, peak_bytes
 from lightning_snn.nn import AdaptiveLIF
 
 MEGABYTE = 1 << 20

@@ -35,7 +35,6 @@ from typing import Any, NamedTuple
 
 import snntorch
 import torch
-from _memory import saved_bytes
 from _timing import compare, parser, show
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -44,6 +43,7 @@ from lightning_snn import LIF, run
 from lightning_snn.functional.estimators import IWST
 from lightning_snn.methods import SurrogateGradient
 from lightning_snn.methods.rate import rate_run
+from lightning_snn.metrics.memory import saved_bytes
 from lightning_snn.nn import IF, AdaptiveLIF, Neuron, SynapticLIF, compile_steps
 from lightning_snn.nn.noise import SpikeNoise
 

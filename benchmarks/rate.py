@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _memory import peak_bytes, saved_bytes
 from _peers import Forward, in_snntorch, in_spikingjelly, with_relu
 from _timing import compare, parser, show
 from torch import Tensor, nn
 
 from lightning_snn.methods.rate import rate_run
+from lightning_snn.metrics.memory import peak_bytes, saved_bytes
 from lightning_snn.networks import VGG, ResNet
 from lightning_snn.nn import run
 

@@ -32,7 +32,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from _memory import peak_bytes, saved_bytes
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
@@ -42,6 +41,7 @@ from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import NMNIST, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
+from lightning_snn.metrics.memory import peak_bytes, saved_bytes
 from lightning_snn.networks import VGG, ResNet
 from lightning_snn.nn import DetachedLIF
 from lightning_snn.optim import SGD

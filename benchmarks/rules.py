@@ -34,7 +34,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from _memory import peak_bytes, saved_bytes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -42,6 +41,7 @@ from lightning_snn import SpikingModule
 from lightning_snn.data import NMNIST, Gestures, SpokenDigits
 from lightning_snn.data.image_files import Images, read_mnist
 from lightning_snn.methods import EProp, Method, OnlineThroughTime, RateBackprop, SurrogateGradient
+from lightning_snn.metrics.memory import peak_bytes, saved_bytes
 from lightning_snn.networks.initial_weights import draw_weights
 from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF
 

@@ -1,6 +1,7 @@
 """Pictures of the documentation, and what the scripts in `callbacks/` print.
 
-Each script runs with its defaults and its seed. The traces of neurons are drawn here. Nothing is downloaded.
+Each script runs with its defaults and its seed. The traces of neurons are drawn here, and so are comparisons of rules,
+from the results in `docs/measured` that `recipes/compare_methods.py` wrote. Nothing is downloaded.
 
 Usage: python docs/pictures.py FOLDER
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import runpy
 import sys
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 from lightning_snn import SpikingModule, figures, run
 from lightning_snn.callbacks import ConformalSets, UncertaintyLogger
+from lightning_snn.cli.comparison import figures_of
 from lightning_snn.data import FrameDataModule
 from lightning_snn.nn import IF, LIF, AdaptiveLIF, DetachedLIF, LeakyIntegrator, Neuron, Recurrent, SynapticLIF
 
@@ -50,6 +53,7 @@ def make_all(folder: Path) -> None:
     sources = [
         *ROOT.glob("lightning_snn/**/*.py"),
         *ROOT.glob("callbacks/*.py"),
+        *ROOT.glob("docs/measured/*.json"),
         Path(__file__),
     ]
     if stamp.is_file() and stamp.stat().st_mtime > max(source.stat().st_mtime for source in sources):
@@ -59,6 +63,7 @@ def make_all(folder: Path) -> None:
         run_script(name, folder)
     draw_neurons(folder)
     draw_prediction_sets(folder / "uncertainty")
+    draw_comparisons(folder)
     stamp.touch()
 
 
@@ -150,6 +155,14 @@ def draw_trace(potential: Tensor, threshold: Tensor | None, spikes: Tensor | Non
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     figures.save(figure, path)
+
+
+def draw_comparisons(folder: Path) -> None:
+    """Draw the figures of every comparison of learning rules in `docs/measured`."""
+    for path in sorted(ROOT.glob("docs/measured/compare_*.json")):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        for name, figure in figures_of(results).items():
+            figures.save(figure, folder / f"{path.stem}_{name}.png")
 
 
 if __name__ == "__main__":

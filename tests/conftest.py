@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,6 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from tests.support.processes import stop_other_process
-from tests.support.scripts import load_script
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -73,5 +73,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def memory() -> ModuleType:
-    """Return the benchmarks' module that measures memory."""
-    return load_script(Path(__file__).parents[1] / "benchmarks" / "_memory.py")
+    """Return the module that measures memory."""
+    return importlib.import_module("lightning_snn.metrics.memory")

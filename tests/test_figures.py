@@ -26,6 +26,7 @@ RANDOM = np.random.default_rng(0)
 HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.9)], "lr": [(0, 0.1)]}
 BINS = ([0.1, 0.4, float("nan"), 0.9], [0.2, 0.3, float("nan"), 0.8], [5, 10, 0, 25])
 CURVES = {"entropy": ([0.5, 1.0], [0.0, 0.2]), "information": ([0.25, 0.5, 1.0], [0.1, 0.2, 0.3])}
+RULES = {f"rule {index}": [(10, 0.2), (20, 0.3 + index / 50)] for index in range(8)}
 LEARNERS = {"EP": [(0.2, 20.0, 0.3), (1, 100.0, 0.15)], "Adam": [(1, 2.0, 0.3), (4, 8.0, 0.2), (8, 16.0, 0.16)]}
 PLACES = np.linspace(0, 3, 31)
 BANDS = {
@@ -50,6 +51,8 @@ BUILDERS = {
     "training_curves": lambda: figures.training_curves(HISTORY),
     "confusion_matrix": lambda: figures.confusion_matrix([[8, 2], [1, 9]], ["clap", "wave"]),
     "reliability_diagram": lambda: figures.reliability_diagram(*BINS),
+    "reliability_diagrams": lambda: figures.reliability_diagrams({"one": BINS, "other": BINS}),
+    "accuracy_by_cost": lambda: figures.accuracy_by_cost(RULES, RULES, {"rule 0": (3.0, 0.4), "rule 7": (5.0, 0.5)}),
     "spike_raster": lambda: figures.spike_raster({"hidden": np.eye(6, 4), "output": np.ones((6, 2))}, 2.0),
     "risk_coverage_curve": lambda: figures.risk_coverage_curve(CURVES),
     "prediction_sets_over_time": lambda: figures.prediction_sets_over_time([0.91, 0.9], [3, 1.4], 0.9, (0.87, 0.92)),

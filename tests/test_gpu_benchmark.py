@@ -18,7 +18,7 @@ from lightning_snn.functional import lif
 from lightning_snn.functional.scans.choice import VARIABLE
 
 CPU = torch.device("cpu")
-MODULES = ("gpu", "parity", "_device", "_gpu_scans", "_gpu_networks", "_peers", "_memory")
+MODULES = ("gpu", "parity", "_device", "_gpu_scans", "_gpu_networks", "_peers")
 INSTALLED = [name for name in ("snntorch", "spikingjelly") if importlib.util.find_spec(name)]
 
 

@@ -210,7 +210,7 @@ def log_table(
 
             _to_wandb(logger, trainer, name, wandb.Table(columns=header, data=cells, allow_mixed_types=True))
         elif is_a(logger, TensorBoardLogger):
-            logger.experiment.add_text(_key(name), _markdown(header, cells), trainer.global_step)
+            logger.experiment.add_text(_key(name), markdown_table(header, cells), trainer.global_step)
     return path
 
 
@@ -297,8 +297,18 @@ def _to_wandb(logger: WandbLogger, trainer: pl.Trainer, name: str, value: Any) -
     logger.log_metrics({_key(name): value}, trainer.global_step)
 
 
-def _markdown(columns: list[Any], rows: list[list[Any]]) -> str:
-    def line(cells: list[Any]) -> str:
+def markdown_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table in Markdown; cells that are None are empty.
+
+    Example:
+        >>> print(markdown_table(["class", "accuracy"], [["clap", 0.9], ["wave", None]]))
+        | class | accuracy |
+        | --- | --- |
+        | clap | 0.9 |
+        | wave |  |
+    """
+
+    def line(cells: Sequence[Any]) -> str:
         texts = ("" if cell is None else str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
         return f"| {' | '.join(texts)} |"
 

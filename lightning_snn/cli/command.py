@@ -59,20 +59,23 @@ def main(
         SystemExit: with status 2 for bad options; with 128 plus the number of the signal, so 130 after Ctrl-C and
             143 after SIGTERM, after a message on how to resume.
     """
-    keep_freed_memory()
-    ignore_messages()
+    prepare_process()
     cli = None
     with StopSignals() as signals:
         try:
             cli = RecipeCLI(recipe, defaults, presets or {}, variants or {}, signals)
             cli.run()
         except (KeyboardInterrupt, SystemExit) as stop:
-            if not isinstance(stop, Stopped) and not is_ctrl_c(stop):
+            if not is_interruption(stop):
                 raise
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message must not be lost to another Ctrl-C
             sys.exit(_end(cli, stop))
     return cli
+
+
+def prepare_process() -> None:
+    """Keep freed memory, and leave out messages of Lightning that need no action."""
+    keep_freed_memory()
+    ignore_messages()
 
 
 def ignore_messages() -> None:
@@ -81,6 +84,19 @@ def ignore_messages() -> None:
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_relevant)
     for message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
+
+
+def is_interruption(stop: BaseException) -> bool:
+    """Return whether a signal or Ctrl-C ended a run; then Ctrl-C is ignored, so that no message is lost to another."""
+    interrupted = is_ctrl_c(stop) or isinstance(stop, Stopped)
+    if interrupted and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return interrupted
+
+
+def exit_status(stop: BaseException) -> int:
+    """Return the exit status of a process that a signal or Ctrl-C ended, as shells count."""
+    return 128 + stop.signal if isinstance(stop, Stopped) else CTRL_C
 
 
 def how_to_resume(cli: RecipeCLI | None, saved: bool = False) -> str:
@@ -109,17 +125,17 @@ def _end(cli: RecipeCLI | None, stop: BaseException) -> int:
     if is_first:
         print("\n" + how_to_resume(cli, saved), file=sys.stderr)
     if not isinstance(stop, Stopped):
-        return CTRL_C
+        return exit_status(stop)
     if is_first and stop.signal == slurm.requeue_signal():
         print(slurm.requeue(), file=sys.stderr)
     if trainer is None:
-        return 128 + stop.signal
+        return exit_status(stop)
     strategy = trainer.strategy
     if is_first and strategy.launcher is not None:
         strategy.launcher.kill(signal.SIGTERM)
     # the first process, which started the others, kills everything if one of them fails
     is_started = isinstance(getattr(strategy, "cluster_environment", None), LightningEnvironment)
-    return 128 + stop.signal if is_first or not is_started else 0
+    return exit_status(stop) if is_first or not is_started else 0
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:

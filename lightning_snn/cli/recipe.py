@@ -6,11 +6,11 @@ import inspect
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -63,6 +63,8 @@ from lightning_snn.metrics.evaluation import monitored_metric
 from lightning_snn.module import SpikingModule
 from lightning_snn.nn.registry import spiking_layers
 
+_NAMED_OR_MADE = ("optimizer", "lr_scheduler")  # options of the module that take a name or a function
+
 
 class RecipeCLI(LightningCLI):
     """LightningCLI with the groups data, network, method, model and trainer.
@@ -80,7 +82,15 @@ class RecipeCLI(LightningCLI):
         presets: see `main`.
         variants: see `main`.
         signals: signals that end training after a batch; None leaves them to the Trainer.
+        arguments: options, without the name of the program; None takes those of the process.
+
+    Attributes:
+        keeps_best: whether `best.ckpt`, which is tested, is the best checkpoint by validation data, or the last one.
+        wandb_group: group of the run in W&B; None is its method, network and data.
     """
+
+    keeps_best: ClassVar[bool] = True
+    wandb_group: str | None = None
 
     def __init__(
         self,
@@ -89,12 +99,13 @@ class RecipeCLI(LightningCLI):
         presets: Mapping[str, Options] = MappingProxyType({}),
         variants: Mapping[str, Options] = MappingProxyType({}),
         signals: StopSignals | None = None,
+        arguments: Sequence[str] | None = None,
     ) -> None:
         self.recipe = Path(recipe).stem
         self.variants = variants
         self.signals = signals
         import_from_working_folder()
-        self.given = as_options(sys.argv[1:])
+        self.given = as_options(sys.argv[1:] if arguments is None else [*arguments])
         self.resumed = resumed_run(self.given)
         self.arguments = with_options_of(self.resumed, with_network_of_file(self.given))
         special: dict[str, Any] = {}
@@ -172,7 +183,7 @@ class RecipeCLI(LightningCLI):
             if self.config.compile:
                 self.model.compile(**{} if self.config.compile is True else {"backend": self.config.compile})
         except (ImportError, OSError, ValueError) as error:  # a bad argument, a missing file or optional library
-            self.parser.error(str(error))
+            self.refuse(error)
         # plain data from which `SpikingModule.load_from_checkpoint(path)` rebuilds network and method
         built = {
             group: with_linked_options(group, self.hyperparameters[group], self.classes[group], self.datamodule)
@@ -183,6 +194,10 @@ class RecipeCLI(LightningCLI):
         self.model.hparams.update(
             self.hyperparameters["model"], **built, _instantiator="lightning.pytorch.cli.instantiate_module"
         )
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """End with the message of an error that is due to the options."""
+        self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         options = self.config.trainer
@@ -216,14 +231,15 @@ class RecipeCLI(LightningCLI):
             # likelihood measures accuracy and calibration; without validation data the last checkpoint is the best
             monitor = monitored_metric(self.model.val_metrics)
             last = LastCheckpoint(checkpoints / LAST)
-            callbacks += [BestCheckpoint(checkpoints, monitor if options.limit_val_batches != 0 else None), last]
+            chooses = self.keeps_best and options.limit_val_batches != 0
+            callbacks += [BestCheckpoint(checkpoints, monitor if chooses else None), last]
             if self.signals is not None:
                 callbacks.append(StopAfterBatch(self.signals, last))
         self.start.configuration, self.start.hyperparameters = self._configuration(), self.hyperparameters
         if wandb is not None:
             chosen = [names[group] for group in ("method", "network", "data")]
             self.start.make_logger = partial(
-                wandb_logger, group=" ".join(chosen), tags=[*chosen, self.recipe], options=wandb
+                wandb_logger, group=self.wandb_group or " ".join(chosen), tags=[*chosen, self.recipe], options=wandb
             )
         elif options.logger is None:
             self.start.make_logger = partial(AtomicCSVLogger, name="logs")
@@ -243,25 +259,34 @@ class RecipeCLI(LightningCLI):
     def run(self) -> None:
         """Train, test the best checkpoint, and print the table of results."""
         try:
-            self._train_and_test()
+            self.train()
+            self.test()
         finally:
             self.start.release()
         if self.trainer.is_global_zero:
             print(results_table(self.report.results, self.output))
 
-    def _train_and_test(self) -> None:
+    def train(self) -> None:
+        """Train, from the checkpoint if there is one."""
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config.ckpt_path)
         except FolderTaken as error:
-            self.parser.error(str(error))
+            self.refuse(error)
         except (FileNotFoundError, ValueError) as error:
             if self.datamodule.train_set is not None:
                 raise
             self.parser.error(str(error))  # the data are missing or damaged
         if self.signals is not None:
             self.signals.raise_received()
+
+    def test(self) -> None:
+        """Test the best checkpoint, and end the run of W&B."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
+        self.end_wandb()
+
+    def end_wandb(self) -> None:
+        """End the run of W&B, if there is one; a resumed run goes on with it."""
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 if self.wandb is not None and self.trainer.is_global_zero:
@@ -310,7 +335,14 @@ class RecipeCLI(LightningCLI):
 
     def _as_yaml(self, config: Namespace) -> str:
         """Return all options, also those that are null where a default is not."""
-        return str(self.parser.dump(config, skip_none=False))
+        # names, which the parser would write as functions without an import path
+        names = {name: config.model[name] for name in _NAMED_OR_MADE if isinstance(config.model[name], str)}
+        unnamed = config.clone()
+        for name in names:
+            unnamed.model[name] = None
+        options = yaml.safe_load(self.parser.dump(unnamed, skip_none=False))
+        options["model"].update(names)
+        return str(yaml.safe_dump(options, sort_keys=False))
 
     def _configured_callbacks(self) -> list[pl.Callback]:
         configured = self.config_init.trainer.callbacks or []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lightning_snn.figures.anytime import anytime_samples, anytime_scores
 from lightning_snn.figures.classification import confusion_matrix, reliability_diagram
+from lightning_snn.figures.comparison import accuracy_by_cost, reliability_diagrams
 from lightning_snn.figures.energy import synaptic_operations
 from lightning_snn.figures.estimators import bias_and_deviation
 from lightning_snn.figures.firing import firing_rate_histograms
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "accuracy_by_cost",
     "anytime_samples",
     "anytime_scores",
     "bias_and_deviation",
@@ -41,6 +43,7 @@ __all__ = [
     "read_history",
     "regression_bands",
     "reliability_diagram",
+    "reliability_diagrams",
     "risk_coverage_curve",
     "save",
     "spike_raster",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lightning_snn.figures._style import BLUE, FAINT, INK, ORANGE, SKY, new_figure, numbers, plain, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MAX_CLASSES_WITH_NUMBERS = 20
@@ -81,6 +82,71 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> Figure:
     return figure
 
 
+class Bins(NamedTuple):
+    """Bins of confidence with samples.
+
+    Attributes:
+        centers: their centers.
+        width: width of a bin.
+        confidence: mean confidence of each.
+        accuracy: accuracy of each.
+        sizes: number of samples of each.
+    """
+
+    centers: np.ndarray
+    width: float
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, confidence: Any, accuracy: Any, count: Any) -> Bins:
+        """Return the bins with samples among equal-width bins; arguments and errors of `reliability_diagram`."""
+        expected = "one number for each bin"
+        means = numbers("confidence", confidence, expected, finite=False)
+        shares = numbers("accuracy", accuracy, expected, finite=False)
+        counts = numbers("count", count, expected)
+        if not means.shape == shares.shape == counts.shape or counts.ndim != 1:
+            raise ValueError(
+                f"Expected arguments `confidence`, `accuracy` and `count` to be {expected}, "
+                f"but got shapes {means.shape}, {shares.shape} and {counts.shape}"
+            )
+        if counts.min() < 0 or counts.sum() == 0:
+            raise ValueError(
+                f"Expected argument `count` to be bin sizes with a positive sum, but got {counts.tolist()}"
+            )
+        filled = counts > 0
+        centers = (np.arange(len(counts)) + 0.5) / len(counts)
+        for name, values in (("confidence", means[filled]), ("accuracy", shares[filled])):
+            if not ((values >= 0) & (values <= 1)).all():
+                raise ValueError(
+                    f"Expected argument `{name}` to be within [0, 1] where `count` > 0, but got {values.tolist()}"
+                )
+        return cls(centers[filled], 1 / len(counts), means[filled], shares[filled], counts[filled])
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error."""
+        return float((self.sizes * np.abs(self.accuracy - self.confidence)).sum() / self.sizes.sum())
+
+    def draw(self, axes: Axes) -> None:
+        """Draw accuracy against confidence, and the gap between the two."""
+        axes.bar(self.centers, self.accuracy, self.width, color=SKY, edgecolor="white", linewidth=0.8, label="accuracy")
+        axes.bar(
+            self.centers,
+            np.abs(self.accuracy - self.confidence),
+            0.94 * self.width,
+            bottom=np.minimum(self.confidence, self.accuracy),
+            facecolor="none",
+            edgecolor=ORANGE,
+            hatch="////",
+            linewidth=0.8,
+            label="gap to the confidence",
+        )
+        axes.plot([0, 1], [0, 1], linestyle="--", color=INK, linewidth=1, label="perfect calibration")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+
+
 @styled
 def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
     """Draw accuracy against confidence in equal-width bins, above the number of samples in each bin.
@@ -105,48 +171,17 @@ def reliability_diagram(confidence: Any, accuracy: Any, count: Any) -> Figure:
         >>> figure.axes[0].get_title(loc="left")
         'ECE 0.100'
     """
-    expected = "one number for each bin"
-    means = numbers("confidence", confidence, expected, finite=False)
-    shares = numbers("accuracy", accuracy, expected, finite=False)
-    counts = numbers("count", count, expected)
-    if not means.shape == shares.shape == counts.shape or counts.ndim != 1:
-        raise ValueError(
-            f"Expected arguments `confidence`, `accuracy` and `count` to be {expected}, "
-            f"but got shapes {means.shape}, {shares.shape} and {counts.shape}"
-        )
-    samples = counts.sum()
-    if counts.min() < 0 or samples == 0:
-        raise ValueError(f"Expected argument `count` to be bin sizes with a positive sum, but got {counts.tolist()}")
-    filled = counts > 0
-    centers, width = (np.arange(len(counts)) + 0.5) / len(counts), 1 / len(counts)
-    centers, means, shares, sizes = centers[filled], means[filled], shares[filled], counts[filled]
-    for name, values in (("confidence", means), ("accuracy", shares)):
-        if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(
-                f"Expected argument `{name}` to be within [0, 1] where `count` > 0, but got {values.tolist()}"
-            )
-    error = (sizes * np.abs(shares - means)).sum() / samples
+    bins = Bins.of(confidence, accuracy, count)
+    sizes, samples = bins.sizes, bins.sizes.sum()
 
     figure = new_figure(4.6, 5.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
-    top.bar(centers, shares, width, color=SKY, edgecolor="white", linewidth=0.8, label="accuracy")
-    top.bar(
-        centers,
-        np.abs(shares - means),
-        0.94 * width,
-        bottom=np.minimum(means, shares),
-        facecolor="none",
-        edgecolor=ORANGE,
-        hatch="////",
-        linewidth=0.8,
-        label="gap to the confidence",
-    )
-    top.plot([0, 1], [0, 1], linestyle="--", color=INK, linewidth=1, label="perfect calibration")
-    top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-    top.set_title(f"ECE {error:.3f}", fontweight="bold")
-    bottom.bar(centers, sizes, width, color=FAINT, edgecolor="white", linewidth=0.8)
-    bottom.axvline((sizes * means).sum() / samples, color=ORANGE, linewidth=1.4, label="mean confidence")
-    bottom.axvline((sizes * shares).sum() / samples, color=BLUE, linewidth=1.4, linestyle=":", label="accuracy")
+    bins.draw(top)
+    top.set_ylabel("accuracy")
+    top.set_title(f"ECE {bins.error:.3f}", fontweight="bold")
+    bottom.bar(bins.centers, sizes, bins.width, color=FAINT, edgecolor="white", linewidth=0.8)
+    bottom.axvline((sizes * bins.confidence).sum() / samples, color=ORANGE, linewidth=1.4, label="mean confidence")
+    bottom.axvline((sizes * bins.accuracy).sum() / samples, color=BLUE, linewidth=1.4, linestyle=":", label="accuracy")
     bottom.set(xlabel="confidence", ylabel="samples")
     # The legends are outside because bars may be anywhere.
     for axes, edge in ((top, "upper"), (bottom, "lower")):

@@ -12,7 +12,7 @@ import yaml
 
 from lightning_snn.cli import RecipeCLI
 from lightning_snn.cli.resume import differences
-from tests.cli.tiny import HERE, TinyEvents, call, interrupt_at
+from tests.cli.tiny import DEFAULTS, HERE, TinyEvents, call, interrupt_at
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str, batch: int = 7) -> None:
@@ -223,3 +223,17 @@ def test_ctrl_c_before_training_says_to_start_again(
     assert stop.value.code == 130
     assert "start again with the same command" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("option", "name"), [("optimizer", "adamw"), ("lr_scheduler", "cosine")])
+def test_a_name_in_place_of_a_function_is_written_and_read_again(
+    option: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a default that is such a name, the parser would write it as a function that has no import path."""
+    defaults = {key: value for key, value in DEFAULTS.items() if key != "model.lr_scheduler"}
+    first = RecipeCLI("recipes/tiny.py", defaults, arguments=[f"--model.{option}", name, "--output", "new"])
+    Path("options.yaml").write_text(first.start.configuration)
+    assert yaml.safe_load(first.start.configuration)["model"][option] == name
+    assert first.model.hparams[option] == name
+    again = RecipeCLI("recipes/tiny.py", defaults, arguments=["--config", "options.yaml", "--output", "new"])
+    assert again.start.configuration == first.start.configuration

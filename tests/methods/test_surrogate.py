@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,14 +154,12 @@ def test_checkpointing_keeps_no_current_and_no_spike_for_the_backward_pass(check
     assert bool(alive) == (checkpoint is None)
 
 
-def test_checkpointing_needs_less_than_a_quarter_of_the_memory_of_a_long_sequence(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    peak_bytes = importlib.import_module("_memory").peak_bytes
+def test_checkpointing_needs_less_than_a_quarter_of_the_memory_of_a_long_sequence(memory):
     network = nn.Sequential(nn.Linear(32, 64), LIF(), nn.Linear(64, 64), AdaptiveLIF(), nn.Linear(64, 3))
     x, y = torch.rand(256, 16, 32), torch.zeros(16, dtype=torch.long)
 
     def peak(method: Method) -> int:
-        return peak_bytes(lambda: method.training_step(network, x, y).objective.backward())
+        return memory.peak_bytes(lambda: method.training_step(network, x, y).objective.backward())
 
     assert peak(SurrogateGradient(checkpoint=16)) < peak(SurrogateGradient()) / 4
 

@@ -17,6 +17,11 @@ def saved_bytes(call: Callable[[], object], parameters: Iterable[Tensor] = ()) -
     Args:
         call: the forward pass. Its result is kept until the count is complete.
         parameters: tensors to leave out of the count.
+
+    Example:
+        >>> w = torch.ones(5, requires_grad=True)
+        >>> saved_bytes(lambda: (w * torch.ones(5)).exp(), [w])  # the other factor, and the result of exp
+        40
     """
     excluded = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     saved: dict[int, int] = {}
@@ -34,20 +39,44 @@ def saved_bytes(call: Callable[[], object], parameters: Iterable[Tensor] = ()) -
     return total
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Return the peak memory that a call allocates on the CPU, in bytes, beyond that allocated before it."""
-    return peak_and_kept_bytes(call)[0]
+def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Return the peak memory that a call allocates, in bytes, beyond that allocated before it.
+
+    Args:
+        call: the call. On a CPU it is profiled: every tensor counts while it is alive. On a GPU the allocator counts.
+        device: device whose memory is counted, a CPU or a GPU of CUDA.
+
+    Example:
+        >>> peak_bytes(lambda: torch.zeros(1000) + torch.zeros(1000))  # two terms and their sum
+        12000
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return peak_and_kept_bytes(call)[0]
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def peak_and_kept_bytes(call: Callable[[], object]) -> tuple[int, int]:
-    """Return the peak memory that a call allocates, and the memory still allocated at its end, with its result.
+    """Return the peak memory that a call allocates on the CPU, and the memory still allocated at its end.
 
     Garbage is collected before the call and not during it, so reference cycles of the call itself count in full.
+
+    Args:
+        call: the call. Its result counts as allocated at its end.
+
+    Example:
+        >>> peak_and_kept_bytes(lambda: torch.zeros(1000) + torch.zeros(1000))
+        (12000, 4000)
     """
     with _without_collection(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     del result
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         allocated += event.nbytes()
