@@ -32,18 +32,20 @@ class SimulatedSplit(Protocol):
 
     Attributes:
         content: what the recordings are, a word in the plural.
-        name: name of the split.
-        recording_shape: shape of the counts of a recording.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     content: ClassVar[str]
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the split."""
+        ...
 
     @property
-    def recording_shape(self) -> tuple[int, ...]: ...
+    def recording_shape(self) -> tuple[int, ...]:
+        """Shape of the counts of a recording."""
+        ...
 
     def __len__(self) -> int: ...
 

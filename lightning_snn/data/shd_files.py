@@ -43,7 +43,7 @@ class SpikeFiles:
 
     @property
     def source(self) -> str:
-        """Where the files are published, and what to do with them."""
+        """Sentences on the place where the files are published, and on what to do with them."""
         packed, unpacked = ([name + end for name in self.names] for end in (".gz", ""))
         return (
             f"The {self.title} are published at {SITE} under the license CC BY 4.0. Download {listed(packed)}, unpack "

@@ -64,7 +64,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
 def peak_and_kept_bytes(call: Callable[[], object]) -> tuple[int, int]:
     """Return the peak memory that a call allocates on the CPU, and the memory still allocated at its end.
 
-    Garbage is collected before the call and not during it, so reference cycles of the call itself count in full.
+    No garbage is collected during the call, so reference cycles of the call itself count in full.
 
     Args:
         call: the call. Its result counts as allocated at its end.
@@ -86,13 +86,12 @@ def peak_and_kept_bytes(call: Callable[[], object]) -> tuple[int, int]:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Collect garbage, then suspend collection.
+    """Suspend the collection of garbage.
 
     The profiler counts what is freed even where an earlier profile saw it allocated, so garbage of an earlier
     measurement that happened to be collected in this one would be subtracted from it.
     """
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -216,9 +216,10 @@ def test_the_summary_names_every_module_but_metrics(tmp_path: Path) -> None:
     module.network[1].bias.requires_grad_(False)
     trainer(report).fit(module, loader())
     lines = (tmp_path / "model_summary.txt").read_text().splitlines()
-    assert [line.split() for line in lines[:3]] == [
+    assert [line.split() for line in lines[:4]] == [
         ["module", "type", "parameters"],
         ["method", "SurrogateGradient", "0"],
+        ["method.task", "Classification", "0"],
         ["network", "Sequential", "579"],
     ]
     assert ["network.1", "Linear", "528"] in [line.split() for line in lines]

@@ -93,6 +93,8 @@ def test_pictures_of_the_pages_are_made_by_the_scripts():
     assert len(used) > 15
     for name in used:
         stem = Path(name).stem
+        if any(stem.startswith(f"{results.stem}_") for results in (DOCS / "measured").glob("*.json")):
+            continue
         assert name in made or f'"{stem.removeprefix("neuron_")}":' in made or f'"{stem}",' in made
 
 

@@ -42,7 +42,7 @@ def simulate_spikes(class_index: int, speaker: Speaker, key: np.random.SeedSeque
     Example:
         >>> speaker = draw_speaker(np.random.default_rng(0))
         >>> times, units = simulate_spikes(3, speaker, np.random.SeedSequence(0))
-        >>> len(times) == len(units), 1000 < len(times) < 20000, 0 < times[0] < times[-1] < 1.5
+        >>> len(times) == len(units), 1000 < len(times) < 20000, bool(0 < times[0] < times[-1] < 1.5)
         (True, True, True)
     """
     check_choice("class_index", class_index, range(len(CLASS_NAMES)))

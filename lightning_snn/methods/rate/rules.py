@@ -169,8 +169,12 @@ def padding_refusals(network: nn.Module) -> list[Refusal]:
     """Return the modules whose rates would count the padding of sequences of different lengths, with the reasons.
 
     Example:
-        >>> [str(refusal) for refusal in padding_refusals(nn.Sequential(nn.BatchNorm1d(4)))]
-        ['0: BatchNorm1d (its rates would count padding)']
+        >>> class Own(nn.Module):
+        ...     def forward(self, x):
+        ...         return x.sqrt()
+        >>> register_rate_rule(Own, RateRule)
+        >>> [str(refusal) for refusal in padding_refusals(nn.Sequential(Own()))]
+        ['0: Own (its rates would count padding)']
     """
     names = {module: name for name, module in network.named_modules()}
     return [

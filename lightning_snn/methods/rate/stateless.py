@@ -136,7 +136,8 @@ class ElementwiseRule(RateRule):
 class DelaysRule(RateRule):
     """Rule of delays: the recorded means.
 
-    The gradient of a copy with delay d is weighted by the share of the inputs of a window that arrive within it.
+    The gradient of a copy with delay d is weighted by the share of the inputs of a window that arrive within it. If
+    windows are linked, the others arrive in later windows.
     """
 
     masks_padding = True
@@ -158,11 +159,26 @@ class DelaysRule(RateRule):
     def replay(self, x: Tensor) -> Tensor:
         assert isinstance(self.module, SynapticDelays)
         counts = self.plan.valid_counts(len(x))
-        length = x.new_tensor(self.plan.length) if counts is None else counts.to(x.dtype)
-        length = length.view(-1, *(1,) * (x.dim() - 1))
-        late = torch.cat([x * ((length - delay).clamp(min=0) / length) for delay in self.module.delays], 1)
+        if counts is None:
+            late = [self._late(x, delay) for delay in self.module.delays]
+        else:
+            length = counts.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
+            late = [x * ((length - delay).clamp(min=0) / length) for delay in self.module.delays]
         value = self.mean.value
-        return recorded(late, value, torch.ones((), dtype=value.dtype, device=value.device))
+        return recorded(torch.cat(late, 1), value, torch.ones((), dtype=value.dtype, device=value.device))
+
+    def _late(self, x: Tensor, delay: int) -> Tensor:
+        """Return the share of the rates `[K*B, ...]` of a copy that arrives in its window, or, if linked, in all."""
+        length = self.plan.length
+        if not self.plan.link:
+            return x * (max(length - delay, 0) / length)
+        whole, rest = divmod(delay, length)
+        return self._shifted(x, whole) * (1 - rest / length) + self._shifted(x, whole + 1) * (rest / length)
+
+    def _shifted(self, x: Tensor, windows: int) -> Tensor:
+        """Return the rates of earlier windows, 0 before the first one."""
+        rows = min(windows, self.plan.windows) * (len(x) // self.plan.windows)
+        return torch.cat([torch.zeros_like(x[:rows]), x[: len(x) - rows]])
 
 
 class DivisiveNormalizationRule(RateRule):

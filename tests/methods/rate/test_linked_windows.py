@@ -14,7 +14,7 @@ from lightning_snn.functional.linked_windows import WindowLink, linked
 from lightning_snn.functional.surrogate import Sigmoid
 from lightning_snn.methods import RateBackprop
 from lightning_snn.methods.rate import rate_run
-from lightning_snn.nn import IF, LIF, AdaptiveLIF, LeakyIntegrator, RecurrentLIF, SynapticLIF, run
+from lightning_snn.nn import IF, LIF, AdaptiveLIF, LeakyIntegrator, RecurrentLIF, SynapticDelays, SynapticLIF, run
 
 STEPS, SAMPLES, INPUTS, HIDDEN, CLASSES = 12, 4, 7, 9, 3
 
@@ -99,6 +99,19 @@ def test_it_is_for_neurons_with_any_state(make):
 
 def test_it_is_for_layers_with_a_step_that_do_not_spike():
     assert linked_error(network(lif, 2, LeakyIntegrator(0.8)), events(), STEPS) < 1e-12
+
+
+@pytest.mark.parametrize("window", [4, 6, 12])
+def test_delayed_spikes_arrive_in_later_windows(window):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(INPUTS, HIDDEN), lif(), SynapticDelays((0, 1, 5, 20)), nn.Linear(4 * HIDDEN, CLASSES)
+    )
+    model = model.double()
+    nn.init.normal_(model[0].weight, std=0.6)
+    found, detached = (linked_error(model, events(), window, link=link) for link in (True, False))
+    assert found < 1e-12 if window == STEPS else 0 < found < detached
+    assert detached > 0.1
 
 
 @pytest.mark.parametrize("training", [True, False])
