@@ -92,6 +92,7 @@ def test_what_differs_fails(wrong, parity, monkeypatch, capsys):
 
 
 @needs_triton
+@pytest.mark.slow  # run in CI by name
 def test_interpreted_kernels_pass_in_a_process_of_their_own():
     command = [sys.executable, str(SCRIPT), "--backends", "triton", "--dtypes", "bfloat16", "--layouts", "batch first"]
     command += ["--scans", "lif", "noisy"]

@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -107,6 +108,7 @@ def test_two_processes_resume_exactly_with_different_noise_and_equal_weights(tmp
     assert not torch.equal(first["whole"][-2], second["whole"][-2]), "generators"
 
 
+@pytest.mark.slow  # four processes with two workers each
 def test_two_processes_with_workers_resume_exactly(tmp_path: Path) -> None:
     for found in results(tmp_path, exact=True, workers=1, steps=[6]):
         assert equal(found["6"], found["whole"])

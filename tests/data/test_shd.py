@@ -121,7 +121,7 @@ def test_spikes_after_the_duration_are_left_out_and_counted(root: Path, caplog: 
     write(root / "shd_test.h5", recordings)
     late = sum(int((recording.times.astype(np.float64) >= 1).sum()) for recording in recordings)
     data = module(root)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
         data.setup()
     x, _ = first_batch(data)
     assert data.left_out == {"train": 0, "test": late}

@@ -6,7 +6,8 @@ import logging
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -79,10 +80,8 @@ def compare(
             message on how to go on.
     """
     prepare_process()
-    for package in ("pytorch", "fabric"):  # whose lines on devices and seeds would repeat at each run
-        logging.getLogger(f"lightning.{package}").setLevel(logging.WARNING)
     comparison = None
-    with StopSignals() as signals:
+    with _without_lines_of_lightning(), StopSignals() as signals:
         try:
             cli = ComparisonCLI(recipe, defaults, rules, presets, variants)
             torch.set_num_threads(cli.config.threads)
@@ -96,6 +95,20 @@ def compare(
             if isinstance(stop, Stopped) and stop.signal == slurm.requeue_signal():
                 print(slurm.requeue(), file=sys.stderr)
             sys.exit(exit_status(stop))
+
+
+@contextmanager
+def _without_lines_of_lightning() -> Iterator[None]:
+    """Leave out the lines on devices and seeds, which would repeat at each run."""
+    loggers = [logging.getLogger(f"lightning.{package}") for package in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class Comparison:

@@ -75,6 +75,7 @@ def in_killed_child(work: Callable[[], object]) -> None:
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_equals_one_that_was_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def interpret(*options: str) -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 
+@pytest.mark.slow  # run in CI by name
 def test_interpreted_kernels_equal_the_loops():
     interpret()
 
