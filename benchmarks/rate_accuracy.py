@@ -17,7 +17,6 @@ backward pass and the MB allocated at its peak.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import statistics
@@ -32,6 +31,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from _training import step_memory
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
@@ -41,7 +41,6 @@ from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.data import NMNIST, split_stratified
 from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
 from lightning_snn.methods import Method, RateBackprop, SurrogateGradient
-from lightning_snn.metrics.memory import peak_bytes, saved_bytes
 from lightning_snn.networks import VGG, ResNet
 from lightning_snn.nn import DetachedLIF
 from lightning_snn.optim import SGD
@@ -139,7 +138,7 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     def loader(data: TensorDataset, batch: int, shuffle: bool = False) -> DataLoader:
         return DataLoader(data, batch, shuffle, collate_fn=lambda samples: over_time(samples, steps))
 
-    memory = _memory(module, *next(iter(loader(task.train, task.batch))))
+    memory = step_memory(module, *next(iter(loader(task.train, task.batch))))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_epochs=task.epochs, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(module, loader(task.train, task.batch, True))
@@ -153,20 +152,6 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
         "nll": scores["test/nll"],
         "train loss": loss,
         **memory,
-    }
-
-
-def _memory(module: SpikingModule, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the MB of a training step, measured on copies of network and method."""
-    network, method = copy.deepcopy(module.network), copy.deepcopy(module.method)
-
-    def objective() -> Tensor:
-        return method.training_step(network, x, y).objective
-
-    objective().backward()  # not measured, because the drift check of the first step needs further memory
-    return {
-        "saved MB": saved_bytes(objective, network.parameters()) / 1e6,
-        "peak MB": peak_bytes(lambda: objective().backward()) / 1e6,
     }
 
 

@@ -21,7 +21,6 @@ those of the fit, on one thread.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import statistics
@@ -34,6 +33,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from _training import step_memory
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -41,7 +41,6 @@ from lightning_snn import SpikingModule
 from lightning_snn.data import NMNIST, Gestures, SpokenDigits
 from lightning_snn.data.image_files import Images, read_mnist
 from lightning_snn.methods import EProp, Method, OnlineThroughTime, RateBackprop, SurrogateGradient
-from lightning_snn.metrics.memory import peak_bytes, saved_bytes
 from lightning_snn.networks.initial_weights import draw_weights
 from lightning_snn.nn import LIF, LeakyIntegrator, RecurrentLIF
 
@@ -149,7 +148,7 @@ def experiment(options: argparse.Namespace, sets: Split, name: str, seed: int) -
         )
     except ValueError as error:
         return {"method": name, "seed": seed, "refused": str(error)}
-    memory = _memory(module, *collate([train[index] for index in range(BATCH)]))
+    memory = step_memory(module, *collate([train[index] for index in range(BATCH)]))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_epochs=options.epochs, accelerator="cpu", enable_model_summary=False, **quiet)
     pl.seed_everything(seed, verbose=False)
@@ -159,20 +158,6 @@ def experiment(options: argparse.Namespace, sets: Split, name: str, seed: int) -
     scores = trainer.test(module, DataLoader(test, 500, collate_fn=collate), verbose=False)[0]
     found = {key: scores[f"test/{key}"] for key in ("accuracy", "nll", "ece")}
     return {"method": name, "seed": seed, **found, **memory, "seconds": seconds}
-
-
-def _memory(module: SpikingModule, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the MB of a training step, measured on copies of network and method."""
-    network, method = copy.deepcopy(module.network), copy.deepcopy(module.method)
-
-    def objective() -> Tensor:
-        return method.training_step(network, x, y).objective
-
-    objective().backward()  # the first step may check more than later ones
-    return {
-        "saved MB": saved_bytes(objective, network.parameters()) / 1e6,
-        "peak MB": peak_bytes(lambda: objective().backward()) / 1e6,
-    }
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ class GradientAlignment(pl.Callback):
             check_training_step(pl_module, self)
             check_spiking_layers(pl_module, self)
             return
-        one_step = self._window(pl_module) == "step" and not self._option(pl_module, "link")
+        one_step = self._option(pl_module, "window", 1) == "step" and not self._option(pl_module, "link")
         refuse("rate-based backpropagation", rate_refusals(self._network(pl_module), one_step))
 
     def on_train_batch_start(
@@ -128,7 +128,7 @@ class GradientAlignment(pl.Callback):
 
     def _align_network(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, Alignment]:
         x, y = first_samples(*read_batch(batch, self.read_batch, type(self).__name__), self.samples)
-        window = self._window(pl_module)
+        window = self._option(pl_module, "window", 1)
         return gradient_alignment(
             self._network(pl_module),
             (x, y),
@@ -150,9 +150,7 @@ class GradientAlignment(pl.Callback):
     def _network(self, pl_module: pl.LightningModule) -> nn.Module:
         return network_of(pl_module, self.network or "network")
 
-    def _option(self, pl_module: pl.LightningModule, name: Literal["streaming", "link"]) -> bool:
+    def _option(self, pl_module: pl.LightningModule, name: str, default: Any = False) -> Any:
+        """Return an argument of this callback, or, if it is None, the option of that name of the module's method."""
         chosen = getattr(self, name)
-        return getattr(method_of(pl_module), name, False) if chosen is None else chosen
-
-    def _window(self, pl_module: pl.LightningModule) -> int | Literal["step"]:
-        return getattr(method_of(pl_module), "window", 1) if self.window is None else self.window
+        return getattr(method_of(pl_module), name, default) if chosen is None else chosen

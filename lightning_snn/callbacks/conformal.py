@@ -26,7 +26,6 @@ from lightning_snn.metrics.functional import (
     true_class_scores,
 )
 from lightning_snn.metrics.functional.conformal import check_conformal
-from lightning_snn.nn.lengths import sequence_lengths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,10 +104,7 @@ class ConformalSets:
                     "SpikingModule, but got True. Pass a function from the module and a batch to class probabilities "
                     "[T, B, C]."
                 )
-            x, _, *lengths = module.read_batch(batch)
-            # a sequence that has ended keeps its last prediction
-            with sequence_lengths(lengths[0] if lengths else None):
-                value = method.predict_anytime(module.network, x)
+            value = module.predict_anytime(batch)
         prediction = read_prediction(value)
         mean = None if prediction is None else prediction.mean
         expected = f"Expected class probabilities [T, {shape[0]}, {shape[1]}] after each time step for `over_time`"

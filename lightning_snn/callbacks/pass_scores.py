@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lightning_snn.callbacks.clock import finished_at
 from lightning_snn.callbacks.dry_run import call_step
 from lightning_snn.callbacks.packages import overrides
 from lightning_snn.callbacks.predictions import check_labels, describe, read_prediction
@@ -93,7 +93,7 @@ class PassScores(Stages):
         self._test(trainer, pl_module, limit=1)  # for its errors, before an epoch is lost
 
     def begin_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        self._step_started = _now(pl_module)
+        self._step_started = finished_at(pl_module.device)
 
     def end_batch(
         self,
@@ -105,7 +105,7 @@ class PassScores(Stages):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        self.seconds += _now(pl_module) - self._step_started
+        self.seconds += finished_at(pl_module.device) - self._step_started
         batches = trainer.num_training_batches
         if (batch_idx + 1) * self.times // batches == batch_idx * self.times // batches:
             return
@@ -177,9 +177,3 @@ def _source_of_test_data(trainer: pl.Trainer, pl_module: pl.LightningModule) -> 
     """Return the data module or else the module, if it has a `test_dataloader`; None if neither has."""
     candidates = (trainer.datamodule, pl_module)  # type: ignore[attr-defined]
     return next((each for each in candidates if overrides(each, "test_dataloader")), None)
-
-
-def _now(pl_module: pl.LightningModule) -> float:
-    if pl_module.device.type == "cuda":
-        torch.cuda.synchronize(pl_module.device)
-    return time.perf_counter()

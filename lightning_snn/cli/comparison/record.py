@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_snn.callbacks.clock import finished_at
 from lightning_snn.callbacks.predictions import read_prediction, read_step_outputs
 from lightning_snn.callbacks.stages import Stage, Stages
 from lightning_snn.callbacks.tracking import may_write
@@ -118,8 +119,4 @@ def seconds_of_work(device: torch.device) -> float:
         device: on a CPU the clock is the time of all processors that this process used, so other processes that share
             them add little; on another device it is that of the wall, once its work is done.
     """
-    if device.type == "cpu":
-        return time.process_time()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.process_time() if device.type == "cpu" else finished_at(device)

@@ -56,7 +56,6 @@ def shared_tangent(beta: float, steps: int) -> float:
     return tangent
 
 
-@lru_cache(maxsize=4096)
 def shared_link(beta: float, steps: int) -> float:
     """Return what is left of the membrane before a window after `steps` steps, where it does not depend on the spikes.
 

@@ -37,7 +37,6 @@ class MembraneRule(RateRule):
         self.records: list[Any] = []
         self.links: list[WindowLink] = []
         self.steps = 0
-        self.ends = None if plan.lengths is None else plan.lengths.unique().tolist()
 
     def collect(self, x: Tensor) -> Tensor:
         sequence = unfold(x, self.module)
@@ -46,10 +45,10 @@ class MembraneRule(RateRule):
     def _parts(self, sequence: Tensor) -> Sequence[Tensor]:
         if self.plan.streaming:
             return [sequence]
-        if self.ends is None:  # not by length, which would make the number of parts depend on T
+        if self.plan.ends is None:  # not by length, which would make the number of parts depend on T
             windows: Sequence[Tensor] = sequence.unflatten(0, (self.plan.windows, -1)).unbind(0)
             return windows
-        ends = [0, *self.ends, *([] if self.ends[-1] == len(sequence) else [len(sequence)])]
+        ends = [0, *self.plan.ends, *([] if self.plan.ends[-1] == len(sequence) else [len(sequence)])]
         parts: Sequence[Tensor] = sequence.split([after - before for before, after in pairwise(ends)])
         return parts
 
@@ -64,7 +63,7 @@ class MembraneRule(RateRule):
         """Run the next steps `[t, B, ...]` of the current window."""
         outputs, self.state = self.scan(part)
         self.steps += len(part)
-        if self.ends is not None:
+        if self.plan.ends is not None:
             self._record_ended(part.shape[1])
         elif self.steps % self.plan.length == 0:
             self.records.append(self.state.record())
@@ -75,8 +74,8 @@ class MembraneRule(RateRule):
 
     def _record_ended(self, samples: int) -> None:
         """Record the means of the samples whose last valid step was the present one."""
-        assert self.ends is not None
-        if self.steps in self.ends:
+        assert self.plan.ends is not None
+        if self.steps in self.plan.ends:
             counts, found = self.plan.valid_counts(samples), self.state.record()
             assert counts is not None
             ended = counts == self.steps

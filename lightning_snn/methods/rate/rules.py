@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -40,6 +41,11 @@ class Plan:
     def length(self) -> int:
         """Number of steps of a window."""
         return self.steps // self.windows
+
+    @cached_property
+    def ends(self) -> list[int] | None:
+        """Different lengths, the shortest first; None if all steps are valid. Read once: it waits for a device."""
+        return None if self.lengths is None else self.lengths.unique().tolist()
 
     def valid_counts(self, samples: int) -> Tensor | None:
         """Return the lengths of the rows of a step, of which a layer may have several for a sample; None for T."""
