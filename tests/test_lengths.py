@@ -24,6 +24,7 @@ from lightning_snn.nn import (
     SynapticDelays,
     sequence_lengths,
 )
+from tests.support.slow import others_slow
 from tests.support.training import trainer
 
 T, B, FEATURES, CLASSES = 9, 5, 6, 3
@@ -176,7 +177,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(found.values())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", others_slow(CASES, set(CASES) - {"rates, streaming", "rates, layers, streaming"}))
 @pytest.mark.parametrize(
     "padding", [((7, float("nan")),), pytest.param(((1, 0.0), (50, 0.0)), marks=pytest.mark.slow)], ids=["some", "more"]
 )

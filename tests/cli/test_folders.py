@@ -117,6 +117,7 @@ def test_an_output_that_another_run_takes_meanwhile_is_refused(
     assert [path.name for path in Path("out").iterdir()] == ["theirs"]
 
 
+@pytest.mark.slow  # two runs
 def test_a_run_that_still_goes_on_elsewhere_is_not_resumed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

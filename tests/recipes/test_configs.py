@@ -61,7 +61,7 @@ def test_every_recipe_has_its_defaults_and_a_small_setting() -> None:
     assert {recipe_of(name) for name in NAMES} == set(OF_COMMAND_LINE)
 
 
-@pytest.mark.parametrize("recipe", OF_COMMAND_LINE)
+@pytest.mark.parametrize("recipe", others_slow(OF_COMMAND_LINE, ["sbnn_dvs", "rate_cifar10"]))
 def test_the_defaults_are_those_of_the_recipe_and_complete(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = options_of_recipe(recipe, monkeypatch)
     given = options_of_recipe(recipe, monkeypatch, "--config", str(CONFIGS / f"{recipe}.yaml"))

@@ -114,6 +114,7 @@ def interrupt(process: subprocess.Popen[str]) -> str:
             assert time.monotonic() < end, "Ctrl-C never ended the process"
 
 
+@pytest.mark.slow  # as tests/cli/test_stopping.py, with the main job
 def test_ctrl_c_during_training_says_how_to_resume(cache: Path, tmp_path: Path) -> None:
     process = start(cache, tmp_path, *TINY, "--trainer.max_epochs", "1000", "--output", "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
