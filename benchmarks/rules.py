@@ -1,6 +1,6 @@
 """Accuracy, uncertainty, memory and time of the learning rules that go through time: same network, budget and seeds.
 
-    python benchmarks/rules.py mnist --mnist mnist.npz [--hidden 256] [--time_steps 8] [--seeds 0 1 2] [--json FILE]
+    python benchmarks/rules.py mnist --mnist mnist.npz [--hidden 256] [--time_steps 8] [--learning_rates 1e-3 3e-3]
     python benchmarks/rules.py nmnist --nmnist FOLDER
     python benchmarks/rules.py gestures
     python benchmarks/rules.py spoken --recurrent --beta 0.9 --kappa 0.9 --hidden 128 --epochs 20
@@ -11,11 +11,12 @@ the simulated digits of `SpokenDigits`, in 50 time bins and 70 channels, of 32 p
 recordings are divided by their root mean square over the training data. The network has fully connected layers of LIF
 neurons with decay --beta and a detached reset; with --recurrent, layers of `RecurrentLIF`; with --kappa, a leaky
 integrator of that decay after the readout. Adam with a cosine to 0, batches of 64. Rules that are not defined for the
-network are listed with the reason. --validation tests on held-out training data: the next 10,000 digits, or the
-validation split, of other people.
+network are listed with the reason. With several --learning_rates, each rule is trained at each of them with the first
+seed, and the smallest NLL on held-out training data chooses: the next 10,000 digits, or the validation split, of other
+people. Test data choose nothing.
 
 MB are what a training step saves for its backward pass, and the memory at its peak, beyond that before it. Seconds are
-those of the fit, on one thread.
+those of the processor in the fit, on one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -56,15 +57,24 @@ METHODS: dict[str, Callable[[], Method]] = {
     "e-prop, adaptive": lambda: EProp("adaptive"),
     "e-prop, random": lambda: EProp("random"),
 }
-Split = tuple[Dataset, Dataset]
+
+
+class Splits(NamedTuple):
+    """Data to train on, to choose learning rates by, and to test on."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
 EPOCHS, BATCH, CLASSES = 5, 64, {"mnist": 10, "nmnist": 10, "gestures": 11, "spoken": 20}
 
 
-def mnist(options: argparse.Namespace) -> Split:
+def mnist(options: argparse.Namespace) -> Splits:
     train, test = read_mnist(options.mnist)
-    if options.validation:
-        test = Images(train.images[10_000:20_000], train.labels[10_000:20_000])
-    return _repeated(Images(train.images[:10_000], train.labels[:10_000])), _repeated(test)
+    held_out = Images(train.images[10_000:20_000], train.labels[10_000:20_000])
+    train = Images(train.images[:10_000], train.labels[:10_000])
+    return Splits(*(_repeated(images) for images in (train, held_out, test)))
 
 
 def _repeated(images: Images) -> TensorDataset:
@@ -72,27 +82,26 @@ def _repeated(images: Images) -> TensorDataset:
     return TensorDataset(pixels.flatten(1), torch.from_numpy(images.labels).long())
 
 
-def nmnist(options: argparse.Namespace) -> Split:
-    return _frames(NMNIST(options.nmnist, time_steps=10, size=17, val_fraction=0.2), options, 1)
+def nmnist(options: argparse.Namespace) -> Splits:
+    return _frames(NMNIST(options.nmnist, time_steps=10, size=17, val_fraction=0.2), 1)
 
 
-def gestures(options: argparse.Namespace) -> Split:
-    return _frames(Gestures(), options, 4)
+def gestures(options: argparse.Namespace) -> Splits:
+    return _frames(Gestures(), 4)
 
 
-def spoken(options: argparse.Namespace) -> Split:
+def spoken(options: argparse.Namespace) -> Splits:
     people = {"train_speakers": 32, "val_speakers": 8, "test_speakers": 8}
-    return _frames(SpokenDigits(time_steps=50, channels=70, **people), options)
+    return _frames(SpokenDigits(time_steps=50, channels=70, **people))
 
 
-def _frames(data: Any, options: argparse.Namespace, cells: int | None = None) -> Split:
+def _frames(data: Any, cells: int | None = None) -> Splits:
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
-    held_out = data.val_set if options.validation else data.test_set
-    train, test = (_loaded(frames, cells) for frames in (data.train_set, held_out))
-    rms = train.tensors[0].square().mean().sqrt()
-    return tuple(TensorDataset(each.tensors[0] / rms, each.tensors[1]) for each in (train, test))  # type: ignore[return-value]
+    splits = [_loaded(frames, cells) for frames in (data.train_set, data.val_set, data.test_set)]
+    rms = splits[0].tensors[0].square().mean().sqrt()
+    return Splits(*(TensorDataset(each.tensors[0] / rms, each.tensors[1]) for each in splits))
 
 
 def _loaded(frames: Any, cells: int | None) -> TensorDataset:
@@ -105,7 +114,7 @@ def _loaded(frames: Any, cells: int | None) -> TensorDataset:
     return TensorDataset(counts.flatten(2), torch.as_tensor(y).long())
 
 
-TASKS: dict[str, Callable[[argparse.Namespace], Split]] = {
+TASKS: dict[str, Callable[[argparse.Namespace], Splits]] = {
     "mnist": mnist,
     "nmnist": nmnist,
     "gestures": gestures,
@@ -134,30 +143,42 @@ def over_time(batch: list[tuple[Tensor, Tensor]], steps: int) -> tuple[Tensor, T
     return (x.expand(steps, *x.shape) if x.dim() == 2 else x.transpose(0, 1)), y
 
 
-def experiment(options: argparse.Namespace, sets: Split, name: str, seed: int) -> dict[str, Any]:
-    """Train and test one network, on one thread."""
+def experiment(
+    options: argparse.Namespace, train: Dataset, test: Dataset, name: str, rate: float, seed: int
+) -> dict[str, Any]:
+    """Train and test one network, on one thread; the result of a rule that is refused has the reason."""
     pl.seed_everything(seed, verbose=False)
-    train, test = sets
     collate = partial(over_time, steps=options.time_steps)
     x, _ = collate([train[index] for index in range(BATCH)])
     network = make_network(x.shape[-1], CLASSES[options.task], options)
-    rate = options.learning_rate
     try:
         module = SpikingModule(
             network, METHODS[name](), CLASSES[options.task], learning_rate=rate, lr_scheduler="cosine"
         )
     except ValueError as error:
-        return {"method": name, "seed": seed, "refused": str(error)}
+        return {"method": name, "refused": str(error)}
     memory = step_memory(module, *collate([train[index] for index in range(BATCH)]))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_epochs=options.epochs, accelerator="cpu", enable_model_summary=False, **quiet)
     pl.seed_everything(seed, verbose=False)
-    start = time.perf_counter()
+    start = time.process_time()
     trainer.fit(module, DataLoader(train, BATCH, True, collate_fn=collate, drop_last=True))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     scores = trainer.test(module, DataLoader(test, 500, collate_fn=collate), verbose=False)[0]
     found = {key: scores[f"test/{key}"] for key in ("accuracy", "nll", "ece")}
-    return {"method": name, "seed": seed, **found, **memory, "seconds": seconds}
+    return {"method": name, "rate": rate, "seed": seed, **found, **memory, "seconds": seconds}
+
+
+def chosen_rate(options: argparse.Namespace, splits: Splits, name: str) -> float:
+    """Return the learning rate of the smallest NLL on validation data, with the first seed."""
+    rates = options.learning_rates
+    if len(rates) == 1:
+        return rates[0]
+    rows = [experiment(options, splits.train, splits.validation, name, rate, options.seeds[0]) for rate in rates]
+    if "refused" not in rows[0]:
+        tried = ", ".join(f"{row['rate']:g} {row['accuracy']:.3f} / {row['nll']:.3f}" for row in rows)
+        print(f"{name:<20} validation accuracy / NLL by learning rate: {tried}", flush=True)
+    return rates[min(range(len(rates)), key=lambda index: rows[index].get("nll", 0))]
 
 
 def main() -> None:
@@ -173,9 +194,8 @@ def main() -> None:
     parser.add_argument("--gain", type=float, default=1.7, help="weights start as N(0, gain^2 / fan-in)")
     parser.add_argument("--time_steps", type=int, default=8, help="T of still images")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--validation", action="store_true", help="test on held-out training data")
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()
     if getattr(options, options.task, "") is None:
@@ -183,10 +203,11 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    sets = TASKS[options.task](options)
+    splits = TASKS[options.task](options)
     results = []
     for name in options.methods:
-        rows = [experiment(options, sets, name, seed) for seed in options.seeds]
+        rate = chosen_rate(options, splits, name)
+        rows = [experiment(options, splits.train, splits.test, name, rate, seed) for seed in options.seeds]
         results += rows
         print(line(name, rows), flush=True)
     if options.json:
@@ -197,7 +218,7 @@ def line(name: str, rows: list[dict[str, Any]]) -> str:
     """Return the line of a method: means over the seeds, and the accuracy of each."""
     if "refused" in rows[0]:
         return f"{name:<24} {rows[0]['refused']}"
-    columns = ("accuracy", "nll", "ece", "saved MB", "peak MB", "seconds")
+    columns = ("rate", "accuracy", "nll", "ece", "saved MB", "peak MB", "seconds")
     mean = {key: statistics.mean(row[key] for row in rows) for key in columns}
     of_seeds = " ".join(f"{row['accuracy']:.4f}" for row in rows)
     return f"{name:<24} " + "  ".join(f"{key} {value:.4f}" for key, value in mean.items()) + f"  of seeds: {of_seeds}"
