@@ -1,4 +1,4 @@
-"""LightningDataModules: recordings of events and of speech, simulated and real, still images, and a simulated curve."""
+"""LightningDataModules: recordings of events and of speech, simulated and real, still images, and small problems."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ if TYPE_CHECKING:
     from lightning_snn.data.frames import frame_events
     from lightning_snn.data.gesture_files import find_recordings, read_gestures
     from lightning_snn.data.gestures import Gestures
-    from lightning_snn.data.images import CIFAR10, MNIST
+    from lightning_snn.data.images import CIFAR10, CIFAR100, MNIST, FashionMNIST
     from lightning_snn.data.nmnist import NMNIST, read_nmnist
     from lightning_snn.data.shd import SHD, SSC
     from lightning_snn.data.shd_files import SHDFile
     from lightning_snn.data.splits import split_by_group, split_stratified
     from lightning_snn.data.spoken_digits import SpokenDigits
+    from lightning_snn.data.yin_yang import YinYang
 
 __all__ = [
     "CIFAR10",
+    "CIFAR100",
     "MNIST",
     "NMNIST",
     "SHD",
     "SSC",
     "DVSGesture",
     "Events",
+    "FashionMNIST",
     "FixedBatches",
     "FrameDataModule",
     "FrameDataset",
@@ -40,6 +43,7 @@ __all__ = [
     "NoisyCurve",
     "SHDFile",
     "SpokenDigits",
+    "YinYang",
     "cut_by_count",
     "cut_by_duration",
     "find_recordings",
@@ -58,8 +62,10 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "CIFAR10": "lightning_snn.data.images",
+        "CIFAR100": "lightning_snn.data.images",
         "DVSGesture": "lightning_snn.data.dvs_gesture",
         "Events": "lightning_snn.data.events",
+        "FashionMNIST": "lightning_snn.data.images",
         "FixedBatches": "lightning_snn.data.fixed_batches",
         "FrameDataModule": "lightning_snn.data.base",
         "FrameDataset": "lightning_snn.data.datasets",
@@ -71,6 +77,7 @@ __getattr__, __dir__ = lazy_names(
         "SSC": "lightning_snn.data.shd",
         "SHDFile": "lightning_snn.data.shd_files",
         "SpokenDigits": "lightning_snn.data.spoken_digits",
+        "YinYang": "lightning_snn.data.yin_yang",
         "cut_by_count": "lightning_snn.data.events",
         "cut_by_duration": "lightning_snn.data.events",
         "find_recordings": "lightning_snn.data.gesture_files",
