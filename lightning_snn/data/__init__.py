@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_snn.data.frames import frame_events
     from lightning_snn.data.gesture_files import find_recordings, read_gestures
     from lightning_snn.data.gestures import Gestures
+    from lightning_snn.data.image_folder import ImageFolder
     from lightning_snn.data.images import CIFAR10, CIFAR100, MNIST, FashionMNIST
     from lightning_snn.data.nmnist import NMNIST, read_nmnist
     from lightning_snn.data.shd import SHD, SSC
@@ -40,6 +41,7 @@ __all__ = [
     "FrameDataModule",
     "FrameDataset",
     "Gestures",
+    "ImageFolder",
     "NoisyCurve",
     "SHDFile",
     "SpokenDigits",
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazy_names(
         "FrameDataModule": "lightning_snn.data.base",
         "FrameDataset": "lightning_snn.data.datasets",
         "Gestures": "lightning_snn.data.gestures",
+        "ImageFolder": "lightning_snn.data.image_folder",
         "MNIST": "lightning_snn.data.images",
         "NMNIST": "lightning_snn.data.nmnist",
         "NoisyCurve": "lightning_snn.data.curve",
