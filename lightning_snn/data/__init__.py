@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_snn.data.curve import NoisyCurve
     from lightning_snn.data.datasets import FrameDataset
     from lightning_snn.data.dvs_gesture import DVSGesture
+    from lightning_snn.data.event_folders import CIFAR10DVS, NCaltech101
     from lightning_snn.data.events import Events, cut_by_count, cut_by_duration
     from lightning_snn.data.fixed_batches import FixedBatches
     from lightning_snn.data.frames import frame_events
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CIFAR10",
+    "CIFAR10DVS",
     "CIFAR100",
     "MNIST",
     "NMNIST",
@@ -42,6 +44,7 @@ __all__ = [
     "FrameDataset",
     "Gestures",
     "ImageFolder",
+    "NCaltech101",
     "NoisyCurve",
     "SHDFile",
     "SpokenDigits",
@@ -65,6 +68,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "CIFAR10": "lightning_snn.data.images",
         "CIFAR100": "lightning_snn.data.images",
+        "CIFAR10DVS": "lightning_snn.data.event_folders",
+        "NCaltech101": "lightning_snn.data.event_folders",
         "DVSGesture": "lightning_snn.data.dvs_gesture",
         "Events": "lightning_snn.data.events",
         "FashionMNIST": "lightning_snn.data.images",
