@@ -1,4 +1,4 @@
-"""LightningDataModules: recordings of events and of speech, simulated and real, still images, and a simulated curve."""
+"""LightningDataModules: recordings of events and of speech, simulated and real, still images, and small problems."""
 
 from __future__ import annotations
 
@@ -13,33 +13,42 @@ if TYPE_CHECKING:
     from lightning_snn.data.curve import NoisyCurve
     from lightning_snn.data.datasets import FrameDataset
     from lightning_snn.data.dvs_gesture import DVSGesture
+    from lightning_snn.data.event_folders import CIFAR10DVS, NCaltech101
     from lightning_snn.data.events import Events, cut_by_count, cut_by_duration
     from lightning_snn.data.fixed_batches import FixedBatches
     from lightning_snn.data.frames import frame_events
     from lightning_snn.data.gesture_files import find_recordings, read_gestures
     from lightning_snn.data.gestures import Gestures
-    from lightning_snn.data.images import CIFAR10, MNIST
+    from lightning_snn.data.image_folder import ImageFolder
+    from lightning_snn.data.images import CIFAR10, CIFAR100, MNIST, FashionMNIST
     from lightning_snn.data.nmnist import NMNIST, read_nmnist
     from lightning_snn.data.shd import SHD, SSC
     from lightning_snn.data.shd_files import SHDFile
     from lightning_snn.data.splits import split_by_group, split_stratified
     from lightning_snn.data.spoken_digits import SpokenDigits
+    from lightning_snn.data.yin_yang import YinYang
 
 __all__ = [
     "CIFAR10",
+    "CIFAR10DVS",
+    "CIFAR100",
     "MNIST",
     "NMNIST",
     "SHD",
     "SSC",
     "DVSGesture",
     "Events",
+    "FashionMNIST",
     "FixedBatches",
     "FrameDataModule",
     "FrameDataset",
     "Gestures",
+    "ImageFolder",
+    "NCaltech101",
     "NoisyCurve",
     "SHDFile",
     "SpokenDigits",
+    "YinYang",
     "cut_by_count",
     "cut_by_duration",
     "find_recordings",
@@ -58,12 +67,17 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "CIFAR10": "lightning_snn.data.images",
+        "CIFAR100": "lightning_snn.data.images",
+        "CIFAR10DVS": "lightning_snn.data.event_folders",
+        "NCaltech101": "lightning_snn.data.event_folders",
         "DVSGesture": "lightning_snn.data.dvs_gesture",
         "Events": "lightning_snn.data.events",
+        "FashionMNIST": "lightning_snn.data.images",
         "FixedBatches": "lightning_snn.data.fixed_batches",
         "FrameDataModule": "lightning_snn.data.base",
         "FrameDataset": "lightning_snn.data.datasets",
         "Gestures": "lightning_snn.data.gestures",
+        "ImageFolder": "lightning_snn.data.image_folder",
         "MNIST": "lightning_snn.data.images",
         "NMNIST": "lightning_snn.data.nmnist",
         "NoisyCurve": "lightning_snn.data.curve",
@@ -71,6 +85,7 @@ __getattr__, __dir__ = lazy_names(
         "SSC": "lightning_snn.data.shd",
         "SHDFile": "lightning_snn.data.shd_files",
         "SpokenDigits": "lightning_snn.data.spoken_digits",
+        "YinYang": "lightning_snn.data.yin_yang",
         "cut_by_count": "lightning_snn.data.events",
         "cut_by_duration": "lightning_snn.data.events",
         "find_recordings": "lightning_snn.data.gesture_files",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_integer
+
+# of random crops, as shares of the frame and as width by height
+CROP_AREA, CROP_ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def shift(x: Tensor, pixels: int, mirror: bool = False) -> Tensor:
@@ -70,6 +74,45 @@ def cutout(x: Tensor, size: int, fill: Sequence[float] | None = None) -> Tensor:
     rows, columns = inside
     square = rows[:, None, :, None] & columns[:, None, None, :]
     return torch.where(square, x.new_tensor(fill)[:, None, None], x)
+
+
+def center_crop(x: Tensor, size: int) -> Tensor:
+    """Return a view of the middle of frames ``(T, B, C, H, W)``, of shape ``(T, B, C, size, size)``."""
+    top, left = (x.shape[3] - size) // 2, (x.shape[4] - size) // 2
+    return x[..., top : top + size, left : left + size]
+
+
+def resized_crop(x: Tensor, size: int, mirror: bool = False) -> Tensor:
+    """Cut a random rectangle of each sample and scale it to a square, after Szegedy et al. 2015 (arXiv 1409.4842).
+
+    Its area is uniform between 8 and 100 % of the frame, and the logarithm of its aspect ratio uniform between those of
+    3:4 and 4:3; sides longer than the frame are cut to it. Its place is uniform. Pixels are interpolated linearly.
+
+    Args:
+        x: inputs over time, floats of shape ``(T, B, C, H, W)``; all frames of a sample are cut alike.
+        size: side of the square in pixels.
+        mirror: mirror each sample with probability 1/2.
+
+    Returns:
+        A tensor of shape ``(T, B, C, size, size)`` and the same dtype. Randomness comes from torch's CPU generator.
+
+    Raises:
+        ValueError: if ``size`` is out of range.
+    """
+    check_integer("size", size)
+    samples, (height, width) = x.shape[1], x.shape[3:]
+    area = height * width * torch.empty(samples).uniform_(*CROP_AREA)
+    aspect = torch.empty(samples).uniform_(*(math.log(each) for each in CROP_ASPECT)).exp()
+    # sides as shares of the frame, and the middle of the rectangle, in [-1, 1]
+    shares = torch.stack([(area * aspect).sqrt() / width, (area / aspect).sqrt() / height], 1).clamp(max=1)
+    middles = (1 - shares) * (2 * torch.rand(samples, 2) - 1)
+    if mirror:
+        shares[:, 0] *= 1 - 2 * (torch.rand(samples) < 0.5).float()
+    placement = torch.cat([torch.diag_embed(shares), middles[..., None]], 2).to(x)
+    steps = len(x)
+    grid = nn.functional.affine_grid(placement, [samples, 1, size, size], align_corners=False)
+    cut: Tensor = nn.functional.grid_sample(x.flatten(0, 1), grid.repeat(steps, 1, 1, 1), "bilinear", "border", False)
+    return cut.view(steps, samples, *cut.shape[1:])
 
 
 def keyed_seed(*key: int) -> int:

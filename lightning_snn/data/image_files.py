@@ -1,4 +1,4 @@
-"""Readers of MNIST and CIFAR-10 files, in the layouts of torchvision and as ``.npz``."""
+"""Readers of the files of MNIST, CIFAR and data sets like them, in the layouts of torchvision and as ``.npz``."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ class Images:
     labels: np.ndarray
 
 
-def read_mnist(root: str | os.PathLike[str]) -> tuple[Images, Images]:
-    """Read the training and test images of MNIST, shape ``(N, 1, 28, 28)``.
+def read_mnist(root: str | os.PathLike[str], name: str = "MNIST") -> tuple[Images, Images]:
+    """Read the training and test images of MNIST or a data set in its format, shape ``(N, 1, 28, 28)``.
 
     Args:
         root: an ``.npz`` file; or the folder that holds ``MNIST/raw/train-images-idx3-ubyte`` and its three
             companions, each plain or as ``.gz``; or ``MNIST/raw`` itself.
+        name: of the folder, "MNIST" or that of another data set.
 
     Raises:
         OSError: if a file is missing or cannot be read; the message names it.
@@ -51,7 +52,7 @@ def read_mnist(root: str | os.PathLike[str]) -> tuple[Images, Images]:
     root = Path(root).expanduser()
     if root.suffix == ".npz":
         return _read_npz_images(root, (1, 28, 28))
-    folder = next((folder for folder in (root / "MNIST" / "raw", root / "raw") if folder.is_dir()), root)
+    folder = next((folder for folder in (root / name / "raw", root / "raw") if folder.is_dir()), root)
     splits = []
     for prefix in ("train", "t10k"):
         images_path, images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
@@ -80,16 +81,40 @@ def read_cifar10(root: str | os.PathLike[str]) -> tuple[Images, Images]:
     return train, _read_cifar_batch(folder / "test_batch")
 
 
-def _read_npz_images(path: Path, shape: tuple[int, int, int]) -> tuple[Images, Images]:
+def read_cifar100(root: str | os.PathLike[str]) -> tuple[Images, Images]:
+    """Read the training and test images of CIFAR-100, shape ``(N, 3, 32, 32)``, with their 100 fine labels.
+
+    Args:
+        root: an ``.npz`` file; or the folder that holds ``cifar-100-python/train`` and ``test``; or
+            ``cifar-100-python`` itself.
+
+    Raises:
+        OSError: if a file is missing or cannot be read; the message names it.
+        ValueError: if a file is truncated, corrupt or of another format; the message names it.
+    """
+    root = Path(root).expanduser()
+    if root.suffix == ".npz":
+        return _read_npz_images(root, (3, 32, 32), 100)
+    folder = root / "cifar-100-python" if (root / "cifar-100-python").is_dir() else root
+    train, test = (_read_cifar_batch(folder / name, b"fine_labels", 100) for name in ("train", "test"))
+    return train, test
+
+
+def _read_npz_images(path: Path, shape: tuple[int, int, int], classes: int = 10) -> tuple[Images, Images]:
     """Read images ``(N, H, W)`` or ``(N, H, W, C)``, under either naming of the four arrays."""
     train_images, train_labels, test_images, test_labels = read_npz(path, *NPZ_LAYOUTS)
-    return _checked(train_images, train_labels, shape, path, path), _checked(
-        test_images, test_labels, shape, path, path
+    return _checked(train_images, train_labels, shape, path, path, classes), _checked(
+        test_images, test_labels, shape, path, path, classes
     )
 
 
 def _checked(
-    images: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int], images_path: Path, labels_path: Path
+    images: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, int, int],
+    images_path: Path,
+    labels_path: Path,
+    classes: int = 10,
 ) -> Images:
     """Check images ``(N, H, W)`` or ``(N, H, W, C)`` and their labels, and return them as ``(N, C, H, W)``."""
     channels, height, width = shape
@@ -100,10 +125,10 @@ def _checked(
             f"Expected {images_path} to hold uint8 images of {height} by {width} pixels and {channels} channels, but "
             f"got {images.dtype} of shape {images.shape}"
         )
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 9:
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"Expected {labels_path} to hold {len(images)} labels from 0 to 9, one per image, but got {labels.dtype} "
-            f"of shape {labels.shape}" + (f" up to {labels.max()}" if labels.size else "")
+            f"Expected {labels_path} to hold {len(images)} labels from 0 to {classes - 1}, one per image, but got "
+            f"{labels.dtype} of shape {labels.shape}" + (f" up to {labels.max()}" if labels.size else "")
         )
     return Images(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.int64))
 
@@ -143,11 +168,12 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_cifar_batch(path: Path) -> Images:
-    """Read a pickled dict of ``data``, uint8 rows of 3072 (channel, row, column), and ``labels``, a list."""
-    with reading(path, "a pickled batch of CIFAR-10 with data and labels"), open(path, "rb") as file:
+def _read_cifar_batch(path: Path, key: bytes = b"labels", classes: int = 10) -> Images:
+    """Read a pickled dict of ``data``, uint8 rows of 3072 (channel, row, column), and labels, a list."""
+    kind = f"a pickled batch of CIFAR-{classes} with data and {key.decode()}"
+    with reading(path, kind), open(path, "rb") as file:
         batch = _ArrayUnpickler(file, encoding="bytes").load()
-        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[key])
     if data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
         raise ValueError(f"Expected the data of {path} to be of shape (N, 3072), but got {data.shape}")
-    return _checked(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels, (3, 32, 32), path, path)
+    return _checked(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels, (3, 32, 32), path, path, classes)

@@ -1,206 +1,19 @@
-"""Data modules of still images, MNIST and CIFAR-10, which are encoded over time on the model's device."""
+"""Data modules of still images: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch import Tensor
 
-from lightning_snn.checks import check_choice, check_fraction, check_integer
+from lightning_snn.checks import check_integer
 from lightning_snn.data.augmentation import AutoAugment, cutout, shift
-from lightning_snn.data.base import FrameDataModule
-from lightning_snn.data.batches import LoadedBatch
-from lightning_snn.data.datasets import FrameDataset
-from lightning_snn.data.image_files import Images, read_cifar10, read_mnist
-from lightning_snn.data.splits import split_stratified
-
-# a module is callable too, but a configuration file can give it by its class only if the type names it
-Encoder = nn.Module | Callable[[Tensor], Tensor]
-ENCODERS = ("direct", "poisson", "latency", "threshold")
+from lightning_snn.data.image_files import Images, read_cifar10, read_cifar100, read_mnist
+from lightning_snn.data.image_module import ImageDataModule
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Wrapper of any ``(image, label)`` data set that returns images as tensors with a time axis of length 1.
-
-    Args:
-        dataset: data set of images and integer labels. An image is a PIL image, an array ``(H, W)`` or ``(H, W, C)``,
-            or a tensor ``(C, H, W)``, of uint8 or, if a tensor, of floats.
-        shape: ``(C, H, W)`` that each image must have.
-
-    Items are ``(image (1, C, H, W), label)``; one of another shape or type raises a ValueError.
-    """
-
-    def __init__(self, dataset: Any, shape: tuple[int, ...]) -> None:
-        self.dataset = dataset
-        self.shape = shape
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.dataset[index]
-        if not isinstance(image, Tensor):
-            array = np.array(image)
-            image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).movedim(-1, 0)
-        if image.shape != self.shape or not (image.dtype == torch.uint8 or image.is_floating_point()):
-            raise ValueError(
-                f"Expected image {index} to be uint8 or floats of shape {self.shape}, but got {image.dtype} of shape "
-                f"{tuple(image.shape)}"
-            )
-        return image[None], int(label)
-
-    def labels(self) -> np.ndarray:
-        """Return the label of each image: the ``targets`` of the data set if it has them, else read one by one."""
-        targets = getattr(self.dataset, "targets", None)
-        if targets is None or len(targets) != len(self):
-            targets = [int(self.dataset[index][1]) for index in range(len(self))]
-        return np.asarray(targets, dtype=np.int64)
-
-
-class ImageDataModule(FrameDataModule):
-    """Base class of the data modules of still images; see :class:`MNIST` and :class:`CIFAR10`.
-
-    A batch is ``encoder((image - mean) / std)``, shape ``(T, B, C, H, W)``. uint8 images are divided by 255 first,
-    floating-point images are used unchanged.
-
-    Args:
-        root: path of the files; None takes ``train`` and ``test``.
-        train: any data set of ``(image, label)``, images uint8 or float, to use instead of files.
-        test: the same for the test set.
-        time_steps: time steps of the encoded input, T.
-        encoder: ``"direct"`` repeats the image at each time step, ``"poisson"`` draws spikes with the pixel as their
-            probability, ``"latency"`` emits one spike per pixel, earlier for brighter ones, and ``"threshold"`` emits
-            one spike per bright pixel at the only time step (``time_steps`` must be 1). Or any callable, such as a
-            module, that maps images ``(B, C, H, W)`` to ``(T, B, C, H, W)`` on their device; an encoder with
-            parameters to train belongs in the network instead.
-        mean: per channel, subtracted from pixels in [0, 1]; needs ``std``. None leaves them unchanged.
-        std: per channel, divides the pixels.
-        val_fraction: share of the training images of each class in the validation set.
-        batch_size: samples per batch.
-        **loader_options: ``num_workers``, ``seed`` and ``fixed_batches`` of
-            :class:`~lightning_snn.data.FrameDataModule`; the seed also determines the validation split.
-
-    Raises:
-        ValueError: if an argument is out of range or arguments contradict each other.
-
-    ``setup`` raises a FileNotFoundError if a file is missing and a ValueError if one is damaged; the message names it.
-    Nothing is downloaded.
-    """
-
-    num_classes = 10
-
-    def __init__(
-        self,
-        root: str | None = None,
-        *,
-        train: Dataset[Any] | None = None,
-        test: Dataset[Any] | None = None,
-        time_steps: int = 8,
-        encoder: str | Encoder = "direct",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-        val_fraction: float = 0.1,
-        batch_size: int = 128,
-        **loader_options: Any,
-    ) -> None:
-        super().__init__(batch_size=batch_size, max_count=None, **loader_options)
-        if (train is None) != (test is None) or (root is None) == (train is None):
-            raise ValueError(
-                "Expected either argument `root` or both arguments `train` and `test`, but got "
-                + (
-                    ", ".join(n for n, v in (("root", root), ("train", train), ("test", test)) if v is not None)
-                    or "none"
-                )
-            )
-        check_integer("time_steps", time_steps)
-        check_fraction("val_fraction", val_fraction)
-        channels = self.frame_shape[0]
-        for name, value in (("mean", mean), ("std", std)):
-            if (mean is None) != (std is None) or (value is not None and len(value) != channels):
-                raise ValueError(
-                    f"Expected arguments `mean` and `std` to be both None or both {channels} numbers, one per channel, "
-                    f"but got `{name}` {value}"
-                )
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"Expected argument `std` to hold numbers larger than 0, but got {std}")
-        if isinstance(encoder, str) or not callable(encoder):
-            check_choice("encoder", encoder, ENCODERS)
-        if encoder == "threshold" and time_steps != 1:
-            raise ValueError(f"Expected argument `time_steps` to be 1 with the threshold encoder, but got {time_steps}")
-        if mean is not None and encoder in ("poisson", "latency", "threshold"):
-            raise ValueError(
-                f"Expected arguments `mean` and `std` to be None with the {encoder} encoder, which needs pixels in "
-                f"[0, 1], but got {mean} and {std}"
-            )
-        self.root = root
-        self.train_images = train
-        self.test_images = test
-        self.time_steps = time_steps
-        self.mean = mean
-        self.std = std
-        self.val_fraction = val_fraction
-        self.encoder = self._build_encoder(encoder) if isinstance(encoder, str) else encoder
-
-    def read_files(self, root: str) -> tuple[Images, Images]:
-        """Return the training and test images of the files at ``root``."""
-        raise NotImplementedError(f"{type(self).__name__} must implement `read_files`")
-
-    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
-        """Return training and validation images, both of the training part, and test images."""
-        train: FrameDataset | ImageDataset
-        test: FrameDataset | ImageDataset
-        if self.root is not None:
-            train, test = (FrameDataset(part.images[:, None], part.labels) for part in self.read_files(self.root))
-            labels = train.labels.numpy()
-        else:
-            train = ImageDataset(self.train_images, self.frame_shape)
-            test = ImageDataset(self.test_images, self.frame_shape)
-            labels = train.labels()
-            for name, values in (("train", labels), ("test", test.labels())):
-                if len(values) and not (values.min() >= 0 and values.max() < self.num_classes):
-                    raise ValueError(
-                        f"Expected argument `{name}` to have labels in [0, {self.num_classes}), but got labels from "
-                        f"{values.min()} to {values.max()}"
-                    )
-        kept, held_out = split_stratified(labels, self.val_fraction, self.seed)
-        return Subset(train, kept.tolist()), Subset(train, held_out.tolist()), test
-
-    def preprocess(self, frames: Tensor) -> Tensor:
-        """Return pixels ``(1, B, C, H, W)`` as floats; uint8 ones are divided by 255."""
-        pixels = frames.transpose(0, 1)
-        return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Convert a loaded batch to ``(x, y)``: pixels, augmented while training, standardized, encoded over time."""
-        if not isinstance(batch, LoadedBatch):
-            return batch
-        (pixels,), labels = super().on_after_batch_transfer(batch, dataloader_idx)
-        if self.mean is not None and self.std is not None:
-            mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-            pixels = (pixels - mean) / std
-        x = self.encoder(pixels)
-        if x.shape[0] != self.time_steps or x.shape[1] != len(pixels):
-            raise ValueError(
-                f"Expected argument `encoder` to return inputs of shape ({self.time_steps}, {len(pixels)}, ...), but "
-                f"got {tuple(x.shape)}"
-            )
-        return x, labels
-
-    def _build_encoder(self, name: str) -> Encoder:
-        from lightning_snn.nn import encoders
-
-        if name == "threshold":
-            return encoders.ThresholdEncoder()
-        classes = {
-            "direct": encoders.DirectEncoder,
-            "poisson": encoders.PoissonEncoder,
-            "latency": encoders.LatencyEncoder,
-        }
-        return classes[name](self.time_steps)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 class MNIST(ImageDataModule):
@@ -208,9 +21,10 @@ class MNIST(ImageDataModule):
 
     ``root`` is an ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or the folder that holds
     ``MNIST/raw`` as torchvision writes it. Arguments are those of
-    :class:`~lightning_snn.data.images.ImageDataModule`.
+    :class:`~lightning_snn.data.image_module.ImageDataModule`.
 
     Example:
+        >>> import numpy as np
         >>> digits = [(np.full((28, 28), 10 * label, np.uint8), label) for label in range(10)] * 2
         >>> data = MNIST(train=digits, test=digits, time_steps=4, batch_size=5, encoder="poisson")
         >>> data.setup()
@@ -236,6 +50,45 @@ class MNIST(ImageDataModule):
         return read_mnist(root)
 
 
+class FashionMNIST(MNIST):
+    """Fashion-MNIST: articles of clothing in ten classes, ``(T, B, 1, 28, 28)``.
+
+    ``root`` is an ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or the folder that holds
+    ``FashionMNIST/raw`` as torchvision writes it. Arguments are those of
+    :class:`~lightning_snn.data.image_module.ImageDataModule`.
+
+    Example:
+        >>> import numpy as np
+        >>> clothes = [(np.full((28, 28), 10 * label, np.uint8), label) for label in range(10)] * 2
+        >>> data = FashionMNIST(train=clothes, test=clothes)
+        >>> data.class_names[:2]
+        ('T-shirt/top', 'Trouser')
+    """
+
+    class_names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+    citation = """@article{xiao2017fashion,
+  title = {Fashion-{MNIST}: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  journal = {arXiv preprint arXiv:1708.07747},
+  year = {2017}
+}"""
+
+    def read_files(self, root: str) -> tuple[Images, Images]:
+        """Return the training and test images of the files at ``root``."""
+        return read_mnist(root, "FashionMNIST")
+
+
 class CIFAR10(ImageDataModule):
     """CIFAR-10: photographs of ten classes, ``(T, B, 3, 32, 32)``.
 
@@ -247,12 +100,13 @@ class CIFAR10(ImageDataModule):
         auto_augment: then apply the AutoAugment policy for CIFAR-10, which needs kornia.
         cutout: then set a square with sides of this many pixels to the mean if there is one, else to zero; 0 disables
             it.
-        **image_options: other arguments of :class:`~lightning_snn.data.images.ImageDataModule`.
+        **image_options: other arguments of :class:`~lightning_snn.data.image_module.ImageDataModule`.
 
     Raises:
         ImportError: if ``auto_augment`` is set and kornia is not installed.
 
     Example:
+        >>> import numpy as np
         >>> images = [(np.zeros((32, 32, 3), np.uint8), label) for label in range(10)] * 2
         >>> data = CIFAR10(train=images, test=images, time_steps=2, batch_size=5, augmentation=True)
         >>> data.setup()
@@ -261,7 +115,18 @@ class CIFAR10(ImageDataModule):
         (torch.Size([2, 5, 3, 32, 32]), torch.Size([5]))
     """
 
-    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    class_names: tuple[str, ...] = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     frame_shape = (3, 32, 32)
     citation = """@techreport{krizhevsky2009learning,
   title = {Learning Multiple Layers of Features from Tiny Images},
@@ -298,3 +163,36 @@ class CIFAR10(ImageDataModule):
         if self.cutout:
             x = cutout(x, self.cutout, self.mean)  # the mean becomes zero when pixels are standardized
         return x, y
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100: photographs of a hundred classes, ``(T, B, 3, 32, 32)``.
+
+    ``root`` is an ``.npz`` file with ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or the folder that holds
+    ``cifar-100-python`` as torchvision writes it. Arguments are those of :class:`~lightning_snn.data.CIFAR10`;
+    ``auto_augment`` is the policy for CIFAR-10, which is in use for CIFAR-100 as well.
+
+    Example:
+        >>> import numpy as np
+        >>> images = [(np.zeros((32, 32, 3), np.uint8), label) for label in range(100)] * 2
+        >>> data = CIFAR100(train=images, test=images, time_steps=2, val_fraction=0.5)
+        >>> data.setup()
+        >>> len(data.val_set), data.class_names[1]
+        (100, 'aquarium_fish')
+    """
+
+    num_classes = 100
+    class_names = _words(
+        "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel "
+        "can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur "
+        "dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion "
+        "lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree "
+        "pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea "
+        "seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table "
+        "tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman "
+        "worm"
+    )
+
+    def read_files(self, root: str) -> tuple[Images, Images]:
+        """Return the training and test images of the files at ``root``."""
+        return read_cifar100(root)

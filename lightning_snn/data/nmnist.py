@@ -50,7 +50,22 @@ def read_nmnist(path: str | os.PathLike[str]) -> Events:
         >>> x.tolist(), y.tolist(), p.tolist(), t.tolist()
         ([3], [5], [1], [263])
     """
-    raw = read_bytes(path, "a recording of N-MNIST")
+    return read_atis(path, SENSOR_SIZE, "a recording of N-MNIST")
+
+
+def read_atis(path: str | os.PathLike[str], sensor_size: tuple[int, int], expected: str) -> Events:
+    """Read the events of one file in the format of N-MNIST and N-Caltech101; see `read_nmnist`.
+
+    Args:
+        path: the ``.bin`` file.
+        sensor_size: rows and columns of the sensor, at most 240 rows.
+        expected: what the file should be, for messages, as in "a recording of N-MNIST".
+
+    Raises:
+        OSError: if the file is missing or cannot be read; the message names it.
+        ValueError: as `read_nmnist`.
+    """
+    raw = read_bytes(path, expected)
     if len(raw) == 0 or len(raw) % 5:
         raise ValueError(f"Expected {path} to hold events of 5 bytes, at least one, but it is {len(raw)} bytes long")
     x, y, high, middle, low = raw.reshape(-1, 5).T
@@ -61,7 +76,7 @@ def read_nmnist(path: str | os.PathLike[str]) -> Events:
         x, y, high, t = x[~overflow], y[~overflow], high[~overflow], t[~overflow]
         if len(t) == 0:
             raise ValueError(f"Expected {path} to hold at least one event, but it holds clock overflows only")
-    return checked_events(Events(x, y, high >> 7, t), path, SENSOR_SIZE)
+    return checked_events(Events(x, y, high >> 7, t), path, sensor_size)
 
 
 class NMNIST(FrameDataModule):

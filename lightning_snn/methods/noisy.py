@@ -32,6 +32,7 @@ from lightning_snn.nn.row_checks import SEQUENCE_LAYERS
 from lightning_snn.nn.run_context import in_this_thread
 from lightning_snn.nn.scale import Scale
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.spike_gate import SpikeGate
 from lightning_snn.nn.time_wrappers import OverTime, PerStep
 
 Sampling = Literal["noise", "weights"]
@@ -83,6 +84,7 @@ for _kind in vars(nn).values():
 _STATELESS = (
     GaussianNoise,
     Scale,
+    SpikeGate,
     Sign,
     SynapticDelays,
     DivisiveNormalization,

@@ -5,6 +5,7 @@ from lightning_snn.networks.mlp import MLP
 from lightning_snn.networks.recurrent import RecurrentNet
 from lightning_snn.networks.residual import ResidualConvNet, ResidualMLP
 from lightning_snn.networks.resnet import ResNet, ResNet18, ResNet19
+from lightning_snn.networks.sew_resnet import SEWResNet
 from lightning_snn.networks.vgg import VGG
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "ResNet19",
     "ResidualConvNet",
     "ResidualMLP",
+    "SEWResNet",
 ]

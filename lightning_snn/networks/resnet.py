@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,36 @@ class BasicBlock(nn.Module):
         return spikes
 
 
+def residual_stages(
+    block: Callable[[int, int, int], nn.Module], channels: Sequence[int], blocks: int | Sequence[int]
+) -> list[nn.Module]:
+    """Return the blocks of all stages; from the second stage on the first one has stride 2.
+
+    Args:
+        block: makes a block from the channels of its input and output, and its stride.
+        channels: channels of each stage; the input of the first stage has as many.
+        blocks: blocks of each stage, or one number for all.
+
+    Raises:
+        ValueError: if an argument is outside its range, or `channels` and `blocks` differ in length.
+    """
+    depths = [blocks] * len(channels) if isinstance(blocks, int) else list(blocks)
+    if not channels or len(depths) != len(channels):
+        raise ValueError(
+            f"Expected arguments `channels` and `blocks` to hold one integer for each stage, but got "
+            f"{list(channels)} and {blocks}"
+        )
+    for outputs, depth in zip(channels, depths, strict=True):
+        check_integer("channels", outputs)
+        check_integer("blocks", depth)
+    made, size = [], channels[0]
+    for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
+        for number in range(depth):
+            made.append(block(size, outputs, 2 if stage > 0 and number == 0 else 1))
+            size = outputs
+    return made
+
+
 class ResNet(nn.Sequential):
     """A residual network for small images: a 3x3 convolution with neurons, stages of `BasicBlock`, a mean readout.
 
@@ -81,21 +112,9 @@ class ResNet(nn.Sequential):
         neuron: NeuronFactory = DetachedLIF,
     ) -> None:
         check_frames(input_shape, num_classes)
-        depths = [blocks] * len(channels) if isinstance(blocks, int) else list(blocks)
-        if not channels or len(depths) != len(channels):
-            raise ValueError(
-                f"Expected arguments `channels` and `blocks` to hold one integer for each stage, but got "
-                f"{list(channels)} and {blocks}"
-            )
-        for outputs, depth in zip(channels, depths, strict=True):
-            check_integer("channels", outputs)
-            check_integer("blocks", depth)
-        size = channels[0]
-        layers: list[nn.Module] = [*normalized_convolution(input_shape[0], size), make_neuron(neuron)]
-        for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
-            for block in range(depth):
-                layers.append(BasicBlock(size, outputs, 2 if stage > 0 and block == 0 else 1, neuron))
-                size = outputs
+        stages = residual_stages(partial(BasicBlock, neuron=neuron), channels, blocks)
+        layers = [*normalized_convolution(input_shape[0], channels[0]), make_neuron(neuron), *stages]
+        size = channels[-1]
         *average, readout = mean_readout(size, num_classes)
         if hidden is not None:
             check_integer("hidden", hidden)

@@ -32,6 +32,7 @@ from lightning_snn.nn.registry import is_spiking_layer, register_spiking_layer, 
 from lightning_snn.nn.residual import GaussianNoise, MembraneResidual
 from lightning_snn.nn.scale import Scale
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.spike_gate import SpikeGate
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.streaming import Stream, advance
 from lightning_snn.nn.time_wrappers import OverTime, PerStep
@@ -58,6 +59,7 @@ __all__ = [
     "RecurrentLIF",
     "Scale",
     "Sign",
+    "SpikeGate",
     "StatefulLayer",
     "Stream",
     "SynapticDelays",

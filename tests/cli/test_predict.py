@@ -223,6 +223,6 @@ def test_files_that_name_no_method_or_strangers_are_refused(runs: Path, capsys: 
 
 def test_real_data_name_their_publication():
     for name, kind in GROUPS["data"].classes().items():
-        simulated = name in ("Gestures", "NoisyCurve") or name.startswith("Spoken")
+        simulated = name in ("Gestures", "NoisyCurve", "ImageFolder") or name.startswith("Spoken")
         assert bool(kind.citation) is not simulated, name
         assert kind.citation.count("{") == kind.citation.count("}")

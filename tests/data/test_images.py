@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from lightning_snn.data.image_files import read_cifar10, read_mnist
-from lightning_snn.data.images import CIFAR10, MNIST, ImageDataModule
+from lightning_snn.data.image_files import read_cifar10, read_cifar100, read_mnist
+from lightning_snn.data.image_module import ImageDataModule
+from lightning_snn.data.images import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from tests.support.training import trainer
 
 
@@ -55,6 +56,18 @@ def write_cifar10(root: Path, protocol: int = 2) -> Path:
     for name, (images, labels) in CIFAR_IMAGES.items():
         batch = {b"batch_label": name.encode(), b"labels": labels.tolist(), b"data": images.reshape(len(images), -1)}
         (folder / name).write_bytes(pickle.dumps(batch, protocol))
+    return root
+
+
+def write_cifar100(root: Path, changes: dict[bytes, object] | None = None) -> Path:
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for name, count in (("train", 200), ("test", 100)):
+        images = random_images(count, (3, 32, 32), count)[0].reshape(count, -1)
+        labels = (np.arange(count) % 100).tolist()
+        batch = {b"filenames": [b"a"] * count, b"batch_label": b"part 1", b"fine_labels": labels, b"data": images}
+        batch |= {b"coarse_labels": [label // 5 for label in labels]} | (changes or {})
+        (folder / name).write_bytes(pickle.dumps(batch, 2))
     return root
 
 
@@ -108,6 +121,57 @@ def test_cifar10_is_read_from_pickled_batches(protocol: int, inside: str, tmp_pa
     assert np.array_equal(test.images, CIFAR_IMAGES["test_batch"][0])
 
 
+def test_fashion_mnist_is_read_from_its_folder(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    with pytest.raises(FileNotFoundError, match="to hold train-images-idx3-ubyte"):
+        FashionMNIST(str(tmp_path)).setup()
+    (tmp_path / "MNIST").rename(tmp_path / "FashionMNIST")
+    data = FashionMNIST(str(tmp_path), val_fraction=0.2)
+    data.setup()
+    assert np.array_equal(data.test_set.frames[:, 0, 0], MNIST_IMAGES["t10k"][0])
+    assert len(data.class_names) == data.num_classes == 10
+
+
+@pytest.mark.parametrize("inside", ["", "cifar-100-python"])
+def test_cifar100_is_read_with_its_fine_labels(inside: str, tmp_path: Path) -> None:
+    train, test = read_cifar100(write_cifar100(tmp_path) / inside)
+    assert np.array_equal(train.images, random_images(200, (3, 32, 32), 200)[0])
+    assert np.array_equal(train.labels, np.arange(200) % 100)
+    assert np.array_equal(test.images, random_images(100, (3, 32, 32), 100)[0])
+    data = CIFAR100(str(tmp_path), val_fraction=0.5, time_steps=2, batch_size=20, augmentation=True)
+    data.setup()
+    assert sorted(int(y) for _, y in data.val_set) == list(range(100)) == sorted(set(range(data.num_classes)))
+    assert len(set(data.class_names)) == 100
+    assert list(data.class_names) == sorted(data.class_names)
+    x, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert x.shape == (2, 20, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({b"fine_labels": [100] * 200}, r"train to hold 200 labels from 0 to 99, one per image, .* up to 100"),
+        ({b"fine_labels": [1]}, "train to hold 200 labels from 0 to 99, one per image, but got"),
+        ({b"data": np.zeros((200, 10), np.uint8)}, r"train to be of shape \(N, 3072\), but got \(200, 10\)"),
+    ],
+)
+def test_a_damaged_file_of_cifar100_is_named(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        CIFAR100(str(write_cifar100(tmp_path, changes))).setup()
+    (tmp_path / "cifar-100-python" / "train").unlink()
+    kind = "a pickled batch of CIFAR-100 with data and fine_labels"
+    with pytest.raises(FileNotFoundError, match=f"train to be {kind}, but it does not exist"):
+        read_cifar100(tmp_path)
+
+
+def test_cifar10_is_not_taken_for_cifar100(tmp_path: Path) -> None:
+    folder = write_cifar10(tmp_path) / "cifar-10-batches-py"
+    (folder / "data_batch_1").rename(folder / "train")
+    (folder / "test_batch").rename(folder / "test")
+    with pytest.raises(ValueError, match=r"train to be a pickled batch of CIFAR-100.*KeyError: b'fine_labels'"):
+        read_cifar100(folder)
+
+
 @pytest.mark.parametrize("names", ["x_train y_train x_test y_test", "train_x train_y test_x test_y"])
 def test_both_are_read_from_npz(names: str, tmp_path: Path) -> None:
     images, labels = random_images(30, (28, 28), 0)
@@ -153,7 +217,7 @@ TRAIN_IMAGES, TRAIN_LABELS = "MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/tra
         (TRAIN_LABELS, idx(np.arange(49) % 10), "train-labels-idx1-ubyte to hold 50 labels from 0 to 9.*(49,)"),
         (TRAIN_LABELS, idx(np.arange(50)), "train-labels-idx1-ubyte to hold 50 labels from 0 to 9.* up to 49"),
         (TRAIN_IMAGES, idx(np.zeros((50, 27, 28))), "to hold uint8 images of 28 by 28 pixels.*(50, 27, 28, 1)"),
-        ("cifar-10-batches-py/test_batch", "cut", "test_batch to be a pickled batch of CIFAR-10.*truncated"),
+        ("cifar-10-batches-py/test_batch", "cut", "test_batch to be a pickled batch of CIFAR-10 .*truncated"),
         ("cifar-10-batches-py/data_batch_2", b"junk", "data_batch_2 to be a pickled batch of CIFAR-10"),
         ("cifar-10-batches-py/data_batch_2", pickle.dumps({b"data": 3}), "data_batch_2 to be .*KeyError: b'labels'"),
         (

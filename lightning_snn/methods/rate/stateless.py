@@ -14,6 +14,7 @@ from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.residual import GaussianNoise
 from lightning_snn.nn.scale import Scale
 from lightning_snn.nn.sign import Sign
+from lightning_snn.nn.spike_gate import SpikeGate
 
 
 class DropoutRule(RateRule):
@@ -208,6 +209,14 @@ class DivisiveNormalizationRule(RateRule):
         return recorded(x, self.mean.value, self.slope.value)
 
 
+class SpikeGateRule(RateRule):
+    """Rule of products of spikes, which have none: their rate depends on which spikes coincide."""
+
+    @classmethod
+    def refusal(cls, module: nn.Module, one_step_windows: bool) -> str | None:
+        return "the rate of a product of spikes is not the product of their rates: add them, or use SurrogateGradient"
+
+
 _COMMUTING: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Flatten, nn.Unflatten, nn.Identity, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle),
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -230,3 +239,4 @@ for _kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
     register_rate_rule(_kind, DropoutRule)
 register_rate_rule(SynapticDelays, DelaysRule)
 register_rate_rule(DivisiveNormalization, DivisiveNormalizationRule)
+register_rate_rule(SpikeGate, SpikeGateRule)
