@@ -130,6 +130,19 @@ def test_spikes_after_the_duration_are_left_out_and_counted(root: Path, caplog: 
     assert f"1 s or later are left out: 0 in shd_train.h5 and {late} in shd_test.h5" in caplog.text
 
 
+def test_batches_hold_the_length_of_each_recording_when_asked(root: Path) -> None:
+    recordings = [
+        Spoken(np.array([0.02, last], np.float16), np.array([3, 4], np.uint16), 0, 4) for last in (0.055, 0.5, 1.2)
+    ]
+    write(root / "shd_test.h5", recordings)
+    data = module(root, lengths=True)
+    data.setup()
+    x, _, lengths = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    # bins of 10 ms; the last spike of the third recording is left out
+    assert lengths.tolist() == [6, 51, 3]
+    assert x.shape == (100, 3, 140)
+
+
 def test_a_longer_duration_keeps_every_spike_and_says_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     recordings = speak(20, (4, 5), seed=3, longest=1.37)
     write(root / "shd_test.h5", recordings)
