@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "mathml",
     "code_links",
+    "page_links",
     "repository_links",
 ]
 exclude_patterns = ["_build", "_pictures", "extensions"]

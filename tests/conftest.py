@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_sessionfinish() -> None:
     stop_other_process()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collectstart() -> None:

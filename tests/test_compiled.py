@@ -23,6 +23,7 @@ from lightning_snn.methods import (
 )
 from lightning_snn.nn.layer_rules import is_compiled
 from tests.support.event_order import CLASSES, loader, order_of_events, small_network
+from tests.support.slow import others_slow
 from tests.support.training import trainer
 
 X, Y = order_of_events(8)
@@ -41,7 +42,9 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 KEEPS_ITS_LAYERS = ("surrogate_gradient",)
 REFUSES_ALWAYS = tuple(name for name in METHODS if name.startswith(("rate", "expectation")))
-EVERY = pytest.mark.parametrize("name", METHODS)
+# in the test command one of those that a test treats alike
+IN_TEST_COMMAND = ("surrogate_gradient", "rate_backprop_windows", "spiking_bayes_samples", "expectation_propagation")
+EVERY = pytest.mark.parametrize("name", others_slow(METHODS, IN_TEST_COMMAND))
 
 
 @pytest.fixture(autouse=True)

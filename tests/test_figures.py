@@ -70,7 +70,6 @@ BUILDERS = {
     ),
     "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
 }
-every_figure = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
 
 
 @pytest.mark.parametrize("name", figures.__all__)
@@ -86,27 +85,19 @@ def pixels(figure: Figure, folder: Path) -> np.ndarray:
     return pyplot.imread(figures.save(figure, folder / "figure.png"))
 
 
-@every_figure
-def test_a_figure_becomes_a_png_file_with_something_on_it(build, tmp_path):
-    picture = pixels(build(), tmp_path)
-    assert min(picture.shape[:2]) > 200
-    assert picture[..., :3].std() > 0.02
-
-
-@every_figure
-def test_no_figure_is_registered_with_pyplot_and_its_settings_do_not_change(build, tmp_path):
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_figure_is_a_png_file_with_something_on_it_and_leaves_pyplot_as_it_is(name, tmp_path):
     before = dict(matplotlib.rcParams)
-    pixels(build(), tmp_path)
+    picture = pixels(BUILDERS[name](), tmp_path)
     assert pyplot.get_fignums() == []
     assert dict(matplotlib.rcParams) == before
-
-
-@every_figure
-def test_a_figure_does_not_depend_on_the_style_of_the_calling_program(build, tmp_path):
-    expected = pixels(build(), tmp_path)
+    assert min(picture.shape[:2]) > 200
+    assert picture[..., :3].std() > 0.02
     with pyplot.style.context(["dark_background", {"font.size": 20, "axes.grid": True, "figure.dpi": 40}]):
         assert matplotlib.rcParams["text.color"] == "white"
-        np.testing.assert_array_equal(pixels(build(), tmp_path), expected)
+        np.testing.assert_array_equal(
+            pixels(BUILDERS[name](), tmp_path), picture, "it depends on the style of the calling program"
+        )
 
 
 def test_figures_are_freed_when_they_are_dropped(tmp_path):

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.methods import NoisySpikes, Prediction, Progress, RateBackprop, Step, SurrogateGradient
 from lightning_snn.nn.folding import as_input
-from tests.contract.table import METHODS, MethodRow
+from tests.contract.table import METHOD_RUNS, METHODS, MethodRow, every_method
 from tests.support.event_order import CLASSES, loader, order_of_events
+from tests.support.slow import others_slow
 from tests.support.training import time_first, trainer
 
 X, Y = order_of_events(4)
 T, B = X.shape[:2]
-ROWS = pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
 Entry = Callable[[SpikingModule, Any, Any], Any]
 
 ENTRIES: dict[str, Entry] = {
@@ -72,7 +72,7 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@ROWS
+@every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_inputs_of_a_narrower_dtype_are_those_values_in_the_dtype_of_the_parameters(row, dtype):
     narrow = X.to(dtype)
@@ -81,7 +81,7 @@ def test_inputs_of_a_narrower_dtype_are_those_values_in_the_dtype_of_the_paramet
         assert equal(results(row, name, narrow), results(row, name, narrow.float())), name
 
 
-@ROWS
+@every_method
 def test_a_network_in_float64_takes_float32_exactly(row):
     for name in ENTRIES:
         found, expected = (results(row, name, x, convert=SpikingModule.double) for x in (X, X.double()))
@@ -93,10 +93,13 @@ COUNTS = (torch.bool, torch.uint8, torch.int8, torch.int16)
 NOT_FLOATING = (*COUNTS, torch.int32, torch.int64, torch.complex64)
 
 
+PAIRS = [(METHOD_RUNS[0], dtype) for dtype in NOT_FLOATING]
+PAIRS += [(row, dtype) for row in METHOD_RUNS[1:] for dtype in (torch.bool, torch.int64)]
+
+
 @pytest.mark.parametrize(
     ("row", "dtype"),
-    [(METHODS[0], dtype) for dtype in NOT_FLOATING]
-    + [(row, dtype) for row in METHODS[1:] for dtype in (torch.bool, torch.int64)],
+    others_slow(PAIRS, fast=[pair for pair in PAIRS if not pair[0].slow]),
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_counts_and_indices_are_refused_by_every_entry(row, dtype):
@@ -106,7 +109,7 @@ def test_counts_and_indices_are_refused_by_every_entry(row, dtype):
             results(row, name, X.to(dtype))
 
 
-@ROWS
+@every_method
 @pytest.mark.parametrize(
     ("given", "parameters"),
     [(torch.float64, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.bfloat16)],
@@ -158,14 +161,14 @@ def test_a_network_without_parameters_takes_any_floating_point():
     assert as_input(nn.Linear(2, 3), x) is x
 
 
-@ROWS
+@every_method
 def test_sequences_without_a_step_are_refused_by_every_entry(row):
     for name in ENTRIES:
         with pytest.raises(ValueError, match=r"`x` to be of shape \[T, B, \.\.\.\] with T of at least 1, but got \(0"):
             results(row, name, X[:0])
 
 
-@ROWS
+@every_method
 def test_batches_without_a_sample_give_empty_predictions_and_cannot_be_learned(row):
     for name in ENTRIES:
         if name in WITH_TARGETS:
@@ -190,7 +193,7 @@ NO_TENSORS = {
 }
 
 
-@ROWS
+@every_method
 @pytest.mark.parametrize("kind", NO_TENSORS)
 def test_inputs_that_are_no_tensor_are_refused_by_every_entry(row, kind):
     x, message = NO_TENSORS[kind]
@@ -199,7 +202,7 @@ def test_inputs_that_are_no_tensor_are_refused_by_every_entry(row, kind):
             results(row, name, x)
 
 
-@ROWS
+@every_method
 @pytest.mark.parametrize("batch", [{"x": X, "y": Y}, {"frames": X}], ids=str)
 def test_a_batch_that_is_a_dict_is_refused_by_every_step(row, batch):
     module = build(row)
@@ -208,7 +211,7 @@ def test_a_batch_that_is_a_dict_is_refused_by_every_step(row, batch):
             step(batch, 0)
 
 
-@ROWS
+@every_method
 def test_targets_that_are_an_array_are_refused_by_every_step(row):
     for name in WITH_TARGETS:
         with pytest.raises(
@@ -217,7 +220,7 @@ def test_targets_that_are_an_array_are_refused_by_every_step(row):
             results(row, name, X, Y.numpy())
 
 
-@ROWS
+@every_method
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32], ids=str)
 def test_classes_of_any_integer_type_and_bool_are_learned_and_measured_alike(row, dtype):
     for name in WITH_TARGETS:
@@ -234,7 +237,7 @@ WRONG_TARGETS = {
 }
 
 
-@ROWS
+@every_method
 @pytest.mark.parametrize("kind", WRONG_TARGETS)
 def test_targets_that_are_no_classes_are_refused_by_every_step(row, kind):
     y, message = WRONG_TARGETS[kind]
@@ -257,7 +260,7 @@ def test_class_probabilities_are_trained(dtype):
     trainer().fit(SpikingModule(METHODS[0].network(), num_classes=CLASSES, batch_first=False), data)
 
 
-@ROWS
+@every_method
 def test_a_class_without_a_sample_is_said_once_per_fit(row):
     module = SpikingModule(row.network(), row.make(), num_classes=CLASSES, batch_first=False)
     data = loader(X, torch.zeros_like(Y), 4)
@@ -281,7 +284,7 @@ def test_classes_that_an_epoch_did_not_reach_are_not_missed(options):
     assert not [each for each in caught if "No training sample" in str(each.message)]
 
 
-@ROWS
+@every_method
 def test_predictions_keep_no_graph(row):
     module = build(row)
     for name in ("a prediction step", "predict of the method", "predict_anytime of the method"):

@@ -14,7 +14,7 @@ from lightning_snn.functional.gaussian import mills_ratio, normal_cdf, normal_lo
 from lightning_snn.methods import ExpectationPropagation
 from lightning_snn.methods.ep.firing import FiringProbability, SpikeLogOdds
 from lightning_snn.nn import LeakyIntegrator
-from tests.contract.table import METHODS, RUNS
+from tests.contract.table import METHODS, every_method
 from tests.support.event_order import CLASSES, loader, order_of_events, small_network
 from tests.support.training import trainer
 
@@ -23,14 +23,7 @@ DTYPES = {"16-mixed": torch.float32, "bf16-true": torch.bfloat16, "16-true": tor
 
 
 @pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else [])
-        for row in RUNS
-        if row.name in {method.name for method in METHODS}
-    ],
-)
+@every_method
 def test_every_method_trains_and_predicts_in_every_precision(row, precision):
     torch.manual_seed(0)
     module = SpikingModule(row.network(), row.make(), num_classes=CLASSES, batch_first=False)

@@ -1,4 +1,4 @@
-"""Links from inline code to the reference: `LIF()`, `nn.unfold` or `methods.Step.loss` in any page or docstring."""
+"""Inline code: links to the reference, from `LIF()` or `methods.Step.loss` in any page, and words kept whole."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 PACKAGE = "lightning_snn"
+_LONGEST_WORD = 32
 _NAME = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
 
 
@@ -64,6 +65,28 @@ class CodeLinks(SphinxPostTransform):
             literal.replace_self(link)
 
 
+def has_short_words(code: str) -> bool:
+    """Return whether every word of inline code fits into a line of a phone.
+
+    Example:
+        >>> has_short_words("--seeds 3"), has_short_words("lightning_snn.functional.eligibility.traces")
+        (True, False)
+    """
+    return all(len(word) <= _LONGEST_WORD for word in code.split())
+
+
+class ShortCode(SphinxPostTransform):
+    """Gives inline code whose words fit into a line of a phone a class, so that the style can keep them whole."""
+
+    default_priority = 6
+
+    def run(self, **options: Any) -> None:
+        """Mark the code of a page."""
+        for literal in self.document.findall(nodes.literal):
+            if has_short_words(literal.astext()):
+                literal["classes"].append("short")
+
+
 def link_by_last_name(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Element
 ) -> nodes.reference | None:
@@ -89,5 +112,6 @@ def _within(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the links."""
     app.add_post_transform(CodeLinks)
+    app.add_post_transform(ShortCode)
     app.connect("missing-reference", link_by_last_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from torch.utils.data import Dataset
-
 from lightning_snn.checks import check_between, check_choice, check_integer
-from lightning_snn.cpu import usable_processors
-from lightning_snn.data.base import FrameDataModule, FrameDataset
-from lightning_snn.data.simulated import cached_split
+from lightning_snn.data.simulated import SimulatedDataModule
 from lightning_snn.data.simulator import (
     CLASS_NAMES,
     DIRECTION_PAIRS,
@@ -21,7 +16,7 @@ from lightning_snn.data.simulator import (
 )
 
 
-class Gestures(FrameDataModule):
+class Gestures(SimulatedDataModule):
     """Simulated event-camera recordings of gestures: 11 classes, named as in DVS128 Gesture.
 
     The recordings are *simulated*: accuracies are not comparable with published ones on DVS128 Gesture. Each person of
@@ -67,6 +62,8 @@ class Gestures(FrameDataModule):
     class_names = CLASS_NAMES
     pairs = DIRECTION_PAIRS
     mirrored_classes = MIRRORED_CLASSES
+    cache_name = "gestures"
+    simulator_version = SIMULATOR_VERSION
 
     def __init__(
         self,
@@ -85,7 +82,14 @@ class Gestures(FrameDataModule):
         cache_dir: str | None = None,
         **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, max_shift=max_shift, mirror=mirror, **loader_options)
+        super().__init__(
+            processes=processes,
+            cache_dir=cache_dir,
+            batch_size=batch_size,
+            max_shift=max_shift,
+            mirror=mirror,
+            **loader_options,
+        )
         check_choice("size", size, (32, 64))
         for name, value in (
             ("train_subjects", train_subjects),
@@ -95,8 +99,6 @@ class Gestures(FrameDataModule):
         ):
             check_integer(name, value)
         check_between("max_shift", max_shift, 0, size)
-        if processes is not None:
-            check_integer("processes", processes)
         shape: dict[str, Any] = {"seed": self.seed, "size": size, "time_steps": time_steps, "duration": duration}
         self.splits = (
             Split("train", train_subjects, repetitions, **shape),
@@ -105,18 +107,3 @@ class Gestures(FrameDataModule):
         )
         self.frame_shape = (2, size, size)
         self.time_steps = time_steps
-        self.processes = processes or usable_processors()
-        self.cache_dir = cache_dir
-
-    def prepare_data(self) -> None:
-        """Simulate the splits that the cache does not hold yet."""
-        for split in self.splits:
-            self._frames(split)
-
-    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
-        """Return training, validation and test recordings, each of other people."""
-        train, val, test = (FrameDataset(np.array(self._frames(split)), split.labels) for split in self.splits)
-        return train, val, test
-
-    def _frames(self, split: Split) -> np.ndarray:
-        return cached_split("gestures", SIMULATOR_VERSION, split, self.processes, self.cache_dir)

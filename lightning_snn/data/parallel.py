@@ -47,6 +47,11 @@ class SimulatedSplit(Protocol):
         """Shape of the counts of a recording."""
         ...
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each recording."""
+        ...
+
     def __len__(self) -> int: ...
 
     def frames(self, index: int) -> Counts:

@@ -21,16 +21,6 @@ from lightning_snn.data.shd_check import check_readable
 from lightning_snn.data.shd_files import COMMANDS, DIGITS, LONGEST_SECONDS, UNITS, SHDFile, SpikeFiles, listed
 from lightning_snn.data.speech import CLASS_NAMES
 
-_CITATION = """@article{cramer2022heidelberg,
-  title = {The {Heidelberg} Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks},
-  author = {Cramer, Benjamin and Stradmann, Yannik and Schemmel, Johannes and Zenke, Friedemann},
-  journal = {IEEE Transactions on Neural Networks and Learning Systems},
-  volume = {33},
-  number = {7},
-  pages = {2744--2757},
-  year = {2022}
-}"""
-
 
 class SpikeFileModule(FrameDataModule):
     """Base of the data modules of spikes of a cochlea, binned once into a cache: `SHD` and `SSC`.
@@ -43,7 +33,8 @@ class SpikeFileModule(FrameDataModule):
         time_steps: time bins per sample, T, of equal duration.
         duration: time covered by the bins, in seconds from the start of a recording, at most 5.
         channels: inputs per time step: 700 or a divisor of it.
-        max_shift: training recordings are shifted at random by up to this many channels, from 0 to ``channels``.
+        max_shift: training recordings are shifted at random by up to this many channels, from 0 to ``channels``,
+            toward high or low pitch; counts shifted beyond the first or last channel are lost.
         batch_size: samples per batch.
         cache_dir: folder of the cached counts; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
         **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`.
@@ -56,6 +47,15 @@ class SpikeFileModule(FrameDataModule):
     """what the files are named and hold"""
     left_out: dict[str, int]
     """number of spikes left out, per split"""
+    citation = """@article{cramer2022heidelberg,
+  title = {The {Heidelberg} Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks},
+  author = {Cramer, Benjamin and Stradmann, Yannik and Schemmel, Johannes and Zenke, Friedemann},
+  journal = {IEEE Transactions on Neural Networks and Learning Systems},
+  volume = {33},
+  number = {7},
+  pages = {2744--2757},
+  year = {2022}
+}"""
 
     def __init__(
         self,
@@ -159,15 +159,10 @@ class SHD(SpikeFileModule):
 
     Args:
         root: the folder that holds the two files, or its parent if that folder is named ``SHD``.
-        time_steps: time bins per sample, T, of equal duration.
-        duration: time covered by the bins, in seconds from the start of a recording, at most 5.
-        channels: inputs per time step: 700 or a divisor of it.
         val_speakers: speakers of the training file in the validation set, at least one.
-        max_shift: training recordings are shifted at random by up to this many channels, from 0 to ``channels``,
-            toward high or low pitch; counts shifted beyond the first or last channel are lost.
-        batch_size: samples per batch.
-        cache_dir: folder of the cached counts; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
-        **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`.
+        **options: the other arguments of :class:`~lightning_snn.data.shd.SpikeFileModule`: ``time_steps``,
+            ``duration``, ``channels``, ``max_shift``, ``batch_size``, ``cache_dir``, and those of
+            :class:`~lightning_snn.data.FrameDataModule`.
 
     Raises:
         ValueError: if an argument is out of range, or ``root`` is None; then the message names the source of the files.
@@ -187,31 +182,9 @@ class SHD(SpikeFileModule):
     files = DIGITS
     num_classes = DIGITS.classes
     class_names = CLASS_NAMES
-    citation = _CITATION
 
-    def __init__(
-        self,
-        root: str | None = None,
-        *,
-        time_steps: int = 100,
-        duration: float = 1.0,
-        channels: int = 140,
-        val_speakers: Sequence[int] = (10, 11),
-        max_shift: int = 0,
-        batch_size: int = 128,
-        cache_dir: str | None = None,
-        **loader_options: Any,
-    ) -> None:
-        super().__init__(
-            root,
-            time_steps=time_steps,
-            duration=duration,
-            channels=channels,
-            max_shift=max_shift,
-            batch_size=batch_size,
-            cache_dir=cache_dir,
-            **loader_options,
-        )
+    def __init__(self, root: str | None = None, *, val_speakers: Sequence[int] = (10, 11), **options: Any) -> None:
+        super().__init__(root, **options)
         if not val_speakers:
             raise ValueError(f"Expected argument `val_speakers` to hold at least one speaker, but got {val_speakers}")
         for speaker in val_speakers:
@@ -246,13 +219,7 @@ class SSC(SpikeFileModule):
 
     Args:
         root: the folder that holds the three files, or its parent if that folder is named ``SSC``.
-        time_steps: time bins per sample, T, of equal duration.
-        duration: time covered by the bins, in seconds from the start of a recording, at most 5.
-        channels: inputs per time step: 700 or a divisor of it.
-        max_shift: training recordings are shifted at random by up to this many channels, from 0 to ``channels``.
-        batch_size: samples per batch.
-        cache_dir: folder of the cached counts; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
-        **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`.
+        **options: the other arguments of :class:`~lightning_snn.data.shd.SpikeFileModule`, as for :class:`SHD`.
 
     Raises:
         ValueError: if an argument is out of range, or ``root`` is None; then the message names the source of the files.
@@ -272,7 +239,9 @@ class SSC(SpikeFileModule):
     files = COMMANDS
     num_classes = COMMANDS.classes
     class_names = tuple(str(index) for index in range(COMMANDS.classes))
-    citation = _CITATION
+
+    def __init__(self, root: str | None = None, **options: Any) -> None:
+        super().__init__(root, **options)
 
     def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
         """Return the recordings of the three files."""

@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lightning_snn.checks import check_between, check_integer
-from lightning_snn.cpu import usable_processors
-from lightning_snn.data.base import FrameDataModule, FrameDataset
-from lightning_snn.data.simulated import cached_split
+from lightning_snn.data.simulated import SimulatedDataModule
 from lightning_snn.data.speech import CLASS_NAMES, SPEECH_VERSION, Split
 
 
-class SpokenDigits(FrameDataModule):
+class SpokenDigits(SimulatedDataModule):
     """Simulated spoken digits as spikes of a cochlea: 20 classes, those of the Spiking Heidelberg Digits (`SHD`).
 
     The recordings are *simulated*: accuracies are not comparable with published ones on the Spiking Heidelberg Digits.
@@ -25,6 +22,10 @@ class SpokenDigits(FrameDataModule):
 
     Batches are those of :class:`~lightning_snn.data.SHD`: ``(x [T, B, channels], y [B])``, where x counts the spikes of
     ``700 / channels`` neighboring units, from low to high frequencies, in time bin ``floor(t T / duration)``.
+
+    Words differ in length, most of them 0.3 to 0.9 s. With ``lengths=True`` batches are ``(x, y, lengths [B])``, where
+    lengths are the time bins up to the last spike of each recording: the silence after a word then counts neither in
+    readouts and losses nor in rates and metrics.
 
     Counts are generated once, on all processors, and cached under a key of everything that they depend on. They do not
     depend on the number of processes.
@@ -43,8 +44,8 @@ class SpokenDigits(FrameDataModule):
         batch_size: samples per batch.
         processes: processes that simulate; None takes one per processor available to this process.
         cache_dir: folder of the cached counts; None takes that of :func:`~lightning_snn.data.cache.cache_root`.
-        **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`; the seed also determines
-            people and recordings. Counts are held in memory, so ``num_workers=0`` is fastest.
+        **loader_options: other arguments of :class:`~lightning_snn.data.FrameDataModule`, such as `lengths`; the seed
+            also determines people and recordings. Counts are held in memory, so ``num_workers=0`` is fastest.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -58,6 +59,8 @@ class SpokenDigits(FrameDataModule):
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
+    cache_name = "spoken_digits"
+    simulator_version = SPEECH_VERSION
 
     def __init__(
         self,
@@ -75,15 +78,15 @@ class SpokenDigits(FrameDataModule):
         cache_dir: str | None = None,
         **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, max_shift=max_shift, **loader_options)
+        super().__init__(
+            processes=processes, cache_dir=cache_dir, batch_size=batch_size, max_shift=max_shift, **loader_options
+        )
         for name, value in (
             ("train_speakers", train_speakers),
             ("val_speakers", val_speakers),
             ("test_speakers", test_speakers),
         ):
             check_integer(name, value)
-        if processes is not None:
-            check_integer("processes", processes)
         bins: dict[str, Any] = {
             "seed": self.seed,
             "time_steps": time_steps,
@@ -98,26 +101,11 @@ class SpokenDigits(FrameDataModule):
         check_between("max_shift", max_shift, 0, channels)
         self.frame_shape = (channels,)
         self.time_steps = time_steps
-        self.processes = processes or usable_processors()
-        self.cache_dir = cache_dir
 
-    def prepare_data(self) -> None:
-        """Simulate the splits that the cache does not hold yet."""
-        for split in self.splits:
-            self._counts(split)
-
-    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
-        """Return training, validation and test recordings, each of other people."""
-        train, val, test = (
-            # a cochlea is a sensor with one row, along which recordings are shifted
-            FrameDataset(np.array(self._counts(split))[:, :, None, None], split.labels)
-            for split in self.splits
-        )
-        return train, val, test
+    def as_frames(self, counts: np.ndarray) -> np.ndarray:
+        """Return frames ``(N, T, 1, 1, channels)``: a cochlea is a sensor with one row, along which to shift."""
+        return counts[:, :, None, None]
 
     def preprocess(self, frames: Tensor) -> Tensor:
         """Return the network input ``(T, B, channels)``, float32, of loaded counts ``(B, T, 1, 1, channels)``."""
         return super().preprocess(frames).flatten(2)
-
-    def _counts(self, split: Split) -> np.ndarray:
-        return cached_split("spoken_digits", SPEECH_VERSION, split, self.processes, self.cache_dir)

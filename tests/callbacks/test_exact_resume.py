@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from lightning_snn import SpikingModule
 from lightning_snn.callbacks import ExactResume
 from lightning_snn.cli.checkpoints import LastCheckpoint
-from tests.contract.table import METHODS, MethodRow
+from tests.contract.table import MethodRow, every_method
 from tests.support.resuming import (
     BATCH,
     CLASSES,
@@ -40,7 +40,7 @@ from tests.support.resuming import (
 )
 
 
-@pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
+@every_method
 def test_every_method_resumes_exactly(row: MethodRow, tmp_path: Path) -> None:
     def build() -> SpikingModule:
         return SpikingModule(row.network(), row.make(), num_classes=CLASSES, learning_rate=row.learning_rate)

@@ -140,16 +140,31 @@ def test_a_run_that_still_goes_on_elsewhere_is_not_resumed(
     assert call(monkeypatch, *resume).output == Path("out")
 
 
+LOCK_TWICE = """
+import sys
+from pathlib import Path
+from lightning_snn.cli.folders import FolderTaken, lock
+try:
+    lock(Path(sys.argv[1]))
+except FolderTaken:
+    print("taken", flush=True)
+input()
+assert lock(Path(sys.argv[1])) is not None
+print("free")
+"""
+
+
 def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
     (tmp_path / CONFIG).touch()
     held = lock(tmp_path)
     assert held is not None
-    script = f"from pathlib import Path; from lightning_snn.cli.folders import lock; lock(Path({str(tmp_path)!r}))"
-    command = [sys.executable, "-c", script]
-    refused = subprocess.run(command, env=with_checkout({}), capture_output=True, text=True, check=False)
-    assert "FolderTaken" in refused.stderr
-    held.close()
-    assert subprocess.run(command, env=with_checkout({}), check=False).returncode == 0
+    command = [sys.executable, "-c", LOCK_TWICE, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=with_checkout({}), **pipes) as other:
+        assert other.stdout.readline() == "taken\n"
+        held.close()
+        assert other.communicate("closed\n")[0] == "free\n"
+    assert other.returncode == 0
 
 
 PAIR = ("--method", "SurrogateGradient", "--trainer.max_epochs", "1")

@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_snn.cli import RecipeCLI
 from tests.cli.tiny import TinyEvents, call
 from tests.support.processes import PATIENCE, wait_until, with_checkout
+from tests.support.slow import others_slow
 
 TINY = Path(__file__).with_name("tiny.py")
 PLAIN = ("--method", "SurrogateGradient", "--trainer.max_epochs", "4")
@@ -68,7 +69,7 @@ def resumed_as_told(monkeypatch: pytest.MonkeyPatch, message: str) -> RecipeCLI:
     return call(monkeypatch, *command[2:])
 
 
-@pytest.mark.parametrize(("batch", "steps"), [(0, 1), (4, 5), (5, 6), (9, 10)])
+@pytest.mark.parametrize(("batch", "steps"), others_slow([(0, 1), (4, 5), (5, 6), (9, 10)], [(4, 5), (5, 6)]))
 def test_sigterm_saves_the_state_after_the_batch_and_exits_with_143(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], batch: int, steps: int
 ) -> None:

@@ -164,6 +164,7 @@ logger.experiment.finish()
 """
 
 
+@pytest.mark.slow  # a process that is traced
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_without_a_key_nothing_goes_to_the_network() -> None:
     environment = with_checkout({"NETRC": "absent", "HOME": str(Path.cwd())})

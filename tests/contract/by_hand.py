@@ -32,6 +32,13 @@ def build(row: MethodRow, seed: int = 0, **options: Any) -> SpikingModule:
     return SpikingModule(row.network(), row.make(), **({"learning_rate": rate} | chosen))
 
 
+def predict(module: SpikingModule, x: Tensor, seed: int = 0) -> Prediction:
+    """Return the prediction of a module in evaluation mode, with this seed."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return module.eval().method.predict(module.network, x)
+
+
 def has_own_optimizer(row: MethodRow) -> bool:
     return type(row.make()).configure_optimizer is not Method.configure_optimizer
 

@@ -245,6 +245,12 @@ RUNS = tuple(
     replace(row, slow=row.name not in _IN_TEST_COMMAND)
     for row in (*METHODS, *(_of_neuron(row) for row in LAYERS if isinstance(row.make(), Neuron)))
 )
+METHOD_RUNS = tuple(row for row in RUNS if any(row.name == each.name for each in METHODS))
+# runs a test for all methods, in the test command for a row of each
+every_method = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else []) for row in METHOD_RUNS]
+)
+
 TABLES = {"MethodRow": "Methods and neurons", "LayerRow": "Layers", "CallbackRow": "Callbacks"}
 
 

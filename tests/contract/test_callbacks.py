@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -89,14 +90,29 @@ def _without_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_snn.figures.save", save_nothing)
 
 
+@pytest.fixture(scope="module")
+def without_callbacks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], ThirdPartyModule]:
+    """Return a function that returns the module of a class, trained and tested once without callbacks."""
+
+    @cache
+    def trained(make: Callable[[], ThirdPartyModule]) -> ThirdPartyModule:
+        module = build(make)
+        fit(module, tmp_path_factory.mktemp("plain"), []).test(module, loader(), verbose=False)
+        return module
+
+    return trained
+
+
 @pytest.mark.parametrize("make", MODULES, ids=lambda make: make.__name__)
 def test_training_is_bit_identical_without_it(
-    row: CallbackRow, make: Callable[[], ThirdPartyModule], tmp_path: Path
+    row: CallbackRow,
+    make: Callable[[], ThirdPartyModule],
+    without_callbacks: Callable[[Any], ThirdPartyModule],
+    tmp_path: Path,
 ) -> None:
-    plain, monitored = build(make), build(make)
+    plain, monitored = without_callbacks(make), build(make)
     keys = list(monitored.state_dict())
-    for module, callbacks in ((plain, []), (monitored, [row.make(tmp_path / "figures")])):
-        fit(module, tmp_path, callbacks).test(module, loader(), verbose=False)
+    fit(monitored, tmp_path, [row.make(tmp_path / "figures")]).test(monitored, loader(), verbose=False)
     assert len(plain.losses) == len(monitored.losses) == EPOCHS * len(loader())
     same = [bool(torch.equal(a, b)) for a, b in zip(plain.losses, monitored.losses, strict=True)]
     unchanged = len(same) if row.trains_from is None else row.trains_from * len(loader())
@@ -153,9 +169,10 @@ def test_several_loggers_get_the_same_values(row: CallbackRow, tmp_path: Path) -
     assert not row.keys or any(name.startswith(row.keys) for name in first.names)
 
 
-def test_several_instances_share_a_run(row: CallbackRow, tmp_path: Path) -> None:
-    plain, module, remembered = build(row.module), build(row.module), Remember()
-    fit(plain, tmp_path, [])
+def test_several_instances_share_a_run(
+    row: CallbackRow, without_callbacks: Callable[[Any], ThirdPartyModule], tmp_path: Path
+) -> None:
+    plain, module, remembered = without_callbacks(row.module), build(row.module), Remember()
     callbacks = [row.make(tmp_path / "one"), (row.another or row.make)(tmp_path / "two")]
     made = fit(module, tmp_path, callbacks, logger=remembered)
     made.test(module, loader(), verbose=False)

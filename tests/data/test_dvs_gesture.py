@@ -171,6 +171,15 @@ def test_batches_have_the_declared_shape(tmp_path: Path) -> None:
     assert y.dtype == torch.int64
 
 
+def test_batches_hold_the_length_of_each_clip_when_asked(tmp_path: Path) -> None:
+    data = module(write_tonic(tmp_path / "set"), lengths=True, time_steps=15, clip_duration=1.5)
+    x, y, lengths = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    assert len(x) == 15
+    # frames of 0.1 s; the gesture of class 0 lasts 1 s, and the others fill their clips
+    assert lengths[y == 0].tolist() == [10]
+    assert lengths[y != 0].tolist() == [15, 15, 15]
+
+
 def test_pairs_are_the_two_senses_of_rotation_of_one_arm() -> None:
     assert len(DVSGesture.class_names) == DVSGesture.num_classes == 11
     for one, other in DVSGesture.pairs:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_snn.data import Gestures, gestures, simulated
+from lightning_snn.data import Gestures, simulated
 from lightning_snn.data.simulator import Split
 from tests.support.processes import PATIENCE, wait_until
 
@@ -136,7 +136,7 @@ def test_the_cache_is_keyed_by_everything_that_shapes_the_frames(tmp_path: Path,
         changed.append(split)
     more = places(repetitions=2)
     assert [one == two for one, two in zip(more, base, strict=True)] == [False, True, True]
-    monkeypatch.setattr(gestures, "SIMULATOR_VERSION", gestures.SIMULATOR_VERSION + 1)
+    monkeypatch.setattr(Gestures, "simulator_version", Gestures.simulator_version + 1)
     changed += [more, places()]
     assert len({path for group in [base, *changed] for path in group}) == 3 * (1 + len(everywhere) + 1) + 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.data import FrameDataModule
+from tests.support.slow import others_slow
 from tests.support.training import trainer
 
 SAMPLES, BATCH = 23, 3  # 8 batches per epoch
@@ -89,22 +91,23 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
-@pytest.mark.parametrize(
-    ("data", "options", "after"),
-    [
-        ({}, {}, 3),
-        ({}, {}, 13),
-        ({}, {"accumulate_grad_batches": 2}, 12),
-        ({"fixed_batches": True}, {}, 11),
-        ({"num_workers": 1}, {}, 10),
-        ({}, {"max_epochs": -1, "max_steps": 20}, 10),
-        ({}, {"limit_train_batches": 5}, 8),
-        ({"fixed_batches": True}, {"limit_train_batches": 0.5}, 6),
-    ],
-    ids=["first epoch", "second epoch", "accumulated", "fixed batches", "a worker", "max_steps", "limit", "a share"],
-)
-def test_a_run_stopped_within_an_epoch_resumes_with_the_next_batch(tmp_path, make, data, options, after) -> None:
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "first epoch": ({}, {}, 3),
+    "second epoch": ({}, {}, 13),
+    "accumulated": ({}, {"accumulate_grad_batches": 2}, 12),
+    "fixed batches": ({"fixed_batches": True}, {}, 11),
+    "a worker": ({"num_workers": 1}, {}, 10),
+    "max_steps": ({}, {"max_epochs": -1, "max_steps": 20}, 10),
+    "limit": ({}, {"limit_train_batches": 5}, 8),
+    "a share": ({"fixed_batches": True}, {"limit_train_batches": 0.5}, 6),
+}
+# in the test command all schedules of one run, and all runs with one schedule
+FAST = {*itertools.product(MODULES, ["second epoch"]), *itertools.product(["cosine"], RUNS)}
+
+
+@pytest.mark.parametrize(("module", "name"), others_slow(itertools.product(MODULES, RUNS), FAST))
+def test_a_run_stopped_within_an_epoch_resumes_with_the_next_batch(tmp_path, module, name) -> None:
+    make, (data, options, after) = MODULES[module], RUNS[name]
     options = {"max_epochs": 3, **options}
     whole, resumed = Recorder(), Recorder()
     first, second = make(), make()

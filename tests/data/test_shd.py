@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_snn.data import SHD, SSC, shd_check
+from lightning_snn.data import SHD, SSC, shd, shd_check
 from lightning_snn.data.base import FrameDataset
 from lightning_snn.data.batches import LoadedBatch
 from lightning_snn.data.shd_files import DIGITS, SHDFile
@@ -64,6 +64,17 @@ def root(tmp_path: Path) -> Path:
     write(tmp_path / "set" / "shd_train.h5", speak(60, TRAIN_SPEAKERS, seed=1))
     write(tmp_path / "set" / "shd_test.h5", speak(20, (4, 5, 0), seed=2))
     return tmp_path / "set"
+
+
+@pytest.fixture
+def checked() -> None:
+    """Let a process of its own read each file first, as users have it."""
+
+
+@pytest.fixture(autouse=True)
+def _without_a_process_per_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "checked" not in request.fixturenames:
+        monkeypatch.setattr(shd, "check_readable", lambda path: None)
 
 
 def module(root: Path, **arguments: Any) -> SHD:
@@ -128,6 +139,19 @@ def test_spikes_after_the_duration_are_left_out_and_counted(root: Path, caplog: 
     assert x[:, 0].sum() == 1
     assert x.sum() == sum(len(recording.times) for recording in recordings) - late
     assert f"1 s or later are left out: 0 in shd_train.h5 and {late} in shd_test.h5" in caplog.text
+
+
+def test_batches_hold_the_length_of_each_recording_when_asked(root: Path) -> None:
+    recordings = [
+        Spoken(np.array([0.02, last], np.float16), np.array([3, 4], np.uint16), 0, 4) for last in (0.055, 0.5, 1.2)
+    ]
+    write(root / "shd_test.h5", recordings)
+    data = module(root, lengths=True)
+    data.setup()
+    x, _, lengths = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    # bins of 10 ms; the last spike of the third recording is left out
+    assert lengths.tolist() == [6, 51, 3]
+    assert x.shape == (100, 3, 140)
 
 
 def test_a_longer_duration_keeps_every_spike_and_says_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -223,7 +247,9 @@ def test_counts_are_scaled_by_the_largest_one_asked_for(root: Path) -> None:
     assert torch.equal(first_batch(scaled)[0], x.clamp(max=2) / 2)
 
 
-def test_the_cache_follows_the_parameters_and_the_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_follows_the_parameters_and_the_files(
+    root: Path, checked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = root.parent / "cache" / "shd"
     module(root).setup()
     assert len(list(cache.iterdir())) == 2
@@ -297,7 +323,6 @@ def with_recording(times: Any, units: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (truncate, "shd_test.h5 to be an HDF5 file, but it is truncated or corrupt"),
         (lambda path: path.write_bytes(b"not a file of ours"), "shd_test.h5 to be an HDF5 file"),
         (lambda path: damage(path, "spikes/units", None), "shd_test.h5 to hold .*but spikes/units is missing"),
         (lambda path: damage(path, "extra", None), "but extra/speaker is missing"),
@@ -323,6 +348,12 @@ def test_a_damaged_or_other_file_is_named_and_leaves_no_cache(
     assert [path.name[:5] for path in (root.parent / "cache" / "shd").iterdir()] == ["train"]
 
 
+def test_a_truncated_file_is_named_after_another_process_has_read_it(root: Path, checked: None) -> None:
+    truncate(root / "shd_test.h5")
+    with pytest.raises(ValueError, match="shd_test.h5 to be an HDF5 file, but it is truncated or corrupt"):
+        module(root).setup()
+
+
 def loop_for_ever(path: Path) -> None:
     """Set the size of the free space in a heap of HDF5 to 0: its library then steps on by 0 bytes."""
     whole = bytearray(path.read_bytes())
@@ -333,7 +364,9 @@ def loop_for_ever(path: Path) -> None:
     path.write_bytes(whole)
 
 
-def test_a_file_with_which_hdf5_does_not_come_to_an_end_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_which_hdf5_does_not_come_to_an_end_is_refused(
+    root: Path, checked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(root / "shd_test.h5", speak(3, (4, 5), seed=2, spikes=10))
     module(root).prepare_data()
     shutil.rmtree(root.parent / "cache")

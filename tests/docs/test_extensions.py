@@ -78,3 +78,10 @@ def test_links_to_pages_outside_of_the_folder_lead_to_those_of_the_site():
     for outside, inside in PAGES.items():
         assert (ROOT / outside).is_file()
         assert (ROOT / "docs" / inside.removeprefix("/")).is_file()
+
+
+def test_code_of_short_words_is_kept_whole():
+    from code_links import has_short_words
+
+    assert has_short_words("--learning_rates 0.1")
+    assert not has_short_words("a " + 33 * "x")
