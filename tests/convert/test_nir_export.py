@@ -169,7 +169,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         (4,),
         r"1: BatchNorm1d \(NIR has no normalization: merge it into the layer before by `torch.nn.utils.fusion",
     ),
-    "adaptation": (lambda: nn.Sequential(AdaptiveLIF()), (4,), r"0: AdaptiveLIF \(NIR has no node for its equations\)"),
+    "adaptation": (
+        lambda: nn.Sequential(AdaptiveLIF()),
+        (4,),
+        r"0: AdaptiveLIF \(NIR has no node for its equations, but for LIF",
+    ),
     "adaptation in recurrence": (
         lambda: nn.Sequential(Recurrent(AdaptiveLIF(), 4)),
         (4,),
@@ -178,7 +182,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "equations of one's own": (
         lambda: nn.Sequential(type("Mine", (LIF,), {"charge": LIF.charge})()),
         (4,),
-        r"0: Mine \(a forward of its own|0: Mine \(NIR has no node for its equations\)",
+        r"0: Mine \(a forward of its own|0: Mine \(NIR has no node for its equations, but for LIF",
     ),
     "ReLU": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (4,), r"1: ReLU \(.*neurons are the nonlinear nodes"),
     "sign": (lambda: nn.Sequential(Sign()), (4,), r"0: Sign \(NIR has no node for it\)"),
