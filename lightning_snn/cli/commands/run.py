@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+from lightning_snn.checks import nearest_name
 from lightning_snn.cli.catalog import catalog, known_name, recipe_folder
 
 
@@ -43,7 +44,9 @@ def _recipe(known: Collection[str], name: str) -> str:
     try:
         return known_name("recipe", known, name)
     except argparse.ArgumentTypeError as error:
-        # the value of an option that was given first
+        if nearest_name(name, known):
+            raise
+        # perhaps the value of an option that was given first
         raise argparse.ArgumentTypeError(f"{error}. Options come after the recipe") from error
 
 
