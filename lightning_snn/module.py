@@ -39,6 +39,7 @@ from lightning_snn.nn.inputs import first_input, is_several
 from lightning_snn.nn.layer_rules import owned_copy
 from lightning_snn.nn.lengths import sequence_lengths
 from lightning_snn.nn.liveness import watch_activity
+from lightning_snn.nn.shape_errors import explained_shapes
 from lightning_snn.optim import (
     OptimizerFactory,
     SchedulerFactory,
@@ -53,6 +54,10 @@ from lightning_snn.processes import seed_noise_by_rank, warn_of_repeated_samples
 from lightning_snn.resuming import restore_loader_states
 
 _CHECKPOINT_KEY = "lightning_snn"
+_EXAMPLES = {
+    "network": "nn.Sequential(nn.Linear(16, 32), LIF(), nn.Linear(32, 3))",
+    "method": "lightning_snn.methods.SurrogateGradient()",
+}
 
 
 class SpikingModule(pl.LightningModule):
@@ -125,7 +130,12 @@ class SpikingModule(pl.LightningModule):
         method = SurrogateGradient() if method is None else method
         for name, value, kind in (("network", network, nn.Module), ("method", method, Method)):
             if not isinstance(value, kind):
-                raise ValueError(f"Expected argument `{name}` to be a {kind.__name__}, but got {value!r}")
+                found = value.__name__ if isinstance(value, type) else repr(value)
+                example = f"{found}()" if isinstance(value, type) else _EXAMPLES[name]
+                raise ValueError(
+                    f"Expected argument `{name}` to be a {kind.__name__}, but got {found}. Pass an instance, such as "
+                    f"`{example}`"
+                )
         check_choice("batch_first", batch_first, (True, False, None))
         if learning_rate is not None:
             check_positive("learning_rate", learning_rate)
@@ -393,7 +403,7 @@ class SpikingModule(pl.LightningModule):
             y = self.method.task.targets(batch.x, batch.y)
             if self.trainer.global_step > 0:
                 return self.method.penalized_step(self.network, batch.x, y)
-            with watch_activity(self.network) as activity:
+            with explained_shapes(self.network, batch.x), watch_activity(self.network) as activity:
                 step = self.method.penalized_step(self.network, batch.x, y)
         if (warning := activity.warning()) is not None:
             rank_zero_warn(warning)
@@ -407,7 +417,7 @@ class SpikingModule(pl.LightningModule):
             return self._compiled.training_step(self.method, self.network, batch.x, y)
 
     def _predict(self, batch: Batch) -> Prediction:
-        with self._lengths_of(batch):
+        with self._lengths_of(batch), explained_shapes(self.network, batch.x):
             if self._compiled is None:
                 return self.method.predict(self.network, batch.x)
             return self._compiled.predict(self.method, self.network, batch.x)

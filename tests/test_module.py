@@ -386,7 +386,7 @@ def test_evaluation_leaves_the_module_as_it_is():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "argument `num_classes` to be an integer of at least 2, but got None"),
+        ({}, "argument `num_classes` to be the number of outputs of the network, but got None"),
         ({"num_classes": 1}, "argument `num_classes` to be an integer of at least 2, but got 1"),
         ({"num_classes": 2, "task": "ranking"}, "argument `task` to be one of 'classification', 'regression'"),
         ({"num_classes": 2, "readout": "median"}, "argument `readout` to be one of .*, but got 'median'"),
@@ -394,7 +394,11 @@ def test_evaluation_leaves_the_module_as_it_is():
         ({"num_classes": 2, "lr_scheduler": "linear"}, "argument `lr_scheduler` to be .*, but got 'linear'"),
         ({"num_classes": 3, "pairs": [(1, 3)]}, r"argument `pairs` to hold classes below 3, but got \[\(1, 3\)\]"),
         ({"num_classes": 2, "pairs": [(0, 0)]}, r"argument `pairs` to be disjoint pairs .* but got \[\(0, 0\)\]"),
-        ({"num_classes": 2, "method": SpikingBayes}, "argument `method` to be a Method, but got <class"),
+        ({"num_classes": 2, "method": SpikingBayes}, "argument `method` .* but got SpikingBayes.*`SpikingBayes\\(\\)`"),
+        (
+            {"num_classes": 2, "method": "SpikingBayes"},
+            "`method` .* got 'SpikingBayes'.*SurrogateGradient\\(\\)`",
+        ),
         ({"num_classes": 2, "network": [LIF()]}, "argument `network` to be a Module, but got"),
         (
             {"num_classes": 2, "network": nn.BatchNorm1d(2), "method": SpikingBayes()},

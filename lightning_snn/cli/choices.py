@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from lightning_snn import data, methods, networks
 from lightning_snn.checks import nearest_name
-from lightning_snn.cli.catalog import invocation
+from lightning_snn.cli.catalog import catalog, invocation
 from lightning_snn.cli.reading import read_options
 from lightning_snn.data import FrameDataModule
 from lightning_snn.methods import Method
@@ -202,6 +203,25 @@ def import_from_working_folder() -> None:
         sys.path.append(folder)
 
 
+def with_switches_on(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return the arguments in which a boolean option among `names` that stands without a value is true.
+
+    Args:
+        arguments: the command line, without the program name.
+        names: names of the options.
+
+    Example:
+        >>> with_switches_on(["--small", "--seed_everything", "1", "--wandb"], ["small", "wandb"])
+        ['--small=true', '--seed_everything', '1', '--wandb=true']
+    """
+    flags = {f"--{name}" for name in names}
+    following = [*arguments, "-"][1:]
+    return [
+        f"{argument}=true" if argument in flags and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
 def given_values(arguments: Sequence[str], options: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield the values of some options in the command line and its configuration files, in order.
 
@@ -230,6 +250,9 @@ def _as_mapping(option: str, text: str) -> dict[str, Any]:
     if option == "config":
         try:
             return read_options(text)
+        except FileNotFoundError as error:
+            near = nearest_name(Path(text).stem, catalog("configs"))
+            raise argparse.ArgumentTypeError(f"{error}{near}") from error
         except (OSError, ValueError) as error:
             raise argparse.ArgumentTypeError(str(error)) from error
     try:

@@ -14,6 +14,7 @@ from torch import nn
 from lightning_snn.callbacks.hardware import HardwareConstraints
 from lightning_snn.checkpoint_io import AtomicCheckpointIO
 from lightning_snn.cli.choices import import_from_working_folder, import_path
+from lightning_snn.cli.command import ignore_messages
 from lightning_snn.cli.load import saved_input_shape
 from lightning_snn.cli.nir_files import SUFFIX
 from lightning_snn.cli.reading import check_checkpoint
@@ -98,6 +99,7 @@ def _to_checkpoint(options: argparse.Namespace) -> Path:
         method={"class_path": import_path(SurrogateGradient), "init_args": {}},
         _instantiator="lightning.pytorch.cli.instantiate_module",
     )
+    ignore_messages()
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", devices=1, plugins=[AtomicCheckpointIO()], **quiet)
     trainer.strategy.connect(module)

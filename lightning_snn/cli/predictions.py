@@ -99,6 +99,7 @@ def predict(options: argparse.Namespace) -> Predictions:
     data.setup()
     data.test_set = {"train": data.train_set, "val": data.val_set, "test": data.test_set}[options.set]
     collected = _Collect()
+    pl.seed_everything(options.seed, verbose=False)
     trainer = pl.Trainer(
         accelerator=options.accelerator,
         devices=1,

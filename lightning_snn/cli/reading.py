@@ -43,8 +43,14 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
         path: the file.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, damaged, or something else.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"Expected {path} to be a checkpoint, but it does not exist. Runs of recipes have theirs in the folder "
+            "`checkpoints`"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (each for each in archive.namelist() if each.endswith("/data.pkl"))

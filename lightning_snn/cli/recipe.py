@@ -35,6 +35,7 @@ from lightning_snn.cli.choices import (
     help_of_a_class,
     import_from_working_folder,
     variants_switched_on,
+    with_switches_on,
     without_options_of_other_classes,
 )
 from lightning_snn.cli.epoch_lines import EpochLines
@@ -105,7 +106,8 @@ class RecipeCLI(LightningCLI):
         self.variants = variants
         self.signals = signals
         import_from_working_folder()
-        self.given = as_options(sys.argv[1:] if arguments is None else [*arguments])
+        switches = ("wandb", "compile", *variants)
+        self.given = as_options(with_switches_on(sys.argv[1:] if arguments is None else arguments, switches))
         self.resumed = resumed_run(self.given)
         self.arguments = with_options_of(self.resumed, with_network_of_file(self.given))
         special: dict[str, Any] = {}

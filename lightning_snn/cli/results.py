@@ -53,7 +53,7 @@ def results_table(results: Mapping[str, Any], folder: Path) -> str:
     """Return the results of the test of a run as text."""
     rows = score_rows(results)
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in results["seconds"].items())
-    rows += [("seconds", parts), ("report", str(folder))]
+    rows += [("seconds", parts), ("report", str(folder / "report.html"))]
     width = max(len(label) for label, _ in rows)
     title = " ".join(str(results[name]) for name in ("method", "network", "data")) + f", seed {results['seed']}"
     return "\n".join(["", title, *(f"  {label:<{width}}  {value}" for label, value in rows)])

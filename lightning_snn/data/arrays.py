@@ -65,8 +65,11 @@ class ArrayDataModule(FrameDataModule):
     ) -> None:
         super().__init__(**loader_options)
         check_choice("task", task, ("classification", "regression"))
-        check_fraction("val_fraction", val_fraction)
-        check_fraction("test_fraction", test_fraction)
+        for name, fraction in (("val", val_fraction), ("test", test_fraction)):
+            try:
+                check_fraction(f"{name}_fraction", fraction)
+            except ValueError as error:
+                raise ValueError(f"{error}. For a set that is divided already pass `{name}=(x, y)`") from error
         self.task = task
         self.samples = _dataset("x", "y", x, y, task)
         self.frame_shape = tuple(self.samples.frames.shape[2:])
@@ -160,7 +163,8 @@ def _dataset(x_name: str, y_name: str, x: Inputs, y: Targets, task: str) -> Fram
         found = f"a tensor of layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
             f"Expected argument `{x_name}` to be an array or a dense tensor, but got {found}. Use `np.stack` for a "
-            "list of arrays and `to_dense` for a sparse tensor."
+            "list of arrays of one shape, a loader with `collate_fn=pad_sequences` for different lengths, and "
+            "`to_dense` for a sparse tensor."
         )
     if isinstance(x, Tensor):
         x = x.detach().cpu()
@@ -168,7 +172,8 @@ def _dataset(x_name: str, y_name: str, x: Inputs, y: Targets, task: str) -> Fram
     if x.ndim == 2:
         raise ValueError(
             f"Expected argument `{x_name}` to be of shape (N, T, ...) with at least one axis after T, but got "
-            f"{tuple(x.shape)}. Add an axis of one feature: `x[..., None]`."
+            f"{tuple(x.shape)}. If its axes are samples and time steps, add one of one feature, `x[..., None]`; if "
+            "they are samples and features, repeat them in time, `np.repeat(x[:, None], time_steps, 1)`."
         )
     if x.ndim > 2 and y.ndim > 0 and len(x) != len(y) and x.shape[1] == len(y):
         raise ValueError(

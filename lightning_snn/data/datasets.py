@@ -85,11 +85,18 @@ def _checked_labels(labels: np.ndarray | Tensor | Sequence[Any], count: int) -> 
         raise ValueError(message)
     if integers:
         if array.size and array.min() < 0:
-            raise ValueError(f"Expected argument `labels` to hold classes from 0, but got {array.min()}")
+            raise ValueError(
+                f"Expected argument `labels` to hold classes from 0, but got {array.min()}. Leave unlabeled "
+                "samples out, or count the classes again"
+            )
         return torch.from_numpy(array.astype(np.int64))
     if array.dtype.kind != "f" or not np.isfinite(array).all():
         raise ValueError(
             f"Expected argument `labels` to hold integers or finite floats, but got {array.dtype}"
-            + (" with NaN or infinity" if array.dtype.kind == "f" else "")
+            + (
+                " with NaN or infinity. Leave these samples out"
+                if array.dtype.kind == "f"
+                else ". Names become classes by `names, labels = np.unique(labels, return_inverse=True)`"
+            )
         )
     return torch.from_numpy(array.astype(np.float32))

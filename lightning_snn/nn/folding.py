@@ -24,6 +24,7 @@ from lightning_snn.nn.inputs import (
 from lightning_snn.nn.moments import Moments
 from lightning_snn.nn.row_checks import checked_rows
 from lightning_snn.nn.run_context import recomputes, remember_for_backward, run_values, steps_set
+from lightning_snn.nn.shape_errors import explained_shapes
 
 
 @contextmanager
@@ -69,8 +70,8 @@ def run(network: nn.Module, x: Tensor) -> Any:
 
     Raises:
         ValueError: if `x` is not a dense tensor with a time and a batch dimension, is of a dtype that the network does
-            not take (see `as_input`), a layer takes rows for time steps or keeps a state of its own (see `nn.OverTime`
-            and `nn.PerStep`), or an output does not have `T * B` rows.
+            not take (see `as_input`) or of a shape that a layer does not take, a layer takes rows for time steps or
+            keeps a state of its own (see `nn.OverTime` and `nn.PerStep`), or an output does not have `T * B` rows.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), LIF(), nn.Linear(8, 3))
@@ -81,7 +82,9 @@ def run(network: nn.Module, x: Tensor) -> Any:
     steps, samples = first_input(x).shape[:2]
     rows = map_inputs(lambda part: part.flatten(0, 1), x)
     with steps_set(steps, first_input(rows), states=None), checked_rows(network, steps, samples):
-        return unfold_output(call_with_inputs(network, rows), steps, samples)
+        with explained_shapes(network, x):
+            output = call_with_inputs(network, rows)
+        return unfold_output(output, steps, samples)
 
 
 def as_input(network: nn.Module, x: Any) -> Any:

@@ -19,6 +19,7 @@ from lightning_snn.nn.inputs import call_with_inputs, first_input, map_inputs
 from lightning_snn.nn.layer_rules import Refusal
 from lightning_snn.nn.row_checks import checked_rows
 from lightning_snn.nn.run_context import remember_for_backward, run_values, steps_set
+from lightning_snn.nn.shape_errors import explained_shapes
 from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.nn.states import LayerStates, State, StepOf
 from lightning_snn.nn.time_wrappers import TimeWrapper
@@ -199,7 +200,9 @@ def _pass(
     states = LayerStates(names, state)
     rows = map_inputs(lambda part: part.flatten(0, 1), x)
     with steps_set(time_steps, first_input(rows), states=states), checked_rows(network, time_steps, batch_size):
-        outputs = unfold_output(call_with_inputs(network, rows), time_steps, batch_size)
+        with explained_shapes(network, x):
+            output = call_with_inputs(network, rows)
+        outputs = unfold_output(output, time_steps, batch_size)
         for call in states.calls.values():
             for leaf in tree_leaves(call.after):
                 remember_for_backward(leaf)

@@ -22,7 +22,7 @@ from tests.support.wandb_runs import WandbRun
 ALL = ("--wandb.log_model", "true", "--wandb.posterior_mean", "true", "--wandb.nir", "true", "--output", "out")
 
 
-@pytest.mark.filterwarnings("ignore:NIR has no field for reset")
+@pytest.mark.filterwarnings("ignore:NIR has no field for the reset")
 def test_best_checkpoint_posterior_mean_and_nir_file_are_kept_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     nir = pytest.importorskip("nir", reason="the optional extra `nir` is not installed")
     from lightning_snn.convert import from_nir
@@ -93,7 +93,7 @@ def test_a_missing_package_is_named_before_the_run(
     assert "pip install 'lightning-snn[nir]'" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:NIR has no field for reset")
+@pytest.mark.filterwarnings("ignore:NIR has no field for the reset")
 def test_the_check_changes_neither_the_module_nor_the_random_numbers() -> None:
     pytest.importorskip("nir", reason="the optional extra `nir` is not installed")
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), LIF(), nn.Linear(5, 3))

@@ -55,3 +55,19 @@ def test_a_wrong_class_in_a_file_is_named_although_another_one_is_chosen(
     with pytest.raises(SystemExit, match="2"):
         parse(monkeypatch, "--config", "options.yaml", "--method", "SpikingBayes")
     assert "NoSuchMethod" in capsys.readouterr().err
+
+
+def test_a_missing_configuration_file_is_named_with_the_nearest_that_comes_with_the_recipes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(monkeypatch, "--config", "sbnn_dvs_smal.yaml")
+    assert "it does not exist" in (error := capsys.readouterr().err)
+    assert "did you mean sbnn_dvs_small?" in error
+
+
+@pytest.mark.parametrize("written", [["--small"], ["--small", "true"], ["--small=true"], ["--small", "--wandb=false"]])
+def test_a_variant_needs_no_value(written: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(monkeypatch, *written).config.small is True
+    assert parse(monkeypatch, *written, "--small", "false").config.small is False
+    assert parse(monkeypatch).config.small is False

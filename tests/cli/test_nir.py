@@ -105,7 +105,7 @@ def test_a_file_becomes_a_checkpoint_that_builds_itself(file: Path, network: nn.
     x = torch.rand(5, 2, 2, 4, 6)
     assert torch.equal(module(x), run(from_nir(file, reset="subtract"), x))
     assert module.num_classes == 3
-    with pytest.warns(UserWarning, match='no field for reset="subtract"'):
+    with pytest.warns(UserWarning, match='no field for the reset="subtract"'):
         converted("tiny.ckpt", "back.nir")
     assert torch.equal(run(from_nir("back.nir"), x), module(x))
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_without_the_shape_of_a_sample_needs_it(capsys: pytest.Capt
     path = Path("out/checkpoints/last.ckpt")
     assert "pass `allow=" in " ".join(refused(capsys, path, "o.nir").split())
     assert "--input_shape, because" in refused(capsys, path, "o.nir", "--allow", "tests.cli.tiny")
-    with pytest.warns(UserWarning, match="no field for reset"):
+    with pytest.warns(UserWarning, match="no field for the reset"):
         converted(path, "o.nir", "--allow", "tests.cli.tiny", "--input_shape", "2,4,6")
     x = torch.rand(5, 2, 2, 4, 6)
     assert torch.equal(run(from_nir("o.nir"), x), run(cli.model.network, x))

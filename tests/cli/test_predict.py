@@ -85,6 +85,17 @@ def test_predictions_are_those_of_the_module_with_their_scores(runs: Path, capsy
     assert "%|" not in printed  # no bar, because this is no terminal
 
 
+def test_samples_of_a_prediction_are_those_of_its_seed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lightning_snn.callbacks.report.Report._test_figures", lambda self, trainer: {})
+    monkeypatch.setattr("lightning_snn.figures.training_curves", lambda history: None)
+    noisy = ["--method", "NoisySpikes", "--method.samples", "2", "--trainer.max_epochs", "1"]
+    call(monkeypatch, "--output", "noisy", *noisy)
+    for name, seed in (("first", []), ("again", ["--seed", "0"]), ("other", ["--seed", "1"])):
+        main(["predict", "noisy/checkpoints/best.ckpt", "TinyEvents", *ALLOW, "--output", name, *seed])
+    assert rows("first") == rows("again")
+    assert rows("first") != rows("other")
+
+
 def test_another_set_and_another_file_of_the_data_are_predicted(runs: Path, capsys: pytest.CaptureFixture[str]):
     write_digits(runs / "others.npz", noise=40, brightness=100)
     main(["predict", "images/checkpoints/best.ckpt", "others.npz", "--set", "val", "--output", "val.csv"])

@@ -90,6 +90,16 @@ def test_a_wrong_name_is_refused_with_the_nearest(arguments, nearest, capsys: py
     assert f"but got '{arguments[-1]}'; {nearest}" in message
 
 
+def test_an_option_before_the_recipe_is_told_its_place(capsys: pytest.CaptureFixture[str]):
+    message = refused(capsys, "run", "--small", "true", "sbnn_dvs")
+    assert message.endswith("but got 'true'. Options come after the recipe")
+
+
+@pytest.mark.parametrize("arguments", [["predict", "no.ckpt", "Gestures"], ["convert", "no.ckpt", "no.nir"]])
+def test_a_missing_checkpoint_is_named(arguments, capsys: pytest.CaptureFixture[str]):
+    assert "Expected no.ckpt to be a checkpoint, but it does not exist." in refused(capsys, *arguments)
+
+
 def test_a_wrong_name_far_from_all_is_refused_with_all_names(capsys: pytest.CaptureFixture[str]):
     message = refused(capsys, "zzz")
     assert message.endswith(f"Expected a command, one of {', '.join(COMMANDS)}, but got 'zzz'")

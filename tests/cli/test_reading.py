@@ -107,6 +107,11 @@ def test_a_damaged_checkpoint_is_named(
         best.write_bytes(kept)
 
 
+def test_a_missing_checkpoint_is_not_called_damaged() -> None:
+    with pytest.raises(FileNotFoundError, match=r"Expected no\.ckpt to be a checkpoint, but it does not exist"):
+        check_checkpoint("no.ckpt")
+
+
 def test_whole_files_are_read(finished: Path) -> None:
     """The control: the errors above are about the damage."""
     assert read_options(finished / "config.yaml")["trainer"]["max_epochs"] == 1

@@ -49,7 +49,7 @@ def test_a_run_leaves_metrics_figures_checkpoints_and_its_configuration(
         ("expected calibration error", f"{metrics['ece']:.4f}"),
         ("spikes per neuron per step", f"{metrics['spikes_per_neuron_per_step']:.4f}"),
         ("synaptic operations per sample", f"{metrics['synaptic_operations_per_sample']:.3g}"),
-        ("report", "out"),
+        ("report", "out/report.html"),
     ):
         assert any(line.startswith(f"  {label} ") and line.endswith(f" {value}") for line in table.splitlines())
     assert cli.trainer.current_epoch == 2

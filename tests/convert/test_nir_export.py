@@ -39,7 +39,7 @@ from lightning_snn.nn import (
 from tests.convert.nir_cases import CASES, euler, network_of, network_on_a_grid, spikes_of
 
 nir = pytest.importorskip("nir")
-pytestmark = pytest.mark.filterwarnings("ignore:NIR has no field for reset")
+pytestmark = pytest.mark.filterwarnings("ignore:NIR has no field for the reset")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -169,7 +169,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         (4,),
         r"1: BatchNorm1d \(NIR has no normalization: merge it into the layer before by `torch.nn.utils.fusion",
     ),
-    "adaptation": (lambda: nn.Sequential(AdaptiveLIF()), (4,), r"0: AdaptiveLIF \(NIR has no node for its equations\)"),
+    "adaptation": (
+        lambda: nn.Sequential(AdaptiveLIF()),
+        (4,),
+        r"0: AdaptiveLIF \(NIR has no node for its equations, but for LIF",
+    ),
     "adaptation in recurrence": (
         lambda: nn.Sequential(Recurrent(AdaptiveLIF(), 4)),
         (4,),
@@ -178,7 +182,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "equations of one's own": (
         lambda: nn.Sequential(type("Mine", (LIF,), {"charge": LIF.charge})()),
         (4,),
-        r"0: Mine \(a forward of its own|0: Mine \(NIR has no node for its equations\)",
+        r"0: Mine \(a forward of its own|0: Mine \(NIR has no node for its equations, but for LIF",
     ),
     "ReLU": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (4,), r"1: ReLU \(.*neurons are the nonlinear nodes"),
     "sign": (lambda: nn.Sequential(Sign()), (4,), r"0: Sign \(NIR has no node for it\)"),

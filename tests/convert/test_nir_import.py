@@ -37,7 +37,7 @@ from lightning_snn.nn import (
 from tests.convert.nir_cases import CASES, euler, network_of, network_on_a_grid, spikes_of
 
 nir = pytest.importorskip("nir")
-pytestmark = pytest.mark.filterwarnings("ignore:NIR has no field for reset")
+pytestmark = pytest.mark.filterwarnings("ignore:NIR has no field for the reset")
 DT = 1e-4
 
 

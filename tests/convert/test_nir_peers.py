@@ -92,7 +92,7 @@ def test_a_potential_at_its_threshold_is_silent_in_a_simulator_that_fires_at_it(
 
 def test_a_reset_by_subtraction_warns_of_other_simulators(dtype: torch.dtype):
     network, x = network_on_a_grid(dtype, "subtract")
-    with pytest.warns(UserWarning, match='no field for reset="subtract", which 1, 3 have'):
+    with pytest.warns(UserWarning, match='no field for the reset="subtract" of 1, 3:'):
         graph = to_nir(network, (12,), strict=False)
     pytest.importorskip("spikingjelly")
     with torch.no_grad():

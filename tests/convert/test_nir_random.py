@@ -26,7 +26,7 @@ from lightning_snn.nn import (
 )
 
 pytest.importorskip("nir")
-pytestmark = pytest.mark.filterwarnings("ignore:NIR has no field for reset")
+pytestmark = pytest.mark.filterwarnings("ignore:NIR has no field for the reset")
 # what NIR cannot represent
 REFUSED = {"AdaptiveLIF", "BatchNorm1d", "MaxPool2d", "ReLU", "Sign", "SynapticDelays"}
 Shape = tuple[int, ...]

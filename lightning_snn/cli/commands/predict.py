@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, help="options of the data; by default the config.yaml of the run of the checkpoint"
     )
     parser.add_argument("--batch_size", type=int, help="samples per batch; by default as in the run, or 64")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples that a prediction draws; by default 0")
     parser.add_argument("--accelerator", default="auto", help="device, as for a Trainer: auto, cpu, gpu, ...")
     parser.add_argument(
         "--allow", nargs="+", default=[], metavar="MODULE", help="modules of your own that the checkpoint may name"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+from lightning_snn.checks import nearest_name
 from lightning_snn.cli.catalog import catalog, known_name, recipe_folder
 
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        type=partial(known_name, "recipe", recipes),
+        type=partial(_recipe, recipes),
         choices=recipes,
         help=f"one of {', '.join(recipes)}",
     )
@@ -37,6 +38,16 @@ def run(options: argparse.Namespace) -> None:
     sys.argv = [str(script), *with_shipped_configs(options.options)]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _recipe(known: Collection[str], name: str) -> str:
+    try:
+        return known_name("recipe", known, name)
+    except argparse.ArgumentTypeError as error:
+        if nearest_name(name, known):
+            raise
+        # perhaps the value of an option that was given first
+        raise argparse.ArgumentTypeError(f"{error}. Options come after the recipe") from error
 
 
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:

@@ -138,8 +138,8 @@ def _edges(traced: Traced, nodes: dict[str, Any]) -> list[tuple[str, str]]:
 def _warn_of_subtraction(calls: list[Call]) -> None:
     if calls:
         warnings.warn(
-            f'NIR has no field for reset="subtract", which {", ".join(call.name for call in calls)} have: other '
-            "simulators reset to zero, so they give other spikes. `from_nir` reads it from the metadata; neurons with "
+            f'NIR has no field for the reset="subtract" of {", ".join(call.name for call in calls)}: other simulators '
+            "reset to zero, so they give other spikes. `from_nir` reads it from the metadata; neurons with "
             'reset="zero" are the same everywhere',
             stacklevel=3,
         )

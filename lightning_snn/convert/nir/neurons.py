@@ -94,7 +94,9 @@ def recurrent_node(layer: nn.Module, shape: Sequence[int], target: Target) -> An
     )
 
 
-NEURON_RULES: LayerRules[Any] = LayerRules(unknown="NIR has no node for its equations")
+NEURON_RULES: LayerRules[Any] = LayerRules(
+    unknown="NIR has no node for its equations, but for LIF, IF, SynapticLIF and LeakyIntegrator"
+)
 for _kind, _rule in (
     (LIF, lif_node),
     (SynapticLIF, synaptic_node),

@@ -52,5 +52,10 @@ def chosen_task(task: TaskChoice, readout: Readout | None = None, num_classes: i
         )
     chosen = chosen.configured(readout, num_classes)
     if chosen.kind in ("classification", "multi_label"):
+        if chosen.num_classes is None:
+            raise ValueError(
+                "Expected argument `num_classes` to be the number of outputs of the network, but got None. Pass it, or "
+                'task="regression" for targets that are no classes'
+            )
         check_integer("num_classes", chosen.num_classes, 2 if chosen.kind == "classification" else 1)
     return chosen
