@@ -1,4 +1,4 @@
-r"""What windows of rates keep and lose of the gradient through time, by the number of windows.
+r"""Shares of the gradient through time that windows of rates keep and lose, by the number of windows.
 
 The gradient of the rates of K windows of T / K steps leaves out how errors and presynaptic spikes vary together within
 a window. Of a variation over all T steps, these shares are within windows:

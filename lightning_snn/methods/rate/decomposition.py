@@ -1,4 +1,4 @@
-"""What makes the gradient of rates differ from that through time, by layer and by the number of windows."""
+"""Difference between the gradients of rates and through time, by layer and by the number of windows."""
 
 from __future__ import annotations
 
