@@ -61,16 +61,17 @@ def make_all(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in SCRIPTS:
         run_script(name, folder)
+    run_script("rate_windows", folder, "benchmarks")
     draw_neurons(folder)
     draw_prediction_sets(folder / "uncertainty")
     draw_comparisons(folder)
     stamp.touch()
 
 
-def run_script(name: str, folder: Path) -> None:
-    """Run a script of `callbacks/`, which writes its pictures, and keep what it prints as `NAME.txt`."""
+def run_script(name: str, folder: Path, scripts: str = "callbacks") -> None:
+    """Run a script, which writes its pictures, and keep what it prints as `NAME.txt`."""
     printed = io.StringIO()
-    arguments, sys.argv = sys.argv, [f"callbacks/{name}.py", str(folder / name)]
+    arguments, sys.argv = sys.argv, [f"{scripts}/{name}.py", str(folder / name)]
     logging.disable(logging.ERROR)
     try:
         with (
@@ -81,7 +82,7 @@ def run_script(name: str, folder: Path) -> None:
             warnings.simplefilter("ignore")
             runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     except ModuleNotFoundError as error:
-        raise SystemExit(f"callbacks/{name}.py needs {error.name}, see CONTRIBUTING.md") from error
+        raise SystemExit(f"{scripts}/{name}.py needs {error.name}, see CONTRIBUTING.md") from error
     finally:
         sys.argv = arguments
         logging.disable(logging.NOTSET)

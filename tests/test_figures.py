@@ -68,6 +68,7 @@ BUILDERS = {
     "synaptic_operations": lambda: figures.synaptic_operations(
         {"0": {"effective_acs": 3, "effective_macs": 0, "dense": 60, "ann_macs": 10}}, "a note"
     ),
+    "window_errors": lambda: figures.window_errors({"$0.8$": {"linked": [(1, 0.5, 0.4), (20, 0, float("nan"))]}}),
     "event_strip": lambda: figures.event_strip(np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) % 3),
 }
 
@@ -820,3 +821,31 @@ def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
     figure = figures.anytime_samples([[[0.5, 0.5], [1.0, 0.0]]], [0], names)
     figures.save(figure, tmp_path / "samples.png")
     assert _style.plain("$") == "\\$"
+
+
+# window_errors
+
+
+def test_predicted_errors_are_lines_and_measured_ones_circles_of_the_same_color():
+    rows = [(1, 0.5, 0.45), (10, 0.2, 0.25)]
+    figure = figures.window_errors({"a": {"linked": rows, "detached": [(1, 0.5, 0.4)]}, "b": {"detached": rows}})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
+    line, circles = figure.axes[0].lines[:2]
+    np.testing.assert_array_equal(line.get_xydata(), [(1, 0.5), (10, 0.2)])
+    np.testing.assert_array_equal(circles.get_xydata(), [(1, 0.45), (10, 0.25)])
+    assert line.get_color() == circles.get_color() != figure.axes[1].lines[0].get_color()
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "10"]
+
+
+@pytest.mark.parametrize(
+    ("panels", "message"),
+    [
+        ({}, "`panels` to hold at least one series each, but got none"),
+        ({"a": {"linked": [(1, 0.5)]}}, r"`panels\['a'\]\['linked'\]` to be triples of K"),
+        ({"a": {"linked": [(0, 0.5, 0.5)]}}, r"`panels\['a'\]\['linked'\]` to be triples of K"),
+        ({"a": {"linked": [(1, -0.5, 0.5)]}}, r"`panels\['a'\]\['linked'\]` to be triples of K"),
+    ],
+)
+def test_what_are_no_errors_by_windows_is_refused(panels, message):
+    with pytest.raises(ValueError, match="Expected argument " + message):
+        figures.window_errors(panels)

@@ -13,7 +13,14 @@ from lightning_snn.callbacks.modules import first_samples, method_of, network_of
 from lightning_snn.callbacks.stages import check_spiking_layers
 from lightning_snn.callbacks.tracking import log_scalars
 from lightning_snn.checks import check_integer
-from lightning_snn.methods.rate import Alignment, gradient_alignment, module_alignment, rate_refusals
+from lightning_snn.methods.rate import (
+    Alignment,
+    decomposition_refusals,
+    gradient_alignment,
+    gradient_decomposition,
+    module_alignment,
+    rate_refusals,
+)
 from lightning_snn.methods.tasks import Loss
 from lightning_snn.nn.layer_rules import refuse
 
@@ -40,8 +47,13 @@ class GradientAlignment(pl.Callback):
 
     If the module has a `method` with a `task`, like a `SpikingModule`, the callback runs its network alone, with the
     loss, the windows, their link, and the streaming of the method and the rules of `rate_run`
-    (`methods.rate.gradient_alignment`). Setting `network`, `loss`, `window`, `streaming`, `link`, `read_batch`, or
-    `samples` selects this too, for a network that maps `[T*B, ...]` to one tensor `[T*B, ...]`.
+    (`methods.rate.gradient_alignment`). Setting `network`, `loss`, `window`, `streaming`, `link`, `read_batch`,
+    `samples`, or `decompose` selects this too, for a network that maps `[T*B, ...]` to one tensor `[T*B, ...]`.
+
+    With ``decompose=True`` it also logs what makes the difference with one window
+    (`methods.rate.gradient_decomposition`): `alignment/covariance/LAYER` and `alignment/remainder/LAYER`, relative to
+    the norm of the gradient through time, and the recommended numbers of windows `alignment/windows/linked` and
+    `alignment/windows/detached`, by the predicted errors.
 
     Args:
         every_n_steps: number of optimizer steps between two measurements.
@@ -56,12 +68,15 @@ class GradientAlignment(pl.Callback):
         samples: number of samples of the batch, from the first, for a network that is run alone; None uses all.
         name: first part of all keys.
         link: as in `rate_run`; None uses that of the module's method, or False.
+        decompose: also log the terms of the difference and recommended numbers of windows, for a network that is run
+            alone. A measurement then costs about 20 times as much (twice the number of divisors of T, and 6).
 
     Raises:
         ValueError: if an argument is out of range; at the start of a fit, if the module has no spiking layers, uses
-            manual optimization, has no such network, or has one that `rate_run` cannot represent; in the first batch,
-            if its form does not fit a network that is run alone, if the training step returns no loss, or if neurons of
-            a spiking layer, which is named, receive spikes from each other or themselves, as with recurrent weights.
+            manual optimization, has no such network, or has one that `rate_run`, or with `decompose`
+            `gradient_decomposition`, cannot represent; in the first batch, if its form does not fit a network that is
+            run alone, if the training step returns no loss, or if neurons of a spiking layer, which is named, receive
+            spikes from each other or themselves, as with recurrent weights.
 
     Example:
         >>> trainer = pl.Trainer(callbacks=[GradientAlignment(every_n_steps=50)], logger=False)
@@ -78,6 +93,7 @@ class GradientAlignment(pl.Callback):
         samples: int | None = None,
         name: str = "alignment",
         link: bool | None = None,
+        decompose: bool = False,
     ) -> None:
         check_integer("every_n_steps", every_n_steps)
         if window not in (None, "step"):
@@ -88,7 +104,7 @@ class GradientAlignment(pl.Callback):
         self.network, self.loss = network, loss
         self.window, self.streaming, self.link = window, streaming, link
         self.read_batch, self.samples = read_batch, samples
-        self.name = name
+        self.name, self.decompose = name, decompose
         self._interval: int | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -100,6 +116,8 @@ class GradientAlignment(pl.Callback):
             return
         one_step = self._option(pl_module, "window", 1) == "step" and not self._option(pl_module, "link")
         refuse("rate-based backpropagation", rate_refusals(self._network(pl_module), one_step))
+        if self.decompose:
+            refuse("GradientAlignment(decompose=True)", decomposition_refusals(self._network(pl_module)))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -118,25 +136,42 @@ class GradientAlignment(pl.Callback):
             for layer, alignment in measured.items()
             for quantity, value in alignment._asdict().items()
         }
+        if self.decompose:
+            values |= self._decompose_network(pl_module, batch)
         # in all processes: synchronized batch normalization waits for each of them
         log_scalars(trainer, values)
 
     def _runs_network(self, pl_module: pl.LightningModule) -> bool:
         """Return whether the network is run alone, and not by the module's training step."""
         chosen = (self.network, self.loss, self.window, self.streaming, self.link, self.read_batch, self.samples)
-        return any(each is not None for each in (*chosen, method_of(pl_module)))
+        return self.decompose or any(each is not None for each in (*chosen, method_of(pl_module)))
+
+    def _batch_and_loss(self, pl_module: pl.LightningModule, batch: Any) -> tuple[tuple[Tensor, Tensor], Loss | None]:
+        x, y = first_samples(*read_batch(batch, self.read_batch, type(self).__name__), self.samples)
+        return (x, y), self.loss or task_loss(pl_module, x)
 
     def _align_network(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, Alignment]:
-        x, y = first_samples(*read_batch(batch, self.read_batch, type(self).__name__), self.samples)
+        (x, y), loss = self._batch_and_loss(pl_module, batch)
         window = self._option(pl_module, "window", 1)
         return gradient_alignment(
             self._network(pl_module),
             (x, y),
-            self.loss or task_loss(pl_module, x),
+            loss,
             len(x) if window == "step" else window,
             self._option(pl_module, "streaming"),
             self._option(pl_module, "link"),
         )
+
+    def _decompose_network(self, pl_module: pl.LightningModule, batch: Any) -> dict[str, float]:
+        """Return what makes the difference, by key, without runs that measure windows."""
+        found = gradient_decomposition(self._network(pl_module), *self._batch_and_loss(pl_module, batch), measure=False)
+        terms = {
+            f"{self.name}/{term}/{layer}": getattr(each, term)
+            for layer, each in found.layers.items()
+            for term in ("covariance", "remainder")
+        }
+        windows = {"linked": found.linked.windows, "detached": found.detached.windows}
+        return {**terms, **{f"{self.name}/windows/{kind}": float(count) for kind, count in windows.items()}}
 
     def _align_module(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> dict[str, Alignment]:
         run = training_run(trainer, pl_module, batch, self)

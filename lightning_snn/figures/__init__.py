@@ -23,6 +23,7 @@ from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
 from lightning_snn.figures.ttfs import jacobian_spectra, spike_time_histograms
 from lightning_snn.figures.uncertainty import prediction_sets_over_time, risk_coverage_curve, uncertainty_histograms
+from lightning_snn.figures.windows import window_errors
 from lightning_snn.files import write_atomically
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = [
     "synaptic_operations",
     "training_curves",
     "uncertainty_histograms",
+    "window_errors",
 ]
 
 

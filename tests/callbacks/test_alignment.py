@@ -19,9 +19,9 @@ import lightning_snn.callbacks.alignment as alignment_module
 from lightning_snn import LIF, SpikingModule, run
 from lightning_snn.callbacks import GradientAlignment
 from lightning_snn.methods import RateBackprop, SurrogateGradient
-from lightning_snn.methods.rate import gradient_alignment
+from lightning_snn.methods.rate import gradient_alignment, gradient_decomposition
 from lightning_snn.methods.rate.third_party import rate_backward
-from lightning_snn.nn import RecurrentLIF
+from lightning_snn.nn import RecurrentLIF, SynapticDelays
 from tests.support import third_party
 from tests.support.third_party import MODULES
 from tests.support.training import time_first, trainer
@@ -438,6 +438,52 @@ def test_manual_optimization_is_refused_before_training():
 
     with pytest.raises(ValueError, match="automatic optimization .* for GradientAlignment, but got one with manual"):
         trainer(GradientAlignment()).fit(Manual(), loader())
+
+
+def test_the_terms_of_the_difference_are_logged_when_asked():
+    module = Plain().eval()
+    net = copy.deepcopy(module.inner["net"])
+    fitter = trainer(of_plain(decompose=True), max_steps=1)
+    fitter.fit(module, loader())
+    batch = time_first([(X[index], Y[index]) for index in range(8)])
+    found = gradient_decomposition(net.eval(), batch, measure=False)
+    expected = expected_of(net.eval())
+    for layer, each in found.layers.items():
+        expected[f"alignment/covariance/{layer}"] = each.covariance
+        expected[f"alignment/remainder/{layer}"] = each.remainder
+    assert expected["alignment/covariance/0"] > 0.01
+    expected["alignment/windows/linked"] = found.linked.windows
+    expected["alignment/windows/detached"] = found.detached.windows
+    assert logged(fitter) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_the_terms_change_no_training_and_use_the_loss_of_the_method():
+    def fit(*callbacks: pl.Callback) -> dict[str, Tensor]:
+        module = SpikingModule(network().eval(), RateBackprop(2), num_classes=CLASSES, readout="sum")
+        torch.manual_seed(3)
+        trainer(*callbacks, max_epochs=1).fit(module, loader(6))
+        return module.state_dict()
+
+    seen = []
+
+    def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(y))
+        return nn.functional.cross_entropy(outputs.sum(0), y)
+
+    without = fit()
+    for options in ({}, {"loss": loss, "samples": 3}):
+        found = fit(GradientAlignment(1, decompose=True, **options))
+        assert all(torch.equal(found[name], value) for name, value in without.items())
+    assert set(seen) == {3}
+
+
+def test_what_cannot_be_decomposed_is_refused_by_name_before_the_first_step():
+    module = Plain(nn.Sequential(nn.Linear(6, 8), SynapticDelays((0, 1)), LIF(0.5), nn.Linear(16, CLASSES)))
+    trainer(of_plain(), max_steps=1).fit(module, loader())
+    module.steps = 0
+    with pytest.raises(ValueError, match=r"GradientAlignment\(decompose=True\).*1: SynapticDelays \(its memory"):
+        trainer(of_plain(decompose=True), max_steps=1).fit(module, loader())
+    assert module.steps == 0
 
 
 def test_the_callback_does_not_know_the_library_s_module():

@@ -2,6 +2,14 @@
 
 from lightning_snn.methods.rate import neurons, norm, stateless  # these register their rules
 from lightning_snn.methods.rate.alignment import Alignment, gradient_alignment
+from lightning_snn.methods.rate.captured import decomposition_refusals
+from lightning_snn.methods.rate.decomposed import (
+    GradientDecomposition,
+    LayerDecomposition,
+    Recommendation,
+    WindowErrors,
+)
+from lightning_snn.methods.rate.decomposition import gradient_decomposition
 from lightning_snn.methods.rate.drift import DriftMonitor, rate_drift
 from lightning_snn.methods.rate.method import RateBackprop
 from lightning_snn.methods.rate.rules import (
@@ -20,12 +28,18 @@ __all__ = [
     "Alignment",
     "Commutes",
     "DriftMonitor",
+    "GradientDecomposition",
+    "LayerDecomposition",
     "Plan",
     "RateBackprop",
     "RateRule",
+    "Recommendation",
     "Tape",
+    "WindowErrors",
     "WindowMean",
+    "decomposition_refusals",
     "gradient_alignment",
+    "gradient_decomposition",
     "module_alignment",
     "neurons",
     "norm",

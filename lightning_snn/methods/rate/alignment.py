@@ -42,8 +42,8 @@ def gradient_alignment(
 
     Both gradients are computed on copies, in the training or evaluation mode of the network and from the same random
     state. The network keeps its gradients and running statistics, and the random state does not change. Forward hooks
-    are called in these runs too. A good alignment is necessary but not sufficient: on event data, windows can improve
-    training even if the cosine on a batch does not show it.
+    are called in these runs too. A good alignment is necessary but not sufficient for training as well. For what makes
+    the difference, and the number of windows, see `gradient_decomposition`.
 
     Args:
         network: a plain module that `rate_run` supports.

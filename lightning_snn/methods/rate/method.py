@@ -51,9 +51,10 @@ class RateBackprop(Method):
     Args:
         window: number K of windows that T is divided into, a divisor of T. Gradients are those of the rates within each
             window, and states of neurons pass between windows without a gradient, unless they are linked. 1 is the
-            method of the paper. Event data learn far better with a few windows (such as 5 windows of 2 steps each),
-            because the mean over all steps blurs motion. Memory grows with K. "step" is one window per step: without
-            links a gradient through the layers but not through time, which recurrent layers support too.
+            method of the paper. The mean over all steps blurs motion, so event data learn better with a few windows:
+            linked at any decay, without links at small decays only (`methods.rate.gradient_decomposition` recommends
+            numbers). Memory grows with K. "step" is one window per step: without links a gradient through the layers
+            but not through time, which recurrent layers support too.
         link: pass errors from window to window through the states of neurons. Cutting them there loses credit, most of
             it at large decays, where unlinked windows can be worse than one window. With K = T, or "step", the gradient
             is that of backpropagation through time. Recurrent layers are not supported. With one window there is
