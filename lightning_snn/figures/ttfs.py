@@ -84,7 +84,7 @@ def accuracy_by_latency(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     Args:
         curves: for each choice of windows, by its name, its latencies in units of the input window, larger than 0,
             under "latency", and accuracies of these under any other names, such as "predicted" and "measured". All
-            have the shape `(rows,)`. `LatencyReport.curves` returns these.
+            have the shape `(rows,)`; accuracies that were not measured are NaN. `LatencyReport.curves` returns these.
 
     Returns:
         The figure. A choice of windows has one color, and a kind of accuracy one line style. Latency is on a
@@ -107,17 +107,17 @@ def accuracy_by_latency(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     kinds = list(dict.fromkeys(kind for curve in curves.values() for kind in curve if kind != "latency"))
     for name, color in zip(curves, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE)), strict=False):
         argument, expected = f"curves[{name!r}]", "latencies and accuracies of the same shape (rows,)"
-        curve = {kind: numbers(argument, values, expected) for kind, values in curves[name].items()}
+        curve = {kind: numbers(argument, values, expected, kind == "latency") for kind, values in curves[name].items()}
         shapes = {values.shape for values in curve.values()}
         if "latency" not in curve or len(curve) < 2 or len(shapes) > 1 or curve["latency"].ndim != 1:
             found = {kind: values.shape for kind, values in curve.items()}
             raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {found}")
         for kind in kinds:
             if kind in curve:
-                place = kinds.index(kind)
+                place, known = kinds.index(kind), np.isfinite(curve[kind])
                 axes.plot(
-                    curve["latency"],
-                    100 * curve[kind],
+                    curve["latency"][known],
+                    100 * curve[kind][known],
                     color=color,
                     linestyle=_LINES[place % len(_LINES)],
                     marker=_MARKERS[place % len(_MARKERS)],

@@ -326,6 +326,9 @@ def test_an_empty_batch_has_no_spikes(constraints: TimeConstraints | None):
         ("time_bits", 17),
         ("slope_mismatch", -0.1),
         ("slope_mismatch", 1.1),
+        ("time_steps", 0),
+        ("time_steps", 1.5),
+        ("time_steps", 2**16),
     ],
 )
 def test_constraints_outside_their_range_are_refused(name: str, value: float):
@@ -333,9 +336,25 @@ def test_constraints_outside_their_range_are_refused(name: str, value: float):
         TimeConstraints(**{name: value})
 
 
+def test_steps_of_time_are_those_of_bits_or_any_other_number():
+    u = currents()
+    window = torch.tensor(2.0, dtype=torch.float64)
+    by_bits, by_steps, others = (
+        through_time(u, window, constraints=TimeConstraints(**kind))
+        for kind in ({"time_bits": 3}, {"time_steps": 7}, {"time_steps": 5})
+    )
+    assert torch.equal(by_bits, by_steps)
+    torch.testing.assert_close(others, (u.clamp(0, 2) / 0.4).round() * 0.4, rtol=0, atol=1e-14)
+    assert TimeConstraints(time_bits=3).steps == TimeConstraints(time_steps=7).steps == 7
+    assert TimeConstraints().steps is None
+    with pytest.raises(ValueError, match="at most one of the arguments `time_bits` and `time_steps`"):
+        TimeConstraints(time_bits=3, time_steps=7)
+
+
 def test_constraints_are_frozen_and_inactive_by_default():
     assert not TimeConstraints(jitter_silent=True).active
     assert all(TimeConstraints(**kind).active for kind in ({"jitter": 0.1}, {"time_bits": 4}, {"slope_mismatch": 0.1}))
+    assert TimeConstraints(time_steps=4).active
     with pytest.raises(dataclasses.FrozenInstanceError):
         TimeConstraints().jitter = 1.0
 

@@ -67,7 +67,7 @@ class LatencyReport:
         layers: activations of each layer, in causal order.
         accuracy: accuracy without clipping and rounding.
         latency: time of the readout if windows are as long as the largest activations, in units of the input window.
-        by_factor: rows of shorter windows, for each factor "largest / k" and "optimized".
+        by_factor: rows of shorter windows, for each factor "largest / k" and, above 1, "optimized".
         by_steps: rows of windows with time steps, for each number of steps "largest / k" with k = 1 and "optimized".
     """
 
@@ -90,7 +90,7 @@ class LatencyReport:
         rows = {(row.rule, row.factor): row for row in self.by_factor}
         check_choice("rule", rule, (LARGEST, OPTIMIZED))
         check_choice("factor", factor, tuple(dict.fromkeys(row.factor for row in self.by_factor)))
-        return rows[rule, factor].windows
+        return rows[LARGEST if factor == 1 else rule, factor].windows
 
     def curves(self) -> dict[str, dict[str, list[float]]]:
         """Return latencies and accuracies by rule, for `lightning_snn.figures.accuracy_by_latency`."""
@@ -184,7 +184,8 @@ def latency_report(
     activations = observed_activations(network, data, quantiles)
     logits, labels = outputs(network, evaluation)
     rules = (LARGEST, OPTIMIZED)
-    asked = [(rule, factor, None) for factor in factors for rule in rules]
+    # with the largest windows there is no noise
+    asked = [(rule, factor, None) for factor in factors for rule in (rules if factor > 1 else (LARGEST,))]
     asked += [(rule, 1, number) for number in steps for rule in rules]  # type: ignore[misc]
     rows = []
     for rule, factor, number in asked:
