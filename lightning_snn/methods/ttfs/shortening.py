@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_snn.checks import check_between, check_choice, check_fraction, check_integer
@@ -147,7 +148,8 @@ def latency_report(
         network: network with `FirstSpike` layers, for example from `from_relu`; it is left unchanged.
         data: batches ``(x [B, ...], y [B])`` of inputs of the network and classes, such as training data: windows are
             chosen from these.
-        evaluation: batches of which accuracies are reported, such as test data; None takes `data`.
+        evaluation: batches of which accuracies are reported, such as test data, in the same order each time; None takes
+            `data`.
         factors: divisors k of the sum of the windows of all neurons, at least 1.
         steps: numbers of equal time steps of a window, at least 1.
         quantiles: levels of the quantiles of activations to report, between 0 and 1.
@@ -156,11 +158,13 @@ def latency_report(
             the accuracy after fine-tuning. The copy clips and rounds, and its windows do not adapt. None does not.
 
     Returns:
-        The report. With weights trained elsewhere for other windows, its predictions do not hold.
+        The report. If processes work together, activations are those of all of them, which all have to call this
+        function, and accuracies are those of the batches of this process.
 
     Raises:
         ValueError: if an argument is outside its range, there are no `FirstSpike` layers or no batches, layers never
-            spike, potentials are NaN or infinite, or an iterator was passed that has to be read more than once.
+            spike, potentials are NaN or infinite, an iterator was passed that has to be read more than once, or
+            batches to measure are shuffled.
 
     Example:
         >>> from lightning_snn.methods.ttfs import from_relu
@@ -174,9 +178,9 @@ def latency_report(
     """
     _check(factors, steps, quantiles)
     evaluation = data if evaluation is None else evaluation
-    repeated = measure or fine_tune is not None or evaluation is data
+    repeated = {"data": evaluation is data, "evaluation": measure or fine_tune is not None}
     for name, batches in (("data", data), ("evaluation", evaluation)):
-        if repeated and iter(batches) is batches:
+        if repeated[name] and iter(batches) is batches:
             raise ValueError(
                 f"Expected argument `{name}` to be batches that can be read several times, such as a list or a "
                 f"DataLoader, but got {type(batches).__name__}. Pass `list(...)` of it"
@@ -185,24 +189,16 @@ def latency_report(
     logits, labels = outputs(network, evaluation)
     rules = (LARGEST, OPTIMIZED)
     # with the largest windows there is no noise
-    asked = [(rule, factor, None) for factor in factors for rule in (rules if factor > 1 else (LARGEST,))]
-    asked += [(rule, 1, number) for number in steps for rule in rules]  # type: ignore[misc]
+    asked: list[tuple[str, float, int | None]] = [
+        (rule, factor, None) for factor in factors for rule in (rules if factor > 1 else (LARGEST,))
+    ]
+    asked += [(rule, 1, number) for number in steps for rule in rules]
     rows = []
     for rule, factor, number in asked:
         trial = copy.deepcopy(network)
         row = _predicted(trial, activations, rule, factor, number, (logits, labels))
-        if measure:
-            clipped, _ = outputs(trial, evaluation, "clip", _constraints(row))
-            noise = gain_and_noise(logits, clipped)[1].item()
-            row = replace(row, measured_noise=noise, measured_accuracy=_accuracy(clipped, labels))
-        if fine_tune is not None:
-            for layer in trial.modules():
-                if isinstance(layer, TimeWindow):
-                    layer.constraints = _constraints(row)
-            fine_tune(trial)
-            tuned, _ = outputs(trial, evaluation, "clip", _constraints(row))
-            row = replace(row, fine_tuned_accuracy=_accuracy(tuned, labels))
-        rows.append(row)
+        row = _measured(trial, row, evaluation, (logits, labels)) if measure else row
+        rows.append(row if fine_tune is None else _fine_tuned(trial, row, evaluation, fine_tune))
     longest = copy.deepcopy(network)
     set_windows(longest, activations.by_name(activations.largest))
     return LatencyReport(
@@ -247,6 +243,29 @@ def _predicted(
         noise,
         accuracy_under_noise(*evaluation, noise).item(),
     )
+
+
+def _measured(trial: nn.Module, row: LatencyRow, evaluation: Batches, known: tuple[Tensor, Tensor]) -> LatencyRow:
+    """Return a row with noise and accuracy of a copy of the network that has its windows."""
+    logits, labels = outputs(trial, evaluation, "clip", _constraints(row))
+    if not torch.equal(labels, known[1]):
+        raise ValueError(
+            "Expected argument `evaluation`, or `data` without it, to give the same batches each time, but got others. "
+            "Do not shuffle them"
+        )
+    noise = gain_and_noise(known[0], logits)[1].item()
+    return replace(row, measured_noise=noise, measured_accuracy=_accuracy(logits, labels))
+
+
+def _fine_tuned(
+    trial: nn.Module, row: LatencyRow, evaluation: Batches, fine_tune: Callable[[nn.Module], Any]
+) -> LatencyRow:
+    """Return a row with the accuracy of a copy of the network after fine-tuning under its windows and steps."""
+    for layer in trial.modules():
+        if isinstance(layer, TimeWindow):
+            layer.constraints = _constraints(row)
+    fine_tune(trial)
+    return replace(row, fine_tuned_accuracy=_accuracy(*outputs(trial, evaluation, "clip", _constraints(row))))
 
 
 def _constraints(row: LatencyRow) -> TimeConstraints | None:

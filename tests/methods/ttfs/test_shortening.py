@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_snn.functional.linear_response import accuracy_under_noise, gain_and_noise
 from lightning_snn.functional.ttfs import TimeConstraints
@@ -235,7 +236,22 @@ def test_an_iterator_that_is_needed_again_is_refused_before_it_is_read():
 
     with pytest.raises(ValueError, match="`data` to be batches that can be read several times"):
         latency_report(network, stream(), factors=(2,))
+    with pytest.raises(ValueError, match="`evaluation` to be batches that can be read several times"):
+        latency_report(network, data, evaluation=stream(), factors=(2,), measure=True)
     assert read == []
+    latency_report(network, stream(), evaluation=data, factors=(2,), measure=True)
+    assert read == [1]
+
+
+def test_shuffled_batches_are_refused_where_outputs_are_compared():
+    network, data = mapped(1)
+    (x, y) = data[0]
+    shuffled = DataLoader(TensorDataset(x, y), batch_size=100, shuffle=True)
+    with pytest.raises(ValueError, match="to give the same batches each time"):
+        latency_report(network, data, evaluation=shuffled, factors=(2,), measure=True)
+    # predictions and accuracies after fine-tuning do not compare outputs
+    tuned = latency_report(network, shuffled, factors=(1,), fine_tune=lambda trial: None)
+    assert tuned.by_factor[0].fine_tuned_accuracy == tuned.accuracy == 1
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
