@@ -61,7 +61,7 @@ def accuracy_under_noise(logits: Tensor, labels: Tensor, noise: Tensor | float) 
         >>> accuracy_under_noise(logits, torch.tensor([0, 1]), noise=0.0)
         tensor(1., dtype=torch.float64)
         >>> accuracy_under_noise(logits, torch.tensor([0, 1]), noise=1.0)
-        tensor(0.8162, dtype=torch.float64)
+        tensor(0.8168, dtype=torch.float64)
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or len(logits) == 0:
         raise ValueError(

@@ -116,7 +116,7 @@ class FirstEventEncoder(nn.Module):
         >>> FirstEventEncoder(window=4)(events)
         tensor([[[0.5000, 1.0000]]])
         >>> FirstEventEncoder(window=2)(events)
-        tensor([[[0.0000, 1.0000, 1.0000, 0.0000]]])
+        tensor([[[0., 1., 1., 0.]]])
     """
 
     def __init__(self, window: int) -> None:

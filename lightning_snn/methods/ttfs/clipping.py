@@ -102,8 +102,8 @@ def optimized_windows(layers: Sequence[LayerPotentials], windows: Tensor, free: 
         >>> layers = [small, small._replace(values=4 * small.values, sources=(0,))]
         >>> start = torch.tensor([1.0, 1.0]).double()
         >>> windows = optimized_windows(layers, start, torch.tensor([True, True]))
-        >>> bool(windows[1] > 2 * windows[0]), windows.sum()
-        (True, tensor(2.0000, dtype=torch.float64))
+        >>> bool(windows[1] > 2 * windows[0]), round(windows.sum().item(), 6)
+        (True, 2.0)
     """
     total, position = windows[free].sum(), windows[free].log().requires_grad_()
     optimizer = torch.optim.LBFGS([position], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
@@ -139,8 +139,8 @@ def windows_of_steps(layers: Sequence[LayerPotentials], windows: Tensor, free: T
 
     Example:
         >>> layer = LayerPotentials(torch.tensor([0.5, 4.0]).double(), torch.tensor([1000.0, 1.0]).double())
-        >>> windows_of_steps([layer], torch.tensor([4.0]).double(), torch.tensor([True]), steps=2)
-        tensor([1.1892], dtype=torch.float64)
+        >>> windows_of_steps([layer], torch.tensor([4.0]).double(), torch.tensor([True]), steps=2) < 2
+        tensor([True])
     """
     exponents = torch.arange(_CANDIDATES, dtype=windows.dtype) / _CANDIDATES_PER_OCTAVE
     paths: list[Tensor] = []
