@@ -38,6 +38,10 @@ BANDS = {
     "others": {"maximum likelihood": np.cos(PLACES)},
     "gaps": [(1.0, 2.0)],
 }
+LATENCIES = {
+    "largest / k": {"latency": [40, 10, 3], "predicted": [0.96, 0.93, 0.8], "measured": [0.96, 0.94, 0.7]},
+    "$optimized$": {"latency": [40, 10, 3], "measured": [0.96, float("nan"), 0.8]},
+}
 MEMBRANES = {
     "membranes": {"hidden": np.array([[0.5, 1.5, 0.2], [1.2, 0.9, -0.4], [0.3, 1.1, 0.9]]), "output": [[0.1], [0.7]]},
     "spikes": {"hidden": [[0, 1, 0], [1, 0, 0], [0, 1, 0]], "output": [[0], [1]]},
@@ -53,6 +57,7 @@ BUILDERS = {
     "reliability_diagram": lambda: figures.reliability_diagram(*BINS),
     "reliability_diagrams": lambda: figures.reliability_diagrams({"one": BINS, "other": BINS}),
     "accuracy_by_cost": lambda: figures.accuracy_by_cost(RULES, RULES, {"rule 0": (3.0, 0.4), "rule 7": (5.0, 0.5)}),
+    "accuracy_by_latency": lambda: figures.accuracy_by_latency(LATENCIES),
     "spike_raster": lambda: figures.spike_raster({"hidden": np.eye(6, 4), "output": np.ones((6, 2))}, 2.0),
     "risk_coverage_curve": lambda: figures.risk_coverage_curve(CURVES),
     "prediction_sets_over_time": lambda: figures.prediction_sets_over_time([0.91, 0.9], [3, 1.4], 0.9, (0.87, 0.92)),
@@ -569,6 +574,23 @@ def test_a_spike_time_histogram_lies_in_its_window():
     assert first.get_xlim() == second.get_xlim() == (0, 4)
 
 
+def test_accuracies_of_windows_are_drawn_in_percent_by_latency():
+    (axes,) = figures.accuracy_by_latency(LATENCIES).axes
+    assert [line.get_label() for line in axes.lines] == [
+        "largest / k, predicted",
+        "largest / k, measured",
+        r"\$optimized\$, measured",
+    ]
+    for line, expected in zip(axes.lines, ([96, 93, 80], [96, 94, 70], [96, 80]), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), [40, 10, 3] if len(expected) == 3 else [40, 3])
+        np.testing.assert_allclose(line.get_ydata(), expected)
+    assert axes.get_xscale() == "log"
+    # a kind of accuracy has one line style, a choice of windows one color
+    styles, colors = ([getattr(line, f"get_{name}")() for line in axes.lines] for name in ("linestyle", "color"))
+    assert styles[1] == styles[2] != styles[0]
+    assert colors[0] == colors[1] != colors[2]
+
+
 def test_eigenvalues_keep_their_phase_and_get_logarithmic_outside_the_unit_circle():
     values = torch.tensor([0.5 + 0j, 100j, -10 + 0j])
     (axes,) = figures.jacobian_spectra({"naive": values}).axes
@@ -586,6 +608,10 @@ def test_eigenvalues_keep_their_phase_and_get_logarithmic_outside_the_unit_circl
         (lambda: figures.spike_time_histograms({"a": [-1.0]}, {"a": (0, 1)}), "smallest entry -1"),
         (lambda: figures.spike_time_histograms({"a": [1.0]}, {}), "`windows` to hold the start and the end of 'a'"),
         (lambda: figures.spike_time_histograms({"a": [1.0]}, {"a": (1, 1)}), "the end of 'a', but got .1, 1."),
+        (lambda: figures.accuracy_by_latency({}), "`curves` to hold at least one choice of windows"),
+        (lambda: figures.accuracy_by_latency({"a": {"latency": [1, 2]}}), r"`curves\['a'\]` to be latencies and acc"),
+        (lambda: figures.accuracy_by_latency({"a": {"measured": [1, 2], "predicted": [1, 2]}}), "to be latencies"),
+        (lambda: figures.accuracy_by_latency({"a": {"latency": [1, 2], "measured": [0.5]}}), r"measured.* \(1,\)"),
         (lambda: figures.jacobian_spectra({}), "`panels` to hold at least one network"),
         (lambda: figures.jacobian_spectra({"a": []}), "to be eigenvalues, but got shape .0,."),
         (lambda: figures.jacobian_spectra({"a": [float("nan")]}), "to be finite"),

@@ -21,7 +21,7 @@ from lightning_snn.figures.membrane import membrane_traces
 from lightning_snn.figures.propagation import likelihood_curves, regression_bands
 from lightning_snn.figures.spikes import event_strip, spike_raster
 from lightning_snn.figures.training import read_history, training_curves
-from lightning_snn.figures.ttfs import jacobian_spectra, spike_time_histograms
+from lightning_snn.figures.ttfs import accuracy_by_latency, jacobian_spectra, spike_time_histograms
 from lightning_snn.figures.uncertainty import prediction_sets_over_time, risk_coverage_curve, uncertainty_histograms
 from lightning_snn.figures.windows import window_errors
 from lightning_snn.files import write_atomically
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "accuracy_by_cost",
+    "accuracy_by_latency",
     "anytime_samples",
     "anytime_scores",
     "bias_and_deviation",

@@ -1,17 +1,32 @@
-"""Spike times and Jacobian spectra of time-to-first-spike networks."""
+"""Spike times, latency and Jacobian spectra of time-to-first-spike networks."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from lightning_snn.figures._style import BLUE, FAINT, GRID, INK, ORANGE, new_figure, numbers, styled
+from lightning_snn.figures._style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GRID,
+    INK,
+    ORANGE,
+    PURPLE,
+    new_figure,
+    numbers,
+    plain,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LINES, _MARKERS = ("--", "-", ":"), ("", "o", "s")
 
 
 @styled
@@ -59,6 +74,65 @@ def spike_time_histograms(spikes: Mapping[str, Any], windows: Mapping[str, tuple
         axes.set_title(f"{name}, {rate.sum():.3f} spikes per neuron")
     panels[-1].set_xlim(min(windows[name][0] for name in rates), max(windows[name][1] for name in rates))
     panels[-1].set_xlabel("time (input windows)")
+    return figure
+
+
+@styled
+def accuracy_by_latency(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw accuracy by latency for one or more choices of windows.
+
+    Args:
+        curves: for each choice of windows, by its name, its latencies in units of the input window, larger than 0,
+            under "latency", and accuracies of these under any other names, such as "predicted" and "measured". All
+            have the shape `(rows,)`; accuracies that were not measured are NaN. `LatencyReport.curves` returns these.
+
+    Returns:
+        The figure. A choice of windows has one color, and a kind of accuracy one line style. Latency is on a
+        logarithmic axis.
+
+    Raises:
+        ValueError: if there is no choice, or one has no latencies, no accuracies, or numbers of them that differ.
+
+    Example:
+        >>> figure = accuracy_by_latency({"largest / k": {"latency": [9.0, 3.0], "measured": [0.95, 0.9]}})
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['largest / k, measured']
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if not curves:
+        raise ValueError("Expected argument `curves` to hold at least one choice of windows, but got none")
+    figure = new_figure(5.4, 3.4)
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(kind for curve in curves.values() for kind in curve if kind != "latency"))
+    for name, color in zip(curves, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE)), strict=False):
+        argument, expected = f"curves[{name!r}]", "latencies and accuracies of the same shape (rows,)"
+        curve = {kind: numbers(argument, values, expected, kind == "latency") for kind, values in curves[name].items()}
+        shapes = {values.shape for values in curve.values()}
+        if "latency" not in curve or len(curve) < 2 or len(shapes) > 1 or curve["latency"].ndim != 1:
+            found = {kind: values.shape for kind, values in curve.items()}
+            raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {found}")
+        for kind in kinds:
+            if kind in curve:
+                place, known = kinds.index(kind), np.isfinite(curve[kind])
+                axes.plot(
+                    curve["latency"][known],
+                    100 * curve[kind][known],
+                    color=color,
+                    linestyle=_LINES[place % len(_LINES)],
+                    marker=_MARKERS[place % len(_MARKERS)],
+                    markersize=3.5,
+                    linewidth=1.3,
+                    label=plain(f"{name}, {kind}"),
+                )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("latency (input windows)")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -85,9 +85,35 @@ def quantize(x: Tensor, bits: int, low: float | Tensor, high: float | Tensor) ->
         tensor([0., 0., 1.])
     """
     check_bits("bits", bits)
+    return quantize_to_steps(x, 2**bits - 1, low, high)
+
+
+def quantize_to_steps(x: Tensor, steps: int, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Round `x` to the nearest of ``steps + 1`` levels, whose distances are equal, from `low` to `high`.
+
+    The gradient is that of `quantize`.
+
+    Args:
+        x: tensor to quantize, any shape.
+        steps: number of distances between the levels, from 1 to 2^16 - 1.
+        low: lowest level, as in `quantize`.
+        high: highest level, as in `quantize`.
+
+    Returns:
+        quantized values, of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: if `steps` is outside its range.
+
+    Example:
+        >>> quantize_to_steps(torch.tensor([-2.0, 0.4, 0.9]), steps=2, low=0.0, high=1.0)
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    check_integer("steps", steps)
+    check_between("steps", steps, 1, 2**MAX_BITS - 1)
     low, high = (value_like(end, x).detach() for end in (low, high))
     clipped = torch.clamp(x, low, high)
-    levels = _levels(_codes(clipped.detach(), bits, low, high), bits, low, high)
+    levels = _levels(_codes(clipped.detach(), steps, low, high), steps, low, high)
     return straight_through(levels.to(x.dtype), clipped)
 
 
@@ -178,7 +204,7 @@ def integer_weights(
     """
     check_bits("bits", bits)
     low, high = weight_range(weight, percentile, channel_dimension)
-    codes = _codes(torch.clamp(weight.detach(), low, high), bits, low, high)
+    codes = _codes(torch.clamp(weight.detach(), low, high), 2**bits - 1, low, high)
     if not codes.isfinite().all():
         raise ValueError(
             f"Expected argument `weight` to hold finite numbers, but got {(~weight.isfinite()).sum()} that are not"
@@ -186,17 +212,16 @@ def integer_weights(
     return IntegerWeights(codes.to(torch.int32), (high - low) / (2**bits - 1), low)
 
 
-def _codes(clipped: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
+def _codes(clipped: Tensor, steps: int, low: Tensor, high: Tensor) -> Tensor:
     # half precision cannot represent all integers up to 2^16
     low, high, clipped = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (low, high, clipped))
     span = high - low
     # equal weights are at the lowest level
-    codes: Tensor = (clipped - low) / torch.where(span > 0, span, 1) * (2**bits - 1)
+    codes: Tensor = (clipped - low) / torch.where(span > 0, span, 1) * steps
     return codes.round()
 
 
-def _levels(codes: Tensor, bits: int, low: Tensor, high: Tensor) -> Tensor:
-    highest = 2**bits - 1
+def _levels(codes: Tensor, steps: int, low: Tensor, high: Tensor) -> Tensor:
     low, high = low.to(codes.dtype), high.to(codes.dtype)
     # low + (high - low) may differ from high in the last bit; NaN stays NaN
-    return torch.where(codes >= highest, high, low + (high - low) * codes / highest)
+    return torch.where(codes >= steps, high, low + (high - low) * codes / steps)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from lightning_snn.checks import check_between, check_integer
-from lightning_snn.functional.quantization import MAX_BITS, quantize
+from lightning_snn.functional.quantization import MAX_BITS, quantize_to_steps
 from lightning_snn.functional.scalars import value_like
 
 Overflow = Literal["pass", "clip", "error"]
@@ -48,15 +48,18 @@ class TimeConstraints:
             including both ends; None for continuous times.
         slope_mismatch: standard deviation of the slope B of a neuron around 1, from 0 to 1. All samples of a batch
             share the slopes; each batch draws new ones, as for a different device.
+        time_steps: number of equal steps of a window, from 1, to whose ends spike times are rounded; None as for
+            `time_bits`, which is ``time_steps=2**time_bits - 1``. At most one of the two.
 
     Raises:
-        ValueError: if an attribute is outside its range.
+        ValueError: if an attribute is outside its range, or both `time_bits` and `time_steps` are set.
     """
 
     jitter: float = 0.0
     jitter_silent: bool = False
     time_bits: int | None = None
     slope_mismatch: float = 0.0
+    time_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_between("jitter", self.jitter, 0, float("inf"))
@@ -64,11 +67,24 @@ class TimeConstraints:
             check_integer("time_bits", self.time_bits)
             check_between("time_bits", self.time_bits, 1, MAX_BITS)
         check_between("slope_mismatch", self.slope_mismatch, 0, 1)
+        if self.time_steps is not None:
+            check_integer("time_steps", self.time_steps)
+            check_between("time_steps", self.time_steps, 1, 2**MAX_BITS - 1)
+            if self.time_bits is not None:
+                raise ValueError(
+                    "Expected at most one of the arguments `time_bits` and `time_steps`, but got "
+                    f"{self.time_bits} and {self.time_steps}. Leave one of them out"
+                )
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of a window, of `time_steps` or of `time_bits`; None for continuous times."""
+        return self.time_steps if self.time_bits is None else 2**self.time_bits - 1
 
     @property
     def active(self) -> bool:
         """True if any constraint changes spike times."""
-        return self.jitter > 0 or self.time_bits is not None or self.slope_mismatch > 0
+        return self.jitter > 0 or self.steps is not None or self.slope_mismatch > 0
 
 
 def spike_times(
@@ -211,26 +227,26 @@ def jitter_times(times: Tensor, t_max: Tensor, sigma: float, emitted: Tensor | N
     return torch.where(late if emitted is None else late | ~emitted, t_max, noisy)
 
 
-def round_times(times: Tensor, window: Tensor | float, bits: int) -> Tensor:
-    """Round times to 2^bits equidistant instants of their window, including both ends.
+def round_times(times: Tensor, window: Tensor | float, steps: int) -> Tensor:
+    """Round times to the ends of equal steps of their window: ``steps + 1`` instants.
 
     Args:
         times: times since the start of the window; times outside the window are moved to its ends.
         window: length of the window.
-        bits: number of bits, 1 to 16.
+        steps: number of steps, from 1 to 2^16 - 1; ``2^bits - 1`` for times of some bits.
 
     Returns:
-        rounded times; those within the window change by at most ``window / (2 (2^bits - 1))``. The gradient is 1 within
-        the window and 0 outside.
+        rounded times; those within the window change by at most ``window / (2 steps)``. The gradient is 1 within the
+        window and 0 outside.
 
     Raises:
-        ValueError: if `bits` is outside its range.
+        ValueError: if `steps` is outside its range.
 
     Example:
-        >>> round_times(torch.tensor([0.3, 0.8]), window=1.0, bits=2)
+        >>> round_times(torch.tensor([0.3, 0.8]), window=1.0, steps=3)
         tensor([0.3333, 0.6667])
     """
-    return quantize(times, bits, 0.0, window)
+    return quantize_to_steps(times, steps, 0.0, window)
 
 
 def through_time(
@@ -282,8 +298,8 @@ def through_time(
         if overflow == "clip":
             # spikes that arrive before the receivers integrate count from the start of integration
             times = _clip_start(start, times)
-        if constraints.time_bits is not None:
-            times = start + round_times(times - start, window, constraints.time_bits)
+        if constraints.steps is not None:
+            times = start + round_times(times - start, window, constraints.steps)
     return (t_max - times).to(dtype)
 
 

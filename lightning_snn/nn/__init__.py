@@ -5,6 +5,7 @@ from lightning_snn.nn.divisive import DivisiveNormalization
 from lightning_snn.nn.encoders import (
     Complement,
     DirectEncoder,
+    FirstEventEncoder,
     LatencyEncoder,
     PoissonEncoder,
     PopulationEncoder,
@@ -45,6 +46,7 @@ __all__ = [
     "DetachedLIF",
     "DirectEncoder",
     "DivisiveNormalization",
+    "FirstEventEncoder",
     "GaussianNoise",
     "LatencyEncoder",
     "LeakyIntegrator",

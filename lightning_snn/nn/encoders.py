@@ -1,4 +1,4 @@
-"""Encoders, which turn a static input into a sequence `[T, B, ...]`."""
+"""Encoders, which turn a static input into a sequence `[T, B, ...]`, or events into their first times."""
 
 from __future__ import annotations
 
@@ -89,6 +89,57 @@ class LatencyEncoder(DirectEncoder):
         step = torch.round((1 - x) * (self.time_steps - 1))
         clock = torch.arange(self.time_steps, device=x.device).view(-1, *(1,) * x.dim())
         return ((clock == step) & (x > 0)).to(x.dtype)
+
+
+class FirstEventEncoder(nn.Module):
+    r"""First event times: the time from the first event of each cell to the end of a window, in a single step, T = 1.
+
+    .. math:: \hat x = 1 - t_\text{first} / W, \quad \hat x = 0 \text{ without events},
+
+    where t is the step of the first event, counted from 0 within its window of W steps. These are the remaining times
+    that `TimeToFirstSpike` reads: each cell spikes at the time of its first event, in units of the window. Several
+    windows become channels, so the input has one spike per cell and window. Later events of a window do not count.
+
+    Args:
+        window: time steps W of a window, at least 1. With frames of 1 ms it is the length in ms, and the resolution of
+            times.
+
+    Raises:
+        ValueError: if `window` is outside its range; in a call, if it does not divide the time steps of the input.
+
+    Shape:
+        Event counts `[T, B, C, ...]`, in which any nonzero value is an event, to `[1, B, T / W * C, ...]` in [0, 1]:
+        channels of the first window, then those of the second, and so on. NaN in a window gives NaN.
+
+    Example:
+        >>> events = torch.tensor([[0, 1], [0, 1], [3, 0], [0, 0]])[:, None]  # 4 steps, 1 sample, 2 channels
+        >>> FirstEventEncoder(window=4)(events)
+        tensor([[[0.5000, 1.0000]]])
+        >>> FirstEventEncoder(window=2)(events)
+        tensor([[[0., 1., 1., 0.]]])
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        check_integer("window", window)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 3 or len(x) == 0 or len(x) % self.window:
+            raise ValueError(
+                f"Expected events of shape [T, B, C, ...] with a number of time steps T that window={self.window} "
+                f"divides, but got {tuple(x.shape)}"
+            )
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        windows = x.unflatten(0, (-1, self.window))
+        left = torch.arange(self.window, 0, -1, dtype=x.dtype, device=x.device) / self.window
+        left = left.view(-1, *(1,) * (x.dim() - 1))
+        remaining = propagate_nan((windows != 0) * left, windows).amax(1)
+        # [windows, B, C, ...] to [1, B, windows * C, ...]
+        return remaining.transpose(0, 1).flatten(1, 2)[None]
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}"
 
 
 class ThresholdEncoder(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_snn.functional.quantization import (
     integer_weights,
     quantize,
+    quantize_to_steps,
     quantize_weight,
     straight_through,
     weight_range,
@@ -38,6 +39,19 @@ def test_rounding_is_exact_and_has_the_gradient_of_the_identity():
     assert rounded.tolist() == [-2, 0, 0, 0, 2, 1e9, 0]  # halves to even
     (rounded * torch.arange(7)).sum().backward()
     assert torch.equal(x.grad, torch.arange(7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12])
+def test_levels_of_steps_have_equal_distances_and_those_of_bits_are_a_case(steps: int):
+    x = weights(1, (60,)) * 3
+    low, high = -0.7, 0.95
+    levels = low + (high - low) * np.arange(steps + 1) / steps
+    expected = [levels[np.abs(levels - value).argmin()] for value in x.tolist()]
+    np.testing.assert_allclose(quantize_to_steps(x, steps, low, high).numpy(), expected, rtol=1e-14, atol=1e-15)
+    assert torch.equal(quantize_to_steps(x, 2**3 - 1, low, high), quantize(x, 3, low, high))
+    for wrong in (0, 2.0, 2**16):
+        with pytest.raises(ValueError, match="Expected argument `steps` to be"):
+            quantize_to_steps(x, wrong, low, high)
 
 
 def test_straight_through_keeps_the_value_to_the_last_bit():

@@ -168,8 +168,8 @@ def test_the_single_slope_form_is_exact_only_where_silent_inputs_are_forced_to_s
 def test_rounded_times_are_on_a_grid_that_holds_both_ends_of_the_window(bits: int):
     window = torch.tensor(8.87, dtype=torch.float64)
     times = torch.cat([torch.rand(500, dtype=torch.float64) * window, torch.stack([0 * window, window])])
-    found = round_times(times, window, bits)
-    assert torch.equal(round_times(found, window, bits), found)
+    found = round_times(times, window, 2**bits - 1)
+    assert torch.equal(round_times(found, window, 2**bits - 1), found)
     assert torch.equal(found[-2:], times[-2:])
     step = window / (2**bits - 1)
     assert (found - times).abs().max() <= step / 2 * (1 + 1e-12)
@@ -178,7 +178,7 @@ def test_rounded_times_are_on_a_grid_that_holds_both_ends_of_the_window(bits: in
 
 def test_rounding_passes_gradients_within_the_window_only():
     times = torch.tensor([-0.1, 0.2, 1.3, 2.1], requires_grad=True)
-    (gradient,) = torch.autograd.grad(round_times(times, 2.0, 3).sum(), times)
+    (gradient,) = torch.autograd.grad(round_times(times, 2.0, 7).sum(), times)
     assert gradient.tolist() == [0, 1, 1, 0]
 
 
@@ -326,6 +326,9 @@ def test_an_empty_batch_has_no_spikes(constraints: TimeConstraints | None):
         ("time_bits", 17),
         ("slope_mismatch", -0.1),
         ("slope_mismatch", 1.1),
+        ("time_steps", 0),
+        ("time_steps", 1.5),
+        ("time_steps", 2**16),
     ],
 )
 def test_constraints_outside_their_range_are_refused(name: str, value: float):
@@ -333,9 +336,25 @@ def test_constraints_outside_their_range_are_refused(name: str, value: float):
         TimeConstraints(**{name: value})
 
 
+def test_steps_of_time_are_those_of_bits_or_any_other_number():
+    u = currents()
+    window = torch.tensor(2.0, dtype=torch.float64)
+    by_bits, by_steps, others = (
+        through_time(u, window, constraints=TimeConstraints(**kind))
+        for kind in ({"time_bits": 3}, {"time_steps": 7}, {"time_steps": 5})
+    )
+    assert torch.equal(by_bits, by_steps)
+    torch.testing.assert_close(others, (u.clamp(0, 2) / 0.4).round() * 0.4, rtol=0, atol=1e-14)
+    assert TimeConstraints(time_bits=3).steps == TimeConstraints(time_steps=7).steps == 7
+    assert TimeConstraints().steps is None
+    with pytest.raises(ValueError, match="at most one of the arguments `time_bits` and `time_steps`"):
+        TimeConstraints(time_bits=3, time_steps=7)
+
+
 def test_constraints_are_frozen_and_inactive_by_default():
     assert not TimeConstraints(jitter_silent=True).active
     assert all(TimeConstraints(**kind).active for kind in ({"jitter": 0.1}, {"time_bits": 4}, {"slope_mismatch": 0.1}))
+    assert TimeConstraints(time_steps=4).active
     with pytest.raises(dataclasses.FrozenInstanceError):
         TimeConstraints().jitter = 1.0
 
@@ -354,7 +373,7 @@ ONE = torch.ones(1, dtype=torch.float64)
         lambda u: remaining_time(ONE, 1.0, slope=u),
         lambda u: jitter_times(u, ONE, 0.1),
         lambda u: jitter_times(u, ONE, 0.1, torch.ones_like(u, dtype=torch.bool)),
-        lambda u: round_times(u, 1.0, 3),
+        lambda u: round_times(u, 1.0, 7),
         lambda u: through_time(u, ONE[0]),
         lambda u: through_time(u, ONE[0], overflow="clip"),
         lambda u: through_time(u, ONE[0], 2.0, "clip", TimeConstraints(0.1, False, 4, 0.1)),

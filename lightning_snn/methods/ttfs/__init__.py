@@ -8,10 +8,12 @@ from lightning_snn.methods.ttfs.encoder import SpikeEncoder
 from lightning_snn.methods.ttfs.mapping import TTFSNetwork, from_relu, register_ttfs_rule
 from lightning_snn.methods.ttfs.method import TimeToFirstSpike
 from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
+from lightning_snn.methods.ttfs.observed import LayerActivity
 from lightning_snn.methods.ttfs.pooling import SpikePool2d
+from lightning_snn.methods.ttfs.shortening import LatencyReport, LatencyRow, latency_report
 from lightning_snn.methods.ttfs.synapses import OffsetMap, OneToOne
 from lightning_snn.methods.ttfs.time_window import TimeWindow
-from lightning_snn.methods.ttfs.windows import calibrate, cascade, grow, latency, rescale
+from lightning_snn.methods.ttfs.windows import calibrate, cascade, grow, latency, rescale, set_windows
 
 if TYPE_CHECKING:
     from lightning_snn.methods.ttfs.events import EventRecord, SpikeTable, safe_window, simulate
@@ -21,6 +23,9 @@ __all__ = [
     "AlphaLinear",
     "EventRecord",
     "FirstSpike",
+    "LatencyReport",
+    "LatencyRow",
+    "LayerActivity",
     "OffsetMap",
     "OneToOne",
     "SpikeEncoder",
@@ -36,9 +41,11 @@ __all__ = [
     "from_relu",
     "grow",
     "latency",
+    "latency_report",
     "register_ttfs_rule",
     "rescale",
     "safe_window",
+    "set_windows",
     "simulate",
 ]
 

@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_snn.checks import check_between, check_fraction, check_positive
+from lightning_snn.checks import check_between, check_choice, check_fraction, check_positive
+from lightning_snn.methods.ttfs.activations import LargestPotential, PotentialHistogram, combined, evaluating, recorded
 from lightning_snn.methods.ttfs.encoder import SpikeEncoder
 from lightning_snn.methods.ttfs.neurons import FirstSpike, first_spike_layers
 from lightning_snn.methods.ttfs.time_window import TimeWindow
 from lightning_snn.processes import is_distributed
 
 _INPUT_WINDOW = 1.0
-_INFINITY_BITS = 0x7F800000  # of a float32; those of NaN are larger
 
 
 def cascade(network: nn.Module) -> None:
@@ -47,7 +44,7 @@ def cascade(network: nn.Module) -> None:
         (1.0, 3.0)
     """
     with torch.no_grad():
-        for layer, presynaptic in _wiring(network):
+        for layer, presynaptic in wiring(network):
             if len(presynaptic) == 1:
                 (window, t_min), (_, own) = _times(presynaptic[0]), _times(layer)
                 torch.add(t_min, window, out=own)
@@ -71,7 +68,7 @@ def latency(network: nn.Module) -> Tensor:
         >>> latency(network)
         tensor(3., dtype=torch.float64)
     """
-    layers = _in_order(network)
+    layers = in_order(network)
     return _end(layers) if layers else torch.tensor(_INPUT_WINDOW, dtype=torch.float64)
 
 
@@ -98,7 +95,7 @@ def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
         (tensor(2., dtype=torch.float64), tensor(20., dtype=torch.float64))
     """
     check_between("gamma", gamma, 1, float("inf"))
-    layers = [layer for layer in _in_order(network) if isinstance(layer, FirstSpike) and layer.adaptive]
+    layers = [layer for layer in in_order(network) if isinstance(layer, FirstSpike) and layer.adaptive]
     if not layers:
         return None
     windows = [_times(layer)[0] for layer in layers]
@@ -112,7 +109,7 @@ def grow(network: nn.Module, gamma: float = 10.0) -> Tensor | None:
             ]
             # a step that overflowed in half precision is skipped and must not cause infinite windows
             peaks = torch.nan_to_num(torch.stack(largest).double(), nan=0.0, posinf=0.0, neginf=0.0)
-            _all_reduce(peaks, "MAX")
+            peaks = combined(peaks, "MAX")
             used = (peaks / torch.stack(windows)).amax()
             torch._foreach_maximum_(windows, (gamma * peaks).unbind())
     if grows or not _is_mapped(network):
@@ -156,27 +153,20 @@ def calibrate(
         check_fraction("quantile", quantile)
     layers = first_spike_layers(network)
     records = {
-        name: _Largest(layer.window.device) if quantile is None else _Quantile(layer.window.device, quantile)
+        name: LargestPotential(layer.window.device) if quantile is None else PotentialHistogram(layer.window.device)
         for name, layer in layers.items()
     }
     empty = True
-    with _unconstrained(network), torch.no_grad():
-        handles = [
-            layer.register_forward_pre_hook(partial(_record, record))
-            for layer, record in zip(layers.values(), records.values(), strict=True)
-        ]
-        try:
-            for batch in [batches] if isinstance(batches, Tensor) else batches:
-                network(batch)
-                empty = False
-        finally:
-            for handle in handles:
-                handle.remove()
+    with evaluating(network), recorded(network, records), torch.no_grad():
+        for batch in [batches] if isinstance(batches, Tensor) else batches:
+            network(batch)
+            empty = False
     if empty:
         raise ValueError("Expected argument `batches` to have at least one batch, but got none")
     silent = []
     for name, layer in layers.items():
-        largest = records[name].value()
+        record = records[name]
+        largest = record.quantile(quantile or 1.0) if isinstance(record, PotentialHistogram) else record.value()
         if not math.isfinite(largest):
             raise ValueError(
                 f"Expected argument `batches` to give finite potentials, but got {largest:g} in layer {name}. Look for "
@@ -213,7 +203,38 @@ def rescale(network: nn.Module, factor: float) -> None:
     cascade(network)
 
 
-def _in_order(network: nn.Module) -> list[TimeWindow]:
+def set_windows(network: nn.Module, windows: Mapping[str, float], clip: bool = True) -> None:
+    r"""Set the windows of layers by name, and then `cascade`, for example to those that a `LatencyReport` chose.
+
+    Args:
+        network: as in `cascade`.
+        windows: length of the window of each `FirstSpike` layer to set, by its name in `first_spike_layers`, larger
+            than 0, in units of the input window. Other layers keep theirs.
+        clip: also set ``overflow="clip"`` in these layers, so that earlier spikes occur at the start of their window as
+            on hardware, and ``adaptive=False``, so that training does not lengthen it. A `TimeToFirstSpike` that is
+            created for the network afterwards sets its own: pass it ``overflow="clip", gamma=None``.
+
+    Raises:
+        ValueError: if there is no such layer, or a window is not positive; then no window changes.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 8), FirstSpike(2.0), nn.Linear(8, 8), FirstSpike(3.0))
+        >>> set_windows(network, {"1": 0.5})
+        >>> network[1].window.item(), network[1].overflow, network[3].t_min.item()
+        (0.5, 'clip', 1.5)
+    """
+    layers = first_spike_layers(network)
+    for name, window in windows.items():
+        check_choice("windows", name, tuple(layers))
+        check_positive(f"windows[{name!r}]", window)
+    for name, window in windows.items():
+        layers[name].window.fill_(window)
+        if clip:
+            layers[name].overflow, layers[name].adaptive = "clip", False
+    cascade(network)
+
+
+def in_order(network: nn.Module) -> list[TimeWindow]:
     """Return the spiking layers in causal order, without encoders."""
     mapped = _mapped(network)
     if mapped is not None:
@@ -223,11 +244,11 @@ def _in_order(network: nn.Module) -> list[TimeWindow]:
     ]
 
 
-def _wiring(network: nn.Module) -> list[tuple[TimeWindow, list[TimeWindow]]]:
+def wiring(network: nn.Module) -> list[tuple[TimeWindow, list[TimeWindow]]]:
     """Return the spiking layers in causal order, each with its presynaptic layers, without inputs."""
     mapped = _mapped(network)
     if mapped is None:
-        chain = _in_order(network)
+        chain = in_order(network)
         return [(layer, chain[place - 1 : place]) for place, layer in enumerate(chain)]
     named: dict[str, TimeWindow] = dict(mapped.spiking)
     sources: dict[str, list[str]] = mapped.sources
@@ -264,86 +285,3 @@ def _used_fraction(layers: list[FirstSpike], windows: list[Tensor]) -> Tensor | 
         peak = 0.0 if layer.peak is None else layer.peak.item()
         parts.append(peak / window.item() if math.isfinite(peak) else 0.0)
     return windows[0].new_full((), max(parts))
-
-
-@contextmanager
-def _unconstrained(network: nn.Module) -> Iterator[None]:
-    """Evaluate layers without constraints and clipping within this context."""
-    training = {module: module.training for module in network.modules()}
-    constraints = {module: module.constraints for module in training if isinstance(module, TimeWindow)}
-    modes = {module: (module.overflow, module.time_domain) for module in training if isinstance(module, FirstSpike)}
-    try:
-        network.eval()
-        for spiking in constraints:
-            spiking.constraints = None
-        for layer in modes:
-            layer.overflow, layer.time_domain = "pass", False
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for spiking, constraint in constraints.items():
-            spiking.constraints = constraint
-        for layer, (overflow, time_domain) in modes.items():
-            layer.overflow, layer.time_domain = overflow, time_domain
-
-
-class _Record(Protocol):
-    def add(self, u: Tensor) -> None: ...
-
-    def value(self) -> float: ...
-
-
-def _record(record: _Record, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    record.add(inputs[0].detach())
-
-
-class _Largest:
-    """Largest potential over batches and processes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._largest = torch.zeros((), dtype=torch.float64, device=device)
-
-    def add(self, u: Tensor) -> None:
-        self._largest = torch.maximum(self._largest, u.amax().to(self._largest))
-
-    def value(self) -> float:
-        _all_reduce(self._largest, "MAX")
-        return self._largest.item()
-
-
-class _Quantile:
-    """Quantile of positive potentials over batches and processes, without storing them.
-
-    Positive floats have the order of their bits as integers: the upper bits are the bins of a histogram whose relative
-    width is 2^-11 at every scale.
-    """
-
-    _DROPPED_BITS = 12
-
-    def __init__(self, device: torch.device, quantile: float) -> None:
-        self._quantile = quantile
-        self._counts = torch.zeros(2**31 >> self._DROPPED_BITS, dtype=torch.int64, device=device)
-
-    def add(self, u: Tensor) -> None:
-        # NaN is counted, too: without its sign its bits are above those of infinity
-        bits = u[~(u <= 0)].float().abs().view(torch.int32)
-        self._counts += torch.bincount(bits >> self._DROPPED_BITS, minlength=len(self._counts))
-
-    def value(self) -> float:
-        _all_reduce(self._counts, "SUM")
-        # on the CPU, because cumsum has no deterministic implementation on GPUs
-        cumulative = self._counts.cpu().cumsum(0)
-        if cumulative[-1] == 0:
-            return 0.0
-        if cumulative[-1] > cumulative[_INFINITY_BITS >> self._DROPPED_BITS]:
-            return math.nan
-        wanted = (self._quantile * cumulative[-1].double()).ceil().long().clamp(min=1)
-        place = int(torch.searchsorted(cumulative, wanted))
-        return torch.tensor((place + 1) << self._DROPPED_BITS, dtype=torch.int32).view(torch.float32).item()
-
-
-def _all_reduce(values: Tensor, operation: str) -> None:
-    """Combine values of all processes in place, by "MAX" or "SUM"."""
-    if is_distributed():
-        dist.all_reduce(values, getattr(dist.ReduceOp, operation))
