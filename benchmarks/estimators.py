@@ -1,8 +1,9 @@
 """Exact bias, deviation and cosine of gradient estimators of noisy binary networks, next to a recorded table.
 
     python benchmarks/estimators.py [--json results.json] [--output folder] [--nets 60] [--seed 0]
-    python benchmarks/estimators.py --lambdas [--nets 60] [--seed 0]
-    python benchmarks/estimators.py --factors [--seed 0]
+    python benchmarks/estimators.py --lambdas [--g 0.35 0.7 1.4] [--nets 60] [--seed 0]
+    python benchmarks/estimators.py --widths [--g 0.35 0.7 1.4] [--nets 60] [--seed 0]
+    python benchmarks/estimators.py --factors [--g 0.35 0.7 1.4] [--seed 0]
 
 Each network has L layers of 3 units with logistic noise, a linear readout of 3 classes without bias, and the
 cross-entropy of a random label. The input of a layer is x - 1/2, with x the spikes of the previous layer. Weights are
@@ -16,11 +17,11 @@ difference of two draws of 60 networks. That difference is not small: "scatter" 
 cell over draws of networks, by bootstrap, and the last line gives the number of cells in which two draws agree within
 10 %. Medians over 700 networks agree with the table in 156 of 216 cells, draws of 60 in 141 +- 9.
 
---lambdas and --factors are for networks with Gaussian noise, units in {-1, 1} and no biases, whose pre-activations are
-about N(0, g^2). --lambdas enumerates them: the lambda of the smallest squared error of the mean of B estimates, on a
-grid of eighths, against ``1 / (1 + B beta / D)``, and beta by width. Squares are sums over the networks, relative to
-those of the gradient. --factors draws 2048 runs of each of 16 networks of 256 units with a linear loss, and compares
-the second moment of the gradient over the square of its mean with `functional.variance_factor`.
+The other commands are for networks with Gaussian noise, units in {-1, 1} and no biases, whose pre-activations are about
+N(0, g^2). --lambdas enumerates them: the lambda of the smallest squared error of the mean of B estimates, on a grid of
+eighths, against ``1 / (1 + B beta / D)``; --widths compares beta with its estimate by width. Squares are sums over the
+networks, relative to those of the gradient. --factors draws 2048 runs of each of 16 networks of 256 units with a linear
+loss, and compares the second moment of the gradient over the square of its mean with `functional.variance_factor`.
 """
 
 from __future__ import annotations
@@ -187,31 +188,35 @@ def measured_factors(
     return sums[:, 0] / sums[:, 1]
 
 
-def show_factors(seed: int) -> None:
+def show_factors(scales: Sequence[float], seed: int) -> None:
     """Print measured and predicted factors."""
     print("| g | L | lambda 1 | lambda 0.5 | lambda 0 |\n|---|---|---|---|---|")
-    for g, depth in product((0.35, 0.7, 1.4), (1, 4, 8, 12)):
+    for g, depth in product(scales, (1, 4, 8, 12)):
         lams = (1.0, 0.5, 0.0)
         measured = measured_factors(depth, g, lams, seed=seed)
         cells = [f"{m:.3g} ({variance_factor(g, lam, depth):.3g})" for m, lam in zip(measured, lams, strict=True)]
         print(f"| {g} | {depth} | {' | '.join(cells)} |", flush=True)
 
 
-def show_lambdas(nets: int, seed: int) -> None:
-    """Print the best lambda found and predicted, and beta by width."""
+def show_lambdas(scales: Sequence[float], nets: int, seed: int) -> None:
+    """Print the best lambda found and predicted."""
     lams, batches = [step / 8 for step in range(9)], (1, 16, 128, 1024)
     print("| g | L | beta | D | " + " | ".join(f"B = {batch}" for batch in batches) + " |\n" + "|---" * 8 + "|")
-    for g, depth in product((0.35, 0.7, 1.4), (1, 2, 3, 4)):
+    for g, depth in product(scales, (1, 2, 3, 4)):
         bias, variance = squared_errors(depth, UNITS, g, lams, nets, seed)
         beta, difference = bias[-1] - bias[0], variance[0] - variance[-1]
         found = [lams[int((bias + variance / batch).argmin())] for batch in batches]
         predicted = [best_lambda(max(beta, 0.0), difference, batch) for batch in batches]
         cells = [f"{one:.3g} ({other:.2f})" for one, other in zip(found, predicted, strict=True)]
         print(f"| {g} | {depth} | {beta:.4f} | {difference:.3f} | {' | '.join(cells)} |", flush=True)
-    print("\n| L | units | " + " | ".join(f"g = {g}" for g in (0.35, 0.7, 1.4, 2.8)) + " |\n" + "|---" * 6 + "|")
+
+
+def show_widths(scales: Sequence[float], nets: int, seed: int) -> None:
+    """Print beta and its estimate by depth and width."""
+    print("| L | units | " + " | ".join(f"g = {g:g}" for g in scales) + " |\n" + "|---" * (2 + len(scales)) + "|")
     for depth, units in ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4), (3, 2), (3, 3)):
         cells = []
-        for g in (0.35, 0.7, 1.4, 2.8):
+        for g in scales:
             bias, _ = squared_errors(depth, units, g, (0.0, 1.0), nets, seed)
             fitted = bias_difference(torch.tensor(g * g), torch.tensor(float(units)))
             cells.append(f"{bias[1] - bias[0]:.4f} ({fitted:.4f})")
@@ -234,17 +239,19 @@ def main() -> None:
     parser.add_argument("--json", help="write the results to this file")
     parser.add_argument("--output", help="write the figure to this folder")
     parser.add_argument("--lambdas", action="store_true", help="compare best lambdas found and predicted")
+    parser.add_argument("--widths", action="store_true", help="compare the bias of straight-through by width")
+    parser.add_argument("--g", type=float, nargs="+", default=[0.35, 0.7, 1.4], help="signal over noise of these")
     parser.add_argument("--factors", action="store_true", help="compare variances by depth measured and predicted")
     parser.add_argument("--nets", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.lambdas or options.factors:
-        if options.factors:
-            show_factors(options.seed)
-        if options.lambdas:
-            show_lambdas(options.nets, options.seed)
-        return
+    if options.factors:
+        return show_factors(options.g, options.seed)
+    if options.lambdas:
+        return show_lambdas(options.g, options.nets, options.seed)
+    if options.widths:
+        return show_widths(options.g, options.nets, options.seed)
     found = measure(options.nets, options.seed)
     ours, theirs, again = np.median(found, -1), recorded(), resampled(found)
     scatter = again.std(0) / ours
