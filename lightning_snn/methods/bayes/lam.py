@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.estimators import best_lambda, bias_difference, layer_factors
+from lightning_snn.functional.scalars import values_like
 from lightning_snn.methods.bayes.monitor import NoisyCall
+
+_LARGEST = 40.0  # logarithm; its exponential is 2e17, beside which nothing else counts
 
 
 def measured_lambda(calls: Sequence[NoisyCall], batch_size: float | Tensor) -> Tensor:
@@ -30,11 +33,8 @@ def measured_lambda(calls: Sequence[NoisyCall], batch_size: float | Tensor) -> T
     with_zero, with_one = (layer_factors(chi_squared, spread, lam).log().sum() for lam in (0.0, 1.0))
     difference = with_one.clamp(max=_LARGEST).exp() * torch.expm1((with_zero - with_one).clamp(max=_LARGEST))
     squares = torch.stack([call.square for call in calls])
-    beta = bias_difference(squares, squares.new_tensor([call.units for call in calls])).mean()
+    beta = bias_difference(squares, values_like([call.units for call in calls], squares)).mean()
     batch = batch_size.to(beta) if isinstance(batch_size, Tensor) else batch_size
     found = best_lambda(beta, difference, batch)
     assert isinstance(found, Tensor)
     return found
-
-
-_LARGEST = 40.0  # its exponential is 2e17, beside which nothing else counts

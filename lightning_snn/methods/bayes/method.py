@@ -21,6 +21,7 @@ dropout, and not a deep ensemble.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from statistics import fmean
@@ -28,31 +29,28 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
 from lightning_snn.functional.bias_loss import BIAS_FORMS, BiasForm
 from lightning_snn.functional.estimators import IWST, Estimator, EstimatorName
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.methods.base import Step
-from lightning_snn.methods.bayes.conversion import POSTERIOR_RULES, Posterior, is_convertible, to_bayesian, to_plain
+from lightning_snn.methods.bayes.conversion import Posterior, is_convertible, to_bayesian, to_plain
 from lightning_snn.methods.bayes.lam import measured_lambda
 from lightning_snn.methods.bayes.layers import BayesianLayer, BayesianMap
 from lightning_snn.methods.bayes.monitor import RunMonitor
-from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
-from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals, register_stateless_layer
+from lightning_snn.methods.bayes.refusals import NORMS, connect_traces, layer_refusals
+from lightning_snn.methods.bayes.wiring import mark_inputs
+from lightning_snn.methods.noisy import NoisyMethod, Sampling, register_stateless_layer
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.layer_rules import Refusal, copy_network, refuse, replacement_refusal
+from lightning_snn.nn.layer_rules import copy_network, refuse
 from lightning_snn.nn.module_tree import replace_layers
 from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import WeightDraws
 from lightning_snn.nn.registry import parts_of_neurons
-from lightning_snn.nn.row_checks import sequence_reason
 from lightning_snn.nn.sign import Sign
-from lightning_snn.nn.stateful import StatefulLayer
 from lightning_snn.processes import gather
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 MONITOR_EVERY = 50  # training steps between records of the variance, which reads every pre-activation
 INITIAL_LAMBDA = 0.5  # of "auto", in its first step
 LAMBDA_GRID = 0.25  # values of "auto"; compiled code is made anew for each
@@ -203,8 +201,8 @@ class SpikingBayes(NoisyMethod):
             ValueError: if a layer with parameters has no Bayesian counterpart or does not support the noise mode; the
                 message names all of them.
         """
-        refused = _refusals(network, self.noise_mode)
-        normalizes = any(isinstance(refusal.layer, _NORMS) for refusal in refused)
+        refused = layer_refusals(network, self.noise_mode)
+        normalizes = any(isinstance(refusal.layer, NORMS) for refusal in refused)
         remedy = "Normalization is not needed: posterior noise scales with the input" if normalizes else ""
         refuse("SpikingBayes", refused, remedy)
         network = copy_network("SpikingBayes", network)
@@ -214,7 +212,7 @@ class SpikingBayes(NoisyMethod):
         )
         mark_inputs(network)
         if self.noise_mode == "trace":
-            _connect_traces(network)
+            connect_traces(network)
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -287,9 +285,13 @@ class SpikingBayes(NoisyMethod):
 
     def after_step(self, metrics: Mapping[str, Tensor]) -> None:
         """Use the lambda that the step measured, the mean over all processes, from the next step on."""
-        if "lam" in metrics:
-            mean = fmean(gather(float(metrics["lam"])))
-            self._use_lambda(round(mean / LAMBDA_GRID) * LAMBDA_GRID)
+        if "lam" not in metrics:
+            return
+        mean = fmean(gather(float(metrics["lam"])))
+        if math.isfinite(mean):  # a run with NaN measures nothing
+            lam = round(mean / LAMBDA_GRID) * LAMBDA_GRID
+            self.estimator = IWST(lam)
+            self.lam_in_use.fill_(lam)
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
         return [module for module in network.modules() if isinstance(module, (BayesianLayer, Neuron, Sign))]
@@ -330,10 +332,6 @@ class SpikingBayes(NoisyMethod):
         # over all processes and accumulated batches
         batch_size = samples / steps if steps and samples else None
         return _Schedule(True, steps % MONITOR_EVERY == 0, batch_size)
-
-    def _use_lambda(self, lam: float) -> None:
-        self.estimator = IWST(lam)
-        self.lam_in_use.fill_(lam)
 
     def _epochs(self) -> float:
         """Return the completed epochs; of streams without a length, epochs are `train_size` samples."""
@@ -384,74 +382,6 @@ def _restore_lambda(method: nn.Module, _: object) -> None:
     """Use the lambda of the checkpoint that was loaded."""
     assert isinstance(method, SpikingBayes)
     method.estimator = IWST(float(method.lam_in_use))
-
-
-def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
-    """Return the layers that cannot fire by noise, and those with parameters that have no Bayesian counterpart."""
-    refused = noise_refusals(network, mode)
-    known = {refusal.layer for refusal in refused} | parts_of_neurons(network)
-    known |= {
-        part for layer in network.modules() if is_convertible(layer) for part in layer.modules() if part is not layer
-    }
-    for name, layer in network.named_modules():
-        owns = any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, _NormBase)
-        if layer in known:
-            continue
-        if is_convertible(layer):
-            if (reason := replacement_refusal(layer)) is not None:
-                refused.append(Refusal(name, layer, reason))
-            continue
-        if not owns or isinstance(layer, (BayesianLayer, StatefulLayer)):
-            continue
-        padding = getattr(layer, "padding_mode", "zeros")
-        if padding != "zeros":
-            reason = f"padding_mode={padding!r}"
-        elif isinstance(layer, _NormBase):
-            reason = "normalization has no Bayesian counterpart"
-        else:
-            # parts of an `OverTime` need no wrapper
-            mixing = sequence_reason(layer) is not None
-            reason = POSTERIOR_RULES.unknown if mixing else POSTERIOR_RULES.reason(layer)
-        refused.append(Refusal(name, layer, reason))
-    return refused
-
-
-def _connect_traces(network: nn.Module) -> None:
-    """Set the targets of every Bayesian layer, which noise mode "trace" needs.
-
-    Raises:
-        ValueError: if the variance under a static weight sample is not known for a layer; the message names all of
-            them.
-    """
-    wiring = trace_wiring(network)
-    refused = []
-    for name, layer in network.named_modules():
-        reason = None
-        if isinstance(layer, Neuron):
-            beta = layer.value("beta")
-            if isinstance(beta, Tensor) and beta.dim() > 0:
-                reason = "a decay per channel"
-            elif layer not in wiring.known:
-                reason = "receives input through modules of unknown structure"
-        elif isinstance(layer, BayesianMap):
-            targets = wiring.targets.get(layer, [])
-            if layer not in wiring.values:
-                reason = "inside a module of unknown structure"
-            elif layer in wiring.stacked:
-                reason = "no neurons between it and another weight layer"
-            elif targets and layer in wiring.elsewhere:
-                reason = "its output goes to neurons and elsewhere"
-            elif any(neuron is not targets[0] and _decays_differ(neuron, targets[0]) for neuron in targets):
-                reason = "its output goes to neurons with different decays"
-            layer.targets = tuple(targets[:1])
-        if reason:
-            refused.append(Refusal(name, layer, reason))
-    refuse('SpikingBayes(noise_mode="trace")', refused)
-
-
-def _decays_differ(one: Neuron, other: Neuron) -> bool:
-    learned = one.parameter_of("beta") is not None or other.parameter_of("beta") is not None
-    return learned or bool(one.value("beta") != other.value("beta"))
 
 
 register_stateless_layer(BayesianMap)

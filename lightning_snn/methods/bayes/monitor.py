@@ -128,7 +128,7 @@ class RunMonitor:
             share = slope.square()
             chi = (share * chi_squared(t, 0.0)).sum() / share.sum()
             spread = share.mean() / slope.mean().square()
-            self.calls.append(NoisyCall(name, chi, spread, t.square().mean(), t[0].numel()))
+            self.calls.append(NoisyCall(name, chi, spread, t.square().mean(), t.shape[1:].numel()))
 
     def _record_map(self, layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         if not isinstance(layer, BayesianMap) or not isinstance(output, Moments):

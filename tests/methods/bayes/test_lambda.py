@@ -165,6 +165,15 @@ def test_the_lambda_in_use_survives_checkpoints_and_copies():
     assert not SpikingBayes(lam=0.5).state_dict()  # as in earlier checkpoints
 
 
+def test_a_run_with_nan_keeps_the_lambda():
+    method = SpikingBayes(lam="auto", kl_weight=0.0)
+    prepared = method.prepare(binary_network())
+    x, y = batch()
+    metrics = method.training_step(prepared, torch.full_like(x, torch.nan), y).metrics
+    assert metrics["lam"].isnan()
+    assert method.estimator == IWST(INITIAL_LAMBDA)
+
+
 class Lambdas(pl.Callback):
     """The lambdas of the steps of a fit."""
 
