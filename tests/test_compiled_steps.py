@@ -74,7 +74,7 @@ ROWS = (
     Row("rate_backprop", RateBackprop, normalized_network),
     Row("rate_backprop_windows", lambda: RateBackprop(window=2), normalized_network, True, (4, 6, 8, 16)),
     Row("spiking_bayes", SpikingBayes),
-    Row("spiking_bayes_synapses", lambda: SpikingBayes("auto", bias_weight=0.1, bias_form="synapse")),
+    Row("spiking_bayes_synapses", lambda: SpikingBayes(bias_weight=0.1, bias_form="synapse")),
     Row("spiking_bayes_mean", lambda: SpikingBayes(mean_epochs=3)),
     Row("noisy_spikes", NoisySpikes, penalized=True),
     Row("rate_backprop_linked", lambda: RateBackprop(window=2, link=True), normalized_network, True, (4, 6, 8, 16)),
