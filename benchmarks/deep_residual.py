@@ -15,7 +15,7 @@ augmentation, no clipping. `--network plain` has no shortcuts. The methods are
 "mean" is the deterministic network, "16 samples" the mixture of 16 noisy runs. "factor" is the second moment of the
 gradient of the first currents over the squared mean, of each of 16 test digits, from 256 draws after training. "logged"
 is `variance_factor/all`, the mean over the last epoch if it was measured in it, and "lambda" that of "auto" at the end.
---validation tests on the last 10,000 training digits instead.
+--validation tests on the last 10,000 training digits instead. --epochs 0 measures the factor of new networks only.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from tqdm import tqdm
 from lightning_snn import LIF, SpikingModule
 from lightning_snn.cpu import keep_freed_memory
 from lightning_snn.methods import Method, NoisySpikes, SpikingBayes, SurrogateGradient
+from lightning_snn.methods.base import Progress
 from lightning_snn.methods.noisy import NoisyMethod
 from lightning_snn.networks import MLP, ResidualMLP
 from lightning_snn.nn import Moments, Sign
@@ -56,6 +57,7 @@ METHODS = {
     "SpikingBayes(0)": partial(SpikingBayes, lam=0.0, **POSTERIOR),
     "SpikingBayes(auto)": partial(SpikingBayes, lam="auto", **POSTERIOR),
 }
+UNTRAINED = dict.fromkeys(("accuracy", "nll", "ece"), float("nan"))
 USUAL = ["SurrogateGradient", "NoisySpikes(sqrt_depth)", "SpikingBayes"]
 
 
@@ -96,6 +98,17 @@ def gradient_factor(method: NoisyMethod, network: nn.Module, x: torch.Tensor, y:
     return float(1 + variance.mean() / mean)
 
 
+def new_network(module: SpikingModule, x: torch.Tensor, y: torch.Tensor, train_size: int) -> dict[str, float]:
+    """Return the factor of a network without training, measured and logged; nothing without noise."""
+    method = module.method
+    if not isinstance(method, NoisyMethod):
+        return {}
+    method.progress = Progress(train_size=train_size)
+    logged = method.training_step(module.network, x, y).metrics.get("variance_factor/all")
+    found = {"factor": gradient_factor(method, module.network, x, y)}
+    return found if logged is None else {**found, "logged": float(logged)}
+
+
 def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     """Train and test one network, on one thread."""
     options, depth, name, seed = job
@@ -113,8 +126,12 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
         network = MLP(784, 10, (options.width,) * depth, neuron, gain=1.0)
     module = SpikingModule(network, method, num_classes=10, learning_rate=1e-3, lr_scheduler="cosine")
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(max_epochs=options.epochs, accelerator="cpu", enable_model_summary=False, **quiet)
     together = partial(time_first, steps=options.steps)
+    x, y = together([test[index] for index in range(DIGITS)])
+    if options.epochs == 0:
+        found = new_network(module, x, y, options.train)
+        return {"depth": depth, "method": name, "seed": seed, "scores": {"new": UNTRAINED}, **found}
+    trainer = pl.Trainer(max_epochs=options.epochs, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(module, DataLoader(train, options.batch, shuffle=True, collate_fn=together))
     logged = {}
     if (factor := trainer.callback_metrics.get("train/variance_factor/all")) is not None:
@@ -122,14 +139,13 @@ def experiment(job: tuple[argparse.Namespace, int, str, int]) -> dict[str, Any]:
     if getattr(module.method, "lam", None) == "auto":
         logged["lambda"] = float(module.method.lam_in_use)
     loader = DataLoader(test, 500, collate_fn=together)
-    found = {"mean": trainer.test(module, loader, verbose=False)[0]}
+    rows = {"mean": trainer.test(module, loader, verbose=False)[0]}
     if isinstance(module.method, NoisyMethod):
-        x, y = together([test[index] for index in range(DIGITS)])
         logged["factor"] = gradient_factor(module.method, module.network, x, y)
         if options.samples:
             module.method.samples = options.samples
-            found[f"{options.samples} samples"] = trainer.test(module, loader, verbose=False)[0]
-    scores = {kind: {key.removeprefix("test/"): value for key, value in row.items()} for kind, row in found.items()}
+            rows[f"{options.samples} samples"] = trainer.test(module, loader, verbose=False)[0]
+    scores = {kind: {key.removeprefix("test/"): value for key, value in row.items()} for kind, row in rows.items()}
     return {"depth": depth, "method": name, "seed": seed, "scores": scores, **logged}
 
 

@@ -130,16 +130,20 @@ def test_the_best_lambda_has_the_smallest_error_of_the_mean():
 
 
 @pytest.mark.slow
-def test_the_predicted_lambda_is_that_of_the_smallest_enumerated_error(benchmark):
-    """g = 0.7, three units per layer; recorded for 16: 0.29, 0.78, 0.79, 0.85, and for 128: 0.05, 0.30, 0.32, 0.42."""
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_the_error_at_the_predicted_lambda_is_near_the_smallest_enumerated_one(benchmark, depth):
+    """g = 0.7, three units per layer, on a grid of eighths."""
     lams = [step / 8 for step in range(9)]
-    for depth in (1, 2, 3, 4):
-        bias, variance = benchmark.squared_errors(depth, 3, 0.7, lams, nets=40 if depth < 4 else 12, seed=0)
-        beta, difference = bias[-1] - bias[0], variance[0] - variance[-1]
-        for batch in (1, 16, 128, 1024):
-            found = lams[int((bias + variance / batch).argmin())]
-            assert best_lambda(max(beta, 0.0), difference, batch) == pytest.approx(found, abs=0.15)
-        assert best_lambda(max(beta, 0.0), difference, 16) > (0.2 if depth == 1 else 0.6)
+    bias, variance = benchmark.squared_errors(depth, 3, 0.7, lams, nets=20 if depth < 4 else 10, seed=0)
+    beta, difference = bias[-1] - bias[0], variance[0] - variance[-1]
+    predicted = {batch: best_lambda(max(beta, 0.0), difference, batch) for batch in (1, 16, 128, 1024)}
+    for batch, lam in predicted.items():
+        error = bias + variance / batch
+        assert np.interp(lam, lams, error) < 1.1 * error.min()
+    one = bias + variance
+    assert one[0] > 1.5 * one.min() or depth == 1  # lambda = 0 is far from the best for one sample
+    assert predicted[1] > predicted[16] > predicted[128] > predicted[1024]
+    assert predicted[16] > 0.6 or depth == 1
 
 
 @pytest.mark.slow

@@ -205,6 +205,7 @@ def test_a_resumed_fit_goes_on_with_the_lambda_of_the_checkpoint(tmp_path):
     assert last[0] == last[2] != INITIAL_LAMBDA
 
 
+@pytest.mark.slow
 def test_compiled_steps_adopt_the_lambda_too():
     torch.manual_seed(0)
     module = SpikingModule(binary_network(), SpikingBayes(lam="auto", train_size=32), num_classes=2)
