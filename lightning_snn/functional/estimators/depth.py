@@ -17,9 +17,9 @@ The squared error of the mean of B estimates is ``bias^2(lambda) + variance(lamb
 gradient. With ``bias^2 = bias^2(0) + lambda^2 beta`` and ``variance = variance(1) + (1 - lambda)^2 D`` it is smallest
 at ``lambda* = 1 / (1 + B beta / D)``.
 
-Exact for linear losses of one layer; within 10 % for nearly linear networks with g up to 0.7 and 12 layers; too low for
-larger g and more layers. It is a statement on networks without shortcuts: where a shortcut carries gradients past a
-layer, it is an upper bound. beta is small, and not known for wide layers.
+Exact for linear losses of one layer; within 10 % for nearly linear networks with g up to 0.7 and 12 layers. It is a
+statement on networks without shortcuts: where a shortcut carries gradients past layers, the variance is far smaller.
+beta is small, and not known for wide layers.
 """
 
 from __future__ import annotations

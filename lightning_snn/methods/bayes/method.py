@@ -82,7 +82,7 @@ class SpikingBayes(NoisyMethod):
     Besides the loss, the method logs the KL term in nats, and the auxiliary loss of each layer if `bias_weight` is
     larger than 0. Every 50 steps it logs `variance_factor/LAYER`, the factor of each layer of neurons on the second
     moment over the squared mean of gradients, and `variance_factor/all`, the product of all layers (see
-    `functional.variance_factor`; an upper bound where shortcuts pass layers), and for lambda below 1 ``chi^2`` of each
+    `functional.variance_factor`; far too large where shortcuts pass layers), and for lambda below 1 ``chi^2`` of each
     layer: the variance of the layer's gradient over its square, for a linear loss with equal slopes. A ``chi^2`` above
     10 raises a warning once.
 
