@@ -1,6 +1,9 @@
 """Exact bias, deviation and cosine of gradient estimators of noisy binary networks, next to a recorded table.
 
     python benchmarks/estimators.py [--json results.json] [--output folder] [--nets 60] [--seed 0]
+    python benchmarks/estimators.py --lambdas [--g 0.35 0.7 1.4] [--nets 60] [--seed 0]
+    python benchmarks/estimators.py --widths [--g 0.35 0.7 1.4] [--nets 60] [--seed 0]
+    python benchmarks/estimators.py --factors [--g 0.35 0.7 1.4] [--seed 0]
 
 Each network has L layers of 3 units with logistic noise, a linear readout of 3 classes without bias, and the
 cross-entropy of a random label. The input of a layer is x - 1/2, with x the spikes of the previous layer. Weights are
@@ -13,12 +16,20 @@ scale, biases, input, readout, mean or median), this one is the simplest whose d
 difference of two draws of 60 networks. That difference is not small: "scatter" is the relative standard deviation of a
 cell over draws of networks, by bootstrap, and the last line gives the number of cells in which two draws agree within
 10 %. Medians over 700 networks agree with the table in 156 of 216 cells, draws of 60 in 141 +- 9.
+
+The other commands are for networks with Gaussian noise, units in {-1, 1} and no biases, whose pre-activations are about
+N(0, g^2). --lambdas enumerates them: the lambda of the smallest squared error of the mean of B estimates, on a grid of
+eighths, against ``1 / (1 + B beta / D)``; --widths compares beta with its estimate by width. Squares are sums over the
+networks, relative to those of the gradient. --factors draws 2048 runs of each of 16 networks of 256 units with a linear
+loss, and compares the second moment of the gradient over the square of its mean with `functional.variance_factor`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +41,15 @@ from torch import Tensor
 from lightning_snn import figures
 from lightning_snn.figures.estimators import bias_and_deviation
 from lightning_snn.functional.enumeration import Spike, gradient_statistics
-from lightning_snn.functional.estimators import IWST, AnalyticalGumbelRao, Estimator
+from lightning_snn.functional.estimators import (
+    IWST,
+    AnalyticalGumbelRao,
+    Estimator,
+    best_lambda,
+    bias_difference,
+    iwst_weight,
+    variance_factor,
+)
 
 UNITS = CLASSES = 3
 DEPTHS = (1, 2, 3, 4)
@@ -108,6 +127,102 @@ def measure(nets: int, seed: int) -> np.ndarray:
     return found
 
 
+class BinaryNetwork:
+    """Random network of units in {-1, 1}, as a program for `gradient_statistics`; g is the std of pre-activations."""
+
+    def __init__(self, depth: int, units: int, g: float, generator: torch.Generator) -> None:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+        self.first = g * normal(units)
+        self.layers = [g / units**0.5 * normal(units, units) for _ in range(depth - 1)]
+        self.readout = g / units**0.5 * normal(CLASSES, units)
+        self.label = torch.randint(CLASSES, (), generator=generator)
+
+    def __call__(self, spike: Spike, inputs: dict[str, Tensor]) -> Tensor:
+        x = 2 * spike(inputs["first"]) - 1
+        for weight in self.layers:
+            x = 2 * spike(weight @ x) - 1
+        return F.cross_entropy(self.readout @ x, self.label)
+
+
+def squared_errors(
+    depth: int, units: int, g: float, lams: Sequence[float], nets: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return squared bias and variance of one estimate `[lambda]`, relative to the squared gradient, over networks."""
+    generator = torch.Generator().manual_seed(1000 * seed + 10 * depth)
+    sums = np.zeros((len(lams), 3))
+    for _ in range(nets):
+        network = BinaryNetwork(depth, units, g, generator)
+        for i, lam in enumerate(lams):
+            one = gradient_statistics(network, {"first": network.first}, IWST(lam))
+            truth, mean = one.truth["first"], one.mean["first"]
+            squares = (mean - truth).square(), one.variance["first"], truth.square()
+            sums[i] += [float(each.sum()) for each in squares]
+    return sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2]
+
+
+def measured_factors(
+    depth: int, g: float, lams: Sequence[float], units: int = 256, nets: int = 16, draws: int = 2048, seed: int = 0
+) -> np.ndarray:
+    """Return the second moment over the squared mean of the gradient of a linear loss `[lambda]`, by drawn runs."""
+    generator = torch.Generator().manual_seed(seed)
+    sums = np.zeros((len(lams), 2))
+    for _ in range(nets):
+        weights = [g / units**0.5 * torch.randn(units, units, generator=generator) for _ in range(depth - 1)]
+        slope = torch.randn(units, generator=generator).expand(draws, -1)
+        t = (g * torch.randn(units, generator=generator)).expand(draws, -1)
+        runs = []
+        for weight in [*weights, None]:
+            x = (torch.randn(t.shape, generator=generator) < t).float()
+            runs.append((t, x))
+            t = t if weight is None else (2 * x - 1) @ weight.t()
+        for i, lam in enumerate(lams):
+            gradient = slope
+            for layer in reversed(range(depth)):
+                gradient = 2 * gradient * iwst_weight(*runs[layer], lam)
+                gradient = gradient @ weights[layer - 1] if layer else gradient
+            variance = gradient.double().var(0).sum()
+            squared_mean = gradient.double().mean(0).square().sum() - variance / draws  # without bias
+            sums[i] += [float(squared_mean + variance), float(squared_mean)]
+    return sums[:, 0] / sums[:, 1]
+
+
+def show_factors(scales: Sequence[float], seed: int) -> None:
+    """Print measured and predicted factors."""
+    print("| g | L | lambda 1 | lambda 0.5 | lambda 0 |\n|---|---|---|---|---|")
+    for g, depth in product(scales, (1, 4, 8, 12)):
+        lams = (1.0, 0.5, 0.0)
+        measured = measured_factors(depth, g, lams, seed=seed)
+        cells = [f"{m:.3g} ({variance_factor(g, lam, depth):.3g})" for m, lam in zip(measured, lams, strict=True)]
+        print(f"| {g} | {depth} | {' | '.join(cells)} |", flush=True)
+
+
+def show_lambdas(scales: Sequence[float], nets: int, seed: int) -> None:
+    """Print the best lambda found and predicted."""
+    lams, batches = [step / 8 for step in range(9)], (1, 16, 128, 1024)
+    print("| g | L | beta | D | " + " | ".join(f"B = {batch}" for batch in batches) + " |\n" + "|---" * 8 + "|")
+    for g, depth in product(scales, (1, 2, 3, 4)):
+        bias, variance = squared_errors(depth, UNITS, g, lams, nets, seed)
+        beta, difference = bias[-1] - bias[0], variance[0] - variance[-1]
+        found = [lams[int((bias + variance / batch).argmin())] for batch in batches]
+        predicted = [best_lambda(max(beta, 0.0), difference, batch) for batch in batches]
+        cells = [f"{one:.3g} ({other:.2f})" for one, other in zip(found, predicted, strict=True)]
+        print(f"| {g} | {depth} | {beta:.4f} | {difference:.3f} | {' | '.join(cells)} |", flush=True)
+
+
+def show_widths(scales: Sequence[float], nets: int, seed: int) -> None:
+    """Print beta and its estimate by depth and width."""
+    print("| L | units | " + " | ".join(f"g = {g:g}" for g in scales) + " |\n" + "|---" * (2 + len(scales)) + "|")
+    for depth, units in ((1, 2), (1, 4), (1, 8), (2, 2), (2, 4), (3, 2), (3, 3)):
+        cells = []
+        for g in scales:
+            bias, _ = squared_errors(depth, units, g, (0.0, 1.0), nets, seed)
+            fitted = bias_difference(torch.tensor(g * g), torch.tensor(float(units)))
+            cells.append(f"{bias[1] - bias[0]:.4f} ({fitted:.4f})")
+        print(f"| {depth} | {units} | {' | '.join(cells)} |", flush=True)
+
+
 def resampled(found: np.ndarray, draws: int = 200) -> np.ndarray:
     """Return medians over networks resampled with replacement, `[draw, scale, estimator, depth, kind]`."""
     random, nets = np.random.default_rng(0), found.shape[-1]
@@ -123,10 +238,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the results to this file")
     parser.add_argument("--output", help="write the figure to this folder")
+    parser.add_argument("--lambdas", action="store_true", help="compare best lambdas found and predicted")
+    parser.add_argument("--widths", action="store_true", help="compare the bias of straight-through by width")
+    parser.add_argument("--g", type=float, nargs="+", default=[0.35, 0.7, 1.4], help="signal over noise of these")
+    parser.add_argument("--factors", action="store_true", help="compare variances by depth measured and predicted")
     parser.add_argument("--nets", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.factors:
+        return show_factors(options.g, options.seed)
+    if options.lambdas:
+        return show_lambdas(options.g, options.nets, options.seed)
+    if options.widths:
+        return show_widths(options.g, options.nets, options.seed)
     found = measure(options.nets, options.seed)
     ours, theirs, again = np.median(found, -1), recorded(), resampled(found)
     scatter = again.std(0) / ours

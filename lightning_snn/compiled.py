@@ -50,6 +50,7 @@ class CompiledMethod:
         method.before_compiled_step()
         step: Step = self._compiled(_training_step)(method, network, _any_length(x), y)
         method.warn_of_step(step.metrics)
+        method.after_step(step.metrics)
         return step
 
     def predict(self, method: Method, network: nn.Module, x: Tensor) -> Prediction:

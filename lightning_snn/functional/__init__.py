@@ -11,11 +11,13 @@ from lightning_snn.functional.estimators import (
     Estimator,
     GumbelRao,
     GumbelStraightThrough,
+    best_lambda,
     chi_squared,
     estimator_named,
     iwst,
     iwst_weight,
     noisy_spikes,
+    variance_factor,
 )
 from lightning_snn.functional.lif import leaky_integrate, lif
 from lightning_snn.functional.noisy_lif import noisy_lif
@@ -57,6 +59,7 @@ __all__ = [
     "Surrogate",
     "TimeConstraints",
     "Triangular",
+    "best_lambda",
     "chi_squared",
     "estimator_named",
     "expected_entropy",
@@ -87,4 +90,5 @@ __all__ = [
     "synapse_bias",
     "through_time",
     "two_phase_from_relu",
+    "variance_factor",
 ]

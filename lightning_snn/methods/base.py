@@ -213,6 +213,12 @@ class Method(nn.Module):
         `training_step` calls it, except in compiled code, which cannot warn; then `SpikingModule` does.
         """
 
+    def after_step(self, metrics: Mapping[str, Tensor]) -> None:
+        """Adopt constants that a training step measured and logs, for the steps after it; by default nothing.
+
+        `training_step` calls it, except in compiled code, which cannot read values; then `SpikingModule` does.
+        """
+
     def step_on_loss(self, outputs: Tensor, y: Tensor) -> Step:
         """Compute the step whose objective is the task loss.
 

@@ -134,10 +134,11 @@ class NoisyMethod(Method):
         check_integer("samples", samples, 0)
         check_choice("sampling", sampling, ("noise", "weights"))
         check_positive("sample_memory", sample_memory)
-        self.estimator = estimator_named(lam if estimator is None else estimator)
+        self.estimator: Estimator = estimator_named(lam if estimator is None else estimator)
         if self.estimator.noise != "gaussian":
             raise ValueError(f"Expected argument `estimator` to be of Gaussian noise, but got {self.estimator}")
-        self.lam, self.noise_mode = lam, noise_mode
+        self.lam: float | Literal["auto"] = lam
+        self.noise_mode = noise_mode
         self.samples, self.sampling, self.sample_memory = samples, sampling, sample_memory
 
     def predict(self, network: nn.Module, x: Tensor, generator: torch.Generator | None = None) -> Prediction:
@@ -225,8 +226,11 @@ class NoisyMethod(Method):
         return [module for module in network.modules() if isinstance(module, (Neuron, Sign))]
 
     def extra_repr(self) -> str:
-        parts = [f"lam={self.lam:g}"]
-        parts += [f"estimator={self.estimator}"] if self.estimator != estimator_named(self.lam) else []
+        if self.lam == "auto":
+            parts = ["lam=auto"]
+        else:
+            parts = [f"lam={self.lam:g}"]
+            parts += [f"estimator={self.estimator}"] if self.estimator != estimator_named(self.lam) else []
         parts += [f"noise_mode={self.noise_mode}"] if self.noise_mode != "moment" else []
         parts += [f"samples={self.samples}"]
         parts += [f"sampling={self.sampling}"] if self.sampling != "noise" else []

@@ -98,7 +98,7 @@ METHODS = (
     MethodRow("spiking_bayes_trace", lambda: SpikingBayes(noise_mode="trace")),
     MethodRow("spiking_bayes_agr", lambda: SpikingBayes(estimator="agr")),
     MethodRow("spiking_bayes_recurrent", SpikingBayes, recurrent_network),
-    MethodRow("spiking_bayes_binary", SpikingBayes, binary_network),
+    MethodRow("spiking_bayes_binary", lambda: SpikingBayes(lam="auto"), binary_network),
     MethodRow("noisy_spikes", NoisySpikes),
     MethodRow("time_to_first_spike", lambda: TimeToFirstSpike(input_range=(0.0, 1.1))),
     MethodRow("expectation_propagation", ExpectationPropagation, learning_rate=1.0, epochs=2),

@@ -21,36 +21,39 @@ dropout, and not a deep ensemble.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
 from lightning_snn.functional.bias_loss import BIAS_FORMS, BiasForm
-from lightning_snn.functional.estimators import Estimator, EstimatorName
+from lightning_snn.functional.estimators import IWST, Estimator, EstimatorName
 from lightning_snn.functional.noisy_lif import NoiseMode
 from lightning_snn.methods.base import Step
-from lightning_snn.methods.bayes.conversion import POSTERIOR_RULES, Posterior, is_convertible, to_bayesian, to_plain
+from lightning_snn.methods.bayes.conversion import Posterior, is_convertible, to_bayesian, to_plain
+from lightning_snn.methods.bayes.lam import measured_lambda
 from lightning_snn.methods.bayes.layers import BayesianLayer, BayesianMap
 from lightning_snn.methods.bayes.monitor import RunMonitor
-from lightning_snn.methods.bayes.wiring import mark_inputs, trace_wiring
-from lightning_snn.methods.noisy import NoisyMethod, Sampling, noise_refusals, register_stateless_layer
+from lightning_snn.methods.bayes.refusals import NORMS, connect_traces, layer_refusals
+from lightning_snn.methods.bayes.wiring import mark_inputs
+from lightning_snn.methods.noisy import NoisyMethod, Sampling, register_stateless_layer
 from lightning_snn.nn.folding import run
-from lightning_snn.nn.layer_rules import Refusal, copy_network, refuse, replacement_refusal
+from lightning_snn.nn.layer_rules import copy_network, refuse
 from lightning_snn.nn.module_tree import replace_layers
 from lightning_snn.nn.neurons import Neuron, RecurrentLIF
 from lightning_snn.nn.noise import WeightDraws
 from lightning_snn.nn.registry import parts_of_neurons
-from lightning_snn.nn.row_checks import sequence_reason
 from lightning_snn.nn.sign import Sign
-from lightning_snn.nn.stateful import StatefulLayer
+from lightning_snn.processes import gather
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-MONITOR_EVERY = 50  # training steps between records of chi^2, which reads every pre-activation
+MONITOR_EVERY = 50  # training steps between records of the variance, which reads every pre-activation
+INITIAL_LAMBDA = 0.5  # of "auto", in its first step
+LAMBDA_GRID = 0.25  # values of "auto"; compiled code is made anew for each
 _CHI_SQUARED = "chi_squared/"
 _CHI_SQUARED_LIMIT = 10.0
 
@@ -60,13 +63,15 @@ class _Schedule(NamedTuple):
 
     Attributes:
         noisy: whether the network runs with noise; without it the posterior mean is trained.
-        monitored: whether chi^2 is recorded.
+        monitored: whether the variance of the estimator is recorded.
+        batch_size: samples of an optimizer step; None before the first.
         kl: factor of the KL term, for compiled code, in which a number would be a constant.
         bias: factor of the auxiliary loss, for compiled code.
     """
 
     noisy: bool
     monitored: bool = False
+    batch_size: float | Tensor | None = None
     kl: Tensor | None = None
     bias: Tensor | None = None
 
@@ -74,13 +79,19 @@ class _Schedule(NamedTuple):
 class SpikingBayes(NoisyMethod):
     """Spiking Bayesian neural networks with IW-ST gradients (after Walker et al. 2025, arXiv 2505.17962).
 
-    Besides the loss, the method logs the KL term in nats, the auxiliary loss of each layer if `bias_weight` is larger
-    than 0, and, for lambda below 1, ``chi^2`` of each layer every 50 steps: the variance of the layer's gradient over
-    its square, for a linear loss with equal slopes. A value above 10 raises a warning once.
+    Besides the loss, the method logs the KL term in nats, and the auxiliary loss of each layer if `bias_weight` is
+    larger than 0. Every 50 steps it logs `variance_factor/LAYER`, the factor of each layer of neurons on the second
+    moment over the squared mean of gradients, and `variance_factor/all`, the product of all layers (see
+    `functional.variance_factor`; far too large where shortcuts pass layers), and for lambda below 1 ``chi^2`` of each
+    layer: the variance of the layer's gradient over its square, for a linear loss with equal slopes. A ``chi^2`` above
+    10 raises a warning once.
 
     Args:
         lam: lambda of IW-ST in [0, 1]. 1 (straight-through) suits many time steps and layers, 0 (ReinMax) few layers
-            and large batches.
+            and large batches. "auto" measures variance and depth in training steps 0, 50, 100, ..., logs the best
+            lambda of all layers together for the size of the batches as `lam` (see `functional.best_lambda`), and
+            uses it from the next step on, rounded to a quarter. Step 0 has lambda = 0.5. Its estimate of the bias is a
+            conjecture for wide layers. A checkpoint holds the lambda in use.
         kl_weight: beta of the KL term, at least 0. A value below 1 tempers the evidence bound, which small data sets
             need. A new posterior has 0.8 nats per weight (1.5 per recurrent weight); the network learns if ``0.8 *
             weights * kl_weight / N`` is below about 0.5.
@@ -123,9 +134,11 @@ class SpikingBayes(NoisyMethod):
   journal = {arXiv preprint arXiv:2505.17962}, year = {2025}
 }"""
 
+    lam_in_use: Tensor
+
     def __init__(
         self,
-        lam: float = 0.5,
+        lam: float | Literal["auto"] = 0.5,
         kl_weight: float = 0.01,
         mean_epochs: float = 0.0,
         warmup_epochs: float = 1.0,
@@ -144,7 +157,21 @@ class SpikingBayes(NoisyMethod):
         sample_memory: float = 512.0,
         recurrent_posterior: bool = True,
     ) -> None:
-        super().__init__(lam, estimator, noise_mode, samples, sampling, sample_memory)
+        automatic = lam == "auto"
+        if isinstance(lam, str) and not automatic:
+            raise ValueError(f'Expected argument `lam` to be a number from 0 to 1 or "auto", but got {lam!r}')
+        if automatic and estimator is not None:
+            raise ValueError(
+                f'Expected argument `estimator` to be None with lam="auto", but got {estimator!r}. Set `lam` to a '
+                "number, or leave the estimator out"
+            )
+        number = INITIAL_LAMBDA if isinstance(lam, str) else lam
+        super().__init__(number, estimator, noise_mode, samples, sampling, sample_memory)
+        if automatic:
+            self.lam = "auto"
+            # in checkpoints, which also resume a run in the middle
+            self.register_buffer("lam_in_use", torch.tensor(number))
+            self.register_load_state_dict_post_hook(_restore_lambda)
         check_between("kl_weight", kl_weight, 0.0, float("inf"))
         check_between("mean_epochs", mean_epochs, 0.0, float("inf"))
         check_between("warmup_epochs", warmup_epochs, 0.0, float("inf"))
@@ -174,8 +201,8 @@ class SpikingBayes(NoisyMethod):
             ValueError: if a layer with parameters has no Bayesian counterpart or does not support the noise mode; the
                 message names all of them.
         """
-        refused = _refusals(network, self.noise_mode)
-        normalizes = any(isinstance(refusal.layer, _NORMS) for refusal in refused)
+        refused = layer_refusals(network, self.noise_mode)
+        normalizes = any(isinstance(refusal.layer, NORMS) for refusal in refused)
         remedy = "Normalization is not needed: posterior noise scales with the input" if normalizes else ""
         refuse("SpikingBayes", refused, remedy)
         network = copy_network("SpikingBayes", network)
@@ -185,7 +212,7 @@ class SpikingBayes(NoisyMethod):
         )
         mark_inputs(network)
         if self.noise_mode == "trace":
-            _connect_traces(network)
+            connect_traces(network)
         return network
 
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -211,8 +238,14 @@ class SpikingBayes(NoisyMethod):
             objective = objective + (self._bias_factor() if schedule.bias is None else schedule.bias.to(mean)) * mean
             metrics.update({f"bias/{name}": value.detach() for name, value in bias.items()})
         metrics.update({f"{_CHI_SQUARED}{name}": value for name, value in chi_squared.items()})
+        metrics.update({f"variance_factor/{name}": value for name, value in monitor.variance_factor.items()})
+        if self.lam == "auto" and monitor.calls:
+            metrics["lam"] = measured_lambda(
+                monitor.calls, len(y) if schedule.batch_size is None else schedule.batch_size
+            )
         if not torch.compiler.is_compiling():
             self.warn_of_step(metrics)
+            self.after_step(metrics)
         return Step(objective, loss.detach(), output.detach(), metrics)
 
     def before_compiled_step(self) -> None:
@@ -220,8 +253,11 @@ class SpikingBayes(NoisyMethod):
         if schedule.noisy:
             kl = self._kl_factor() if self.kl_weight > 0 else 0.0
             bias = self._bias_factor() if self.bias_weight > 0 else 0.0
+            batch_size = schedule.batch_size
             schedule = schedule._replace(
-                kl=torch.tensor(kl, dtype=torch.float64), bias=torch.tensor(bias, dtype=torch.float64)
+                batch_size=None if batch_size is None else torch.tensor(batch_size, dtype=torch.float64),
+                kl=torch.tensor(kl, dtype=torch.float64),
+                bias=torch.tensor(bias, dtype=torch.float64),
             )
         self._compiled_schedule = schedule
 
@@ -246,6 +282,16 @@ class SpikingBayes(NoisyMethod):
                 "because units there are saturated. Increase `lam` or `kl_weight`",
                 stacklevel=2,
             )
+
+    def after_step(self, metrics: Mapping[str, Tensor]) -> None:
+        """Use the lambda that the step measured, the mean over all processes, from the next step on."""
+        if "lam" not in metrics:
+            return
+        mean = fmean(gather(float(metrics["lam"])))
+        if math.isfinite(mean):  # a run with NaN measures nothing
+            lam = round(mean / LAMBDA_GRID) * LAMBDA_GRID
+            self.estimator = IWST(lam)
+            self.lam_in_use.fill_(lam)
 
     def noisy_layers(self, network: nn.Module) -> list[nn.Module]:
         return [module for module in network.modules() if isinstance(module, (BayesianLayer, Neuron, Sign))]
@@ -282,7 +328,10 @@ class SpikingBayes(NoisyMethod):
     def _schedule(self) -> _Schedule:
         if self.mean_epochs and self._epochs() < self.mean_epochs:
             return _Schedule(noisy=False)
-        return _Schedule(True, self.progress.step % MONITOR_EVERY == 0)
+        steps, samples = self.progress.step, self.progress.samples
+        # over all processes and accumulated batches
+        batch_size = samples / steps if steps and samples else None
+        return _Schedule(True, steps % MONITOR_EVERY == 0, batch_size)
 
     def _epochs(self) -> float:
         """Return the completed epochs; of streams without a length, epochs are `train_size` samples."""
@@ -329,72 +378,10 @@ class SpikingBayes(NoisyMethod):
         return replace_layers(copy.deepcopy(network), lambda layer: isinstance(layer, BayesianLayer), plain)
 
 
-def _refusals(network: nn.Module, mode: NoiseMode) -> list[Refusal]:
-    """Return the layers that cannot fire by noise, and those with parameters that have no Bayesian counterpart."""
-    refused = noise_refusals(network, mode)
-    known = {refusal.layer for refusal in refused} | parts_of_neurons(network)
-    known |= {
-        part for layer in network.modules() if is_convertible(layer) for part in layer.modules() if part is not layer
-    }
-    for name, layer in network.named_modules():
-        owns = any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, _NormBase)
-        if layer in known:
-            continue
-        if is_convertible(layer):
-            if (reason := replacement_refusal(layer)) is not None:
-                refused.append(Refusal(name, layer, reason))
-            continue
-        if not owns or isinstance(layer, (BayesianLayer, StatefulLayer)):
-            continue
-        padding = getattr(layer, "padding_mode", "zeros")
-        if padding != "zeros":
-            reason = f"padding_mode={padding!r}"
-        elif isinstance(layer, _NormBase):
-            reason = "normalization has no Bayesian counterpart"
-        else:
-            # parts of an `OverTime` need no wrapper
-            mixing = sequence_reason(layer) is not None
-            reason = POSTERIOR_RULES.unknown if mixing else POSTERIOR_RULES.reason(layer)
-        refused.append(Refusal(name, layer, reason))
-    return refused
-
-
-def _connect_traces(network: nn.Module) -> None:
-    """Set the targets of every Bayesian layer, which noise mode "trace" needs.
-
-    Raises:
-        ValueError: if the variance under a static weight sample is not known for a layer; the message names all of
-            them.
-    """
-    wiring = trace_wiring(network)
-    refused = []
-    for name, layer in network.named_modules():
-        reason = None
-        if isinstance(layer, Neuron):
-            beta = layer.value("beta")
-            if isinstance(beta, Tensor) and beta.dim() > 0:
-                reason = "a decay per channel"
-            elif layer not in wiring.known:
-                reason = "receives input through modules of unknown structure"
-        elif isinstance(layer, BayesianMap):
-            targets = wiring.targets.get(layer, [])
-            if layer not in wiring.values:
-                reason = "inside a module of unknown structure"
-            elif layer in wiring.stacked:
-                reason = "no neurons between it and another weight layer"
-            elif targets and layer in wiring.elsewhere:
-                reason = "its output goes to neurons and elsewhere"
-            elif any(neuron is not targets[0] and _decays_differ(neuron, targets[0]) for neuron in targets):
-                reason = "its output goes to neurons with different decays"
-            layer.targets = tuple(targets[:1])
-        if reason:
-            refused.append(Refusal(name, layer, reason))
-    refuse('SpikingBayes(noise_mode="trace")', refused)
-
-
-def _decays_differ(one: Neuron, other: Neuron) -> bool:
-    learned = one.parameter_of("beta") is not None or other.parameter_of("beta") is not None
-    return learned or bool(one.value("beta") != other.value("beta"))
+def _restore_lambda(method: nn.Module, _: object) -> None:
+    """Use the lambda of the checkpoint that was loaded."""
+    assert isinstance(method, SpikingBayes)
+    method.estimator = IWST(float(method.lam_in_use))
 
 
 register_stateless_layer(BayesianMap)

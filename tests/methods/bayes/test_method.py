@@ -754,7 +754,7 @@ def test_without_weight_there_is_neither_loss_nor_curve():
     for options in ({}, {"bias_weight": 1.0, "mean_epochs": 1.0}):
         method = SpikingBayes(kl_weight=0.0, lam=1.0, **options)
         step = training_step(method, method.prepare(deep_network()))
-        assert not step.metrics
+        assert not [name for name in step.metrics if not name.startswith("variance_factor/")]
         assert step.objective == step.loss
 
 
@@ -771,7 +771,7 @@ def test_chi_squared_is_looked_at_every_so_many_steps_and_is_that_of_the_gradien
     torch.manual_seed(1)
     with noise(0.25, observe=lambda layer, t: scores.update({f"chi_squared/{names[layer]}": t.detach()})):
         run(prepared, order_of_events(16)[0])
-    assert list(looks[0]) == list(scores)
+    assert [name for name in looks[0] if name.startswith("chi_squared")] == list(scores)
     for name, t in scores.items():
         slope = iwst_weight(t, torch.zeros_like(t), 1.0).square()
         torch.testing.assert_close(looks[0][name], (slope * chi_squared(t, 0.25)).sum() / slope.sum())
@@ -784,10 +784,16 @@ def test_chi_squared_is_looked_at_every_so_many_steps_and_is_that_of_the_gradien
     assert measured.item() == pytest.approx(((slope * chi_squared(t, 0.25)).sum() / slope.sum()).item(), rel=0.1)
 
 
-@pytest.mark.parametrize("options", [{"lam": 1.0}, {"estimator": "agr"}, {"estimator": "straight_through"}], ids=str)
-def test_estimators_without_that_variance_are_not_looked_at(options):
-    method = SpikingBayes(kl_weight=0.0, **options)
+def test_estimators_of_unknown_variance_are_not_looked_at():
+    method = SpikingBayes(kl_weight=0.0, estimator="agr")
     assert not training_step(method, method.prepare(deep_network())).metrics
+
+
+@pytest.mark.parametrize("options", [{"lam": 1.0}, {"estimator": "straight_through"}], ids=str)
+def test_straight_through_has_a_factor_by_depth_but_no_chi_squared(options):
+    method = SpikingBayes(kl_weight=0.0, **options)
+    metrics = training_step(method, method.prepare(deep_network())).metrics
+    assert list(metrics) == [f"variance_factor/{name}" for name in ("1", "2.branch.1", "4", "all")]
 
 
 def test_saturated_units_are_warned_of_once_by_name():
@@ -823,7 +829,10 @@ def test_what_the_method_measures_is_logged_by_layer():
     module = SpikingModule(deep_network(), method, num_classes=2)
     trainer(logged, max_epochs=1, log_every_n_steps=1).fit(module, loader(*order_of_events(16), 16))
     units = ("1", "2.branch.1", "4")
-    expected = {"train/kl", *(f"train/{kind}/{name}" for kind in ("bias", "chi_squared") for name in units)}
+    expected = {
+        "train/kl",
+        *(f"train/{kind}/{name}" for kind in ("bias", "chi_squared", "variance_factor") for name in units),
+    }
     assert expected <= logged.names[0]
     assert {f"train/bias/{name}" for name in units} <= logged.names[1]
 
