@@ -233,6 +233,14 @@ def test_the_update_of_each_weight_alone_diverges_above_its_bound_where_ours_nee
     assert diagonal_updates(x, y == 0, 0.1, 1.5, 150)[0][-1] > 0.1 * settled[0]
 
 
+def positive(samples: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Inputs that are never negative, so that all batches observe one direction, and values of a linear model."""
+    x, y = linear(samples, inputs)
+    weights = torch.linalg.lstsq(x, y).solution
+    x = torch.rand(samples, inputs, generator=torch.Generator().manual_seed(1)).double()
+    return x, x @ weights + NOISE**0.5 * torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).double()
+
+
 def sweeps(x: Tensor, y: Tensor, batches: list[Tensor], count: int) -> tuple[Steps, list[Tensor]]:
     """Visits of batches in order: the means after each sweep."""
     layer = nn.Linear(x.shape[1], 1, bias=False).double()
@@ -242,7 +250,7 @@ def sweeps(x: Tensor, y: Tensor, batches: list[Tensor], count: int) -> tuple[Ste
     for _ in range(count):
         steps.take(x, y, batches, len(x))
         means.append(steps.layers[0].moments()[0][0].clone())
-        if len(means) > 3 and (means[-1] - means[-2]).norm() < 1e-9 * means[-1].norm():
+        if len(means) > 3 and (means[-1] - means[-2]).norm() < 1e-6 * means[-1].norm():
             break
     return steps, means
 
@@ -262,12 +270,12 @@ def responses(x: Tensor, batches: list[Tensor], precision: Tensor) -> list[Tenso
 
 @pytest.mark.parametrize("count", others_slow([2, 3, 6, 20], fast=[3]))
 def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(count):
-    x, y = linear(60, 20)
+    x, y = positive(60, 20)
     batches = list(torch.arange(60).chunk(count))
     steps, means = sweeps(x, y, batches, 200)
     exact = torch.linalg.solve(torch.eye(20).double() / PRIOR + x.T @ x / NOISE, x.T @ y / NOISE)[:, 0]
     precision = steps.layers[0].precision.detach()[0]
-    assert ((means[-1] - exact).abs() * precision.sqrt()).max() < 0.02
+    assert ((means[-1] - exact).abs() * precision.sqrt()).max() < 0.01
     blocks = responses(x, batches, precision)
     sweep = torch.eye(20 * count, dtype=x.dtype)
     for index, block in enumerate(blocks):
@@ -277,15 +285,15 @@ def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(co
         sweep = update @ sweep
     predicted = torch.linalg.eigvals(sweep).abs().max().item()
     print("sweeps", count, predicted, rate(means, 8))
-    assert rate(means, 8) == pytest.approx(predicted, abs=0.02)
+    assert rate(means, 8) == pytest.approx(predicted, abs=0.015)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 6, 20])
 def test_batches_in_parallel_need_damping_by_two_over_their_number(count):
-    x, y = linear(60, 20)
+    x, y = positive(60, 20)
     batches = list(torch.arange(60).chunk(count))
-    settled, _ = sweeps(x, y, batches, 400)
+    settled, _ = sweeps(x, y, batches, 60)
     precision = settled.layers[0].precision.detach()[0]
     blocks = responses(x, batches, precision)
     together = torch.cat([block.repeat(1, count) for block in blocks])
@@ -294,7 +302,7 @@ def test_batches_in_parallel_need_damping_by_two_over_their_number(count):
     eigenvalue = torch.linalg.eigvals(together).real.min().item()
     stable = 2 / (1 - eigenvalue)
     print("parallel", count, eigenvalue, stable)
-    assert 1 / count < stable < 4 / count
+    assert 1 / count < stable < 4.2 / count
     for damping, grows in ((0.8 * stable, False), (1.25 * stable, True)):
         steps = copy.deepcopy(settled)
         steps.optimizer = torch.optim.SGD(steps.network.parameters(), damping)
@@ -436,7 +444,7 @@ def real_digits(shared_data) -> tuple[Tensor, Tensor]:
         ((20,), 200, 0.7, 0.9),
         ((40,), 200, 0.6, 0.7),
         ((20, 20), 200, 0.4, 0.5),
-        ((20, 20), 600, 0.4, 0.6),
+        ((20, 20), 600, 0.35, 0.6),
     ],
 )
 def test_stable_damping_of_chains_on_real_digits(real_digits, hidden, samples, low, high):
