@@ -43,10 +43,10 @@ def added_precision(x: Tensor, variance: Tensor) -> Tensor:
     return (x**2).T @ curvature
 
 
-def rate(values: list[Tensor], span: int = 1) -> float:
-    """Mean factor of the last differences of a sequence, over a span of them."""
-    last, before = values[-1] - values[-2], values[-1 - span] - values[-2 - span]
-    return (last.norm() / before.norm()).item() ** (1 / span)
+def rate(values: list[Tensor]) -> float:
+    """Factor of the last two differences of a sequence."""
+    last, before = values[-1] - values[-2], values[-2] - values[-3]
+    return (last.norm() / before.norm()).item()
 
 
 @pytest.mark.parametrize(("samples", "inputs"), [(60, 20), (30, 20), (20, 60)])
@@ -241,18 +241,21 @@ def positive(samples: int, inputs: int) -> tuple[Tensor, Tensor]:
     return x, x @ weights + NOISE**0.5 * torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).double()
 
 
-def sweeps(x: Tensor, y: Tensor, batches: list[Tensor], count: int) -> tuple[Steps, list[Tensor]]:
-    """Visits of batches in order: the means after each sweep."""
+def pushed(x: Tensor, y: Tensor, batches: list[Tensor], sweeps: int) -> Steps:
+    """Settled sites of batches, with the precision-means of one batch moved by the size of a standard deviation."""
     layer = nn.Linear(x.shape[1], 1, bias=False).double()
     options = {"prior_variance": PRIOR, "noise_variance": NOISE, "damping": 1.0, "solver_iterations": 25}
     steps = Steps(layer, True, iterations=1, **options)
-    means = []
-    for _ in range(count):
+    for _ in range(sweeps):
         steps.take(x, y, batches, len(x))
-        means.append(steps.layers[0].moments()[0][0].clone())
-        if len(means) > 3 and (means[-1] - means[-2]).norm() < 1e-6 * means[-1].norm():
-            break
-    return steps, means
+    steps.update_sites()
+    (trained,) = steps.layers
+    push = trained.precision.detach().sqrt() * torch.randn(1, x.shape[1], generator=torch.Generator().manual_seed(3))
+    key, site = next(iter(trained.sites._sites.items()))
+    trained.sites._sites[key] = site._replace(precision_mean=site.precision_mean + push)
+    with torch.no_grad():
+        trained.precision_mean += push
+    return steps
 
 
 def responses(x: Tensor, batches: list[Tensor], precision: Tensor) -> list[Tensor]:
@@ -272,10 +275,13 @@ def responses(x: Tensor, batches: list[Tensor], precision: Tensor) -> list[Tenso
 def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(count):
     x, y = positive(60, 20)
     batches = list(torch.arange(60).chunk(count))
-    steps, means = sweeps(x, y, batches, 200)
+    steps = pushed(x, y, batches, 60)
+    precision = steps.layers[0].precision.detach()[0].clone()
     exact = torch.linalg.solve(torch.eye(20).double() / PRIOR + x.T @ x / NOISE, x.T @ y / NOISE)[:, 0]
-    precision = steps.layers[0].precision.detach()[0]
-    assert ((means[-1] - exact).abs() * precision.sqrt()).max() < 0.01
+    errors = []
+    for _ in range(16):
+        steps.take(x, y, batches, 60)
+        errors.append((steps.layers[0].moments()[0][0] - exact).norm().item())
     blocks = responses(x, batches, precision)
     sweep = torch.eye(20 * count, dtype=x.dtype)
     for index, block in enumerate(blocks):
@@ -284,8 +290,8 @@ def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(co
         update[20 * index : 20 * (index + 1), 20 * index : 20 * (index + 1)] = 0
         sweep = update @ sweep
     predicted = torch.linalg.eigvals(sweep).abs().max().item()
-    print("sweeps", count, predicted, rate(means, 8))
-    assert rate(means, 8) == pytest.approx(predicted, abs=0.015)
+    assert 0.5 < predicted < 1
+    assert (errors[-1] / errors[-9]) ** (1 / 8) == pytest.approx(predicted, abs=0.02)
 
 
 @pytest.mark.slow
@@ -293,7 +299,7 @@ def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(co
 def test_batches_in_parallel_need_damping_by_two_over_their_number(count):
     x, y = positive(60, 20)
     batches = list(torch.arange(60).chunk(count))
-    settled, _ = sweeps(x, y, batches, 60)
+    settled = pushed(x, y, batches, 40)
     precision = settled.layers[0].precision.detach()[0]
     blocks = responses(x, batches, precision)
     together = torch.cat([block.repeat(1, count) for block in blocks])
@@ -301,7 +307,6 @@ def test_batches_in_parallel_need_damping_by_two_over_their_number(count):
         together[20 * index : 20 * (index + 1), 20 * index : 20 * (index + 1)] = 0
     eigenvalue = torch.linalg.eigvals(together).real.min().item()
     stable = 2 / (1 - eigenvalue)
-    print("parallel", count, eigenvalue, stable)
     assert 1 / count < stable < 4.2 / count
     for damping, grows in ((0.8 * stable, False), (1.25 * stable, True)):
         steps = copy.deepcopy(settled)
@@ -455,8 +460,6 @@ def test_stable_damping_of_chains_on_real_digits(real_digits, hidden, samples, l
     measured = ep_stability(network, x[None], y)
     run = Run(network, x, y, 300, 0.4 * min(measured.stable_damping, 1))
     growth = {factor: run.growth(factor * measured.stable_damping, 25) for factor in (0.8, 1.25)}
-    at = {damping: run.growth(damping, 25) for damping in (low, high) if damping <= 1}
-    print("chain", hidden, samples, measured, growth, at)
     assert measured.settled
     assert low - 0.03 < measured.stable_damping < high + 0.03
     assert growth[0.8] < 1
@@ -472,7 +475,6 @@ def test_the_update_of_each_weight_alone_on_real_digits(real_digits, samples, lo
     x, spikes = (images[:samples] > 0.5).double().flatten(1), y[:samples] == 3
     moves, stable = diagonal_updates(x, spikes, 0.1, 0.8, 300)
     long, _ = diagonal_updates(x, spikes, 0.1, 1.5, 300)
-    print("diagonal", samples, stable, moves[-1] / moves[0], long[-1] / moves[0])
     assert low < stable < high
     assert moves[-1] < 1e-3 * moves[0]
     assert long[-1] > 0.1 * moves[0]
