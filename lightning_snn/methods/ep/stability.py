@@ -38,8 +38,8 @@ _SAFE_SHARE = 0.8
 _SETTLED_STATE = 0.1
 # error of the eigenvalue, relative to its distance from 1: where iterations end, and where the estimate has settled
 _PRECISE, _SETTLED = 0.03, 0.1
-# `ep_stability` settles the state to this residual, by steps of at most this length, between two looks at the residual
-_TARGET, _FIRST_DAMPING, _ITERATIONS = 0.01, 0.3, 10
+# `ep_stability` settles the state to this residual, by steps between these lengths, halved if it has not decreased
+_TARGET, _FIRST_DAMPING, _LAST_DAMPING, _ITERATIONS = 0.01, 0.3, 0.03, 10
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,11 @@ def ep_stability(
         ValueError: if the network is not from `prepare`, targets do not fit, or a number is below 1.
 
     Example:
-        >>> from lightning_snn import LIF
         >>> from lightning_snn.methods import ExpectationPropagation
-        >>> network = ExpectationPropagation().prepare(nn.Sequential(nn.Linear(8, 4), LIF(), nn.Linear(4, 3)))
+        >>> network = ExpectationPropagation().prepare(nn.Sequential(nn.Linear(8, 3)))
         >>> x, y = (torch.rand(1, 60, 8) > 0.5).float(), torch.arange(60) % 3
         >>> stability = ep_stability(network, x, y)
-        >>> stability.settled, stability.stable_damping > 0.3
+        >>> stability.settled, stability.stable_damping > 1
         (True, True)
     """
     for name, count in (("iterations", iterations), ("solver_iterations", solver_iterations), ("steps", steps)):
@@ -139,7 +138,7 @@ def ep_stability(
             natural, scores, before, residual = update.natural, update.scores, residual, update.residual.item()
             if residual < _TARGET:
                 break
-            damping = damping if residual < before else damping / 2
+            damping = damping if residual < before else max(damping / 2, _LAST_DAMPING)
         return stability_at(chain, cavities, rates, targets, update, solver_iterations, steps)
 
 
