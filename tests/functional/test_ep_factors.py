@@ -81,7 +81,7 @@ def test_score_and_curvature_are_derivatives_of_the_log_evidence(activation):
     (first,) = torch.autograd.grad(log_evidence.sum(), mean, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), mean)
     message = spike_message(mean.detach(), variance, log_odds, activation)
-    for ours, expected in zip(message, (first, -second, log_evidence), strict=True):
+    for ours, expected in zip(message[:3], (first, -second, log_evidence), strict=True):
         torch.testing.assert_close(ours[kept], expected[kept].detach(), rtol=1e-10, atol=1e-10)
 
 
@@ -103,7 +103,7 @@ def test_float32_is_safe_and_accurate_far_into_the_tails(activation, log_odds):
     odds = torch.full_like(z, log_odds)
     ours = spike_message(mean, variance, odds, activation)
     exact = spike_message(mean.double(), variance.double(), odds.double(), activation)
-    assert all(values.isfinite().all() for values in ours)
+    assert all(values.isfinite().all() for values in ours[:3])
     torch.testing.assert_close(ours.log_evidence.double(), exact.log_evidence, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.score.double(), exact.score, rtol=1e-3, atol=1e-6)
     limits = bounded(ours, variance).curvature.double(), bounded(exact, variance).curvature
@@ -192,7 +192,7 @@ def test_potential_that_nothing_reaches_sends_finite_messages(activation):
     zero = torch.zeros(4)
     log_odds = torch.tensor([math.inf, -math.inf, 1.0, 0.0])
     message = bounded(spike_message(zero, zero, log_odds, activation), zero)
-    assert all(values.isfinite().all() for values in message)
+    assert all(values.isfinite().all() for values in message[:3])
     assert spike_probability(zero, zero, activation).tolist() == pytest.approx([0.5] * 4)
 
 
@@ -227,7 +227,7 @@ def test_value_message_is_the_normal_density_and_its_derivatives():
     (first,) = torch.autograd.grad(log_density.sum(), mean, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), mean)
     message = value_message(mean.detach(), variance, target, 0.3)
-    for ours, expected in zip(message, (first, -second, log_density), strict=True):
+    for ours, expected in zip(message[:3], (first, -second, log_density), strict=True):
         torch.testing.assert_close(ours, expected.detach())
 
 

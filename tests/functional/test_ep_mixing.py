@@ -290,3 +290,27 @@ def test_nothing_of_the_size_of_samples_times_outputs_times_inputs_is_stored(mem
             input_message(linear, p, mean, variance, message)
 
     assert memory.peak_bytes(batch) < samples * outputs * inputs * 4 / 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sites_of_observed_values_are_exact_however_wide_the_potentials_are(dtype):
+    wide = torch.logspace(-3, 6, 10, dtype=dtype)[:, None]
+    noise, spikes = 0.01, 0.5
+    for elsewhere in (0.0, spikes):
+        potential = Potential(torch.zeros_like(wide), wide + elsewhere, wide)
+        message = bounded(
+            value_message(potential.mean, potential.variance, torch.ones_like(wide), noise), potential.variance
+        )
+        sites = site_precision(potential, message)
+        expected = (potential.variance - wide + noise).reciprocal()
+        torch.testing.assert_close(sites, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+        if elsewhere == 0:
+            assert (sites * noise - 1).abs().max() < 4 * torch.finfo(dtype).eps
+            # a bound of G as spikes have it would make the site too wide by V / (1000 noise)
+            assert (sites * noise / (1000 * noise / wide)).max() > 1e4
+    narrow = Potential(torch.zeros(1, 1, dtype=dtype), *torch.ones(2, 1, 1, dtype=dtype))
+    observed = bounded(value_message(narrow.mean, narrow.variance, narrow.variance, noise), narrow.variance)
+    assert observed.curvature.item() == pytest.approx(1 / 1.01, rel=1e-6)
+    infinite = torch.full_like(narrow.mean, math.inf)
+    spike = bounded(spike_message(narrow.mean - 40, narrow.variance, infinite, "heaviside"), narrow.variance)
+    assert site_precision(narrow, spike).item() == pytest.approx(999, rel=1e-2)

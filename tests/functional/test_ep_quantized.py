@@ -117,7 +117,7 @@ def test_step_of_two_levels_is_the_one_written_in_their_field(offset, amplitude)
     potential = forward_moments(linear, p, spike_variance, mean, variance)
     log_odds = torch.where(torch.rand(25, 3) < 0.5, math.inf, -math.inf).double()
     message = bounded(spike_message(potential.mean, potential.variance, log_odds, "probit"), potential.variance)
-    g, curvature, _ = message
+    g, curvature = message[:2]
     second = curvature.T @ (p * p + spike_variance) - (g * g).T @ spike_variance
     first = g.T @ p + mean * ((g * g - curvature).T @ spike_variance)
     r = cavity_field + first + (mean - offset) * second - field

@@ -46,17 +46,20 @@ _MAX_SHARE = 0.999
 
 
 class Message(NamedTuple):
-    """Message from a factor to membrane potentials; each field has the shape of the potentials.
+    """Message from a factor to membrane potentials; each tensor has the shape of the potentials.
 
     Attributes:
         score: g, the derivative of the log evidence with respect to the mean.
         curvature: G, minus its second derivative; negative if the factor widens the distribution.
         log_evidence: log Z, in nats.
+        noise_variance: variance of a factor that is Gaussian in the potential, larger than 0, a number or a scalar. The
+            precision of its site is exact, however wide the potential is; None for other factors.
     """
 
     score: Tensor
     curvature: Tensor
     log_evidence: Tensor
+    noise_variance: Tensor | float | None = None
 
 
 def spike_probability(mean: Tensor, variance: Tensor, activation: Activation) -> Tensor:
@@ -154,14 +157,18 @@ def value_message(mean: Tensor, variance: Tensor, target: Tensor, noise_variance
     total = variance + noise_variance
     residual = target - mean
     score = residual / total
-    return Message(score, total.reciprocal(), -0.5 * (residual * score + total.log()) - LOG_SQRT_2PI)
+    log_evidence = -0.5 * (residual * score + total.log()) - LOG_SQRT_2PI
+    return Message(score, total.reciprocal(), log_evidence, noise_variance)
 
 
 def bounded(message: Message, variance: Tensor) -> Message:
     """Return the message with its curvature clamped to ``[0, 0.999 / variance]``.
 
-    A negative curvature would give the site a negative precision; ``1 / variance`` would give it an infinite one.
+    A negative curvature would give the site a negative precision; ``1 / variance`` would give it an infinite one. Both
+    are impossible for Gaussian factors, whose message is returned as it is.
     """
+    if message.noise_variance is not None:
+        return message
     limit = _MAX_SHARE / variance.clamp(min=_MIN_VARIANCE)
     return message._replace(curvature=message.curvature.clamp(min=0).minimum(limit))
 

@@ -131,15 +131,25 @@ def own_message(potential: Potential, message: Callable[[Potential], Message]) -
     sent = message(potential)
     score = torch.zeros_like(sent.score)
     for _ in range(_NEWTON_STEPS):
-        slope = (1 - potential.weight_variance * sent.curvature).clamp(min=_MIN_REMAINDER)
-        score = score + (sent.score - score) / slope
+        score = score + (sent.score - score) / _remainder(potential, sent)
         sent = message(without_own(potential, score))
     return sent
 
 
 def site_precision(potential: Potential, message: Message) -> Tensor:
-    """Return the precision ``G / (1 - V_w G)`` of the Gaussian sites `[M, O, ...]`, for `bounded` messages."""
-    return message.curvature / (1 - potential.weight_variance * message.curvature).clamp(min=_MIN_REMAINDER)
+    """Return the precision ``G / (1 - V_w G)`` of the Gaussian sites `[M, O, ...]`, for `bounded` messages.
+
+    Those of values observed with Gaussian noise are exact: one over the noise and the part of the potential's variance
+    that is not due to the weights.
+    """
+    return message.curvature / _remainder(potential, message)
+
+
+def _remainder(potential: Potential, message: Message) -> Tensor:
+    """Return ``1 - V_w G``, without the cancellation for a Gaussian factor of little noise."""
+    if message.noise_variance is None:
+        return (1 - potential.weight_variance * message.curvature).clamp(min=_MIN_REMAINDER)
+    return (potential.variance - potential.weight_variance + message.noise_variance) * message.curvature
 
 
 def conjugate_gradients(
@@ -274,7 +284,7 @@ def gaussian_sites(
     Returns:
         means of the weights, and precisions of the sites of the batch, at least 0; each `[O, I]`.
     """
-    score, curvature, _ = message
+    score, curvature = message.score, message.curvature
     sites = site_precision(potential, message)
     precisions = marginal_curvature(linear, x, potential, curvature) if variance == "marginal" else sites
     added = linear.correlate(x * x, precisions)
@@ -318,7 +328,7 @@ def input_message(
     Returns:
         score and curvature, each of the shape of `x`.
     """
-    score, curvature, _ = message
+    score, curvature = message.score, message.curvature
     widening = linear.transpose(score * score - curvature, variance, x.shape)
     slope = linear.transpose(score, mean, x.shape).addcmul_(x, widening)
     return slope, linear.transpose(curvature, mean * mean, x.shape).sub_(widening)

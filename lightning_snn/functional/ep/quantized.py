@@ -75,7 +75,7 @@ def site_sums(
     Returns:
         T, minus the second derivative, and H, the first derivative, each `[O, I]`.
     """
-    score, curvature, _ = message
+    score, curvature = message.score, message.curvature
     second, first = linear.correlate(x * x, curvature), linear.correlate(x, score)
     if spike_variance is None:
         return second, first

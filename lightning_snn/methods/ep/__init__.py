@@ -9,6 +9,7 @@ from lightning_snn.methods.ep.layers import MessageLayer
 from lightning_snn.methods.ep.method import ExpectationPropagation
 from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
+from lightning_snn.methods.ep.stability import Stability, ep_stability
 from lightning_snn.methods.ep.transforms import register_message_transform
 from lightning_snn.methods.ep.weights import GaussianWeights, LevelWeights, Natural
 
@@ -25,9 +26,11 @@ __all__ = [
     "Natural",
     "SpikeLogOdds",
     "SpikeOutput",
+    "Stability",
     "ValueOutput",
     "convert",
     "draw_output",
+    "ep_stability",
     "fingerprint",
     "firing_network",
     "output_moments",

@@ -47,6 +47,7 @@ class BatchUpdate:
         residual: how far the last iteration would have moved the means of the weights without damping, in standard
             deviations: the root mean square of a layer, the largest of all layers. It decreases to 0 as the messages
             converge; infinite if the last iteration was not usable. A scalar.
+        scores: score that each sample has sent to the weights of each layer, `[B, O, ...]`.
 
     Example:
         >>> from torch import nn
@@ -65,6 +66,7 @@ class BatchUpdate:
     accepted: Tensor
     halved: Tensor
     residual: Tensor
+    scores: list[Tensor]
 
 
 @dataclass
@@ -87,6 +89,7 @@ def update_batch(
     damping: float,
     solver_iterations: int,
     start: Sequence[Natural] | None = None,
+    scores: Sequence[Tensor] | None = None,
 ) -> BatchUpdate:
     """Run expectation propagation on one batch, with the posterior of the other batches as prior.
 
@@ -108,6 +111,7 @@ def update_batch(
         solver_iterations: conjugate gradient iterations per step.
         start: natural parameters of each layer with the contribution of this batch from an earlier update, where the
             iterations continue; None for a new batch, whose iterations start at the cavities.
+        scores: those of the earlier update, if they are known; None finds the scores that belong to `start`.
 
     Raises:
         ValueError: if targets are neither integer labels nor values of the output's shape.
@@ -126,8 +130,8 @@ def update_batch(
         True
     """
     natural = list(cavities if start is None else start)
-    scores, first = None, None
-    if start is not None:
+    first = None
+    if start is not None and scores is None:
         first, *others = _forward(chain, natural, x)
         scores = [message.score for message in _messages(chain, [first, *others], y, _bounded_own_message)]
     step = value_like(damping, x)
@@ -177,8 +181,9 @@ def update_batch(
     noise = None
     if isinstance(chain.output, ValueOutput) and chain.output.learned:
         old = chain.output.noise_variance.detach()
-        noise = torch.where(usable, chain.output.expected_noise(potential, messages[-1], y), old)
-    return BatchUpdate(natural, output, log_evidence, noise, accepted, halved, residual)
+        noise = torch.where(usable, chain.output.expected_noise(potential, messages[-1]), old)
+    assert scores is not None
+    return BatchUpdate(natural, output, log_evidence, noise, accepted, halved, residual, list(scores))
 
 
 def _forward(

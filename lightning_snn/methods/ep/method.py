@@ -38,21 +38,21 @@ from torch.optim import SGD, Optimizer
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
 from lightning_snn.functional.ep import ACTIVATIONS, Activation
-from lightning_snn.functional.readout import readout
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ep.batch_update import update_batch
-from lightning_snn.methods.ep.chain import Chain, MessageNetwork
+from lightning_snn.methods.ep.chain import Chain
 from lightning_snn.methods.ep.convergence import Convergence
 from lightning_snn.methods.ep.conversion import convert
+from lightning_snn.methods.ep.inputs import chain_of, firing_rates, observed_rates
 from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
 from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
+from lightning_snn.methods.ep.stability import stability_at
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
 from lightning_snn.methods.tasks import Classification, Prediction, Regression, Task
 from lightning_snn.methods.tasks.base import check_is_tensor
 from lightning_snn.nn.folding import as_input, check_samples
-from lightning_snn.nn.layer_rules import Refusal, is_compiled, refuse
 from lightning_snn.nn.lengths import lengths_of, without_padding
 from lightning_snn.processes import rank
 
@@ -74,7 +74,11 @@ class ExpectationPropagation(Method):
     their messages diverged; and `train/residual`, how far a further iteration without damping would move the weights,
     in standard deviations: the root mean square of a layer, the largest of all layers. A fit warns at its end if the
     residual in its last epoch, the median of the batches, is above 0.1, or if messages diverged. One epoch of the
-    defaults makes 88 % of the way to the messages of a batch, two make 99 %.
+    defaults makes 88 % of the way to the messages of a batch, two make 99 %; a single layer arrives in one.
+
+    Steps that are too long do not converge. After 1,200 iterations a fit measures once, on a batch whose messages have
+    converged, the damping that would be too long, at about a percent of the cost of the fit until then. It warns if the
+    present one is above 0.8 of it. `ep_stability` measures it on a given batch, also before training.
 
     Args:
         weights: kind of weights, one for all layers or one per layer: "gaussian", "sign" {-a, a}, "binary" {0, a}
@@ -91,10 +95,10 @@ class ExpectationPropagation(Method):
         amplitude: a of discrete weights, larger than 0, one for all layers or one per layer.
         levels: of "categorical" weights, at least 2 in ascending order.
         iterations: forward and backward passes for each batch, at least 1.
-        damping: length of these local steps in (0, 1]. n steps of length d leave a share ``(1 - d) ** n`` of the way to
-            the messages of the batch. Few long steps are fast if a batch is a small part of much data (3 of 0.4 for
-            60,000 digits in batches of 500), and oscillate if it is a large part of little data; the deeper the
-            network, the sooner. A single layer bears 1.
+        damping: length of these local steps in (0, 1]. None is 1 for one layer of weights, which needs no damping, else
+            0.3. n steps of length d leave a share ``(1 - d) ** n`` of the way to the messages of the batch. Few long
+            steps are fast if a batch is a small part of much data (3 of 0.4 for 60,000 digits in batches of 500), and
+            oscillate if it is a large part of little data; the deeper the network, the sooner.
         solver_iterations: conjugate gradient iterations in each step, at least 1.
         step_size: learning rate of the update by a batch, in (0, 1]; 1 is the full update.
         memory: how batches are kept from being counted twice. "per_batch" keeps the update by each batch, and needs the
@@ -141,7 +145,7 @@ class ExpectationPropagation(Method):
         amplitude: float | Sequence[float] = 1.0,
         levels: Sequence[float] = (-1.0, 0.0, 1.0),
         iterations: int = 6,
-        damping: float = 0.3,
+        damping: float | None = None,
         solver_iterations: int = 3,
         step_size: float = 1.0,
         memory: MemoryName = "per_batch",
@@ -159,7 +163,7 @@ class ExpectationPropagation(Method):
             check_choice("output_activation", output_activation, ACTIVATIONS)
         for name, count in (("iterations", iterations), ("solver_iterations", solver_iterations)):
             check_integer(name, count)
-        for name, length in (("damping", damping), ("step_size", step_size)):
+        for name, length in (("damping", 1.0 if damping is None else damping), ("step_size", step_size)):
             check_positive(name, length)
             check_between(name, length, 0, 1)
         check_choice("memory", memory, MEMORIES)
@@ -226,21 +230,20 @@ class ExpectationPropagation(Method):
         """
         check_samples(x)
         check_is_tensor(y)
-        chain, x = _chain(network), as_input(network, x)
+        chain = chain_of(network)
         layers = [block.layer for block in chain.blocks]
+        damping = _default_damping(chain) if self.damping is None else self.damping
         with torch.autocast(x.device.type, enabled=False):
-            rates = _rates(network, x)
-            if len(rates) != len(y):
-                raise ValueError(
-                    "Expected inputs of shape (time, batch, ...) and as many targets as samples, but got "
-                    f"{tuple(x.shape)} and {tuple(y.shape)}"
-                )
+            rates, targets = observed_rates(network, x, y)
             cavities = self.update_memory.cavities(layers, rates, y, self.progress.train_size)
-            targets = y if isinstance(chain.output, SpikeOutput) else y.to(rates.dtype)
             start = [layer.natural for layer in layers] if self.update_memory.returning(layers) else None
             update = update_batch(
-                chain, cavities, rates, targets, self.iterations, self.damping, self.solver_iterations, start
+                chain, cavities, rates, targets, self.iterations, damping, self.solver_iterations, start
             )
+            if self.convergence.stability_due(self.iterations, start is not None, update.residual):
+                steps = self.convergence.stability_steps
+                stability = stability_at(chain, cavities, rates, targets, update, self.solver_iterations, steps)
+                self._warn(self.convergence.stability_problem(stability, damping))
             scale = self.update_memory.update_scale(layers)
             displacements = [
                 Natural(
@@ -276,7 +279,7 @@ class ExpectationPropagation(Method):
     @torch.no_grad()
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         """Return the prediction for `x [T, B, ...]`, in closed form or as a mixture of `samples` draws."""
-        return self._predict(network, _rates(network, x))
+        return self._predict(network, firing_rates(network, x))
 
     @torch.no_grad()
     def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
@@ -304,7 +307,7 @@ class ExpectationPropagation(Method):
         )
 
     def _predict(self, network: nn.Module, rates: Tensor) -> Prediction:
-        chain = _chain(network)
+        chain = chain_of(network)
         with torch.autocast(rates.device.type, enabled=False):
             if self.samples:
                 drawn = [chain.output(draw_output(chain, rates)) for _ in range(self.samples)]
@@ -332,9 +335,11 @@ class ExpectationPropagation(Method):
 
     def on_train_end(self) -> None:
         """Warn if the messages of the last epoch did not converge."""
-        problem = self.convergence.problem() if rank() == 0 else None
-        if problem is not None:
-            warnings.warn(problem, stacklevel=2)
+        self._warn(self.convergence.problem())
+
+    def _warn(self, problem: str | None) -> None:
+        if problem is not None and rank() == 0:
+            warnings.warn(problem, stacklevel=3)
 
     def configure_optimizer(self, network: nn.Module) -> Optimizer:
         """Return plain SGD, whose learning rate is the damping of the update."""
@@ -343,23 +348,14 @@ class ExpectationPropagation(Method):
     def extra_repr(self) -> str:
         parts = [f"weights={self.weights!r}"]
         parts += [f"{name}={getattr(self, name)!r}" for name in ("activation", "output_activation")]
-        for name in ("prior_variance", "prior_split"):
+        for name in ("prior_variance", "prior_split", "damping"):
             parts += [f"{name}={value}"] if (value := getattr(self, name)) is not None else []
         parts += [f"amplitude={self.amplitude!r}"]
-        for name in ("iterations", "damping", "solver_iterations", "step_size", "memory", "deployment"):
+        for name in ("iterations", "solver_iterations", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
         return ", ".join([*parts, f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"])
 
 
-def _chain(network: nn.Module) -> Chain:
-    if is_compiled(network):
-        reason = "messages do not call it, so that compiling has no effect: train it without `torch.compile`"
-        refuse("ExpectationPropagation", [Refusal("", network, reason)])
-    assert isinstance(network, MessageNetwork)
-    return network.chain
-
-
-def _rates(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the firing rates `[B, ...]` of inputs `[T, B, ...]`, over the valid steps of each sample."""
-    x = as_input(network, x)
-    return x[0] if len(x) == 1 else readout(x, "mean", lengths_of(x.shape[1]))
+def _default_damping(chain: Chain) -> float:
+    """Return the damping of a network: a single layer, which is observed, needs none."""
+    return 1.0 if len(chain.blocks) == 1 else 0.3

@@ -153,11 +153,14 @@ class ValueOutput(nn.Module):
             )
         return value_message(potential.mean, potential.variance, values, self.noise_variance.detach())
 
-    def expected_noise(self, potential: Potential, message: Message, values: Tensor) -> Tensor:
-        """Return the noise variance that best explains observations after their message, ``E[(y - u)^2]``."""
-        mean = potential.mean + potential.variance * message.score
-        variance = potential.variance - potential.variance.square() * message.curvature
-        return ((values - mean).square() + variance).mean()
+    def expected_noise(self, potential: Potential, message: Message) -> Tensor:
+        r"""Return the noise variance that best explains observations after their message, ``E[(y - u)^2]``.
+
+        With the noise variance :math:`\sigma^2` of the message it is the mean of
+        :math:`(\sigma^2 g)^2 + \sigma^2 V G`, without the cancellation in means and variances of wide potentials.
+        """
+        noise = self.noise_variance.detach()
+        return ((noise * message.score).square() + noise * potential.variance * message.curvature).mean()
 
     def extra_repr(self) -> str:
         return f"learned={self.learned}"

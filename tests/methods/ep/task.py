@@ -73,11 +73,12 @@ def updated(
     solver_iterations: int = 5,
     cavities: Sequence[Natural] | None = None,
     start: Sequence[Natural] | None = None,
+    scores: Sequence[Tensor] | None = None,
 ) -> BatchUpdate:
     """Return the update by a batch of the network as it is."""
     cavities = [block.layer.natural for block in network.chain.blocks] if cavities is None else cavities
     with torch.no_grad():
-        return update_batch(network.chain, cavities, x, y, iterations, damping, solver_iterations, start)
+        return update_batch(network.chain, cavities, x, y, iterations, damping, solver_iterations, start, scores)
 
 
 class Steps:
