@@ -75,10 +75,10 @@ RACE: dict[str, Any] = {
 }
 SETTINGS = {
     "EP": Setting(200, RACE, adam=False),
-    "Adam": adam(50, 1e-2, "independent", fused=False),
-    "Adam fused": adam(50, 1e-2, "independent", fused=True),
-    "Adam conditioned": adam(100, 1e-2, "conditioned", fused=False),
-    "Adam conditioned fused": adam(100, 1e-2, "conditioned", fused=True),
+    "Adam": adam(100, 1e-2, "independent", fused=False),
+    "Adam fused": adam(100, 1e-2, "independent", fused=True),
+    "Adam conditioned": adam(200, 2e-2, "conditioned", fused=False),
+    "Adam conditioned fused": adam(200, 2e-2, "conditioned", fused=True),
 }
 ACCURACY = Setting(500, {"iterations": 3, "damping": 0.4}, adam=False)
 ADAM_GRID = [
