@@ -52,14 +52,14 @@ def test_the_last_bit_of_a_value_matters():
 
 def test_single_bits_of_values_with_few_bits_matter():
     # of 1.0 in float64, which has 52 low bits of 0, a product with a key keeps 12 bits
-    x = torch.zeros(1, 2000).double()
-    found = {fingerprint(torch.eye(2000)[[place]].double(), torch.zeros(1)) for place in range(2000)}
-    assert len(found | {fingerprint(x, torch.zeros(1))}) == 2001
-    x, pairs = torch.zeros(1, 2000), set()
-    for place in range(0, 1999):
+    x = torch.zeros(1, 300).double()
+    found = {fingerprint(torch.eye(300)[[place]].double(), torch.zeros(1)) for place in range(300)}
+    assert len(found | {fingerprint(x, torch.zeros(1))}) == 301
+    x, pairs = torch.zeros(1, 300), set()
+    for place in range(0, 299):
         x.zero_()[0, place : place + 2] = 1
         pairs.add(fingerprint(x, torch.zeros(1)))
-    assert len(pairs) == 1999
+    assert len(pairs) == 299
 
 
 def test_the_place_of_a_batch_in_memory_does_not_matter():
