@@ -104,9 +104,15 @@ class Adam:
     as in Expectation Propagation), or of a value ("gaussian", the squared error).
     """
 
-    def __init__(self, network: nn.Module, learning_rate: float, likelihood: Likelihood = "conditioned"):
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float,
+        likelihood: Likelihood = "conditioned",
+        fused: bool = False,
+    ):
         self.network = firing_network(network, outputs_spike=likelihood != "gaussian")
-        self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), learning_rate, fused=fused)
         self.likelihood = likelihood
 
     def learn(self, x: Tensor, y: Tensor) -> None:

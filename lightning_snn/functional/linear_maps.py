@@ -53,6 +53,9 @@ class LinearMap(Protocol):
             `[O, I]`.
         """
 
+    def square(self, x: Tensor) -> Tensor:
+        """Return the squares of the inputs `[M, ...]`."""
+
     def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
         """Return the effective number of inputs of each output, ``(sum x^2)^2 / sum x^4``.
 
@@ -130,6 +133,10 @@ class DenseMap:
         sums = g.T @ x
         return _with_bias(sums, g, constant) if self.bias else sums
 
+    def square(self, x: Tensor) -> Tensor:
+        """Return the squares of the inputs, `[M, N]`."""
+        return x * x
+
     def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
         """Return the effective number of inputs, `[M, 1]`; see `LinearMap`."""
         squared = x * x
@@ -180,6 +187,10 @@ class ConvolutionMap:
         sums = conv2d_weight(x, kernel, g, self.stride, self.padding, self.dilation, self.groups).flatten(1)
         return _with_bias(sums, g, constant) if self.bias else sums
 
+    def square(self, x: Tensor) -> Tensor:
+        """Return the squares of the inputs, `[M, C, H, W]`."""
+        return x * x
+
     def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
         """Return the effective number of inputs in the patch of each output; see `LinearMap`."""
         squared, ones = x * x, x.new_ones(self._kernel(self.groups))
@@ -196,3 +207,53 @@ class ConvolutionMap:
         size = torch.Size(shape)
         grad: Tensor = conv2d_input(size, kernel, g, self.stride, self.padding, self.dilation, self.groups)
         return grad
+
+
+class KnownInputs:
+    """Linear map of a layer whose inputs are used for several products: what depends only on them is computed once.
+
+    Inputs other than `x` are treated as by `linear`.
+
+    Args:
+        linear: the linear map.
+        x: the inputs `[M, ...]`. They must not change.
+
+    Example:
+        >>> x = torch.tensor([[2.0], [3.0]])
+        >>> linear = KnownInputs(DenseMap(), x)
+        >>> linear.square(x) is linear.square(x)
+        True
+    """
+
+    def __init__(self, linear: LinearMap, x: Tensor) -> None:
+        self.linear, self.x = linear, x
+        self._square: Tensor | None = None
+        self._effective_inputs: Tensor | None = None
+
+    def apply(self, x: Tensor, weight: Tensor, constant: float = 1.0) -> Tensor:
+        """Return ``W x``; see `LinearMap`."""
+        return self.linear.apply(x, weight, constant)
+
+    def correlate(self, x: Tensor, g: Tensor, constant: float = 1.0) -> Tensor:
+        """Return ``sum g x``, `[O, I]`; see `LinearMap`."""
+        return self.linear.correlate(x, g, constant)
+
+    def square(self, x: Tensor) -> Tensor:
+        """Return the squares of the inputs."""
+        if x is not self.x:
+            return self.linear.square(x)
+        if self._square is None:
+            self._square = self.linear.square(x)
+        return self._square
+
+    def effective_inputs(self, x: Tensor, outputs: int) -> Tensor:
+        """Return the effective number of inputs of each output; see `LinearMap`."""
+        if x is not self.x:
+            return self.linear.effective_inputs(x, outputs)
+        if self._effective_inputs is None:
+            self._effective_inputs = self.linear.effective_inputs(x, outputs)
+        return self._effective_inputs
+
+    def transpose(self, g: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return ``W^T g``; see `LinearMap`."""
+        return self.linear.transpose(g, weight, shape)

@@ -14,6 +14,7 @@ from lightning_snn.functional.ep import (
     bounded,
     epistemic_spike_variance,
     log_odds_of_spike,
+    soft_spike_message,
     spike_message,
     spike_probability,
     value_message,
@@ -240,3 +241,36 @@ def test_bounds_leave_scores_alone_and_keep_precisions_finite():
     inside = (message.curvature > 0) & (message.curvature * variance < 0.999)
     assert inside.any()
     assert torch.equal(kept.curvature[inside], message.curvature[inside])
+
+
+@pytest.mark.parametrize("activation", ["heaviside", "probit", "sigmoid"])
+def test_the_closed_form_of_spikes_that_are_not_observed_is_the_general_message(activation):
+    mean, variance, log_odds = GRID[GRID[:, 2].isfinite()].T
+    log_odds = torch.where(log_odds == 3.0, 0.0, log_odds)
+    found = soft_spike_message(mean, variance, log_odds, activation)
+    for ours, expected in zip(found, spike_message(mean, variance, log_odds, activation), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["heaviside", "probit"])
+@pytest.mark.parametrize("log_odds", [-math.inf, -200.0, -30.0, -5.0, -1e-3, 0.0, 0.5, 12.0, 60.0, math.inf])
+def test_the_closed_form_is_safe_in_float32_however_certain_mean_and_spike_are(activation, log_odds):
+    z = torch.cat([torch.linspace(-40, 40, 401), torch.tensor([-1e3, 1e3])])
+    variance = torch.full_like(z, 0.5)
+    mean = z * (0.5 + NOISE[activation]) ** 0.5
+    odds = torch.full_like(z, log_odds)
+    ours = soft_spike_message(mean, variance, odds, activation)
+    assert all(values.isfinite().all() for values in ours)
+    exact = spike_message(mean.double(), variance.double(), odds.double(), activation)
+    kept = z.abs() < 11.5  # beyond, certainties are clamped
+    torch.testing.assert_close(ours.score.double()[kept], exact.score[kept], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours.log_evidence.double()[kept], exact.log_evidence[kept], rtol=1e-5, atol=1e-5)
+    # the share by which the variance shrinks, a difference of numbers a hundred times as large
+    shares = (variance * bounded(message, variance).curvature.double() for message in (ours, exact))
+    torch.testing.assert_close(*(share[kept] for share in shares), rtol=0, atol=1e-3)
+
+
+def test_the_closed_form_keeps_nan():
+    number, nan = torch.ones(1), torch.full((1,), torch.nan)
+    for arguments in ((nan, number, number), (number, nan, number), (number, number, nan)):
+        assert soft_spike_message(*arguments, "probit").score.isnan().all()

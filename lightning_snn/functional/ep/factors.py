@@ -138,6 +138,49 @@ def spike_message(mean: Tensor, variance: Tensor, log_odds: Tensor, activation: 
     return Message(scaled.mul_(total.rsqrt_()), curvature, log_evidence)
 
 
+def soft_spike_message(mean: Tensor, variance: Tensor, log_odds: Tensor, activation: Activation) -> Message:
+    r"""Compute `spike_message` for spikes that are not observed, with fewer operations.
+
+    With :math:`t = \tanh(\lambda / 2)`,
+
+    .. math:: Z = \tfrac12 (1 + t \operatorname{erf}(z / \sqrt 2)) , \qquad
+        r = \frac{2 t \varphi(z)}{1 + t \operatorname{erf}(z / \sqrt 2)} .
+
+    The denominator is computed without cancellation, as
+    ``2 sigma(-|lambda|) + |t| erfc(-sign(lambda) z / sqrt(2))``.
+
+    Args:
+        mean: means of the potentials.
+        variance: variances of the potentials, at least 0.
+        log_odds: log-odds of each spike according to the rest of the network, of the shape of `mean`. They are clamped
+            to -85 and 85 (-700 and 700 in float64), so that Z does not underflow: a message that is more certain counts
+            as one of that certainty, which matters if the mean is more than 12 standard deviations on the other side.
+        activation: see `spike_probability`.
+
+    Returns:
+        the message; its curvature may be negative, see `bounded`.
+
+    Example:
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> soft_spike_message(zero, one, 5 * one, "heaviside").score
+        tensor([0.7872])
+        >>> spike_message(zero, one, 5 * one, "heaviside").score
+        tensor([0.7872])
+    """
+    if activation == "sigmoid":
+        return _sigmoid_message(mean, variance, log_odds)
+    z, total = standardized(mean, variance, activation)
+    most = 700.0 if z.dtype == torch.float64 else 85.0
+    unlikely = log_odds.abs().clamp_(max=most).neg_().sigmoid_()
+    certainty = (-2 * unlikely).add_(1)
+    evidence = torch.copysign(z, z * log_odds).mul_(-math.sqrt(0.5)).erfc_().mul_(certainty)
+    evidence.add_(unlikely, alpha=2)
+    scaled = z.square().mul_(-0.5).exp_().mul_(math.sqrt(2 / math.pi)).mul_(torch.copysign(certainty, log_odds))
+    scaled.div_(evidence)
+    curvature = (scaled + z).mul_(scaled).div_(total)
+    return Message(scaled.mul_(total.rsqrt_()), curvature, evidence.mul_(0.5).log_())
+
+
 def value_message(mean: Tensor, variance: Tensor, target: Tensor, noise_variance: Tensor | float) -> Message:
     """Compute the message from a value observed with Gaussian noise, ``target ~ N(u, noise_variance)``, to u.
 

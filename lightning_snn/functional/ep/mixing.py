@@ -81,7 +81,7 @@ def forward_moments(
         (tensor([[6.]]), tensor([[2.]]))
     """
     uncorrected = linear.apply(x, mean)
-    weight_variance = linear.apply(x * x, variance)
+    weight_variance = linear.apply(linear.square(x), variance)
     total = weight_variance
     if spike_variance is not None:
         total = weight_variance + linear.apply(spike_variance, mean * mean + variance, constant=0.0)
@@ -189,10 +189,10 @@ def conjugate_gradients(
         tensor([[2.]])
     """
     if preconditioner is None:
-        preconditioner = diagonal + linear.correlate(x * x, site_precision)
+        preconditioner = diagonal + linear.correlate(linear.square(x), site_precision)
     scale = preconditioner.reciprocal()
     if start is None:
-        solution, residual = torch.zeros_like(right), right
+        solution, residual = None, right
     else:
         solution = start
         residual = right - diagonal * start - linear.correlate(x, site_precision * linear.apply(x, start))
@@ -210,7 +210,7 @@ def conjugate_gradients(
         # the condition is that of a row that has settled: comparisons with NaN are false, and NaN must not stop a row
         settled = (decrement <= enough) | (energy <= tiny)
         length = torch.where(settled, 0, decrement / energy)
-        solution = torch.addcmul(solution, length, direction)
+        solution = length * direction if solution is None else torch.addcmul(solution, length, direction)
         if iteration == iterations - 1:
             break
         step = linear.correlate(x, weighted).addcmul_(diagonal, direction)
@@ -219,6 +219,7 @@ def conjugate_gradients(
         following = (residual * scaled).sum(1, keepdim=True)
         direction = torch.addcmul(scaled, torch.where(settled, 0, following / decrement), direction)
         decrement = following
+    assert solution is not None
     return solution
 
 
@@ -250,8 +251,8 @@ def marginal_curvature(linear: LinearMap, x: Tensor, potential: Potential, curva
     """
     share = potential.weight_variance * curvature
     inputs = linear.effective_inputs(x, curvature.shape[1])
-    root = (1 - 4 * share * (1 - share) / inputs).clamp_(min=0).sqrt_()
-    return 2 * curvature / (1 + root)
+    root = (share * (1 - share)).mul_(-4).div_(inputs).add_(1).clamp_(min=0).sqrt_()
+    return (2 * curvature).div_(root.add_(1))
 
 
 def gaussian_sites(
@@ -287,7 +288,7 @@ def gaussian_sites(
     score, curvature = message.score, message.curvature
     sites = site_precision(potential, message)
     precisions = marginal_curvature(linear, x, potential, curvature) if variance == "marginal" else sites
-    added = linear.correlate(x * x, precisions)
+    added = linear.correlate(linear.square(x), precisions)
     diagonal, precision_mean = cavity
     if spike_variance is not None:
         ridge = linear.correlate(spike_variance, curvature - score * score, constant=0.0).clamp_(min=0)
@@ -297,7 +298,7 @@ def gaussian_sites(
     if potential.uncorrected_mean is not None:
         weighted += potential.mean - potential.uncorrected_mean
     weighted = weighted.mul_(sites).add_(score)
-    residual = precision_mean - diagonal * mean + linear.correlate(x, weighted)
+    residual = linear.correlate(x, weighted).add_(precision_mean).addcmul_(diagonal, mean, value=-1)
     # the new precision is close to the diagonal of the matrix, and is available at no cost
     preconditioner = cavity[0] + added
     step = conjugate_gradients(linear, x, sites, diagonal, residual, None, iterations, tolerance, preconditioner)

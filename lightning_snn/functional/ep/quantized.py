@@ -76,7 +76,7 @@ def site_sums(
         T, minus the second derivative, and H, the first derivative, each `[O, I]`.
     """
     score, curvature = message.score, message.curvature
-    second, first = linear.correlate(x * x, curvature), linear.correlate(x, score)
+    second, first = linear.correlate(linear.square(x), curvature), linear.correlate(x, score)
     if spike_variance is None:
         return second, first
     widening = linear.correlate(spike_variance, score * score - curvature, constant=0.0)

@@ -17,10 +17,13 @@ from lightning_snn.functional.ep import (
     own_message,
     without_own,
 )
+from lightning_snn.functional.linear_maps import KnownInputs, LinearMap
 from lightning_snn.functional.scalars import value_like
+from lightning_snn.functional.spike_inputs import known_inputs
 from lightning_snn.methods.ep.chain import Chain
 from lightning_snn.methods.ep.neurons import ValueOutput
 from lightning_snn.methods.ep.transforms import Feedback, Signal
+from lightning_snn.methods.ep.weight_options import per_layer
 from lightning_snn.methods.ep.weights import Natural, Observation
 
 # variance of potentials from which an iteration counts as diverging
@@ -73,7 +76,8 @@ class BatchUpdate:
 class _Forward:
     """Forward messages of a block."""
 
-    before: list[Signal]  # in front of each fixed layer
+    linear: LinearMap
+    before: list[Signal]  # in front of each fixed layer; none in the first block
     inputs: Signal
     mean: Tensor
     variance: Tensor
@@ -87,7 +91,7 @@ def update_batch(
     y: Tensor,
     iterations: int,
     damping: float,
-    solver_iterations: int,
+    solver_iterations: int | Sequence[int],
     start: Sequence[Natural] | None = None,
     scores: Sequence[Tensor] | None = None,
 ) -> BatchUpdate:
@@ -108,7 +112,7 @@ def update_batch(
         y: labels `[B]` or values `[B, ...]`.
         iterations: number of forward and backward passes, at least 1.
         damping: length of the steps, in (0, 1].
-        solver_iterations: conjugate gradient iterations per step.
+        solver_iterations: conjugate gradient iterations per step, one for all layers or one per layer.
         start: natural parameters of each layer with the contribution of this batch from an earlier update, where the
             iterations continue; None for a new batch, whose iterations start at the cavities.
         scores: those of the earlier update, if they are known; None finds the scores that belong to `start`.
@@ -130,15 +134,17 @@ def update_batch(
         True
     """
     natural = list(cavities if start is None else start)
+    counts = per_layer("solver_iterations", solver_iterations, len(chain.blocks))
+    inputs = _inputs(chain, x)
     first = None
     if start is not None and scores is None:
-        first, *others = _forward(chain, natural, x)
+        first, *others = _forward(chain, natural, inputs)
         scores = [message.score for message in _messages(chain, [first, *others], y, _bounded_own_message)]
     step = value_like(damping, x)
     halved, accepted = x.new_zeros(()), torch.zeros((), dtype=torch.bool, device=x.device)
     last_evidence: Tensor | None = None
     for iteration in range(iterations):
-        forward = _forward(chain, natural, x, scores, None if iteration else first)
+        forward = _forward(chain, natural, inputs, scores, None if iteration else first)
         potential = forward[-1].potential
         messages = _messages(chain, forward, y, _bounded_message)
         evidence = messages[-1].log_evidence.flatten(1).sum(1).mean()
@@ -152,28 +158,28 @@ def update_batch(
         usable = torch.stack([(each.potential.variance.amax() < _LARGEST_VARIANCE) for each in forward]).all()
         proposals = [
             block.layer.family.step(
-                block.layer.linear,
-                Observation(here.inputs.mean, here.inputs.variance, here.potential, message),
+                here.linear,
+                Observation(
+                    here.inputs.mean, here.inputs.variance, here.potential, message, (here.mean, here.variance)
+                ),
                 present,
                 cavity,
                 step,
-                solver_iterations,
+                count,
             )
-            for block, here, message, present, cavity in zip(
-                chain.blocks, forward, messages, natural, cavities, strict=True
+            for block, here, message, present, cavity, count in zip(
+                chain.blocks, forward, messages, natural, cavities, counts, strict=True
             )
         ]
-        usable &= torch.stack([values.isfinite().all() for each in proposals for values in each]).all()
+        # a sum is finite if all its terms are
+        usable &= torch.stack([values.sum() for each in proposals for values in each]).sum().isfinite()
         before = natural
-        natural = [
-            Natural(*(torch.where(usable, new, old) for new, old in zip(*pair, strict=True)))
-            for pair in zip(proposals, natural, strict=True)
-        ]
+        natural = [Natural(*_chosen(usable, *pair)) for pair in zip(proposals, natural, strict=True)]
         sent = [torch.zeros_like(message.score) for message in messages] if scores is None else scores
         # of hidden neurons undamped: behind the messages from above, long steps would oscillate sooner
         new_scores = [message.score for message in messages]
         new_scores[-1] = torch.lerp(sent[-1], new_scores[-1], step)
-        scores = [torch.where(usable, new, old) for new, old in zip(new_scores, sent, strict=True)]
+        scores = _chosen(usable, new_scores, sent)
         log_evidence = torch.where(evidence.isfinite(), evidence, log_evidence)
         last_step = step
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable
@@ -186,15 +192,31 @@ def update_batch(
     return BatchUpdate(natural, output, log_evidence, noise, accepted, halved, residual, list(scores))
 
 
+def _inputs(chain: Chain, x: Tensor) -> KnownInputs:
+    """Return the inputs of the first weights, which are the same in all iterations."""
+    first = chain.blocks[0]
+    signal = Signal(x, None)
+    for transform in first.before:
+        signal = transform.forward(signal)
+    return known_inputs(first.layer.linear, signal.mean, len(first.layer.precision))
+
+
+def _chosen(usable: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+    """Return the new tensors if they are usable; a device must not wait for the answer."""
+    if usable.device.type == "cpu":
+        return list(new if usable else old)
+    return [torch.where(usable, *pair) for pair in zip(new, old, strict=True)]
+
+
 def _forward(
     chain: Chain,
     natural: Sequence[Natural],
-    x: Tensor,
+    inputs: KnownInputs,
     scores: Sequence[Tensor] | None = None,
     first: _Forward | None = None,
 ) -> list[_Forward]:
     """Return the forward messages of each block; `first` are those of the first block without scores, if known."""
-    signal = Signal(x, None)
+    signal = Signal(inputs.x, None)
     forward = []
     for index, (block, parameters) in enumerate(zip(chain.blocks, natural, strict=True)):
         score = None if scores is None else scores[index]
@@ -202,12 +224,13 @@ def _forward(
             here = replace(first, potential=without_own(first.potential, score))
         else:
             before = []
-            for transform in block.before:
+            for transform in block.before if index else ():
                 before.append(signal)
                 signal = transform.forward(signal)
+            linear = block.layer.linear if index else inputs
             mean, variance = block.layer.family.moments(parameters)
-            potential = forward_moments(block.layer.linear, signal.mean, signal.variance, mean, variance, score)
-            here = _Forward(before, signal, mean, variance, potential)
+            potential = forward_moments(linear, signal.mean, signal.variance, mean, variance, score)
+            here = _Forward(linear, before, signal, mean, variance, potential)
         forward.append(here)
         if block.neuron is not None:
             signal = block.neuron.signal(here.potential)

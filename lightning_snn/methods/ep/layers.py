@@ -80,9 +80,17 @@ class MessageLayer(nn.Module):
         if site is None:
             return self.natural
         precision, precision_mean = (values - part for values, part in zip(self.natural, site, strict=True))
-        # levels have a prior precision of 0; theirs may be negative and the distribution is still proper
-        least = torch.where(self.prior_precision > 0, 1e-3 * self.prior_precision, -torch.inf)
-        return Natural(torch.maximum(precision, least), precision_mean)
+        least = 1e-3 * self.prior_precision
+        if isinstance(self.family, LevelWeights):
+            # levels have a prior precision of 0; theirs may be negative and the distribution is still proper
+            least = torch.where(self.prior_precision > 0, least, -torch.inf)
+        return Natural(torch.maximum(precision, least, out=precision), precision_mean)
+
+    def fade(self, retained: float) -> None:
+        """Multiply the contribution of all data by a factor in (0, 1]: prior + factor (natural - prior)."""
+        with torch.no_grad():
+            for values, prior in zip((self.precision, self.precision_mean), self.prior, strict=True):
+                values.lerp_(prior, 1 - retained)
 
     def average_cavity(self, share: float) -> Natural:
         """Return the natural parameters without a share of the contribution of all data, for unknown sites."""

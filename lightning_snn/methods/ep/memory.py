@@ -34,6 +34,11 @@ class Memory(nn.Module):
         """
         return [layer.natural for layer in layers]
 
+    def fade(self, layers: Sequence[MessageLayer], retained: float) -> None:
+        """Multiply what the layers contain of all batches by a factor in (0, 1], before `cavities`."""
+        for layer in layers:
+            layer.fade(retained)
+
     def returning(self, layers: Sequence[MessageLayer]) -> bool:
         """Return whether the layers contain the batch of the last `cavities` from an earlier update."""
         return False
@@ -131,6 +136,15 @@ class BatchMemory(Memory):
             )
         self._batch = (key, len(y))
         return [layer.cavity(layer.sites.site(key)) for layer in layers]
+
+    def fade(self, layers: Sequence[MessageLayer], retained: float) -> None:
+        for layer in layers:
+            layer.sites.update(layer.natural)
+        # once per step of the optimizer: while batches accumulate, the layers must not move
+        if not any(layer.sites.pending for layer in layers):
+            super().fade(layers, retained)
+            for layer in layers:
+                layer.sites.fade(retained)
 
     def returning(self, layers: Sequence[MessageLayer]) -> bool:
         return self._batch[0] in layers[0].sites

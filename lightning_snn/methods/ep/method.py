@@ -48,13 +48,16 @@ from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
 from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
 from lightning_snn.methods.ep.stability import stability_at
-from lightning_snn.methods.ep.weight_options import WeightOptions
+from lightning_snn.methods.ep.weight_options import WeightOptions, per_layer
 from lightning_snn.methods.ep.weights import Natural, WeightName
 from lightning_snn.methods.tasks import Classification, Prediction, Regression, Task
 from lightning_snn.methods.tasks.base import check_is_tensor
 from lightning_snn.nn.folding import as_input, check_samples
 from lightning_snn.nn.lengths import lengths_of, without_padding
 from lightning_snn.processes import rank
+
+# early batches fade in the first epochs, by a share that decreases with the number of updates
+_FADING_EPOCHS, _FADING_DELAY = 0.3, 10
 
 
 class ExpectationPropagation(Method):
@@ -99,7 +102,8 @@ class ExpectationPropagation(Method):
             0.3. n steps of length d leave a share ``(1 - d) ** n`` of the way to the messages of the batch. Few long
             steps are fast if a batch is a small part of much data (3 of 0.4 for 60,000 digits in batches of 500), and
             oscillate if it is a large part of little data; the deeper the network, the sooner.
-        solver_iterations: conjugate gradient iterations in each step, at least 1.
+        solver_iterations: conjugate gradient iterations in each step, at least 1, one for all layers or one per layer.
+            With whole steps one is enough, and learns faster in the first epoch; short steps need two or three.
         step_size: learning rate of the update by a batch, in (0, 1]; 1 is the full update.
         memory: how batches are kept from being counted twice. "per_batch" keeps the update by each batch, and needs the
             same samples in each batch in every epoch, in any order (`FixedBatches`). It knows a batch by its content,
@@ -109,6 +113,10 @@ class ExpectationPropagation(Method):
         learn_noise: fit that variance to the data.
         deployment: discrete weights predict by their distribution ("soft") or by their most probable level ("hard").
         samples: 0 predicts in closed form, in one pass; K draws weights and spikes K times, for comparison.
+        fading: share a in [0, 1) by which early batches fade: before update t, counted from 0, in the first 0.3
+            epochs, what all earlier batches have contributed is multiplied by ``1 - a / (t + 10)``. Their messages
+            were those of weights that knew little. Epochs after the first repair what faded; the limit is the same.
+            0 is without; a loader without length, whose epochs are unknown, is always without.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -146,13 +154,14 @@ class ExpectationPropagation(Method):
         levels: Sequence[float] = (-1.0, 0.0, 1.0),
         iterations: int = 6,
         damping: float | None = None,
-        solver_iterations: int = 3,
+        solver_iterations: int | Sequence[int] = 3,
         step_size: float = 1.0,
         memory: MemoryName = "per_batch",
         noise_variance: float = 0.01,
         learn_noise: bool = False,
         deployment: Literal["soft", "hard"] = "soft",
         samples: int = 0,
+        fading: float = 0.0,
     ) -> None:
         super().__init__()
         self.weights, self.amplitude, self.levels = weights, amplitude, levels
@@ -161,8 +170,12 @@ class ExpectationPropagation(Method):
         check_choice("activation", activation, ACTIVATIONS)
         if output_activation is not None:
             check_choice("output_activation", output_activation, ACTIVATIONS)
-        for name, count in (("iterations", iterations), ("solver_iterations", solver_iterations)):
-            check_integer(name, count)
+        check_integer("iterations", iterations)
+        for count in solver_iterations if isinstance(solver_iterations, Sequence) else [solver_iterations]:
+            check_integer("solver_iterations", count)
+        check_between("fading", fading, 0, 1)
+        if fading == 1:
+            raise ValueError("Expected argument `fading` to be below 1, but got 1. Use a smaller share, such as 0.9")
         for name, length in (("damping", 1.0 if damping is None else damping), ("step_size", step_size)):
             check_positive(name, length)
             check_between(name, length, 0, 1)
@@ -178,7 +191,7 @@ class ExpectationPropagation(Method):
             )
         self.activation, self.output_activation = activation, output_activation
         self.iterations, self.damping, self.solver_iterations = iterations, damping, solver_iterations
-        self.step_size, self.memory = step_size, memory
+        self.fading, self.step_size, self.memory = fading, step_size, memory
         self.noise_variance, self.learn_noise = noise_variance, learn_noise
         self.deployment, self.samples = deployment, samples
         self.update_memory = MEMORIES[memory]()
@@ -212,7 +225,9 @@ class ExpectationPropagation(Method):
             if isinstance(self.task, Regression)
             else SpikeOutput(self.output_activation)
         )
-        return convert(network, self.weight_options.families, self.activation, output, self.deployment == "hard")
+        converted = convert(network, self.weight_options.families, self.activation, output, self.deployment == "hard")
+        per_layer("solver_iterations", self.solver_iterations, len(converted.chain.blocks))
+        return converted
 
     @torch.no_grad()
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -235,6 +250,8 @@ class ExpectationPropagation(Method):
         damping = _default_damping(chain) if self.damping is None else self.damping
         with torch.autocast(x.device.type, enabled=False):
             rates, targets = observed_rates(network, x, y)
+            if (retained := self._retained()) < 1:
+                self.update_memory.fade(layers, retained)
             cavities = self.update_memory.cavities(layers, rates, y, self.progress.train_size)
             start = [layer.natural for layer in layers] if self.update_memory.returning(layers) else None
             update = update_batch(
@@ -246,12 +263,7 @@ class ExpectationPropagation(Method):
                 self._warn(self.convergence.stability_problem(stability, damping))
             scale = self.update_memory.update_scale(layers)
             displacements = [
-                Natural(
-                    *(
-                        torch.where(update.accepted, scale * (new - old), 0)
-                        for new, old in zip(natural, layer.natural, strict=True)
-                    )
-                )
+                Natural(*(_displacement(*pair, scale) for pair in zip(layer.natural, natural, strict=True)))
                 for layer, natural in zip(layers, update.natural, strict=True)
             ]
             self.update_memory.record(layers, displacements)
@@ -266,7 +278,7 @@ class ExpectationPropagation(Method):
         }
         with torch.enable_grad():
             terms = [
-                -(parameter * displacement).sum()
+                torch.dot(parameter.flatten(), displacement.flatten()).neg()
                 for layer, natural in zip(layers, displacements, strict=True)
                 for parameter, displacement in zip((layer.precision, layer.precision_mean), natural, strict=True)
             ]
@@ -305,6 +317,13 @@ class ExpectationPropagation(Method):
             if flat.variance_parts is None
             else {name: unfold(part) for name, part in flat.variance_parts.items()},
         )
+
+    def _retained(self) -> float:
+        """Return the factor of what the layers contain of earlier batches."""
+        progress = self.progress
+        if not progress.has_length or progress.epoch >= _FADING_EPOCHS:
+            return 1.0
+        return 1 - self.fading / (progress.step + _FADING_DELAY)
 
     def _predict(self, network: nn.Module, rates: Tensor) -> Prediction:
         chain = chain_of(network)
@@ -351,7 +370,7 @@ class ExpectationPropagation(Method):
         for name in ("prior_variance", "prior_split", "damping"):
             parts += [f"{name}={value}"] if (value := getattr(self, name)) is not None else []
         parts += [f"amplitude={self.amplitude!r}"]
-        for name in ("iterations", "solver_iterations", "step_size", "memory", "deployment"):
+        for name in ("iterations", "solver_iterations", "fading", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
         return ", ".join([*parts, f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"])
 
@@ -359,3 +378,8 @@ class ExpectationPropagation(Method):
 def _default_damping(chain: Chain) -> float:
     """Return the damping of a network: a single layer, which is observed, needs none."""
     return 1.0 if len(chain.blocks) == 1 else 0.3
+
+
+def _displacement(before: Tensor, after: Tensor, scale: int) -> Tensor:
+    displacement = after - before
+    return displacement if scale == 1 else displacement.mul_(scale)

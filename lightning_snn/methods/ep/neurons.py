@@ -10,6 +10,7 @@ from lightning_snn.functional.ep import (
     Message,
     Potential,
     log_odds_of_spike,
+    soft_spike_message,
     spike_message,
     spike_probability,
     value_message,
@@ -63,7 +64,7 @@ class MessageNeuron(_SpikeFactor):
 
     def message(self, potential: Potential, log_odds: Tensor) -> Message:
         """Return the message to the potentials, given the log-odds of spikes from the layers after them."""
-        return spike_message(potential.mean, potential.variance, log_odds, self.activation)
+        return soft_spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
 
 class SpikeOutput(_SpikeFactor):

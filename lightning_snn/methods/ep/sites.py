@@ -18,6 +18,8 @@ class SiteMemory(nn.Module):
     then changes every site by its share of the actual change, whatever learning rate, clipping, accumulation or
     averaging over processes made of the request. Sites are part of the state dict. They are not buffers, because
     processes would overwrite buffers with those of the first process.
+
+    Sites may fade, see `fade`. A site is stored with the product of all factors so far, so that fading costs nothing.
     """
 
     _device: Tensor
@@ -26,6 +28,8 @@ class SiteMemory(nn.Module):
         super().__init__()
         self._sites: dict[int, Natural] = {}
         self._sizes: dict[int, int] = {}
+        self._scale = 1.0
+        self._scales: dict[int, float] = {}
         self._pending: list[tuple[int, int, Natural]] = []
         self._before: Natural | None = None
         # follows the layer to its device, for sites that are loaded
@@ -36,6 +40,11 @@ class SiteMemory(nn.Module):
         """Number of samples in the batches with a site."""
         return sum(self._sizes.values())
 
+    @property
+    def pending(self) -> bool:
+        """True if displacements wait for a step of the optimizer."""
+        return self._before is not None
+
     def __contains__(self, key: int) -> bool:
         return key in self._sites
 
@@ -44,7 +53,20 @@ class SiteMemory(nn.Module):
 
     def site(self, key: int) -> Natural | None:
         """Return the site of a batch, or None for an unknown batch."""
-        return self._sites.get(key)
+        site = self._sites.get(key)
+        if site is None or (faded := self._scale / self._scales[key]) == 1:
+            return site
+        return Natural(*(faded * values for values in site))
+
+    def fade(self, retained: float) -> None:
+        """Multiply all sites by a factor in (0, 1].
+
+        Raises:
+            RuntimeError: if displacements are pending, because these are told from the change of the layer.
+        """
+        if self.pending:
+            raise RuntimeError("Expected no pending displacements before sites fade. Call `update` after the step")
+        self._scale *= retained
 
     def register(self, now: Natural, displacements: list[tuple[int, int, Natural]]) -> None:
         """Register the displacements that the next step of the optimizer should make.
@@ -66,15 +88,17 @@ class SiteMemory(nn.Module):
         before = self._before
         if before is None or all(torch.equal(after, earlier) for after, earlier in zip(now, before, strict=True)):
             return
-        change = Natural(*(after.detach() - earlier for after, earlier in zip(now, before, strict=True)))
+        change = Natural(
+            *(torch.sub(after.detach(), earlier, out=earlier) for after, earlier in zip(now, before, strict=True))
+        )
         if len(self._pending) == 1:
             shares = [change]  # bitwise, so that the layer stays the sum of prior and sites
         else:
             shares = _shares(change, [displacement for _, _, displacement in self._pending])
         for (key, size, _), share in zip(self._pending, shares, strict=True):
-            old = self._sites.get(key)
-            self._sites[key] = share if old is None else Natural(*(a + b for a, b in zip(old, share, strict=True)))
-            self._sizes[key] = size
+            old = self.site(key)
+            self._sites[key] = share if old is None else Natural(*(a.add_(b) for a, b in zip(share, old, strict=True)))
+            self._sizes[key], self._scales[key] = size, self._scale
         self._pending, self._before = [], None
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -82,11 +106,13 @@ class SiteMemory(nn.Module):
         if self._sites:
             destination[prefix + "keys"] = torch.tensor(list(self._sites))
             destination[prefix + "sizes"] = torch.tensor(list(self._sizes.values()))
+            destination[prefix + "scales"] = torch.tensor([*self._scales.values(), self._scale], dtype=torch.float64)
             for name in Natural._fields:
                 destination[prefix + name] = torch.stack([getattr(site, name) for site in self._sites.values()])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         self._sites, self._sizes, self._pending, self._before = {}, {}, [], None
+        self._scale, self._scales = 1.0, {}
         if prefix + "keys" in state_dict:
             parts = [state_dict[prefix + name] for name in ("keys", "sizes", *Natural._fields)]
             for key, size, *natural in zip(parts[0].tolist(), parts[1].tolist(), *parts[2:], strict=True):
@@ -94,6 +120,9 @@ class SiteMemory(nn.Module):
                     Natural(*(values.to(self._device.device, copy=True) for values in natural)),
                     size,
                 )
+            scales = state_dict.get(prefix + "scales")  # older checkpoints have none
+            *each, self._scale = [1.0] * (len(self._sites) + 1) if scales is None else scales.tolist()
+            self._scales = dict(zip(self._sites, each, strict=True))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SiteMemory:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -149,7 +149,7 @@ def stability_at(
     x: Tensor,
     y: Tensor,
     update: BatchUpdate,
-    solver_iterations: int,
+    solver_iterations: int | Sequence[int],
     steps: int,
 ) -> Stability:
     """Measure the stability of the iterations of a batch where an update ended, which should be near a fixed point.
@@ -160,7 +160,7 @@ def stability_at(
         x: inputs `[B, ...]`.
         y: labels `[B]` or values `[B, ...]`.
         update: the last update by this batch.
-        solver_iterations: conjugate gradient iterations per step, at least 1.
+        solver_iterations: conjugate gradient iterations per step, one for all layers or one per layer.
         steps: largest number of power iterations, at least 1. Each costs two iterations of `update_batch`.
     """
     natural, scores = update.natural, update.scores

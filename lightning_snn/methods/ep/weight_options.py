@@ -68,15 +68,15 @@ class WeightOptions:
         """
         count = len(biases)
         deep = count > 1
-        names = _per_layer("weights", self.weights, count)
+        names = per_layer("weights", self.weights, count)
         prior_variance, prior_split = self.prior_variance, self.prior_split
         if prior_variance is None:
             prior_variance = [3.0] * (count - 1) + [10.0] if deep else 0.1
         if prior_split is None:
             prior_split = 0.2 if deep else 0.0
-        variances = _per_layer("prior_variance", prior_variance, count)
-        splits = _per_layer("prior_split", prior_split, count)
-        amplitudes = _per_layer("amplitude", self.amplitude, count)
+        variances = per_layer("prior_variance", prior_variance, count)
+        splits = per_layer("prior_split", prior_split, count)
+        amplitudes = per_layer("amplitude", self.amplitude, count)
         families: list[GaussianWeights | LevelWeights] = []
         for index, name in enumerate(names):
             if name == "gaussian":
@@ -97,7 +97,16 @@ def _entries(values: Any) -> Sequence[Any]:
     return [values] if isinstance(values, str) or not isinstance(values, Sequence) else values
 
 
-def _per_layer(name: str, values: Any, count: int) -> Sequence[Any]:
+def per_layer(name: str, values: Any, count: int) -> Sequence[Any]:
+    """Return one entry per layer.
+
+    Raises:
+        ValueError: if there is another number of entries than layers.
+
+    Example:
+        >>> per_layer("damping", 0.5, 2), per_layer("damping", [0.5, 1.0], 2)
+        ([0.5, 0.5], [0.5, 1.0])
+    """
     entries = _entries(values)
     if entries is values and len(entries) != count:
         raise ValueError(

@@ -49,12 +49,14 @@ class Observation(NamedTuple):
         variance: variances of the inputs, `[B, ...]`; None for known inputs.
         potential: Gaussian potentials.
         message: messages to the potentials.
+        moments: means and variances `[O, I]` of the present weights; None computes them.
     """
 
     x: Tensor
     variance: Tensor | None
     potential: Potential
     message: Message
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 class GaussianWeights:
@@ -103,7 +105,7 @@ class GaussianWeights:
         solver_iterations: int,
     ) -> Natural:
         """Return the damped step toward cavity times messages: its exact mean, and the messages' curvature."""
-        mean, _ = self.moments(natural)
+        mean, _ = self.moments(natural) if observation.moments is None else observation.moments
         solved, site = gaussian_sites(
             linear,
             observation.x,
@@ -114,17 +116,19 @@ class GaussianWeights:
             mean,
             solver_iterations,
         )
-        precision = natural.precision + damping * (cavity.precision + site - natural.precision)
-        return Natural(precision, precision * (mean + damping * (solved - mean)))
+        precision = torch.lerp(natural.precision, site.add_(cavity.precision), damping)
+        return Natural(precision, torch.lerp(mean, solved, damping).mul_(precision))
 
     def squared_distance(self, natural: Natural, other: Natural) -> Tensor:
         """Return the squared distance of `other` from `natural`, `[O, I]`, in squared standard deviations.
 
         The metric is that of Fisher information, ``(dm^2 + ds^2 / (2 s)) / s`` for means m and variances s.
         """
-        precision_change = other.precision / natural.precision - 1
-        mean_change = self.moments(other)[0] - self.moments(natural)[0]
-        return natural.precision * mean_change.square() + 0.5 * precision_change.square()
+        precision_change = (other.precision / natural.precision).sub_(1)
+        mean_change = (other.precision_mean / other.precision).addcdiv_(
+            natural.precision_mean, natural.precision, value=-1
+        )
+        return mean_change.square_().mul_(natural.precision).add_(precision_change.square_(), alpha=0.5)
 
     def __repr__(self) -> str:
         return f"GaussianWeights(variance={self.variance:g}, split={self.split:g})"

@@ -114,7 +114,7 @@ def assert_prior_and_sites_add_up(layers: Sequence[MessageLayer], tolerance: flo
     """The natural parameters of every layer are those of its prior and of all its sites."""
     for layer in layers:
         layer.sites.update(layer.natural)
-        sites = list(layer.sites._sites.values())
+        sites = [site for key in layer.sites._sites if (site := layer.sites.site(key)) is not None]
         assert sites
         for values, prior, *parts in zip(layer.natural, layer.prior, *sites, strict=True):
             torch.testing.assert_close(values, prior + torch.stack(parts).sum(0), rtol=tolerance, atol=tolerance)

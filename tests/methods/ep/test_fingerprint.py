@@ -50,6 +50,25 @@ def test_the_last_bit_of_a_value_matters():
     assert fingerprint(x, moved) != fingerprint(x, y)
 
 
+def test_single_bits_of_values_with_few_bits_matter():
+    # of 1.0 in float64, which has 52 low bits of 0, a product with a key keeps 12 bits
+    x = torch.zeros(1, 300).double()
+    found = {fingerprint(torch.eye(300)[[place]].double(), torch.zeros(1)) for place in range(300)}
+    assert len(found | {fingerprint(x, torch.zeros(1))}) == 301
+    x, pairs = torch.zeros(1, 300), set()
+    for place in range(0, 299):
+        x.zero_()[0, place : place + 2] = 1
+        pairs.add(fingerprint(x, torch.zeros(1)))
+    assert len(pairs) == 299
+
+
+def test_the_place_of_a_batch_in_memory_does_not_matter():
+    x, y = batch(shape=(20, 6))
+    held = torch.zeros(1 + x.numel())
+    held[1:] = x.flatten()
+    assert fingerprint(held[1:].view(20, 6), y) == fingerprint(x, y)
+
+
 def test_every_label_matters():
     x, y = batch()
     found = {fingerprint(x, torch.where(torch.arange(20) == sample, y + 1, y)) for sample in range(20)}

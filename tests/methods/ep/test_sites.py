@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_snn.functional.linear_maps import DenseMap
 from lightning_snn.methods.ep import GaussianWeights, LevelWeights, MessageLayer, Natural
+from tests.methods.ep.task import assert_prior_and_sites_add_up
 
 
 def layer() -> MessageLayer:
@@ -182,3 +183,53 @@ def test_sites_and_what_is_pending_take_the_type_of_the_layer(dtype):
     move(one, *(values.to(dtype) for values in requested()))
     for key in (-3, 1):
         assert {part.dtype for part in site(one, key)} == {dtype}
+
+
+def test_a_site_fades_with_the_layer_and_its_sum_with_the_prior_stays_the_layer():
+    one = layer()
+    for key, retained in ((1, 0.8), (2, 0.5), (3, 1.0)):
+        move(one, *register(one, key)[0])
+        one.sites.update(one.natural)
+        one.fade(retained)
+        one.sites.fade(retained)
+    move(one, *register(one, 1)[0])
+    assert_prior_and_sites_add_up([one], 1e-13)
+
+
+def test_the_share_of_a_site_is_the_product_of_all_factors_since_its_step():
+    one = layer()
+    first = register(one, 1)[0]
+    move(one, *first)
+    one.sites.update(one.natural)
+    one.sites.fade(0.5)
+    second = register(one, 2)[0]
+    move(one, *second)
+    one.sites.update(one.natural)
+    one.sites.fade(0.25)
+    for key, displacement, share in ((1, first, 0.125), (2, second, 0.25)):
+        for part, expected in zip(site(one, key), displacement, strict=True):
+            torch.testing.assert_close(part, share * expected)
+
+
+def test_sites_that_faded_travel_to_the_last_bit():
+    one, other = layer(), layer()
+    for key in (1, 2):
+        move(one, *register(one, key)[0])
+        one.sites.update(one.natural)
+        one.sites.fade(0.7)
+    other.load_state_dict(one.state_dict())
+    for each in (one, other):
+        each.sites.fade(0.9)
+    for key in (1, 2):
+        for part, expected in zip(site(other, key), site(one, key), strict=True):
+            assert torch.equal(part, expected)
+    older = {name: values for name, values in one.state_dict().items() if "scales" not in name}
+    other.load_state_dict(older)
+    assert torch.equal(site(other, 1).precision, one.state_dict()["sites.precision"][0])
+
+
+def test_sites_do_not_fade_while_displacements_are_pending():
+    one = layer()
+    register(one, 1)
+    with pytest.raises(RuntimeError, match="no pending displacements"):
+        one.sites.fade(0.5)
