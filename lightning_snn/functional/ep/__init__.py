@@ -23,11 +23,22 @@ from lightning_snn.functional.ep.mixing import (
     without_own,
 )
 from lightning_snn.functional.ep.quantized import quantized_moments, quantized_sites, site_sums
+from lightning_snn.functional.ep.winner import (
+    OUTPUT_ACTIVATIONS,
+    WINNER_NOISE,
+    OutputActivation,
+    own_winner_message,
+    winner_log_probabilities,
+    winner_message,
+)
 
 __all__ = [
     "ACTIVATIONS",
+    "OUTPUT_ACTIVATIONS",
+    "WINNER_NOISE",
     "Activation",
     "Message",
+    "OutputActivation",
     "Potential",
     "bounded",
     "conjugate_gradients",
@@ -38,6 +49,7 @@ __all__ = [
     "log_odds_of_spike",
     "marginal_curvature",
     "own_message",
+    "own_winner_message",
     "quantized_moments",
     "quantized_sites",
     "site_precision",
@@ -45,5 +57,7 @@ __all__ = [
     "spike_message",
     "spike_probability",
     "value_message",
+    "winner_log_probabilities",
+    "winner_message",
     "without_own",
 ]

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
-from lightning_snn.functional.ep import ACTIVATIONS, Activation
+from lightning_snn.functional.ep import ACTIVATIONS, OUTPUT_ACTIVATIONS, WINNER_NOISE, Activation, OutputActivation
 from lightning_snn.functional.readout import readout
 from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ep.batch_update import update_batch
@@ -67,7 +67,8 @@ class ExpectationPropagation(Method):
 
     Labels are the spikes of independent output neurons. Class probabilities are those of exactly one spike.
     `Prediction.spike_probabilities` are those of each output; the accuracy of these bits is far above that of the
-    class and must not be quoted in its place.
+    class and must not be quoted in its place. With ``output_activation="winner"`` the output with the largest noisy
+    potential spikes and inhibits the others, so its class probabilities are spike probabilities.
 
     The method has its own optimizer, SGD. Clipping, accumulation and schedulers act on the displacement. Logged next to
     the loss are the log-evidence of the batch; the number of times that steps were halved; the batches skipped because
@@ -83,7 +84,9 @@ class ExpectationPropagation(Method):
         activation: of hidden neurons: "heaviside", "probit" (noise that makes it nearly a sigmoid), or "sigmoid", the
             same by quadrature.
         output_activation: of output neurons; None is `activation`. Neurons without noise rely too much on labels that
-            no weights can explain, for example those of a single layer.
+            no weights can explain, for example those of a single layer. "winner" is a competition of all outputs, for
+            classifications only; a parallel update of its outputs goes up to twice as far as a joint one, so `damping`
+            should be at most 0.8 even for a single layer.
         prior_variance: of Gaussian weights, larger than 0, one for all layers or one per layer. None is 0.1 for one
             layer, else 3, and 10 for the last.
         prior_split: share of the prior variance, in [0, 1), that is drawn once as the prior's mean, one for all layers
@@ -105,9 +108,12 @@ class ExpectationPropagation(Method):
         learn_noise: fit that variance to the data.
         deployment: discrete weights predict by their distribution ("soft") or by their most probable level ("hard").
         samples: 0 predicts in closed form, in one pass; K draws weights and spikes K times, for comparison.
+        output_noise: variance of the noise of each output of "winner", larger than 0; None is ``4 / pi``, with which
+            two outputs are one "probit" neuron. Predictions of less noise are more confident: choose it on validation
+            data.
 
     Raises:
-        ValueError: if an argument is outside its range.
+        ValueError: if an argument is outside its range, or belongs to another output.
 
     Example:
         >>> from lightning_snn.nn import LIF
@@ -135,7 +141,7 @@ class ExpectationPropagation(Method):
         self,
         weights: WeightName | Sequence[WeightName] = "gaussian",
         activation: Activation = "probit",
-        output_activation: Activation | None = None,
+        output_activation: OutputActivation | None = None,
         prior_variance: float | Sequence[float] | None = None,
         prior_split: float | Sequence[float] | None = None,
         amplitude: float | Sequence[float] = 1.0,
@@ -149,6 +155,7 @@ class ExpectationPropagation(Method):
         learn_noise: bool = False,
         deployment: Literal["soft", "hard"] = "soft",
         samples: int = 0,
+        output_noise: float | None = None,
     ) -> None:
         super().__init__()
         self.weights, self.amplitude, self.levels = weights, amplitude, levels
@@ -156,7 +163,7 @@ class ExpectationPropagation(Method):
         _ = self.weight_options  # checks them
         check_choice("activation", activation, ACTIVATIONS)
         if output_activation is not None:
-            check_choice("output_activation", output_activation, ACTIVATIONS)
+            check_choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
         for name, count in (("iterations", iterations), ("solver_iterations", solver_iterations)):
             check_integer(name, count)
         for name, length in (("damping", damping), ("step_size", step_size)):
@@ -167,12 +174,19 @@ class ExpectationPropagation(Method):
         check_choice("deployment", deployment, ("soft", "hard"))
         check_integer("samples", samples, 0)
         output_activation = activation if output_activation is None else output_activation
+        if output_noise is not None:
+            check_positive("output_noise", output_noise)
+            if output_activation != "winner":
+                raise ValueError(
+                    f"Expected argument `output_noise` to be None for {output_activation!r} outputs, whose noise is "
+                    f'fixed, but got {output_noise:g}. Remove it, or set `output_activation="winner"`'
+                )
         if samples and output_activation == "heaviside":
             raise ValueError(
                 "Expected argument `samples` to be 0 for outputs without noise, because a sampled network has no class "
                 f"probabilities, but got {samples}"
             )
-        self.activation, self.output_activation = activation, output_activation
+        self.activation, self.output_activation, self.output_noise = activation, output_activation, output_noise
         self.iterations, self.damping, self.solver_iterations = iterations, damping, solver_iterations
         self.step_size, self.memory = step_size, memory
         self.noise_variance, self.learn_noise = noise_variance, learn_noise
@@ -188,6 +202,10 @@ class ExpectationPropagation(Method):
     def task_refusal(self, task: Task) -> str | None:
         """Return why the method cannot learn a task: its likelihood is another one than the method has."""
         if type(task) in (Classification, Regression) and not task.per_step:
+            if isinstance(task, Regression) and self.output_activation == "winner":
+                return (
+                    'its outputs compete for a class. Remove `output_activation="winner"`, or use task="classification"'
+                )
             return None
         return (
             "messages are those of a likelihood, probit for classes and Gaussian for values, and not the gradient of a "
@@ -206,7 +224,7 @@ class ExpectationPropagation(Method):
         output = (
             ValueOutput(like.new_tensor(self.noise_variance), self.learn_noise)
             if isinstance(self.task, Regression)
-            else SpikeOutput(self.output_activation)
+            else SpikeOutput(self.output_activation, WINNER_NOISE if self.output_noise is None else self.output_noise)
         )
         return convert(network, self.weight_options.families, self.activation, output, self.deployment == "hard")
 
@@ -310,17 +328,17 @@ class ExpectationPropagation(Method):
                 drawn = [chain.output(draw_output(chain, rates)) for _ in range(self.samples)]
                 mixture = self.task.combine([self.task.predict(self.task.read(output[None])) for output in drawn])
                 if isinstance(chain.output, SpikeOutput):
-                    mixture.spike_probabilities = torch.stack(drawn).sigmoid().mean(0)
+                    mixture.spike_probabilities = chain.output.spike_probabilities(torch.stack(drawn)).mean(0)
                 elif mixture.variance is not None:
                     mixture.variance = mixture.variance + chain.output.noise_variance
                 return mixture
             potential, epistemic = output_moments(chain, rates)
-            prediction = self.task.predict(self.task.read(chain.output.read(potential)[None]))
+            read = chain.output.read(potential)
+            prediction = self.task.predict(self.task.read(read[None]))
             parts = {"epistemic": epistemic, "spikes": potential.variance - epistemic}
             if isinstance(chain.output, SpikeOutput):
-                return replace(
-                    prediction, spike_probabilities=chain.output.read(potential).sigmoid(), variance_parts=parts
-                )
+                spikes = chain.output.spike_probabilities(read)
+                return replace(prediction, spike_probabilities=spikes, variance_parts=parts)
             noise = chain.output.noise_variance
             parts["noise"] = noise.expand_as(potential.variance)
             return replace(prediction, variance=potential.variance + noise, variance_parts=parts)
@@ -348,7 +366,8 @@ class ExpectationPropagation(Method):
         parts += [f"amplitude={self.amplitude!r}"]
         for name in ("iterations", "damping", "solver_iterations", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
-        return ", ".join([*parts, f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"])
+        parts += [f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"]
+        return ", ".join(parts + ([] if self.output_noise is None else [f"output_noise={self.output_noise:g}"]))
 
 
 def _chain(network: nn.Module) -> Chain:
