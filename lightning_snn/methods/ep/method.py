@@ -26,6 +26,7 @@ levels, convolutions and the parts of the variance are ours. EP here is not equi
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,10 +44,12 @@ from lightning_snn.methods.base import Method, Step
 from lightning_snn.methods.ep.batch_update import update_batch
 from lightning_snn.methods.ep.chain import Chain, MessageNetwork
 from lightning_snn.methods.ep.convergence import Convergence
-from lightning_snn.methods.ep.conversion import convert
+from lightning_snn.methods.ep.conversion import convert, convert_recurrent
 from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
 from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import draw_output, output_moments
+from lightning_snn.methods.ep.recurrence import RecurrentMessageNetwork, SequenceChain
+from lightning_snn.methods.ep.sequence_update import draw_sequence_output, sequence_moments, update_sequences
 from lightning_snn.methods.ep.weight_options import WeightOptions
 from lightning_snn.methods.ep.weights import Natural, WeightName
 from lightning_snn.methods.tasks import Classification, Prediction, Regression, Task
@@ -64,6 +67,10 @@ class ExpectationPropagation(Method):
     neurons that spike at most once, at one time step, by a step or a sigmoid of their potential. Pooling and reshaping
     may follow neurons: average pooling, and max-pooling as "any spike". Inputs `[T, B, ...]` of several steps are
     averaged over time, as firing rates. The weights of the given network are not used.
+
+    Experimental: with `latch` the network is `Linear`, `RecurrentLIF` or `Recurrent`, `Linear`, and inputs are a
+    sequence of steps. The neurons spike at every step by ``f(W x_t + W_rec s_{t-1} + b)``; from step to step they keep
+    their spikes and no membrane potential. The target is observed after the last step.
 
     Labels are the spikes of independent output neurons. Class probabilities are those of exactly one spike.
     `Prediction.spike_probabilities` are those of each output; the accuracy of these bits is far above that of the
@@ -111,6 +118,8 @@ class ExpectationPropagation(Method):
         output_noise: variance of the noise of each output of "winner", larger than 0; None is ``4 / pi``, with which
             two outputs are one "probit" neuron. Predictions of less noise are more confident: choose it on validation
             data.
+        latch: prior mean a, at least 0, of the weight of each recurrent neuron to itself, with -a / 2 as that of its
+            bias; 4 remembers a bit. None is a network without recurrence.
 
     Raises:
         ValueError: if an argument is outside its range, or belongs to another output.
@@ -156,6 +165,7 @@ class ExpectationPropagation(Method):
         deployment: Literal["soft", "hard"] = "soft",
         samples: int = 0,
         output_noise: float | None = None,
+        latch: float | None = None,
     ) -> None:
         super().__init__()
         self.weights, self.amplitude, self.levels = weights, amplitude, levels
@@ -181,6 +191,8 @@ class ExpectationPropagation(Method):
                     f"Expected argument `output_noise` to be None for {output_activation!r} outputs, whose noise is "
                     f'fixed, but got {output_noise:g}. Remove it, or set `output_activation="winner"`'
                 )
+        if latch is not None:
+            check_between("latch", latch, 0, math.inf)
         if samples and output_activation == "heaviside":
             raise ValueError(
                 "Expected argument `samples` to be 0 for outputs without noise, because a sampled network has no class "
@@ -190,7 +202,7 @@ class ExpectationPropagation(Method):
         self.iterations, self.damping, self.solver_iterations = iterations, damping, solver_iterations
         self.step_size, self.memory = step_size, memory
         self.noise_variance, self.learn_noise = noise_variance, learn_noise
-        self.deployment, self.samples = deployment, samples
+        self.deployment, self.samples, self.latch = deployment, samples, latch
         self.update_memory = MEMORIES[memory]()
         self.convergence = Convergence()
 
@@ -226,7 +238,23 @@ class ExpectationPropagation(Method):
             if isinstance(self.task, Regression)
             else SpikeOutput(self.output_activation, WINNER_NOISE if self.output_noise is None else self.output_noise)
         )
-        return convert(network, self.weight_options.families, self.activation, output, self.deployment == "hard")
+        families, hard = self.weight_options.families, self.deployment == "hard"
+        if self.latch is not None:
+            return convert_recurrent(network, families, self.activation, output, self.latch, hard)
+        return convert(network, families, self.activation, output, hard)
+
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that sequences may have different lengths: not those of recurrent networks.
+
+        Raises:
+            ValueError: if they may not.
+        """
+        super().check_lengths(network)
+        if self.latch is not None:
+            raise ValueError(
+                "ExpectationPropagation with `latch` has no messages of sequences of different lengths. Sort samples "
+                "into batches of equal length, or use another method, such as SurrogateGradient"
+            )
 
     @torch.no_grad()
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -247,7 +275,7 @@ class ExpectationPropagation(Method):
         chain, x = _chain(network), as_input(network, x)
         layers = [block.layer for block in chain.blocks]
         with torch.autocast(x.device.type, enabled=False):
-            rates = _rates(network, x)
+            rates = _inputs(network, x)
             if len(rates) != len(y):
                 raise ValueError(
                     "Expected inputs of shape (time, batch, ...) and as many targets as samples, but got "
@@ -256,9 +284,11 @@ class ExpectationPropagation(Method):
             cavities = self.update_memory.cavities(layers, rates, y, self.progress.train_size)
             targets = y if isinstance(chain.output, SpikeOutput) else y.to(rates.dtype)
             start = [layer.natural for layer in layers] if self.update_memory.returning(layers) else None
-            update = update_batch(
-                chain, cavities, rates, targets, self.iterations, self.damping, self.solver_iterations, start
-            )
+            options = (self.iterations, self.damping, self.solver_iterations, start)
+            if isinstance(chain, SequenceChain):
+                update = update_sequences(chain, cavities, rates, targets, *options)
+            else:
+                update = update_batch(chain, cavities, rates, targets, *options)
             scale = self.update_memory.update_scale(layers)
             displacements = [
                 Natural(
@@ -294,45 +324,44 @@ class ExpectationPropagation(Method):
     @torch.no_grad()
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         """Return the prediction for `x [T, B, ...]`, in closed form or as a mixture of `samples` draws."""
-        return self._predict(network, _rates(network, x))
+        return self._predict(network, _inputs(network, x))
 
     @torch.no_grad()
     def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
-        """Return the prediction `[T, B, ...]` after each step of `x [T, B, ...]`, from the rates so far."""
+        """Return the prediction `[T, B, ...]` after each step of `x [T, B, ...]`, from the rates or spikes so far."""
         x = as_input(network, x)
+        if isinstance(network, RecurrentMessageNetwork):
+            return _unfolded(self._predict(network, _inputs(network, x), every_step=True), x)
         steps = torch.arange(1, len(x) + 1, device=x.device).view(-1, *(1,) * (x.dim() - 1))
         if (lengths := lengths_of(x.shape[1])) is not None:
             x, steps = without_padding(x), steps.minimum(lengths.view(-1, *(1,) * (x.dim() - 2)))
         # torch.cumsum has no deterministic implementation on GPUs
         rates = torch.stack(list(accumulate(x, torch.add))) / steps
-        flat = self._predict(network, rates.flatten(0, 1))
+        return _unfolded(self._predict(network, rates.flatten(0, 1)), x)
 
-        def unfold(values: Tensor) -> Tensor:
-            return values.view(x.shape[:2] + values.shape[1:])
-
-        return replace(
-            flat,
-            mean=unfold(flat.mean),
-            variance=None if flat.variance is None else unfold(flat.variance),
-            samples=None if flat.samples is None else flat.samples.unflatten(1, x.shape[:2]),
-            spike_probabilities=None if flat.spike_probabilities is None else unfold(flat.spike_probabilities),
-            variance_parts=None
-            if flat.variance_parts is None
-            else {name: unfold(part) for name, part in flat.variance_parts.items()},
-        )
-
-    def _predict(self, network: nn.Module, rates: Tensor) -> Prediction:
+    def _predict(self, network: nn.Module, rates: Tensor, every_step: bool = False) -> Prediction:
         chain = _chain(network)
         with torch.autocast(rates.device.type, enabled=False):
             if self.samples:
-                drawn = [chain.output(draw_output(chain, rates)) for _ in range(self.samples)]
+                drawn = [
+                    chain.output(
+                        draw_sequence_output(chain, rates, every_step)
+                        if isinstance(chain, SequenceChain)
+                        else draw_output(chain, rates)
+                    )
+                    for _ in range(self.samples)
+                ]
                 mixture = self.task.combine([self.task.predict(self.task.read(output[None])) for output in drawn])
                 if isinstance(chain.output, SpikeOutput):
                     mixture.spike_probabilities = chain.output.spike_probabilities(torch.stack(drawn)).mean(0)
                 elif mixture.variance is not None:
                     mixture.variance = mixture.variance + chain.output.noise_variance
                 return mixture
-            potential, epistemic = output_moments(chain, rates)
+            potential, epistemic = (
+                sequence_moments(chain, rates, every_step)
+                if isinstance(chain, SequenceChain)
+                else output_moments(chain, rates)
+            )
             read = chain.output.read(potential)
             prediction = self.task.predict(self.task.read(read[None]))
             parts = {"epistemic": epistemic, "spikes": potential.variance - epistemic}
@@ -367,7 +396,8 @@ class ExpectationPropagation(Method):
         for name in ("iterations", "damping", "solver_iterations", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
         parts += [f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"]
-        return ", ".join(parts + ([] if self.output_noise is None else [f"output_noise={self.output_noise:g}"]))
+        options = (("output_noise", self.output_noise), ("latch", self.latch))
+        return ", ".join(parts + [f"{name}={value:g}" for name, value in options if value is not None])
 
 
 def _chain(network: nn.Module) -> Chain:
@@ -378,7 +408,35 @@ def _chain(network: nn.Module) -> Chain:
     return network.chain
 
 
-def _rates(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the firing rates `[B, ...]` of inputs `[T, B, ...]`, over the valid steps of each sample."""
+def _inputs(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the firing rates `[B, ...]` of inputs `[T, B, ...]` over the valid steps of each sample.
+
+    Those of a recurrent network are the steps themselves, `[B, T, I]`.
+    """
     x = as_input(network, x)
+    if isinstance(network, RecurrentMessageNetwork):
+        if lengths_of(x.shape[1]) is not None or x.dim() != 3:
+            raise ValueError(
+                "Expected inputs of shape (time, batch, features) and of one length for a recurrent network, but got "
+                f"{tuple(x.shape)}" + ("" if x.dim() != 3 else " with lengths")
+            )
+        return x.transpose(0, 1)
     return x[0] if len(x) == 1 else readout(x, "mean", lengths_of(x.shape[1]))
+
+
+def _unfolded(flat: Prediction, x: Tensor) -> Prediction:
+    """Return the predictions `[T*B, ...]` of inputs `[T, B, ...]` as `[T, B, ...]`."""
+
+    def unfold(values: Tensor) -> Tensor:
+        return values.view(x.shape[:2] + values.shape[1:])
+
+    return replace(
+        flat,
+        mean=unfold(flat.mean),
+        variance=None if flat.variance is None else unfold(flat.variance),
+        samples=None if flat.samples is None else flat.samples.unflatten(1, x.shape[:2]),
+        spike_probabilities=None if flat.spike_probabilities is None else unfold(flat.spike_probabilities),
+        variance_parts=None
+        if flat.variance_parts is None
+        else {name: unfold(part) for name, part in flat.variance_parts.items()},
+    )

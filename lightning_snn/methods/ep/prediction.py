@@ -49,14 +49,21 @@ def output_moments(chain: Chain, x: Tensor) -> OutputMoments:
         for transform in block.before:
             epistemic = transform.propagate_variance(signal, epistemic)
             signal = transform.forward(signal)
-        potential, epistemic = _potential(block, signal, epistemic)
+        potential, epistemic = block_moments(block, signal, epistemic)
         if block.neuron is not None:
             epistemic = epistemic_spike_variance(potential.mean, potential.variance, epistemic, block.neuron.activation)
             signal = block.neuron.signal(potential)
     return OutputMoments(potential, epistemic)
 
 
-def _potential(block: Block, signal: Signal, epistemic: Tensor) -> tuple[Potential, Tensor]:
+def block_moments(block: Block, signal: Signal, epistemic: Tensor) -> tuple[Potential, Tensor]:
+    """Return the potentials of a block for its inputs, and the epistemic part of their variance.
+
+    Args:
+        block: weights, behind fixed layers that are not applied here.
+        signal: moments of the inputs of the weights.
+        epistemic: part of the inputs' variance that is due to uncertain weights.
+    """
     linear, (mean, variance) = block.layer.linear, block.layer.moments()
     potential = linear.apply(signal.mean, mean)
     weights = linear.apply(signal.mean.square(), variance)
