@@ -10,10 +10,7 @@ from torch import Tensor
 
 from lightning_snn.functional.ep import (
     WINNER_NOISE,
-    Potential,
     bounded,
-    own_message,
-    own_winner_message,
     winner_log_probabilities,
     winner_message,
 )
@@ -114,14 +111,3 @@ def test_the_joint_curvature_scaled_by_its_diagonal_is_at_most_two():
             scale = joint.diagonal().rsqrt()
             largest = torch.linalg.eigvalsh(scale[:, None] * joint * scale).max()
             assert least < largest <= 2 + 1e-6
-
-
-@pytest.mark.parametrize(("noise_variance", "error"), [(0.1, 1e-2), (WINNER_NOISE, 5e-5)])
-def test_the_own_message_is_found_with_the_joint_curvature_and_not_with_its_diagonal(noise_variance, error):
-    mean, variance, labels = potentials(4, 1.0)
-    sent = winner_message(mean, variance, labels, noise_variance)
-    potential = Potential(mean + variance * sent.score, variance, variance)
-    found = own_winner_message(potential, labels, noise_variance)
-    torch.testing.assert_close(found.score, sent.score, rtol=0, atol=1e-8)
-    separate = own_message(potential, lambda u: winner_message(u.mean, u.variance, labels, noise_variance))
-    assert (separate.score - sent.score).abs().max() > error

@@ -27,7 +27,6 @@ from lightning_snn.functional.ep.winner import (
     OUTPUT_ACTIVATIONS,
     WINNER_NOISE,
     OutputActivation,
-    own_winner_message,
     winner_log_probabilities,
     winner_message,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "log_odds_of_spike",
     "marginal_curvature",
     "own_message",
-    "own_winner_message",
     "quantized_moments",
     "quantized_sites",
     "site_precision",

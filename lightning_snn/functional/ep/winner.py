@@ -30,13 +30,10 @@ import torch
 from torch import Tensor
 
 from lightning_snn.functional.ep.factors import ACTIVATIONS, NODES, Message
-from lightning_snn.functional.ep.mixing import Potential, without_own
 from lightning_snn.functional.gaussian import LOG_SQRT_2PI, hermite_nodes, mills_ratio
 
 OutputActivation = Literal["heaviside", "probit", "sigmoid", "winner"]
 OUTPUT_ACTIVATIONS: tuple[OutputActivation, ...] = (*ACTIVATIONS, "winner")
-
-_NEWTON_STEPS = 6
 
 # c^2 of each of two outputs whose difference has the noise 8 / pi of one "probit" neuron
 WINNER_NOISE = 4 / math.pi
@@ -73,60 +70,7 @@ def winner_message(
         >>> winner_message(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), 0.5).score
         tensor([[ 0.7979, -0.7979]])
     """
-    return _message(_tilted(mean, variance, labels, noise_variance, nodes), labels)
-
-
-def own_winner_message(
-    potential: Potential, labels: Tensor, noise_variance: float = WINNER_NOISE, nodes: int = NODES
-) -> Message:
-    r"""Compute the message that a sample has sent to weights which already contain it.
-
-    The scores of all outputs depend on each other, so Newton's method for ``g = score(omega - V_w g, V)`` of
-    `functional.ep.own_message` takes the joint curvature :math:`H_{ij} = -\operatorname{Cov}_q(d_i, d_j)`: its slope is
-    :math:`1 - H V_w`, whose eigenvalues are positive. The diagonal of H alone does not converge for little noise.
-
-    Args:
-        potential: moments of the potentials, `[B, C]`; a correction of its mean is ignored.
-        labels: as in `winner_message`.
-        noise_variance: as in `winner_message`.
-        nodes: as in `winner_message`.
-
-    Returns:
-        the message to the potentials without the contribution of the sample; not `bounded`. The cost is that of
-        solving a system of C equations for each sample, a few times.
-
-    Example:
-        >>> u, labels = torch.tensor([[1.0, -1.0]]), torch.tensor([0])
-        >>> sent = own_winner_message(Potential(u, torch.ones(1, 2), torch.ones(1, 2)), labels)
-        >>> again = winner_message(u - sent.score, torch.ones(1, 2), labels)
-        >>> torch.allclose(sent.score, again.score, atol=1e-5)
-        True
-    """
-    identity = torch.eye(potential.mean.shape[1], dtype=potential.mean.dtype, device=potential.mean.device)
-    score, here = torch.zeros_like(potential.mean), potential
-    for _ in range(_NEWTON_STEPS):
-        tilted = _tilted(here.mean, here.variance, labels, noise_variance, nodes)
-        sent = _message(tilted, labels)
-        joint = _joint_curvature(tilted, labels, sent)
-        slope = identity - joint * potential.weight_variance[:, None, :]
-        # without a check of the slope, which would synchronize with the device
-        step = torch.linalg.solve_ex(slope, sent.score - score)[0]
-        score = score + step
-        here = without_own(potential, score)
-    return winner_message(here.mean, here.variance, labels, noise_variance, nodes)
-
-
-def _joint_curvature(tilted: _Tilted, labels: Tensor, message: Message) -> Tensor:
-    """Return minus the second derivatives of the log evidence in all pairs of means, `[B, C, C]`."""
-    index = labels.long()[None, :, None].expand(len(tilted.x), -1, 1)
-    x = tilted.x[:, :, None].expand(-1, len(labels), 1)
-    first = (-tilted.hazard).scatter(2, index, x) * tilted.total.rsqrt() - message.score
-    joint = -torch.einsum("nb,nbi,nbj->bij", tilted.share, first, first)
-    joint.diagonal(dim1=1, dim2=2).copy_(message.curvature)
-    return joint
-
-
-def _message(tilted: _Tilted, labels: Tensor) -> Message:
+    tilted = _tilted(mean, variance, labels, noise_variance, nodes)
     index = labels.long()[:, None]
     deviation = tilted.total.rsqrt()
     share = tilted.share[:, :, None]

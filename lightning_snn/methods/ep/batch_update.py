@@ -14,11 +14,12 @@ from lightning_snn.functional.ep import (
     bounded,
     forward_moments,
     input_message,
+    own_message,
     without_own,
 )
 from lightning_snn.functional.scalars import value_like
 from lightning_snn.methods.ep.chain import Chain
-from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
+from lightning_snn.methods.ep.neurons import ValueOutput
 from lightning_snn.methods.ep.transforms import Feedback, Signal
 from lightning_snn.methods.ep.weights import Natural, Observation
 
@@ -28,7 +29,7 @@ _LARGEST_VARIANCE = 1e6
 _TOLERATED_DECREASE = 0.1
 
 
-_Factor = MessageNeuron | SpikeOutput | ValueOutput
+_Factor = Callable[[Potential, Tensor], Message]
 _MessageOf = Callable[[_Factor, Potential, Tensor], Message]
 
 
@@ -210,7 +211,7 @@ def _forward(
 
 def _messages(chain: Chain, forward: Sequence[_Forward], y: Tensor, message_of: _MessageOf) -> list[Message]:
     """Return the messages to the potentials of each block, from the output backward."""
-    messages = [message_of(chain.output, forward[-1].potential, y)]
+    messages = [message_of(chain.output.message, forward[-1].potential, y)]
     for index in reversed(range(1, len(forward))):
         block, here, below = chain.blocks[index], forward[index], forward[index - 1]
         feedback = Feedback(
@@ -222,16 +223,16 @@ def _messages(chain: Chain, forward: Sequence[_Forward], y: Tensor, message_of: 
         log_odds = feedback.score + (p - 0.5) * feedback.curvature
         neuron = chain.blocks[index - 1].neuron
         assert neuron is not None
-        messages.append(message_of(neuron, below.potential, log_odds))
+        messages.append(message_of(neuron.message, below.potential, log_odds))
     return messages[::-1]
 
 
 def _bounded_message(factor: _Factor, potential: Potential, target: Tensor) -> Message:
-    return bounded(factor.message(potential, target), potential.variance)
+    return bounded(factor(potential, target), potential.variance)
 
 
 def _bounded_own_message(factor: _Factor, potential: Potential, target: Tensor) -> Message:
-    return bounded(factor.own_message(potential, target), potential.variance)
+    return bounded(own_message(potential, lambda cavity: factor(cavity, target)), potential.variance)
 
 
 def _largest_distance(chain: Chain, before: Sequence[Natural], after: Sequence[Natural]) -> Tensor:

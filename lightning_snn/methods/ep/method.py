@@ -93,7 +93,8 @@ class ExpectationPropagation(Method):
         output_activation: of output neurons; None is `activation`. Neurons without noise rely too much on labels that
             no weights can explain, for example those of a single layer. "winner" is a competition of all outputs, for
             classifications only; a parallel update of its outputs goes up to twice as far as a joint one, so `damping`
-            should be at most 0.8 even for a single layer.
+            should be at most 0.8 even for a single layer. Batches of "winner" start at their cavity in every
+            epoch, so more epochs do not replace iterations.
         prior_variance: of Gaussian weights, larger than 0, one for all layers or one per layer. None is 0.1 for one
             layer, else 3, and 10 for the last.
         prior_split: share of the prior variance, in [0, 1), that is drawn once as the prior's mean, one for all layers
@@ -283,7 +284,8 @@ class ExpectationPropagation(Method):
                 )
             cavities = self.update_memory.cavities(layers, rates, y, self.progress.train_size)
             targets = y if isinstance(chain.output, SpikeOutput) else y.to(rates.dtype)
-            start = [layer.natural for layer in layers] if self.update_memory.returning(layers) else None
+            returning = self.update_memory.returning(layers) and not chain.output.restarts
+            start = [layer.natural for layer in layers] if returning else None
             options = (self.iterations, self.damping, self.solver_iterations, start)
             if isinstance(chain, SequenceChain):
                 update = update_sequences(chain, cavities, rates, targets, *options)

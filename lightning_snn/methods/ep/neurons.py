@@ -12,8 +12,6 @@ from lightning_snn.functional.ep import (
     OutputActivation,
     Potential,
     log_odds_of_spike,
-    own_message,
-    own_winner_message,
     spike_message,
     spike_probability,
     value_message,
@@ -64,10 +62,6 @@ class MessageNeuron(nn.Module):
         """Return the message to the potentials, given the log-odds of spikes from the layers after them."""
         return spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
-    def own_message(self, potential: Potential, log_odds: Tensor) -> Message:
-        """Return the message that samples have sent to weights which contain them, see `functional.ep.own_message`."""
-        return own_message(potential, lambda cavity: self.message(cavity, log_odds))
-
     def extra_repr(self) -> str:
         return self.activation
 
@@ -86,6 +80,11 @@ class SpikeOutput(nn.Module):
         activation: "heaviside", "probit", "sigmoid" or "winner".
         noise_variance: of each potential of "winner", larger than 0. Less noise gives more confident predictions.
 
+    Attributes:
+        restarts: whether the iterations of a batch that returns start at its cavity and not at the present posterior.
+            The scores that the posterior contains follow from it only for independent outputs: those of "winner" depend
+            on each other, and their equations are nearly singular for little noise.
+
     Example:
         >>> SpikeOutput("sigmoid")(torch.tensor([[-2.0, 0.5]])).round(decimals=4)
         tensor([[-2.0000,  0.5000]])
@@ -97,6 +96,7 @@ class SpikeOutput(nn.Module):
         super().__init__()
         self.activation: OutputActivation = activation
         self.noise_variance = noise_variance
+        self.restarts = activation == "winner"
 
     def forward(self, u: Tensor) -> Tensor:
         if self.activation == "heaviside":
@@ -140,12 +140,6 @@ class SpikeOutput(nn.Module):
         log_odds = torch.where(spikes, torch.inf, -torch.inf).to(potential.mean.dtype)
         return spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
-    def own_message(self, potential: Potential, labels: Tensor) -> Message:
-        """Return the message that samples have sent to weights which contain them, see `functional.ep.own_message`."""
-        if self.activation == "winner":
-            return own_winner_message(potential, labels, self.noise_variance)
-        return own_message(potential, lambda cavity: self.message(cavity, labels))
-
     def extra_repr(self) -> str:
         return self.activation + (f", noise_variance={self.noise_variance:g}" if self.activation == "winner" else "")
 
@@ -157,12 +151,16 @@ class ValueOutput(nn.Module):
         noise_variance: of the observations, larger than 0.
         learned: fit the noise variance to the data by expectation maximization.
 
+    Attributes:
+        restarts: False; see `SpikeOutput`.
+
     Example:
         >>> ValueOutput(torch.tensor(0.01), learned=False)(torch.tensor([[0.5]]))
         tensor([[0.5000]])
     """
 
     noise_variance: Tensor
+    restarts = False
 
     def __init__(self, noise_variance: Tensor, learned: bool) -> None:
         super().__init__()
@@ -191,10 +189,6 @@ class ValueOutput(nn.Module):
                 f"got {tuple(values.shape)}"
             )
         return value_message(potential.mean, potential.variance, values, self.noise_variance.detach())
-
-    def own_message(self, potential: Potential, values: Tensor) -> Message:
-        """Return the message that samples have sent to weights which contain them, see `functional.ep.own_message`."""
-        return own_message(potential, lambda cavity: self.message(cavity, values))
 
     def expected_noise(self, potential: Potential, message: Message, values: Tensor) -> Tensor:
         """Return the noise variance that best explains observations after their message, ``E[(y - u)^2]``."""

@@ -28,6 +28,7 @@ from lightning_snn.functional.ep import (
     epistemic_spike_variance,
     forward_moments,
     input_message,
+    own_message,
 )
 from lightning_snn.functional.scalars import value_like
 from lightning_snn.methods.ep.batch_update import BatchUpdate
@@ -196,7 +197,10 @@ def _messages(chain: SequenceChain, sweep: _Sweep, y: Tensor, own: bool) -> list
     assert recurrent.neuron is not None
 
     def message(factor: MessageNeuron | SpikeOutput | ValueOutput, potential: Potential, target: Tensor) -> Message:
-        sent = factor.own_message(potential, target) if own else factor.message(potential, target)
+        if own:
+            sent = own_message(potential, lambda cavity: factor.message(cavity, target))
+        else:
+            sent = factor.message(potential, target)
         return bounded(sent, potential.variance)
 
     last = message(chain.output, sweep.output, y)
