@@ -13,7 +13,7 @@ from lightning_snn.methods import ExpectationPropagation, Progress
 from lightning_snn.methods.ep import update_batch
 from lightning_snn.methods.ep.recurrence import RecurrentMessageNetwork
 from lightning_snn.methods.ep.sequence_update import update_sequences
-from lightning_snn.nn import AdaptiveLIF, Recurrent, RecurrentLIF, SynapticLIF
+from lightning_snn.nn import AdaptiveLIF, Recurrent, RecurrentLIF
 
 STEPS, SAMPLES, NEURONS = 4, 400, 20
 
@@ -157,13 +157,13 @@ def layered(*layers: nn.Module) -> nn.Sequential:
         (
             layered(nn.Linear(3, 4), RecurrentLIF(4), nn.Linear(4, 4), RecurrentLIF(4), nn.Linear(4, 2)),
             {},
-            "3 .RecurrentLIF.*second recurrent layer",
+            "3: RecurrentLIF .it is a second recurrent layer",
         ),
         (layered(nn.Linear(3, 4), LIF(), nn.Linear(4, 4), RecurrentLIF(4), nn.Linear(4, 2)), {}, "without further"),
         (layered(nn.Linear(3, 4), RecurrentLIF(5), nn.Linear(5, 2)), {}, "5 neurons, but the Linear before it has 4"),
         (layered(nn.Linear(3, 4, bias=False), RecurrentLIF(4), nn.Linear(4, 2)), {}, "no bias"),
         (layered(nn.Linear(3, 4), RecurrentLIF(4)), {}, "no Linear after"),
-        (layered(nn.Linear(3, 4), Recurrent(SynapticLIF(), 4), nn.Linear(4, 2)), {}, "distance to the threshold"),
+        (layered(nn.Linear(3, 4), Recurrent(RecurrentLIF(4), 4), nn.Linear(4, 2)), {}, "receive each other's spikes"),
         (layered(nn.Linear(3, 4), RecurrentLIF(4), nn.Linear(4, 2)), {"weights": "sign"}, '`weights` to be "gaussian"'),
     ],
 )
