@@ -2,6 +2,7 @@
 
     python benchmarks/ep_accuracy.py mnist60k --mnist mnist.npz [--seeds 0 1 2] [--only sign] [--json results.json]
     python benchmarks/ep_accuracy.py mnist10k --mnist mnist.npz
+    python benchmarks/ep_accuracy.py outputs --mnist mnist.npz
     python benchmarks/ep_accuracy.py conv --mnist mnist.npz
     python benchmarks/ep_accuracy.py regression
 
@@ -11,7 +12,8 @@ error.
 mnist60k: all 60,000 digits: Gaussian weights with noisy and with Heaviside hidden neurons, or weights -a and +a
 deployed as their more probable value, on 784-128-10; and 784-10. mnist10k: the first 10,000 digits, against Adam that
 maximizes the likelihood of independent outputs, as Expectation Propagation observes them, with its usual learning rate
-and with one chosen for four epochs; and that of the class given exactly one spike ("conditioned"). conv: two
+and with one chosen for four epochs; and that of the class given exactly one spike ("conditioned"). outputs:
+independent outputs against a competition of the outputs ("winner"), with its usual noise and with less. conv: two
 convolutions. regression: a simulated curve with a gap, 100-128-1, mean squared error to the curve, and standard
 deviations without the noise of observations.
 --validation tests on the last 10,000 training digits, where constants were chosen; those of the regression were chosen
@@ -81,6 +83,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "784-128-10, Adam chosen": Setting(DEEP, 50, 4, {**INDEPENDENT, "learning_rate": 1e-2}, adam=True),
         "784-128-10, Adam conditioned": Setting(DEEP, 50, 4, {"learning_rate": 1e-2}, adam=True),
     },
+    "outputs": {
+        "784-10, independent": Setting(SHALLOW, 500, 2, QUICK),
+        "784-10, winner": Setting(SHALLOW, 500, 2, {**QUICK, "output_activation": "winner"}),
+        "784-10, winner, noise 0.1": Setting(
+            SHALLOW, 500, 2, {**QUICK, "output_activation": "winner", "output_noise": 0.1}
+        ),
+        "784-128-10, independent": Setting(DEEP, 500, 2, QUICK),
+        "784-128-10, winner": Setting(DEEP, 500, 2, {**QUICK, "output_activation": "winner"}),
+    },
     "conv": {"conv, gaussian": Setting(small_conv, 1000, 2, {"iterations": 6, "damping": 0.4})},
     "regression": {
         "EP": Setting(
@@ -112,7 +123,7 @@ def experiment(job: tuple[argparse.Namespace, str, int]) -> list[dict[str, Any]]
     if options.task == "regression":
         x, y, evaluate = curve(seed)
     else:
-        limit = 10_000 if options.task == "mnist10k" else None
+        limit = 10_000 if options.limit is None and options.task == "mnist10k" else options.limit
         x, y, x_test, y_test = read_digits(options.mnist, options.validation, limit)
         evaluate = partial(scores, x=x_test, y=y_test)
     torch.manual_seed(seed)
@@ -197,6 +208,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2, and of the regression 0 to 4, if not given")
     parser.add_argument("--only", nargs="+", help="settings whose names contain one of these words; all by default")
     parser.add_argument("--validation", action="store_true", help="test on the last 10,000 training digits")
+    parser.add_argument("--limit", type=int, help="train on the first digits only; 10,000 of mnist10k if not given")
     parser.add_argument("--batch", type=int, help="batch size, for all settings")
     parser.add_argument("--passes", type=int, help="epochs, for all settings")
     parser.add_argument(

@@ -17,7 +17,12 @@ _NOISY = (
     "spiking_bayes_trace",
     "spiking_bayes_weights",
 )
-_EP = ("expectation_propagation", "expectation_propagation_average", "expectation_propagation_signs")
+_EP = (
+    "expectation_propagation",
+    "expectation_propagation_average",
+    "expectation_propagation_signs",
+    "expectation_propagation_winner",
+)
 _REPLACING = (
     "rate_backprop",
     "rate_backprop_windows",
@@ -63,7 +68,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
     "two_processes_are_one_with_the_joint_batch": {**_of(_NOISY, _OWN_NOISE), **_of(_EP, _MESSAGES)},
     "two_processes_accumulate_as_one_with_the_joint_batches": {**_of(_NOISY, _OWN_NOISE), **_of(_EP, _MESSAGES)},
     "unequal_last_batches_count_by_process": _of(
-        ("expectation_propagation", "expectation_propagation_average"),
+        ("expectation_propagation", "expectation_propagation_average", "expectation_propagation_winner"),
         "displacements of known batches are summed over processes, not averaged",
     ),
     "a_stream_without_a_length_trains_as_its_batches": {

@@ -114,6 +114,12 @@ METHODS = (
         learning_rate=1.0,
         epochs=2,
     ),
+    MethodRow(
+        "expectation_propagation_winner",
+        lambda: ExpectationPropagation(output_activation="winner"),
+        learning_rate=1.0,
+        epochs=2,
+    ),
     # means over time do not depend on the order of two events: neurons receive it by delays, or by recurrence
     MethodRow("rate_backprop", RateBackprop, delayed_network),
     MethodRow("rate_backprop_windows", lambda: RateBackprop(window=4), delayed_network),

@@ -24,11 +24,21 @@ from lightning_snn.functional.ep.mixing import (
     without_own,
 )
 from lightning_snn.functional.ep.quantized import quantized_moments, quantized_sites, site_sums
+from lightning_snn.functional.ep.winner import (
+    OUTPUT_ACTIVATIONS,
+    WINNER_NOISE,
+    OutputActivation,
+    winner_log_probabilities,
+    winner_message,
+)
 
 __all__ = [
     "ACTIVATIONS",
+    "OUTPUT_ACTIVATIONS",
+    "WINNER_NOISE",
     "Activation",
     "Message",
+    "OutputActivation",
     "Potential",
     "bounded",
     "conjugate_gradients",
@@ -47,5 +57,7 @@ __all__ = [
     "spike_message",
     "spike_probability",
     "value_message",
+    "winner_log_probabilities",
+    "winner_message",
     "without_own",
 ]

@@ -174,12 +174,12 @@ def update_batch(
         # a sum is finite if all its terms are
         usable &= torch.stack([values.sum() for each in proposals for values in each]).sum().isfinite()
         before = natural
-        natural = [Natural(*_chosen(usable, *pair)) for pair in zip(proposals, natural, strict=True)]
+        natural = [Natural(*chosen(usable, *pair)) for pair in zip(proposals, natural, strict=True)]
         sent = [torch.zeros_like(message.score) for message in messages] if scores is None else scores
         # of hidden neurons undamped: behind the messages from above, long steps would oscillate sooner
         new_scores = [message.score for message in messages]
         new_scores[-1] = torch.lerp(sent[-1], new_scores[-1], step)
-        scores = _chosen(usable, new_scores, sent)
+        scores = chosen(usable, new_scores, sent)
         log_evidence = torch.where(evidence.isfinite(), evidence, log_evidence)
         last_step = step
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable
@@ -201,7 +201,7 @@ def _inputs(chain: Chain, x: Tensor) -> KnownInputs:
     return known_inputs(first.layer.linear, signal.mean, len(first.layer.precision))
 
 
-def _chosen(usable: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+def chosen(usable: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
     """Return the new tensors if they are usable; a device must not wait for the answer."""
     if usable.device.type == "cpu":
         return list(new if usable else old)

@@ -26,6 +26,7 @@ levels, convolutions and the parts of the variance are ours. EP here is not equi
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,16 +38,18 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lightning_snn.checks import check_between, check_choice, check_integer, check_positive
-from lightning_snn.functional.ep import ACTIVATIONS, Activation
+from lightning_snn.functional.ep import ACTIVATIONS, OUTPUT_ACTIVATIONS, WINNER_NOISE, Activation, OutputActivation
 from lightning_snn.methods.base import Method, Step
-from lightning_snn.methods.ep.batch_update import update_batch
-from lightning_snn.methods.ep.chain import Chain
+from lightning_snn.methods.ep.batch_update import chosen, update_batch
+from lightning_snn.methods.ep.chain import Chain, MessageNetwork
 from lightning_snn.methods.ep.convergence import Convergence
-from lightning_snn.methods.ep.conversion import convert
-from lightning_snn.methods.ep.inputs import chain_of, firing_rates, observed_rates
+from lightning_snn.methods.ep.conversion import convert, convert_recurrent
+from lightning_snn.methods.ep.inputs import chain_of, message_inputs, observed_inputs
 from lightning_snn.methods.ep.memory import MEMORIES, MemoryName
 from lightning_snn.methods.ep.neurons import SpikeOutput, ValueOutput
-from lightning_snn.methods.ep.prediction import draw_output, output_moments
+from lightning_snn.methods.ep.prediction import draw_output, output_moments, unfolded
+from lightning_snn.methods.ep.recurrence import RecurrentMessageNetwork, SequenceChain
+from lightning_snn.methods.ep.sequence_update import draw_sequence_output, sequence_moments, update_sequences
 from lightning_snn.methods.ep.stability import stability_at
 from lightning_snn.methods.ep.weight_options import WeightOptions, per_layer
 from lightning_snn.methods.ep.weights import Natural, WeightName
@@ -68,9 +71,14 @@ class ExpectationPropagation(Method):
     may follow neurons: average pooling, and max-pooling as "any spike". Inputs `[T, B, ...]` of several steps are
     averaged over time, as firing rates. The weights of the given network are not used.
 
+    Experimental: with `latch` the network is `Linear`, `RecurrentLIF` or `Recurrent`, `Linear`, and inputs are a
+    sequence of steps. The neurons spike at every step by ``f(W x_t + W_rec s_{t-1} + b)``; from step to step they keep
+    their spikes and no membrane potential. The target is observed after the last step.
+
     Labels are the spikes of independent output neurons. Class probabilities are those of exactly one spike.
     `Prediction.spike_probabilities` are those of each output; the accuracy of these bits is far above that of the
-    class and must not be quoted in its place.
+    class and must not be quoted in its place. With ``output_activation="winner"`` the output with the largest noisy
+    potential spikes and inhibits the others, so its class probabilities are spike probabilities.
 
     The method has its own optimizer, SGD. Clipping, accumulation and schedulers act on the displacement. Logged next to
     the loss are the log-evidence of the batch; the number of times that steps were halved; the batches skipped because
@@ -90,7 +98,10 @@ class ExpectationPropagation(Method):
         activation: of hidden neurons: "heaviside", "probit" (noise that makes it nearly a sigmoid), or "sigmoid", the
             same by quadrature.
         output_activation: of output neurons; None is `activation`. Neurons without noise rely too much on labels that
-            no weights can explain, for example those of a single layer.
+            no weights can explain, for example those of a single layer. "winner" is a competition of all outputs, for
+            classifications only; a parallel update of its outputs goes up to twice as far as a joint one, so `damping`
+            should be at most 0.8 even for a single layer. Batches of "winner" start at their cavity in every
+            epoch, so more epochs do not replace iterations.
         prior_variance: of Gaussian weights, larger than 0, one for all layers or one per layer. None is 0.1 for one
             layer, else 3, and 10 for the last.
         prior_split: share of the prior variance, in [0, 1), that is drawn once as the prior's mean, one for all layers
@@ -117,9 +128,14 @@ class ExpectationPropagation(Method):
             epochs, what all earlier batches have contributed is multiplied by ``1 - a / (t + 10)``. Their messages
             were those of weights that knew little. Epochs after the first repair what faded; the limit is the same.
             0 is without; a loader without length, whose epochs are unknown, is always without.
+        output_noise: variance of the noise of each output of "winner", larger than 0; None is ``4 / pi``, with which
+            two outputs are one "probit" neuron. Predictions of less noise are more confident: choose it on validation
+            data.
+        latch: prior mean a, at least 0, of the weight of each recurrent neuron to itself, with -a / 2 as that of its
+            bias; 4 remembers a bit. None is a network without recurrence.
 
     Raises:
-        ValueError: if an argument is outside its range.
+        ValueError: if an argument is outside its range, or belongs to another output.
 
     Example:
         >>> from lightning_snn.nn import LIF
@@ -147,7 +163,7 @@ class ExpectationPropagation(Method):
         self,
         weights: WeightName | Sequence[WeightName] = "gaussian",
         activation: Activation = "probit",
-        output_activation: Activation | None = None,
+        output_activation: OutputActivation | None = None,
         prior_variance: float | Sequence[float] | None = None,
         prior_split: float | Sequence[float] | None = None,
         amplitude: float | Sequence[float] = 1.0,
@@ -162,6 +178,8 @@ class ExpectationPropagation(Method):
         deployment: Literal["soft", "hard"] = "soft",
         samples: int = 0,
         fading: float = 0.0,
+        output_noise: float | None = None,
+        latch: float | None = None,
     ) -> None:
         super().__init__()
         self.weights, self.amplitude, self.levels = weights, amplitude, levels
@@ -169,7 +187,7 @@ class ExpectationPropagation(Method):
         _ = self.weight_options  # checks them
         check_choice("activation", activation, ACTIVATIONS)
         if output_activation is not None:
-            check_choice("output_activation", output_activation, ACTIVATIONS)
+            check_choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
         check_integer("iterations", iterations)
         for count in solver_iterations if isinstance(solver_iterations, Sequence) else [solver_iterations]:
             check_integer("solver_iterations", count)
@@ -184,16 +202,25 @@ class ExpectationPropagation(Method):
         check_choice("deployment", deployment, ("soft", "hard"))
         check_integer("samples", samples, 0)
         output_activation = activation if output_activation is None else output_activation
+        if output_noise is not None:
+            check_positive("output_noise", output_noise)
+            if output_activation != "winner":
+                raise ValueError(
+                    f"Expected argument `output_noise` to be None for {output_activation!r} outputs, whose noise is "
+                    f'fixed, but got {output_noise:g}. Remove it, or set `output_activation="winner"`'
+                )
+        if latch is not None:
+            check_between("latch", latch, 0, math.inf)
         if samples and output_activation == "heaviside":
             raise ValueError(
                 "Expected argument `samples` to be 0 for outputs without noise, because a sampled network has no class "
                 f"probabilities, but got {samples}"
             )
-        self.activation, self.output_activation = activation, output_activation
+        self.activation, self.output_activation, self.output_noise = activation, output_activation, output_noise
         self.iterations, self.damping, self.solver_iterations = iterations, damping, solver_iterations
         self.fading, self.step_size, self.memory = fading, step_size, memory
         self.noise_variance, self.learn_noise = noise_variance, learn_noise
-        self.deployment, self.samples = deployment, samples
+        self.deployment, self.samples, self.latch = deployment, samples, latch
         self.update_memory = MEMORIES[memory]()
         self.convergence = Convergence()
 
@@ -205,6 +232,10 @@ class ExpectationPropagation(Method):
     def task_refusal(self, task: Task) -> str | None:
         """Return why the method cannot learn a task: its likelihood is another one than the method has."""
         if type(task) in (Classification, Regression) and not task.per_step:
+            if isinstance(task, Regression) and self.output_activation == "winner":
+                return (
+                    'its outputs compete for a class. Remove `output_activation="winner"`, or use task="classification"'
+                )
             return None
         return (
             "messages are those of a likelihood, probit for classes and Gaussian for values, and not the gradient of a "
@@ -223,11 +254,29 @@ class ExpectationPropagation(Method):
         output = (
             ValueOutput(like.new_tensor(self.noise_variance), self.learn_noise)
             if isinstance(self.task, Regression)
-            else SpikeOutput(self.output_activation)
+            else SpikeOutput(self.output_activation, WINNER_NOISE if self.output_noise is None else self.output_noise)
         )
-        converted = convert(network, self.weight_options.families, self.activation, output, self.deployment == "hard")
+        families, hard = self.weight_options.families, self.deployment == "hard"
+        converted: MessageNetwork
+        if self.latch is not None:
+            converted = convert_recurrent(network, families, self.activation, output, self.latch, hard)
+        else:
+            converted = convert(network, families, self.activation, output, hard)
         per_layer("solver_iterations", self.solver_iterations, len(converted.chain.blocks))
         return converted
+
+    def check_lengths(self, network: nn.Module) -> None:
+        """Check that sequences may have different lengths: not those of recurrent networks.
+
+        Raises:
+            ValueError: if they may not.
+        """
+        super().check_lengths(network)
+        if self.latch is not None:
+            raise ValueError(
+                "ExpectationPropagation with `latch` has no messages of sequences of different lengths. Sort samples "
+                "into batches of equal length, or use another method, such as SurrogateGradient"
+            )
 
     @torch.no_grad()
     def training_step(self, network: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -249,21 +298,29 @@ class ExpectationPropagation(Method):
         layers = [block.layer for block in chain.blocks]
         damping = _default_damping(chain) if self.damping is None else self.damping
         with torch.autocast(x.device.type, enabled=False):
-            rates, targets = observed_rates(network, x, y)
+            inputs, targets = observed_inputs(network, x, y)
             if (retained := self._retained()) < 1:
                 self.update_memory.fade(layers, retained)
-            cavities = self.update_memory.cavities(layers, rates, y, self.progress.train_size)
-            start = [layer.natural for layer in layers] if self.update_memory.returning(layers) else None
-            update = update_batch(
-                chain, cavities, rates, targets, self.iterations, damping, self.solver_iterations, start
-            )
-            if self.convergence.stability_due(self.iterations, start is not None, update.residual):
-                steps = self.convergence.stability_steps
-                stability = stability_at(chain, cavities, rates, targets, update, self.solver_iterations, steps)
-                self._warn(self.convergence.stability_problem(stability, damping))
+            cavities = self.update_memory.cavities(layers, inputs, y, self.progress.train_size)
+            returning = self.update_memory.returning(layers) and not chain.output.restarts
+            start = [layer.natural for layer in layers] if returning else None
+            options = (self.iterations, damping, self.solver_iterations, start)
+            if isinstance(chain, SequenceChain):
+                update = update_sequences(chain, cavities, inputs, targets, *options)
+            else:
+                update = update_batch(chain, cavities, inputs, targets, *options)
+                if self.convergence.stability_due(self.iterations, returning, update.residual):
+                    steps = self.convergence.stability_steps
+                    stability = stability_at(chain, cavities, inputs, targets, update, self.solver_iterations, steps)
+                    self._warn(self.convergence.stability_problem(stability, damping))
             scale = self.update_memory.update_scale(layers)
             displacements = [
-                Natural(*(_displacement(*pair, scale) for pair in zip(layer.natural, natural, strict=True)))
+                Natural(
+                    *(
+                        _displacement(*pair, scale)
+                        for pair in zip(layer.natural, chosen(update.accepted, natural, layer.natural), strict=True)
+                    )
+                )
                 for layer, natural in zip(layers, update.natural, strict=True)
             ]
             self.update_memory.record(layers, displacements)
@@ -291,32 +348,20 @@ class ExpectationPropagation(Method):
     @torch.no_grad()
     def predict(self, network: nn.Module, x: Tensor) -> Prediction:
         """Return the prediction for `x [T, B, ...]`, in closed form or as a mixture of `samples` draws."""
-        return self._predict(network, firing_rates(network, x))
+        return self._predict(network, message_inputs(network, x))
 
     @torch.no_grad()
     def predict_anytime(self, network: nn.Module, x: Tensor) -> Prediction:
-        """Return the prediction `[T, B, ...]` after each step of `x [T, B, ...]`, from the rates so far."""
+        """Return the prediction `[T, B, ...]` after each step of `x [T, B, ...]`, from the rates or spikes so far."""
         x = as_input(network, x)
+        if isinstance(network, RecurrentMessageNetwork):
+            return unfolded(self._predict(network, message_inputs(network, x), every_step=True), x)
         steps = torch.arange(1, len(x) + 1, device=x.device).view(-1, *(1,) * (x.dim() - 1))
         if (lengths := lengths_of(x.shape[1])) is not None:
             x, steps = without_padding(x), steps.minimum(lengths.view(-1, *(1,) * (x.dim() - 2)))
         # torch.cumsum has no deterministic implementation on GPUs
         rates = torch.stack(list(accumulate(x, torch.add))) / steps
-        flat = self._predict(network, rates.flatten(0, 1))
-
-        def unfold(values: Tensor) -> Tensor:
-            return values.view(x.shape[:2] + values.shape[1:])
-
-        return replace(
-            flat,
-            mean=unfold(flat.mean),
-            variance=None if flat.variance is None else unfold(flat.variance),
-            samples=None if flat.samples is None else flat.samples.unflatten(1, x.shape[:2]),
-            spike_probabilities=None if flat.spike_probabilities is None else unfold(flat.spike_probabilities),
-            variance_parts=None
-            if flat.variance_parts is None
-            else {name: unfold(part) for name, part in flat.variance_parts.items()},
-        )
+        return unfolded(self._predict(network, rates.flatten(0, 1)), x)
 
     def _retained(self) -> float:
         """Return the factor of what the layers contain of earlier batches."""
@@ -325,24 +370,35 @@ class ExpectationPropagation(Method):
             return 1.0
         return 1 - self.fading / (progress.step + _FADING_DELAY)
 
-    def _predict(self, network: nn.Module, rates: Tensor) -> Prediction:
+    def _predict(self, network: nn.Module, rates: Tensor, every_step: bool = False) -> Prediction:
         chain = chain_of(network)
         with torch.autocast(rates.device.type, enabled=False):
             if self.samples:
-                drawn = [chain.output(draw_output(chain, rates)) for _ in range(self.samples)]
+                drawn = [
+                    chain.output(
+                        draw_sequence_output(chain, rates, every_step)
+                        if isinstance(chain, SequenceChain)
+                        else draw_output(chain, rates)
+                    )
+                    for _ in range(self.samples)
+                ]
                 mixture = self.task.combine([self.task.predict(self.task.read(output[None])) for output in drawn])
                 if isinstance(chain.output, SpikeOutput):
-                    mixture.spike_probabilities = torch.stack(drawn).sigmoid().mean(0)
+                    mixture.spike_probabilities = chain.output.spike_probabilities(torch.stack(drawn)).mean(0)
                 elif mixture.variance is not None:
                     mixture.variance = mixture.variance + chain.output.noise_variance
                 return mixture
-            potential, epistemic = output_moments(chain, rates)
-            prediction = self.task.predict(self.task.read(chain.output.read(potential)[None]))
+            potential, epistemic = (
+                sequence_moments(chain, rates, every_step)
+                if isinstance(chain, SequenceChain)
+                else output_moments(chain, rates)
+            )
+            read = chain.output.read(potential)
+            prediction = self.task.predict(self.task.read(read[None]))
             parts = {"epistemic": epistemic, "spikes": potential.variance - epistemic}
             if isinstance(chain.output, SpikeOutput):
-                return replace(
-                    prediction, spike_probabilities=chain.output.read(potential).sigmoid(), variance_parts=parts
-                )
+                spikes = chain.output.spike_probabilities(read)
+                return replace(prediction, spike_probabilities=spikes, variance_parts=parts)
             noise = chain.output.noise_variance
             parts["noise"] = noise.expand_as(potential.variance)
             return replace(prediction, variance=potential.variance + noise, variance_parts=parts)
@@ -372,7 +428,9 @@ class ExpectationPropagation(Method):
         parts += [f"amplitude={self.amplitude!r}"]
         for name in ("iterations", "solver_iterations", "fading", "step_size", "memory", "deployment"):
             parts += [f"{name}={getattr(self, name)!r}"]
-        return ", ".join([*parts, f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"])
+        parts += [f"noise_variance={self.noise_variance:g}", f"samples={self.samples}"]
+        options = (("output_noise", self.output_noise), ("latch", self.latch))
+        return ", ".join(parts + [f"{name}={value:g}" for name, value in options if value is not None])
 
 
 def _default_damping(chain: Chain) -> float:

@@ -6,33 +6,26 @@ import torch
 from torch import Tensor, nn
 
 from lightning_snn.functional.ep import (
+    WINNER_NOISE,
     Activation,
     Message,
+    OutputActivation,
     Potential,
     log_odds_of_spike,
     soft_spike_message,
     spike_message,
     spike_probability,
     value_message,
+    winner_log_probabilities,
+    winner_message,
 )
 from lightning_snn.functional.surrogate import propagate_nan
 from lightning_snn.methods.ep.transforms import Signal
 from lightning_snn.nn.registry import register_spiking_layer
 
 
-class _SpikeFactor(nn.Module):
-    """Factor ``P(spike | u) = f(u)`` between a membrane potential u and a spike."""
-
-    def __init__(self, activation: Activation) -> None:
-        super().__init__()
-        self.activation: Activation = activation
-
-    def extra_repr(self) -> str:
-        return self.activation
-
-
 @register_spiking_layer
-class MessageNeuron(_SpikeFactor):
+class MessageNeuron(nn.Module):
     """Neurons that spike at most once: ``P(spike) = f(u)``, with f a step or a sigmoid.
 
     A call returns a spike where it is at least as likely as no spike, ``u >= 0``, and NaN where u is NaN.
@@ -44,6 +37,10 @@ class MessageNeuron(_SpikeFactor):
         >>> MessageNeuron("probit")(torch.tensor([-0.5, 0.0, 2.0]))
         tensor([0., 1., 1.])
     """
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation: Activation = activation
 
     def forward(self, u: Tensor) -> Tensor:
         return propagate_nan((u >= 0).to(u.dtype), u)
@@ -66,20 +63,41 @@ class MessageNeuron(_SpikeFactor):
         """Return the message to the potentials, given the log-odds of spikes from the layers after them."""
         return soft_spike_message(potential.mean, potential.variance, log_odds, self.activation)
 
+    def extra_repr(self) -> str:
+        return self.activation
 
-class SpikeOutput(_SpikeFactor):
-    """One independent output neuron per class; the neuron of the label spikes and no other.
 
-    Class probabilities are those of exactly one spike: the softmax of the neurons' log-odds. A call on potentials
-    `[B, C]` returns these log-odds, or the potentials of neurons without noise.
+class SpikeOutput(nn.Module):
+    """One output neuron per class; the neuron of the label spikes and no other.
+
+    Independent neurons, "heaviside", "probit" and "sigmoid", each spike by their own potential. Class probabilities are
+    those of exactly one spike: the softmax of the neurons' log-odds. A call on potentials `[B, C]` returns these
+    log-odds, or the potentials of neurons without noise.
+
+    Of the neurons of "winner" the one with the largest noisy potential spikes and inhibits all others, see
+    `functional.ep.winner_message`. A call on potentials `[B, C]` returns the log-probabilities of the classes.
 
     Args:
-        activation: "heaviside", "probit" or "sigmoid".
+        activation: "heaviside", "probit", "sigmoid" or "winner".
+        noise_variance: of each potential of "winner", larger than 0. Less noise gives more confident predictions.
+
+    Attributes:
+        restarts: whether the iterations of a batch that returns start at its cavity and not at the present posterior.
+            The scores that the posterior contains follow from it only for independent outputs: those of "winner" depend
+            on each other, and their equations are nearly singular for little noise.
 
     Example:
         >>> SpikeOutput("sigmoid")(torch.tensor([[-2.0, 0.5]])).round(decimals=4)
         tensor([[-2.0000,  0.5000]])
+        >>> SpikeOutput("winner", noise_variance=0.5)(torch.tensor([[1.0, 0.0]])).exp()
+        tensor([[0.8413, 0.1587]])
     """
+
+    def __init__(self, activation: OutputActivation, noise_variance: float = WINNER_NOISE) -> None:
+        super().__init__()
+        self.activation: OutputActivation = activation
+        self.noise_variance = noise_variance
+        self.restarts = activation == "winner"
 
     def forward(self, u: Tensor) -> Tensor:
         if self.activation == "heaviside":
@@ -88,8 +106,21 @@ class SpikeOutput(_SpikeFactor):
         return self.read(Potential(u, nothing, nothing, u))
 
     def read(self, potential: Potential) -> Tensor:
-        """Return the log-odds `[B, C]` of a spike of each output."""
+        """Return the log-odds `[B, C]` of a spike of each output, or the log-probabilities that each wins.
+
+        Their softmax are the class probabilities.
+
+        Raises:
+            ValueError: for potentials of another shape of "winner".
+        """
+        if self.activation == "winner":
+            _check_potential(potential)
+            return winner_log_probabilities(potential.mean, potential.variance, self.noise_variance)
         return log_odds_of_spike(potential.mean, potential.variance, self.activation)
+
+    def spike_probabilities(self, readout: Tensor) -> Tensor:
+        """Return the probability `[..., C]` of a spike of each output from `read`; those of "winner" sum to 1."""
+        return readout.softmax(-1) if self.activation == "winner" else readout.sigmoid()
 
     def message(self, potential: Potential, labels: Tensor) -> Message:
         """Return the message from labels `[B]` to the potentials `[B, C]`.
@@ -98,18 +129,20 @@ class SpikeOutput(_SpikeFactor):
             ValueError: for potentials of another shape, for example of a convolution at the end, or labels that are not
                 integers.
         """
-        if potential.mean.dim() != 2:
-            raise ValueError(
-                f"Expected one output per class, of shape (batch, classes), but got {tuple(potential.mean.shape)}"
-            )
+        _check_potential(potential)
         if labels.dim() != 1 or labels.is_floating_point():
             raise ValueError(
                 f"Expected one integer label per sample, of shape (batch,), but got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}"
             )
+        if self.activation == "winner":
+            return winner_message(potential.mean, potential.variance, labels, self.noise_variance)
         spikes = torch.zeros_like(potential.mean, dtype=torch.bool).scatter_(1, labels.long()[:, None], True)
         log_odds = torch.where(spikes, torch.inf, -torch.inf).to(potential.mean.dtype)
         return spike_message(potential.mean, potential.variance, log_odds, self.activation)
+
+    def extra_repr(self) -> str:
+        return self.activation + (f", noise_variance={self.noise_variance:g}" if self.activation == "winner" else "")
 
 
 class ValueOutput(nn.Module):
@@ -119,12 +152,16 @@ class ValueOutput(nn.Module):
         noise_variance: of the observations, larger than 0.
         learned: fit the noise variance to the data by expectation maximization.
 
+    Attributes:
+        restarts: False; see `SpikeOutput`.
+
     Example:
         >>> ValueOutput(torch.tensor(0.01), learned=False)(torch.tensor([[0.5]]))
         tensor([[0.5000]])
     """
 
     noise_variance: Tensor
+    restarts = False
 
     def __init__(self, noise_variance: Tensor, learned: bool) -> None:
         super().__init__()
@@ -165,3 +202,10 @@ class ValueOutput(nn.Module):
 
     def extra_repr(self) -> str:
         return f"learned={self.learned}"
+
+
+def _check_potential(potential: Potential) -> None:
+    if potential.mean.dim() != 2:
+        raise ValueError(
+            f"Expected one output per class, of shape (batch, classes), but got {tuple(potential.mean.shape)}"
+        )

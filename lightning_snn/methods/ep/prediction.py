@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from lightning_snn.functional.ep import Potential, epistemic_spike_variance
 from lightning_snn.methods.ep.chain import Block, Chain
 from lightning_snn.methods.ep.transforms import Signal
+from lightning_snn.methods.tasks import Prediction
 
 
 class OutputMoments(NamedTuple):
@@ -49,14 +51,21 @@ def output_moments(chain: Chain, x: Tensor) -> OutputMoments:
         for transform in block.before:
             epistemic = transform.propagate_variance(signal, epistemic)
             signal = transform.forward(signal)
-        potential, epistemic = _potential(block, signal, epistemic)
+        potential, epistemic = block_moments(block, signal, epistemic)
         if block.neuron is not None:
             epistemic = epistemic_spike_variance(potential.mean, potential.variance, epistemic, block.neuron.activation)
             signal = block.neuron.signal(potential)
     return OutputMoments(potential, epistemic)
 
 
-def _potential(block: Block, signal: Signal, epistemic: Tensor) -> tuple[Potential, Tensor]:
+def block_moments(block: Block, signal: Signal, epistemic: Tensor) -> tuple[Potential, Tensor]:
+    """Return the potentials of a block for its inputs, and the epistemic part of their variance.
+
+    Args:
+        block: weights, behind fixed layers that are not applied here.
+        signal: moments of the inputs of the weights.
+        epistemic: part of the inputs' variance that is due to uncertain weights.
+    """
     linear, (mean, variance) = block.layer.linear, block.layer.moments()
     potential = linear.apply(signal.mean, mean)
     weights = linear.apply(signal.mean.square(), variance)
@@ -94,3 +103,21 @@ def draw_output(chain: Chain, x: Tensor) -> Tensor:
         if block.neuron is not None:
             signal = Signal(block.neuron.draw(u), None)
     return u
+
+
+def unfolded(flat: Prediction, x: Tensor) -> Prediction:
+    """Return the predictions `[T*B, ...]` of inputs `[T, B, ...]` as `[T, B, ...]`."""
+
+    def unfold(values: Tensor) -> Tensor:
+        return values.view(x.shape[:2] + values.shape[1:])
+
+    return replace(
+        flat,
+        mean=unfold(flat.mean),
+        variance=None if flat.variance is None else unfold(flat.variance),
+        samples=None if flat.samples is None else flat.samples.unflatten(1, x.shape[:2]),
+        spike_probabilities=None if flat.spike_probabilities is None else unfold(flat.spike_probabilities),
+        variance_parts=None
+        if flat.variance_parts is None
+        else {name: unfold(part) for name, part in flat.variance_parts.items()},
+    )

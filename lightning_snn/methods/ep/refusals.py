@@ -9,7 +9,7 @@ from lightning_snn.methods.ep.transforms import TRANSFORM_RULES, pair, transform
 from lightning_snn.nn.encoders import Complement
 from lightning_snn.nn.layer_rules import OWN_FORWARD, Refusal, refuse, replacement_refusal
 from lightning_snn.nn.module_tree import unnested
-from lightning_snn.nn.neurons import Neuron, one_step_refusal, runs_by_its_equations
+from lightning_snn.nn.neurons import Neuron, Recurrent, RecurrentLIF, one_step_refusal, runs_by_its_equations
 from lightning_snn.nn.phase import has_instance_forward
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
@@ -30,6 +30,66 @@ def check_trainable(network: nn.Module, regression: bool) -> None:
         "ExpectationPropagation",
         [Refusal(names[layer], layer, reason) for layer, reason in _refused(network, unnested(network), regression)],
     )
+
+
+def check_recurrent(network: nn.Module, regression: bool) -> tuple[nn.Linear, int, nn.Linear]:
+    """Check that message passing can train a recurrent network.
+
+    Args:
+        network: `nn.Linear` with bias, `RecurrentLIF` or `Recurrent`, `nn.Linear`, and optionally neurons.
+        regression: whether its output is a value, read from the last weights.
+
+    Returns:
+        the first weights, the number of recurrent neurons, and the readout.
+
+    Raises:
+        ValueError: if it cannot; the message names each refused layer with its reason.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    layers = unnested(network)
+    recurrent = [index for index, layer in enumerate(layers) if isinstance(layer, Neuron) and not layer.independent]
+    refused: list[tuple[nn.Module, str]] = []
+    if not recurrent:
+        refused.append((network, "it has no RecurrentLIF or Recurrent, which `latch` is for: leave `latch` at None"))
+    for index, layer in enumerate(layers):
+        reason = None
+        if index in recurrent[1:]:
+            reason = "it is a second recurrent layer; one is supported"
+        elif index in recurrent:
+            reason = _refused_recurrence(layer, layers[index - 1] if index else None)
+        elif index == 3 and isinstance(layer, Neuron):
+            reason = "the values of a regression are read from the last weights" if regression else None
+        elif recurrent and (index not in (0, 2) or type(layer) is not nn.Linear):
+            reason = "a network with `latch` is Linear, a recurrent layer and Linear, without further layers"
+        elif recurrent and index == 0 and layer.bias is None:
+            reason = "it has no bias, whose prior mean is half of the latch"
+        elif recurrent:
+            reason = replacement_refusal(layer)
+        if reason is not None:
+            refused.append((layer, reason))
+    if not refused and len(layers) < 3:
+        refused.append((network, "it has no Linear after the recurrent layer to read its spikes"))
+    refuse("ExpectationPropagation", [Refusal(names[layer], layer, reason) for layer, reason in refused])
+    first, neuron, readout = layers[:3]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(readout, nn.Linear)
+    assert isinstance(neuron, RecurrentLIF | Recurrent)
+    return first, neuron.features, readout
+
+
+def _refused_recurrence(layer: nn.Module, before: nn.Module | None) -> str | None:
+    if type(layer) not in (RecurrentLIF, Recurrent):
+        return "only RecurrentLIF and Recurrent are supported"
+    assert isinstance(layer, RecurrentLIF | Recurrent)
+    if not runs_by_its_equations(layer):
+        return OWN_FORWARD
+    if not isinstance(before, nn.Linear):
+        return "it does not follow Linear"
+    if before.out_features != layer.features:
+        return f"it has {layer.features} neurons, but the Linear before it has {before.out_features} outputs"
+    if (lost := replacement_refusal(layer)) is not None:
+        return lost
+    return one_step_refusal(layer.neuron, (layer.features,)) if isinstance(layer, Recurrent) else None
 
 
 def _refused(network: nn.Module, layers: list[nn.Module], regression: bool) -> list[tuple[nn.Module, str]]:
@@ -60,6 +120,8 @@ def _refused(network: nn.Module, layers: list[nn.Module], regression: bool) -> l
                 reason = "it does not follow Linear or Conv2d"
             elif after_weights:
                 reason = one_step_refusal(layer, _step_shape(weights))
+                if isinstance(layer, RecurrentLIF | Recurrent):
+                    reason = f"{reason}; `latch=4.0` trains one such layer, which is experimental"
             after_weights = averaged = False
         elif (transform := transform_of(layer)) is not None:
             if after_weights:

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from lightning_snn.checks import check_integer
 from lightning_snn.methods.ep.batch_update import BatchUpdate, update_batch
 from lightning_snn.methods.ep.chain import Chain
-from lightning_snn.methods.ep.inputs import chain_of, observed_rates
+from lightning_snn.methods.ep.inputs import chain_of, observed_inputs
 from lightning_snn.methods.ep.memory import BatchMemory
+from lightning_snn.methods.ep.recurrence import SequenceChain
 from lightning_snn.methods.ep.weights import Natural
 
 # share of the stable damping from which steps are too long to be safe on other batches
@@ -110,7 +111,7 @@ def ep_stability(
         the eigenvalue, the stable damping, and whether the estimate has settled.
 
     Raises:
-        ValueError: if the network is not from `prepare`, targets do not fit, or a number is below 1.
+        ValueError: if the network is not from `prepare` or is recurrent, targets do not fit, or a number is below 1.
 
     Example:
         >>> from lightning_snn.methods import ExpectationPropagation
@@ -123,9 +124,14 @@ def ep_stability(
     for name, count in (("iterations", iterations), ("solver_iterations", solver_iterations), ("steps", steps)):
         check_integer(name, count)
     chain = chain_of(network)
+    if isinstance(chain, SequenceChain):
+        raise ValueError(
+            "Expected argument `network` to have no recurrent layer, whose stability is not measured, but got "
+            f"{type(network).__name__}. Compare fits of different `damping` on validation data"
+        )
     layers = [block.layer for block in chain.blocks]
     with torch.autocast(x.device.type, enabled=False):
-        rates, targets = observed_rates(network, x, y)
+        rates, targets = observed_inputs(network, x, y)
         memory = BatchMemory()
         cavities = _wide(memory.cavities(layers, rates, y, None))
         natural = _wide([layer.natural for layer in layers]) if memory.returning(layers) else None
