@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--decays", type=float, nargs="+", default=[0.2, 0.5, 0.8])
     parser.add_argument("--steps", type=int, default=20, help="number of time steps T")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     found = decompositions(options.decays, options.steps)
     for title, each in found.items():
         print(f"{title}\n\n{each}\n")

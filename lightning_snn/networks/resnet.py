@@ -50,14 +50,11 @@ class BasicBlock(nn.Module):
         return spikes
 
 
-def residual_stages(
-    block: Callable[[int, int, int], nn.Module], channels: Sequence[int], blocks: int | Sequence[int]
-) -> list[nn.Module]:
-    """Return the blocks of all stages; from the second stage on the first one has stride 2.
+def stage_depths(channels: Sequence[int], blocks: int | Sequence[int]) -> list[int]:
+    """Return the number of blocks of each stage.
 
     Args:
-        block: makes a block from the channels of its input and output, and its stride.
-        channels: channels of each stage; the input of the first stage has as many.
+        channels: channels of each stage.
         blocks: blocks of each stage, or one number for all.
 
     Raises:
@@ -72,6 +69,19 @@ def residual_stages(
     for outputs, depth in zip(channels, depths, strict=True):
         check_integer("channels", outputs)
         check_integer("blocks", depth)
+    return depths
+
+
+def residual_stages(
+    block: Callable[[int, int, int], nn.Module], channels: Sequence[int], depths: Sequence[int]
+) -> list[nn.Module]:
+    """Return the blocks of all stages; from the second stage on the first one has stride 2.
+
+    Args:
+        block: makes a block from the channels of its input and output, and its stride.
+        channels: channels of each stage; the input of the first stage has as many.
+        depths: blocks of each stage.
+    """
     made, size = [], channels[0]
     for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
         for number in range(depth):
@@ -112,8 +122,9 @@ class ResNet(nn.Sequential):
         neuron: NeuronFactory = DetachedLIF,
     ) -> None:
         check_frames(input_shape, num_classes)
-        stages = residual_stages(partial(BasicBlock, neuron=neuron), channels, blocks)
-        layers = [*normalized_convolution(input_shape[0], channels[0]), make_neuron(neuron), *stages]
+        depths = stage_depths(channels, blocks)
+        layers = [*normalized_convolution(input_shape[0], channels[0]), make_neuron(neuron)]
+        layers += residual_stages(partial(BasicBlock, neuron=neuron), channels, depths)
         size = channels[-1]
         *average, readout = mean_readout(size, num_classes)
         if hidden is not None:

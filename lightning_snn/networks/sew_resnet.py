@@ -12,7 +12,7 @@ from lightning_snn.checks import check_choice
 from lightning_snn.networks.inputs import check_frames
 from lightning_snn.networks.neurons import NeuronFactory, make_neuron
 from lightning_snn.networks.normalized import mean_readout, normalized_convolution
-from lightning_snn.networks.resnet import residual_stages
+from lightning_snn.networks.resnet import residual_stages, stage_depths
 from lightning_snn.nn.neurons import DetachedLIF
 from lightning_snn.nn.spike_gate import SpikeGate
 
@@ -107,9 +107,9 @@ class SEWResNet(nn.Sequential):
         def block(inputs: int, outputs: int, stride: int) -> SEWBlock:
             return SEWBlock(inputs, outputs, stride, neuron, join)
 
-        stages = residual_stages(block, channels, blocks)
-        size = channels[0]
-        stem = normalized_convolution(input_shape[0], size, *((7, 2) if large_images else ()))
-        pooling = [nn.MaxPool2d(3, 2, 1)] if large_images else []
-        super().__init__(*stem, make_neuron(neuron), *pooling, *stages, *mean_readout(channels[-1], num_classes))
+        depths = stage_depths(channels, blocks)
+        stem = normalized_convolution(input_shape[0], channels[0], *((7, 2) if large_images else ()))
+        layers = [*stem, make_neuron(neuron), *([nn.MaxPool2d(3, 2, 1)] if large_images else ())]
+        layers += residual_stages(block, channels, depths)
+        super().__init__(*layers, *mean_readout(channels[-1], num_classes))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

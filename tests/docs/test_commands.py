@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lightning_snn.cli import RecipeCLI
+from lightning_snn.cli.commands.run import with_shipped_configs
 from lightning_snn.cli.program import build_parser
 from tests.docs.blocks import DOCUMENTS, ROOT
 
@@ -101,7 +102,9 @@ def test_a_command_of_the_program_is_accepted_as_printed(
     name, *_ = words = shlex.split(command)
     options = build_parser(name)[0].parse_args(words)
     if name == "run":
-        assert accepted(shlex.join([f"recipes/{options.recipe}.py", *options.options]), monkeypatch)
+        assert accepted(
+            shlex.join([f"recipes/{options.recipe}.py", *with_shipped_configs(options.options)]), monkeypatch
+        )
 
 
 def test_commands_of_the_program_are_found() -> None:

@@ -126,7 +126,7 @@ def own_message(potential: Potential, message: Callable[[Potential], Message]) -
         >>> from lightning_snn.functional.ep import value_message
         >>> potential = Potential(*torch.tensor([1.0, 0.5, 0.5]).view(3, 1, 1))
         >>> own_message(potential, lambda u: value_message(u.mean, u.variance, torch.full((1, 1), 2.0), 0.25)).score
-        tensor([[4.0000]])
+        tensor([[4.]])
     """
     sent = message(potential)
     score = torch.zeros_like(sent.score)

@@ -16,8 +16,8 @@ which is ``g^2 - E_q h`` with ``h`` the second derivatives, without a difference
 :math:`Z_1 = \Phi((\omega_1 - \omega_2) / \sqrt{S_1 + S_2})`.
 
 The curvature between outputs is not part of a message, so a parallel update of all outputs goes up to twice as far as
-a joint one: the largest eigenvalue of the curvature scaled by its diagonal is 2 for two outputs, at most 1.89 for
-three and 1.53 for ten. Quadrature has its nodes where t is likely before the label is known: of a label whose output is
+a joint one: the largest eigenvalue of the curvature scaled by its diagonal is 2 for two outputs, and up to 2 for
+more. Quadrature has its nodes where t is likely before the label is known: of a label whose output is
 10 standard deviations below another one, the probability is too small. Derived here; no part of Yao et al. 2025.
 """
 

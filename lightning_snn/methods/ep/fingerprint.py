@@ -44,7 +44,7 @@ def _hash_samples(values: Tensor) -> Tensor:
     keys = _mix(torch.arange(1, 2 * words.shape[1] + 1, device=words.device) * _POSITION).view(2, -1)
     # low bits of common values such as 1.0 are 0, and products keep them: the high half has keys of its own
     hashes = _weighted_sum(words, keys[0]) + _weighted_sum(words >> 32, keys[1])
-    return hashes + _mix(hashes.new_tensor(8 * count + size) * _POSITION)
+    return hashes + _mix(hashes.new_full((), 8 * count + size) * _POSITION)
 
 
 def _weighted_sum(words: Tensor, keys: Tensor) -> Tensor:

@@ -294,7 +294,7 @@ class ExpectationPropagation(Method):
         """
         check_samples(x)
         check_is_tensor(y)
-        chain = chain_of(network)
+        chain, x = chain_of(network), as_input(network, x)
         layers = [block.layer for block in chain.blocks]
         damping = _default_damping(chain) if self.damping is None else self.damping
         with torch.autocast(x.device.type, enabled=False):
