@@ -16,8 +16,6 @@ from lightning_snn.networks.resnet import residual_stages, stage_depths
 from lightning_snn.nn.neurons import DetachedLIF
 from lightning_snn.nn.spike_gate import SpikeGate
 
-Join = Literal["add", "and", "iand"]
-
 
 class SEWBlock(nn.Module):
     """Two normalized convolutions, each with neurons, whose spikes are joined with those of the shortcut.
@@ -37,7 +35,12 @@ class SEWBlock(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int = 1, neuron: NeuronFactory = DetachedLIF, join: Join = "add"
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        neuron: NeuronFactory = DetachedLIF,
+        join: Literal["add", "and", "iand"] = "add",
     ) -> None:
         super().__init__()
         check_choice("join", join, ("add", "and", "iand"))
@@ -97,7 +100,7 @@ class SEWResNet(nn.Sequential):
         num_classes: int = 10,
         channels: Sequence[int] = (64, 128, 256, 512),
         blocks: int | Sequence[int] = 2,
-        join: Join = "add",
+        join: Literal["add", "and", "iand"] = "add",
         large_images: bool = False,
         neuron: NeuronFactory = DetachedLIF,
     ) -> None:
