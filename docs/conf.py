@@ -37,6 +37,7 @@ myst_heading_anchors = 4
 default_role = "code"  # docstrings mark code with single backticks
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # a class as a default by its name, as the source has it
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape", "Source"]
 napoleon_use_ivar = True
