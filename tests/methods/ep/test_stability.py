@@ -273,13 +273,15 @@ def responses(x: Tensor, batches: list[Tensor], precision: Tensor) -> list[Tenso
 
 @pytest.mark.parametrize("count", others_slow([2, 3, 6, 20], fast=[3]))
 def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(count):
+    """The largest eigenvalues may be a complex pair, around whose rate the error oscillates for some sweeps."""
+    sweeps = 16 if count == 3 else 60
     x, y = positive(60, 20)
     batches = list(torch.arange(60).chunk(count))
     steps = pushed(x, y, batches, 60)
     precision = steps.layers[0].precision.detach()[0].clone()
     exact = torch.linalg.solve(torch.eye(20).double() / PRIOR + x.T @ x / NOISE, x.T @ y / NOISE)[:, 0]
     errors = []
-    for _ in range(16):
+    for _ in range(sweeps):
         steps.take(x, y, batches, 60)
         errors.append((steps.layers[0].moments()[0][0] - exact).norm().item())
     blocks = responses(x, batches, precision)
@@ -291,7 +293,8 @@ def test_sweeps_over_batches_converge_to_the_exact_mean_at_the_predicted_rate(co
         sweep = update @ sweep
     predicted = torch.linalg.eigvals(sweep).abs().max().item()
     assert 0.5 < predicted < 1
-    assert (errors[-1] / errors[-9]) ** (1 / 8) == pytest.approx(predicted, abs=0.02)
+    last = sweeps // 2
+    assert (errors[-1] / errors[-1 - last]) ** (1 / last) == pytest.approx(predicted, abs=0.02)
 
 
 @pytest.mark.slow
