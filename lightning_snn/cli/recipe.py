@@ -19,6 +19,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_snn import __version__
 from lightning_snn.callbacks import FiringRateMonitor
@@ -274,6 +275,14 @@ class RecipeCLI(LightningCLI):
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config.ckpt_path)
         except FolderTaken as error:
             self.refuse(error)
+        except MisconfigurationException:
+            epochs, trained = self.trainer.max_epochs, self.trainer.current_epoch
+            if self.config.ckpt_path is None or epochs in (None, -1) or trained <= epochs:
+                raise
+            self.parser.error(
+                f"Expected option --trainer.max_epochs to be at least {trained}, the epochs of the checkpoint "
+                f"{self.config.ckpt_path}, but got {epochs}. Leave it out to go on with that of the run"
+            )
         except (FileNotFoundError, ValueError) as error:
             if self.datamodule.train_set is not None:
                 raise

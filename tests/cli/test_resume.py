@@ -237,3 +237,15 @@ def test_a_name_in_place_of_a_function_is_written_and_read_again(
     assert first.model.hparams[option] == name
     again = RecipeCLI("recipes/tiny.py", defaults, arguments=["--config", "options.yaml", "--output", "new"])
     assert again.start.configuration == first.start.configuration
+
+
+def test_fewer_epochs_than_the_checkpoint_has_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(monkeypatch, "--trainer.max_epochs", "4", "--output", "run", batch=10)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "--ckpt_path", "run/checkpoints/last.ckpt", "--trainer.max_epochs", "1")
+    assert stop.value.code == 2
+    message = "Expected option --trainer.max_epochs to be at least 2, the epochs of the checkpoint run/checkpoints/last"
+    assert message in capsys.readouterr().err
