@@ -1,4 +1,4 @@
-"""What benchmarks of training measure beside the scores."""
+"""Measurements that benchmarks of training take beside the scores."""
 
 from __future__ import annotations
 

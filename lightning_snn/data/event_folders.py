@@ -18,7 +18,8 @@ from lightning_snn.data.cache import cache_key, cache_root, cached_rows, file_si
 from lightning_snn.data.datasets import FrameDataset
 from lightning_snn.data.events import Events, checked_events
 from lightning_snn.data.frames import check_divides, frame_events
-from lightning_snn.data.nmnist import read_atis
+from lightning_snn.data.gesture_files import SENSOR_SIZE as DVS128
+from lightning_snn.data.nmnist import NMNIST, read_atis
 from lightning_snn.data.npz import read_npz
 from lightning_snn.data.splits import split_stratified
 from lightning_snn.reading import reading
@@ -163,9 +164,6 @@ class EventFolders(FrameDataModule):
         )
 
 
-DVS128 = (128, 128)
-
-
 def read_mat(path: Path) -> Events:
     """Read the events of a recording of a DVS128 that ``dat2mat.m`` converted, a matrix ``out1``.
 
@@ -274,13 +272,7 @@ class NCaltech101(EventFolders):
         ".bin": lambda path: read_atis(path, ATIS, "a recording of N-Caltech101"),
         ".npz": lambda path: read_arrays(path, ATIS, transposed=False),
     }
-    citation = """@article{orchard2015converting,
-  title = {Converting Static Image Datasets to Spiking Neuromorphic Datasets Using Saccades},
-  author = {Orchard, Garrick and Jayawant, Ajinkya and Cohen, Gregory K. and Thakor, Nitish},
-  journal = {Frontiers in Neuroscience},
-  volume = {9},
-  year = {2015}
-}"""
+    citation = NMNIST.citation  # the same publication
 
     def find_classes(self, folder: Path) -> tuple[str, ...]:
         """Return the sorted names of the folders that hold recordings."""

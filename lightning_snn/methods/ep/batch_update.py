@@ -27,7 +27,7 @@ from lightning_snn.methods.ep.weight_options import per_layer
 from lightning_snn.methods.ep.weights import Natural, Observation
 
 # variance of potentials from which an iteration counts as diverging
-_LARGEST_VARIANCE = 1e6
+LARGEST_VARIANCE = 1e6
 # share by which the log-evidence may decrease from one iteration to the next before steps are halved
 _TOLERATED_DECREASE = 0.1
 
@@ -155,7 +155,7 @@ def update_batch(
             decreased = evidence < last_evidence - _TOLERATED_DECREASE * last_evidence.abs()
             step, halved = torch.where(decreased, step / 2, step), halved + decreased
         last_evidence = evidence if iteration else None
-        usable = torch.stack([(each.potential.variance.amax() < _LARGEST_VARIANCE) for each in forward]).all()
+        usable = torch.stack([(each.potential.variance.amax() < LARGEST_VARIANCE) for each in forward]).all()
         proposals = [
             block.layer.family.step(
                 here.linear,
@@ -183,7 +183,7 @@ def update_batch(
         log_evidence = torch.where(evidence.isfinite(), evidence, log_evidence)
         last_step = step
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable
-    residual = torch.where(usable, _largest_distance(chain, before, proposals) / last_step, torch.inf)
+    residual = torch.where(usable, largest_distance(chain, before, proposals) / last_step, torch.inf)
     noise = None
     if isinstance(chain.output, ValueOutput) and chain.output.learned:
         old = chain.output.noise_variance.detach()
@@ -263,7 +263,8 @@ def _bounded_own_message(factor: _Factor, potential: Potential, target: Tensor) 
     return bounded(own_message(potential, lambda cavity: factor(cavity, target)), potential.variance)
 
 
-def _largest_distance(chain: Chain, before: Sequence[Natural], after: Sequence[Natural]) -> Tensor:
+def largest_distance(chain: Chain, before: Sequence[Natural], after: Sequence[Natural]) -> Tensor:
+    """Return the root mean square distance of a layer, in standard deviations, the largest of all."""
     distances = [
         block.layer.family.squared_distance(*pair).mean()
         for block, *pair in zip(chain.blocks, before, after, strict=True)

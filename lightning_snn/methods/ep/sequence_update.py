@@ -31,15 +31,13 @@ from lightning_snn.functional.ep import (
     own_message,
 )
 from lightning_snn.functional.scalars import value_like
-from lightning_snn.methods.ep.batch_update import BatchUpdate
+from lightning_snn.methods.ep.batch_update import LARGEST_VARIANCE, BatchUpdate, chosen, largest_distance
 from lightning_snn.methods.ep.neurons import MessageNeuron, SpikeOutput, ValueOutput
 from lightning_snn.methods.ep.prediction import OutputMoments, block_moments
 from lightning_snn.methods.ep.recurrence import SequenceChain
 from lightning_snn.methods.ep.transforms import Signal
 from lightning_snn.methods.ep.weight_options import per_layer
 from lightning_snn.methods.ep.weights import Natural, Observation
-
-_LARGEST_VARIANCE = 1e6
 
 
 @dataclass
@@ -110,26 +108,19 @@ def update_sequences(
             )
         ]
         usable = torch.stack(
-            [each.variance.amax() < _LARGEST_VARIANCE for each in (stacked, sweep.output)]
+            [each.variance.amax() < LARGEST_VARIANCE for each in (stacked, sweep.output)]
             + [values.isfinite().all() for each in proposals for values in each]
         ).all()
         before = natural
-        natural = [
-            Natural(*(torch.where(usable, new, old) for new, old in zip(*pair, strict=True)))
-            for pair in zip(proposals, natural, strict=True)
-        ]
+        natural = [Natural(*chosen(usable, *pair)) for pair in zip(proposals, natural, strict=True)]
         sent = [torch.zeros_like(message.score) for message in messages] if scores is None else scores
         # as in `update_batch`: those of the output move with the weights
         new_scores = [messages[0].score, torch.lerp(sent[1], messages[1].score, step)]
-        scores = [torch.where(usable, new, old) for new, old in zip(new_scores, sent, strict=True)]
+        scores = chosen(usable, new_scores, sent)
         log_evidence = torch.where(evidence.isfinite(), evidence, log_evidence)
         last_step = step
         step, halved, accepted = torch.where(usable, step, step / 2), halved + ~usable, accepted | usable
-    distances = [
-        block.layer.family.squared_distance(*pair).mean()
-        for block, *pair in zip(chain.blocks, before, proposals, strict=True)
-    ]
-    residual = torch.where(usable, torch.stack(distances).amax().sqrt() / last_step, torch.inf)
+    residual = torch.where(usable, largest_distance(chain, before, proposals) / last_step, torch.inf)
     noise = None
     if isinstance(chain.output, ValueOutput) and chain.output.learned:
         old = chain.output.noise_variance.detach()
