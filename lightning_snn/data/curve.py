@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
-from lightning_snn.checks import check_between, check_integer
-from lightning_snn.data.base import FrameDataModule
+from lightning_snn.checks import check_between
+from lightning_snn.data.drawn import DrawnDataModule
 from lightning_snn.nn.encoders import PopulationEncoder
 
 
-class NoisyCurve(FrameDataModule):
+class NoisyCurve(DrawnDataModule):
     """Noisy values of ``y = sin 2x + 0.3 cos 5x``, with x drawn uniformly from [0, 1] and [2.5, 4]; simulated data.
 
     Each x is encoded by a population of neurons with receptive fields on [-1, 5]. Neurons that spike in the gap between
@@ -60,10 +60,7 @@ class NoisyCurve(FrameDataModule):
         batch_size: int = 100,
         **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, max_count=None, **loader_options)
-        self.sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
-        for name, size in self.sizes.items():
-            check_integer(name, size)
+        super().__init__(train_size, val_size, test_size, batch_size=batch_size, **loader_options)
         check_between("noise", noise, 0, np.inf)
         self.noise = noise
         self.encoder = PopulationEncoder(-1.0, 5.0, fields, width)
@@ -79,18 +76,8 @@ class NoisyCurve(FrameDataModule):
         x = torch.linspace(low, high, points)
         return x, self.encoder(x)
 
-    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
-        """Return the three sets of ``(x [1], y [1])``, drawn by generators keyed by ``(seed, split)``."""
-        train, val, test = (self._draw(size, split) for split, size in enumerate(self.sizes.values()))
-        return train, val, test
-
-    def preprocess(self, frames: Tensor) -> Tensor:
-        """Return the encoding ``(1, B, fields)`` of x ``(B, 1)``."""
-        encoded: Tensor = self.encoder(frames)
-        return encoded
-
-    def _draw(self, size: int, split: int) -> TensorDataset:
-        rng = np.random.default_rng([self.seed, split])
+    def draw(self, size: int, rng: np.random.Generator) -> TensorDataset:
+        """Return samples of ``(x [1], y [1])``."""
         (low, end), (start, high) = self.intervals
         # drawn from both intervals end to end; draws beyond the first are then moved across the gap
         position = low + rng.uniform(0, end - low + high - start, (size, 1))

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from lightning_snn.checks import check_choice, check_integer
-from lightning_snn.data.base import FrameDataModule
+from lightning_snn.data.drawn import DrawnDataModule
 from lightning_snn.data.image_module import Encoder, named_encoder
 
 RADIUS, DOT = 0.5, 0.1
@@ -36,7 +35,7 @@ def yin_yang_class(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where((right <= DOT) | (left <= DOT), 2, upper.astype(np.int64))
 
 
-class YinYang(FrameDataModule):
+class YinYang(DrawnDataModule):
     """Yin-Yang: which part of the symbol a point lies in; three balanced classes, simulated data.
 
     Points are uniform within their class. A sample is ``(x, y, 1 - x, 1 - y)``, which an encoder turns into
@@ -86,28 +85,15 @@ class YinYang(FrameDataModule):
         batch_size: int = 50,
         **loader_options: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, max_count=None, **loader_options)
-        self.sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
-        for name, size in self.sizes.items():
-            check_integer(name, size)
+        super().__init__(train_size, val_size, test_size, batch_size=batch_size, **loader_options)
         check_integer("time_steps", time_steps)
         if isinstance(encoder, str) or not callable(encoder):
             check_choice("encoder", encoder, ENCODERS)
         self.time_steps = time_steps
         self.encoder = named_encoder(encoder, time_steps) if isinstance(encoder, str) else encoder
 
-    def load_sets(self) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
-        """Return the three sets of ``(values [4], class)``, drawn by generators keyed by ``(seed, split)``."""
-        train, val, test = (self._draw(size, split) for split, size in enumerate(self.sizes.values()))
-        return train, val, test
-
-    def preprocess(self, frames: Tensor) -> Tensor:
-        """Return the encoding ``(T, B, 4)`` of values ``(B, 4)``."""
-        encoded: Tensor = self.encoder(frames)
-        return encoded
-
-    def _draw(self, size: int, split: int) -> TensorDataset:
-        rng = np.random.default_rng([self.seed, split])
+    def draw(self, size: int, rng: np.random.Generator) -> TensorDataset:
+        """Return samples of ``(values [4], class)``."""
         classes = np.arange(size) % self.num_classes
         x, y = np.empty(size), np.empty(size)
         missing = np.arange(size)

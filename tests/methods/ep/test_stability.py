@@ -259,7 +259,7 @@ def pushed(x: Tensor, y: Tensor, batches: list[Tensor], sweeps: int) -> Steps:
 
 
 def responses(x: Tensor, batches: list[Tensor], precision: Tensor) -> list[Tensor]:
-    """Return what each batch adds to its precision-means for a change of the others, `E (P - E)^-1`, at these precisions."""
+    """Return what each batch adds to its precision-means for a change of the others: `E (P - E)^-1`, P as given."""
     found = []
     for batch in batches:
         inputs = x[batch]
